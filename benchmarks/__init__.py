@@ -1,0 +1,4 @@
+"""Paired, interleaved benchmarks of bundles."""
+
+if not __name__.startswith("foldrank."):  # found as a top-level folder: a second copy with unequal classes
+    raise ImportError(f"import foldrank.{__name__}, not {__name__}")

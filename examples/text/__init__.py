@@ -1,0 +1,1 @@
+"""The default calibration and validation texts, installed as `foldrank.texts`. Licences: LICENCES.md beside this."""

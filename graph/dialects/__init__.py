@@ -1,0 +1,1 @@
+"""How each exporter writes a decoder: one file per dialect."""

@@ -1,0 +1,152 @@
+"""A bundle: a folder a runtime can load, with a manifest written last that names every file's sha256.
+
+Knows files and their digests. Knows nothing of what stands in the graph.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from foldrank import strictjson
+from foldrank.digests import sha256_file
+from foldrank.errors import BundleError, SourceError
+from foldrank.staging import write_atomically
+
+SCHEMA = "foldrank.bundle/1"
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
+class FileEntry:
+    """Digest and size of one file."""
+
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
+class Manifest:
+    """What manifest.json holds. `files` maps relative POSIX paths; `source` names the checkpoint and its digests."""
+
+    command: str
+    seed: int | None
+    versions: dict[str, str]
+    source: dict[str, str]
+    exporter: str
+    dtype: str
+    created: str
+    files: dict[str, FileEntry]
+    schema_: Literal["foldrank.bundle/1"] = Field(default=SCHEMA, alias="schema")
+
+
+_MANIFEST: TypeAdapter[Manifest] = TypeAdapter(Manifest)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A folder whose files are as its manifest says."""
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, folder: Path | str) -> Bundle:
+        """Read the manifest and prove every file against it. Raises SourceError (no folder), BundleError."""
+        folder = Path(folder).absolute()
+        if not folder.is_dir():
+            raise SourceError(folder, "no such folder", "give a bundle that `foldrank export` or `apply` wrote")
+        manifest = _read_manifest(folder / MANIFEST)
+        if problems := _differences(folder, manifest):
+            raise BundleError(folder, " | ".join(problems[:5]), "export or apply again")
+        return cls(folder, manifest)
+
+    @property
+    def model(self) -> Path:
+        """The graph."""
+        return self.path / "model.onnx"
+
+    @property
+    def plan(self) -> Path | None:
+        """The plan folder of a compressed bundle."""
+        return self.path / "plan" if "plan/plan.json" in self.manifest.files else None
+
+    def json(self, name: str) -> Any:
+        """A JSON file of the bundle, or None where it is not there."""
+        return strictjson.read(self.path / name) if name in self.manifest.files else None
+
+    def with_files(self, files: Mapping[str, bytes]) -> Bundle:
+        """Add or replace small files (reports), then the manifest."""
+        entries = dict(self.manifest.files)
+        for name, data in files.items():
+            path = self.path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, data)
+            entries[name] = _entry(path)
+        manifest = replace(self.manifest, files=entries)
+        write_atomically(self.path / MANIFEST, _text(manifest).encode())
+        return Bundle(self.path, manifest)
+
+
+def seal(
+    folder: Path, *, command: str, seed: int | None, source: Mapping[str, str], exporter: str, dtype: str,
+    versions: Mapping[str, str], known: Mapping[str, FileEntry] | None = None,
+) -> Manifest:
+    """Write the manifest of a staged folder, last. `known` spares digests that were taken while writing."""
+    known = known or {}
+    files = {
+        name: known.get(name) or _entry(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and (name := path.relative_to(folder).as_posix()) != MANIFEST
+    }
+    manifest = Manifest(
+        command=command, seed=seed, versions=dict(versions), source=dict(source), exporter=exporter, dtype=dtype,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), files=files,
+    )
+    (folder / MANIFEST).write_text(_text(manifest), encoding="utf-8")
+    return manifest
+
+
+def _entry(path: Path) -> FileEntry:
+    return FileEntry(sha256_file(path), path.stat().st_size)
+
+
+def _text(manifest: Manifest) -> str:
+    return strictjson.dumps(_MANIFEST.dump_python(manifest, mode="json", by_alias=True))
+
+
+def _read_manifest(path: Path) -> Manifest:
+    if not path.is_file():
+        raise BundleError(path.parent, "not a bundle: it has no manifest.json", "make one with `foldrank export`")
+    try:
+        return _MANIFEST.validate_json(strictjson.dumps(strictjson.read(path)), strict=True)
+    except ValidationError as error:
+        raise BundleError(path, strictjson.reasons(error), "export or apply again") from None
+    except (OSError, strictjson.JsonError) as error:
+        raise BundleError(path, str(error), "export or apply again") from None
+
+
+def _differences(folder: Path, manifest: Manifest) -> list[str]:
+    found = {
+        path.relative_to(folder).as_posix(): path
+        for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()
+    }
+    found.pop(MANIFEST, None)
+    problems = [f"{name} is not in the manifest" for name in sorted(set(found) - set(manifest.files))]
+    for name, entry in sorted(manifest.files.items()):
+        path = found.get(name)
+        if path is None:
+            problems.append(f"{name} is missing")
+        elif path.is_symlink() or not path.is_file():
+            problems.append(f"{name} is not a plain file")
+        elif path.stat().st_size != entry.bytes:
+            problems.append(f"{name} has {path.stat().st_size} bytes, the manifest says {entry.bytes}")
+        elif sha256_file(path) != entry.sha256:
+            problems.append(f"{name} has another sha256 than the manifest says")
+    return problems

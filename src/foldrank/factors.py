@@ -1,0 +1,102 @@
+"""factors.safetensors: float32 arrays by name, proved before the first is read.
+
+The header is checked by hand, since the plan may come from a stranger: no holes, no overlaps, nothing but float32.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from foldrank import strictjson
+from foldrank.digests import sha256_file
+from foldrank.errors import PlanFormatError
+
+_MAX_HEADER = 16 << 20
+
+
+def write_factors(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays as float32. Raises ValueError on NaN or infinity: such a plan is never written."""
+    ready = {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in arrays.items()}
+    if bad := [name for name, array in ready.items() if not np.isfinite(array).all()]:
+        raise ValueError(f"not finite: {', '.join(bad[:5])}")
+    save_file(ready, str(path))
+
+
+@dataclass(frozen=True)
+class FactorFile(Mapping[str, np.ndarray]):
+    """Arrays of a checked file, each read when asked for and checked to be finite then."""
+
+    path: Path
+    base: int
+    shapes: dict[str, tuple[int, ...]]
+    offsets: dict[str, int]
+
+    @classmethod
+    def open(cls, path: Path, sha256: str, size: int) -> FactorFile:
+        """Check size, digest and header. Raises PlanFormatError."""
+        if not path.is_file() or path.is_symlink():
+            raise PlanFormatError(path, "no such file", "plan again")
+        if path.stat().st_size != size or sha256_file(path) != sha256:
+            raise PlanFormatError(path, "differs from what plan.json says (sha256)", "plan again")
+        try:
+            header, base = _header(path, size)
+            shapes, offsets = _layout(header, size - base)
+        except (strictjson.JsonError, ValueError, KeyError, TypeError, struct.error) as error:
+            raise PlanFormatError(path, f"bad safetensors header: {error}", "plan again") from None
+        return cls(path, base, shapes, offsets)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        shape = self.shapes[name]
+        array = np.fromfile(
+            self.path, dtype="<f4", count=prod(shape), offset=self.base + self.offsets[name]
+        ).reshape(shape)
+        if not np.isfinite(array).all():
+            raise PlanFormatError(self.path, f"{name} holds NaN or infinity", "plan again")
+        return array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+
+def _header(path: Path, size: int) -> tuple[dict[str, Any], int]:
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        if length > min(_MAX_HEADER, size - 8):
+            raise ValueError("header longer than the file")
+        header = strictjson.loads(file.read(length).decode("utf-8"))
+    if not isinstance(header, dict):
+        raise ValueError("not an object")
+    header.pop("__metadata__", None)
+    return header, 8 + length
+
+
+def _layout(header: dict[str, Any], size: int) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
+    shapes, offsets, spans = {}, {}, []
+    for name, entry in header.items():
+        start, end = entry["data_offsets"]
+        shape = tuple(entry["shape"])
+        if entry["dtype"] != "F32":
+            raise ValueError(f"{name} is {entry['dtype']}, not F32")
+        if not all(type(d) is int and d > 0 for d in shape) or end - start != 4 * prod(shape):
+            raise ValueError(f"{name}: shape {shape} does not fit its {end - start} bytes")
+        shapes[name], offsets[name] = shape, start
+        spans.append((start, end))
+    position = 0
+    for start, end in sorted(spans):
+        if start != position:
+            raise ValueError(f"a hole or an overlap at byte {position}")
+        position = end
+    if position != size:
+        raise ValueError(f"data ends at {position}, the file at {size}")
+    return shapes, offsets

@@ -1,0 +1,99 @@
+"""Folders that appear whole or not at all: built beside their place, synced, renamed.
+
+Knows nothing of what is written into them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from foldrank.errors import SourceError
+
+
+@contextlib.contextmanager
+def staged_folder(target: Path | str, *, force: bool = False) -> Iterator[Path]:
+    """Give an empty sibling of `target`; on success sync it and rename it into place, else remove it.
+
+    Raises SourceError where the target exists (without `force`), its parent does not, or the disk is full.
+    """
+    target = Path(target).absolute()
+    check_output(target, force=force)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        stage = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+    except OSError as error:
+        raise SourceError(target, f"cannot be written: {error.strerror}", "choose another -o") from None
+    try:
+        stage.chmod(0o755)
+        yield stage
+        sync_tree(stage)
+        _replace(stage, target)
+    except OSError as error:
+        raise _plain(target, error) from error
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def check_output(target: Path | str, *, force: bool = False) -> None:
+    """Refuse early what `staged_folder` would refuse: an output that exists. Raises SourceError."""
+    target = Path(target).absolute()
+    if os.path.lexists(target) and not force:
+        raise SourceError(target, "exists already", "choose another -o, or --force to replace it")
+    if os.path.lexists(target) and (target.is_symlink() or not target.is_dir()):
+        raise SourceError(target, "is not a folder", "choose another -o")
+    if target == Path.cwd() or target in Path.cwd().parents:
+        raise SourceError(target, "holds the current folder", "choose another -o")
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file beside its place, sync it, rename it."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            Path(file.name).chmod(0o644)
+            os.replace(file.name, path)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
+
+
+def sync_tree(folder: Path) -> None:
+    """fsync every file and folder below, and the folder itself."""
+    for directory, _, names in os.walk(folder, topdown=False):
+        for name in [*names, "."]:
+            descriptor = os.open(os.path.join(directory, name), os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+def _replace(stage: Path, target: Path) -> None:
+    if target.exists():
+        old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent))
+        os.replace(target, old)
+        try:
+            os.replace(stage, target)
+        except BaseException:
+            os.replace(old, target)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        os.replace(stage, target)
+    descriptor = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _plain(target: Path, error: OSError) -> SourceError:
+    where = error.filename or target
+    return SourceError(where, f"cannot be written: {error.strerror or error}", "nothing was left behind; make room or choose another -o")

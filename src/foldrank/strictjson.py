@@ -1,0 +1,81 @@
+"""JSON as our files hold it: sorted keys, indent 2, a newline at the end; read with nothing left to interpretation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pydantic import ValidationError
+
+MAX_BYTES = 64 << 20
+MAX_DEPTH = 64
+
+
+class JsonError(ValueError):
+    """The text is not JSON, or uses what our files never do: NaN, a repeated key, deep nesting, a huge file."""
+
+
+def dumps(value: Any) -> str:
+    """Canonical text. Raises ValueError on NaN or infinity."""
+    return json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def loads(text: str) -> Any:
+    """Parse strictly. Raises JsonError."""
+    if _too_deep(text):
+        raise JsonError(f"nested deeper than {MAX_DEPTH} levels")
+    try:
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_constant)
+    except json.JSONDecodeError as error:
+        raise JsonError(f"not JSON: {error}") from None
+
+
+def read(path: Path) -> Any:
+    """Parse a file strictly. Raises JsonError, OSError."""
+    if path.stat().st_size > MAX_BYTES:
+        raise JsonError(f"larger than {MAX_BYTES >> 20} MiB")
+    try:
+        return loads(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise JsonError(f"not UTF-8: {error}") from None
+
+
+def reasons(error: ValidationError, most: int = 5) -> str:
+    """One line for what a schema found wrong: `edits.3.rank: Input should be a valid integer | ...`."""
+    return " | ".join(
+        f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors(include_url=False)[:most]
+    )
+
+
+def _too_deep(text: str) -> bool:
+    depth, in_string, escaped = 0, False, False
+    for char in text:
+        if in_string:
+            if escaped:
+                escaped = False
+            elif char == "\\":
+                escaped = True
+            elif char == '"':
+                in_string = False
+        elif char == '"':
+            in_string = True
+        elif char in "[{":
+            depth += 1
+            if depth > MAX_DEPTH:
+                return True
+        elif char in "]}":
+            depth -= 1
+    return False
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = dict(pairs)
+    if len(keys) != len(pairs):
+        names = [k for k, _ in pairs]
+        raise JsonError(f"key {next(k for k in names if names.count(k) > 1)!r} stands twice")
+    return keys
+
+
+def _constant(name: str) -> NoReturn:
+    raise JsonError(f"{name} is not JSON")

@@ -1,0 +1,1 @@
+"""The verbs: each a function that walks one arrow of DESIGN, importing what it needs inside."""

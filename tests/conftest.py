@@ -1,0 +1,35 @@
+"""Fixtures every test may use: the bundled model and the shared material beside the checkout."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def specs_5m() -> Path:
+    """The bundled real checkpoint: a 12-block Llama, fp16 weights."""
+    return ROOT / "examples" / "specs-5m"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Real exports and checkpoints kept beside the checkout; tests that need them skip without."""
+    folder = ROOT.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip("no ../shared beside the checkout")
+    return folder
