@@ -23,20 +23,30 @@ def staged_folder(target: Path | str, *, force: bool = False) -> Iterator[Path]:
     """
     target = Path(target).absolute()
     check_output(target, force=force)
+    with workspace(target) as stage:
+        yield stage
+        sync_tree(stage)
+        move_into_place(stage, target)
+
+
+@contextlib.contextmanager
+def workspace(target: Path | str) -> Iterator[Path]:
+    """Give an empty sibling of `target` for the work that leads to it, removed at the end whatever happens.
+
+    Raises SourceError where it cannot be made or the disk fills up.
+    """
+    target = Path(target).absolute()
+    stage = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         stage = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
-    except OSError as error:
-        raise SourceError(target, f"cannot be written: {error.strerror}", "choose another -o") from None
-    try:
         stage.chmod(0o755)
         yield stage
-        sync_tree(stage)
-        _replace(stage, target)
     except OSError as error:
         raise _plain(target, error) from error
     finally:
-        shutil.rmtree(stage, ignore_errors=True)
+        if stage is not None:
+            shutil.rmtree(stage, ignore_errors=True)
 
 
 def check_output(target: Path | str, *, force: bool = False) -> None:
@@ -75,7 +85,8 @@ def sync_tree(folder: Path) -> None:
                 os.close(descriptor)
 
 
-def _replace(stage: Path, target: Path) -> None:
+def move_into_place(stage: Path, target: Path) -> None:
+    """Rename a finished folder to its place, on the same file system; what stood there goes only after that."""
     if target.exists():
         old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent))
         os.replace(target, old)
@@ -95,5 +106,5 @@ def _replace(stage: Path, target: Path) -> None:
 
 
 def _plain(target: Path, error: OSError) -> SourceError:
-    where = error.filename or target
-    return SourceError(where, f"cannot be written: {error.strerror or error}", "nothing was left behind; make room or choose another -o")
+    what = f"cannot be written: {error.strerror or error}"
+    return SourceError(error.filename or target, what, "nothing was left behind; make room or choose another -o")

@@ -1,0 +1,85 @@
+"""Entry point: finds the verb, imports only that one, turns every error into one line and its exit code."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+import traceback
+from types import FrameType
+from typing import Any
+
+import click
+
+from foldrank import __version__
+from foldrank.errors import FoldrankError
+
+VERBS = ("doctor", "inspect", "export", "plan", "apply", "validate", "bench", "report", "compress", "run", "diff")
+INTERRUPTED = 130
+
+
+class _Verbs(click.Group):
+    """A group whose commands are imported when asked for: `apply` never waits for torch."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        return importlib.import_module(f"foldrank.cli.commands.{cmd_name}").command
+
+
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="foldrank")
+def cli() -> None:
+    """Smaller, faster, proven ONNX bundles from decoder language models."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 a gate failed, 2 usage, 3 source or provider, 4 refused, 70 our bug."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    signal.signal(signal.SIGTERM, _interrupt)
+    sys.exit(_run(sys.argv[1:] if arguments is None else arguments))
+
+
+def _run(arguments: list[str]) -> int:
+    verbose = any(a == "--verbose" or (a.startswith("-v") and set(a[1:]) == {"v"}) for a in arguments)
+    try:
+        code = cli.main(arguments, prog_name="foldrank", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except click.UsageError as error:
+        return _fail(_usage_line(error), 2, verbose)
+    except click.ClickException as error:
+        return _fail(error.format_message(), 2, verbose)
+    except FoldrankError as error:
+        return _fail(str(error), error.exit_code, verbose)
+    except (click.Abort, KeyboardInterrupt):
+        return _fail("interrupted: nothing half-written was left; run the same command again", INTERRUPTED, verbose)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:  # noqa: BLE001 - the one place: whatever is left is our bug
+        return _fail(f"foldrank: {type(error).__name__}: {error}; this is our bug: please report it with -v", 70, verbose)
+
+
+def _usage_line(error: click.UsageError) -> str:
+    where = error.ctx.command_path if error.ctx else "foldrank"
+    return f"{where}: {error.format_message()}; see {where} --help"
+
+
+def _fail(message: str, code: int, verbose: bool) -> int:
+    if verbose:
+        traceback.print_exc()
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> Any:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Options that several verbs share, with the names of the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+DTYPES = ("fp32", "fp16", "bf16")
+EXPORTERS = ("auto", "genai", "transformers", "optimum")
+
+
+def _stack(*options: Callable[[F], F]) -> Callable[[F], F]:
+    def decorate(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def _share(_ctx: click.Context, _param: click.Parameter, value: str | None) -> float | None:
+    """`5%` and `0.05` are the same."""
+    if value is None:
+        return None
+    try:
+        share = float(value.removesuffix("%")) / (100 if value.endswith("%") else 1)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is neither a share (0.05) nor per cent (5%)") from None
+    if not 0 <= share < float("inf"):
+        raise click.BadParameter(f"{value!r} is negative or not a number")
+    return share
+
+
+def _pairs(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> Mapping[str, str]:
+    """KEY=VALUE, repeatable."""
+    pairs = dict(v.split("=", 1) for v in values if "=" in v)
+    if bad := [v for v in values if "=" not in v]:
+        raise click.BadParameter(f"{bad[0]!r} is not KEY=VALUE")
+    return pairs
+
+
+PATH = click.Path(path_type=Path)
+
+reporting: Callable[[F], F] = _stack(
+    click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout."),
+    click.option("-q", "--quiet", is_flag=True, help="No progress."),
+    click.option("-v", "--verbose", is_flag=True, help="Tracebacks."),
+)
+output: Callable[[F], F] = _stack(
+    click.option("-o", "--output", type=PATH, required=True, help="Folder to write; never overwritten without --force."),
+    click.option("--force", is_flag=True, help="Replace the output if it exists."),
+)
+seed: Callable[[F], F] = click.option("--seed", type=int, default=0, show_default=True, help="For everything random.")
+source: Callable[[F], F] = _stack(
+    click.option("--offline", is_flag=True, envvar="HF_HUB_OFFLINE", help="Never use the network."),
+    click.option("--trust-remote-code", is_flag=True, help="Run code that a checkpoint brings."),
+)
+exporting: Callable[[F], F] = _stack(
+    click.option("--exporter", type=click.Choice(EXPORTERS), default=None, help="Default auto."),
+    click.option("--dtype", type=click.Choice(DTYPES), default=None, help="Of the graph; default fp32."),
+)
+provider: Callable[[F], F] = _stack(
+    click.option("--provider", default=None, help="cpu, cuda, tensorrt, or ONNX Runtime's long name; default cpu."),
+    click.option("--provider-option", "provider_options", multiple=True, callback=_pairs, metavar="KEY=VALUE"),
+)
+calibration: Callable[[F], F] = _stack(
+    click.option("--method", "methods", multiple=True, metavar="NAME[:KEY=VALUE,...]",
+                 help="Repeatable, applied in order, e.g. slm:keep=0.75."),
+    click.option("--calibration", type=PATH, help="Text or JSONL; default: the bundled text."),
+    click.option("--calibration-tokens", type=click.IntRange(min=1)),
+    click.option("--recipe", type=PATH, help="YAML with these options; options given beside it win."),
+    click.option("--save-recipe", type=PATH, help="Write the options of this run as YAML."),
+)
+quality_gates: Callable[[F], F] = _stack(
+    click.option("--text", type=PATH, help="Held-out text or JSONL; default: the bundled text."),
+    click.option("--max-perplexity-increase", callback=_share, metavar="SHARE", help="Gate, e.g. 5% or 0.05."),
+    click.option("--min-top1-agreement", type=click.FloatRange(0, 1), help="Gate, e.g. 0.9."),
+)
+speed_gate: Callable[[F], F] = click.option(
+    "--min-speedup", type=click.FloatRange(min=0, min_open=True), help="Gate on decode, e.g. 1.2."
+)
