@@ -1,0 +1,84 @@
+"""Decode with onnxruntime-genai through the same two calls as `decoding.OrtDecoder`, for timing and for comparison.
+
+The library picks its own thread count unless told: it is set here. Axes: B rows, T tokens.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from foldrank.errors import ProviderUnavailable, SourceError
+from foldrank.runtime.decoding import Tokens
+from foldrank.runtime.providers import Provider, load_genai
+from foldrank.runtime.session import default_threads
+
+_NAMES = {"cpu": "cpu", "cuda": "cuda"}
+
+
+class GenaiDecoder:
+    """A generator over a bundle. End of text is forbidden, so that every row lasts as long as it is asked."""
+
+    def __init__(self, model: Any, library: Any, capacity: int) -> None:
+        """Use `open`. `capacity`: positions of the cache, prompt and continuation together."""
+        self.model, self.capacity = model, capacity
+        self._library = library
+        self._generator: Any = None
+
+    @classmethod
+    def open(
+        cls, folder: Path, provider: Provider, *, capacity: int, threads: int | None = None, spinning: bool = True
+    ) -> GenaiDecoder:
+        """Load a bundle. Raises ProviderUnavailable (library or provider), SourceError (a bundle it cannot load)."""
+        library = load_genai()
+        try:
+            return cls(library.Model(_config(library, folder, provider, threads or default_threads(), spinning)),
+                       library, capacity)
+        except (RuntimeError, OSError) as error:
+            reason = " ".join(str(error).split())[:400]
+            if provider.short != "cpu":
+                where = f"onnxruntime-genai on {provider.short}"
+                raise ProviderUnavailable(where, reason, "`foldrank doctor` tells what starts") from None
+            raise SourceError(folder, f"onnxruntime-genai cannot load it: {reason}", "export or apply again") from None
+
+    def first(self, prompt_BT: Tokens) -> Tokens:
+        """Forget everything, read prompts of equal length, give each row's likeliest next token [B]."""
+        rows = len(prompt_BT)
+        parameters = self._library.GeneratorParams(self.model)
+        parameters.set_search_options(
+            do_sample=False, batch_size=rows, max_length=self.capacity, min_length=self.capacity
+        )
+        self._generator = self._library.Generator(self.model, parameters)
+        ids = np.ascontiguousarray(prompt_BT, dtype=np.int32)
+        self._generator.append_tokens(ids if rows > 1 else ids[0])
+        return self.next()
+
+    def next(self) -> Tokens:
+        """The next tokens [B]; after the first call of a prompt each costs one run of the model."""
+        self._generator.generate_next_token()
+        return np.asarray(self._generator.get_next_tokens(), dtype=np.int64)
+
+    def generate(self, prompt_BT: Tokens, tokens: int) -> Tokens:
+        """Greedy continuation [B, tokens] in which end of text never occurs."""
+        steps = [self.first(prompt_BT), *(self.next() for _ in range(tokens - 1))]
+        return np.stack(steps, axis=1)
+
+
+def _config(library: Any, folder: Path, provider: Provider, threads: int, spinning: bool) -> Any:
+    if provider.short not in _NAMES:
+        raise ProviderUnavailable(f"onnxruntime-genai on {provider.short}", "is not offered", "--provider cpu or cuda")
+    config = library.Config(str(folder))
+    config.clear_providers()
+    if provider.short != "cpu":
+        config.append_provider(_NAMES[provider.short])
+        for key, value in provider.options.items():
+            config.set_provider_option(_NAMES[provider.short], key, value)
+    options = {
+        "intra_op_num_threads": threads, "inter_op_num_threads": 1,
+        "session.intra_op.allow_spinning": "1" if spinning else "0",
+    }
+    config.overlay(json.dumps({"model": {"decoder": {"session_options": options}}}))
+    return config

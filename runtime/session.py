@@ -1,0 +1,128 @@
+"""An ONNX Runtime session whose threads, provider and node placement are set and known, not guessed.
+
+Opens graphs by path (from bytes they would be in memory twice). Knows nothing of what the graph computes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from foldrank.errors import ProviderUnavailable, SourceError, UnsafeModel
+from foldrank.runtime.providers import Provider, load_onnxruntime
+
+HEAVY = frozenset({"MatMul", "Gemm", "MatMulNBits", "GroupQueryAttention", "MultiHeadAttention", "Attention"})
+"""Operators that must run on the provider asked for; shape arithmetic may stay on the CPU."""
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output of a graph: shape as declared (numbers, names or None), ONNX Runtime's type name."""
+
+    shape: tuple[int | str | None, ...]
+    type: str
+
+
+@dataclass(frozen=True)
+class Session:
+    """An open session. `placement` counts nodes per provider after ONNX Runtime's optimisations."""
+
+    model: Path
+    provider: Provider
+    threads: int
+    handle: Any
+    placement: dict[str, int]
+    inputs: dict[str, Port]
+    outputs: dict[str, Port]
+
+
+def default_threads() -> int:
+    """Physical cores, at most those this process may run on. Two threads on one core only disturb each other."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(psutil.cpu_count(logical=False) or allowed, allowed))
+
+
+def open_session(
+    model: Path, provider: Provider, *, threads: int | None = None, spinning: bool = True,
+    settings: Mapping[str, str] | None = None,
+) -> Session:
+    """Open model.onnx on exactly this provider.
+
+    `threads`: intra-op threads (default: `default_threads`); inter-op is 1. `spinning`: whether idle threads spin.
+    `settings`: further session config entries. Raises ProviderUnavailable where the provider does not start or heavy
+    operators land elsewhere, SourceError (no file), UnsafeModel (not a graph ONNX Runtime accepts).
+    """
+    ort = load_onnxruntime()
+    if not model.is_file():
+        raise SourceError(model, "no such file", "give a bundle's model.onnx")
+    threads = threads or default_threads()
+    handle = _create(ort, model.absolute(), provider, _options(ort, threads, spinning, settings or {}))
+    placed = _placement(handle)
+    _check_provider(model, provider, handle.get_providers(), placed)
+    return Session(
+        model, provider, threads, handle, dict(Counter(name for name, _ in placed)),
+        {port.name: Port(tuple(port.shape), port.type) for port in handle.get_inputs()},
+        {port.name: Port(tuple(port.shape), port.type) for port in handle.get_outputs()},
+    )
+
+
+def _options(ort: Any, threads: int, spinning: bool, settings: Mapping[str, str]) -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    entries = {
+        "session.record_ep_graph_assignment_info": "1",
+        "session.intra_op.allow_spinning": "1" if spinning else "0",
+        **settings,
+    }
+    for key, value in entries.items():
+        options.add_session_config_entry(key, value)
+    return options
+
+
+def _create(ort: Any, model: Path, provider: Provider, options: Any) -> Any:
+    state = ort.capi.onnxruntime_pybind11_state
+    graph_faults = (state.InvalidGraph, state.InvalidProtobuf, state.InvalidArgument, state.NoModel,
+                    state.NoSuchFile, state.NotFound, state.NotImplemented)
+    try:
+        return ort.InferenceSession(
+            str(model), options, providers=[(provider.name, dict(provider.options))], enable_fallback=False
+        )
+    except graph_faults as error:
+        raise UnsafeModel(model, _line(error), "export or apply again") from None
+    except (state.Fail, state.RuntimeException, state.EPFail, RuntimeError, ValueError) as error:
+        if provider.short == "cpu":  # the CPU provider always starts: what fails is the graph or its data file
+            raise UnsafeModel(model, _line(error), "export or apply again") from None
+        where = f"{model} on {provider.short}"
+        raise ProviderUnavailable(where, _line(error), "`foldrank doctor` tells what starts") from None
+
+
+def _placement(handle: Any) -> list[tuple[str, str]]:
+    """(provider, operator) of every node that is left after optimisation."""
+    return [
+        (group.ep_name, node.op_type)
+        for group in handle.get_provider_graph_assignment_info() for node in group.get_nodes()
+    ]
+
+
+def _check_provider(model: Path, provider: Provider, started: list[str], placed: list[tuple[str, str]]) -> None:
+    """ONNX Runtime moves to the CPU without an error where a provider does not start or lacks an operator."""
+    where = f"{model} on {provider.short}"
+    if provider.name not in started:
+        instead = f"did not start; ONNX Runtime would use {', '.join(started)}"
+        raise ProviderUnavailable(where, instead, "`foldrank doctor` tells why")
+    strays = Counter(op for name, op in placed if op in HEAVY and name != provider.name)
+    if strays:
+        listed = ", ".join(f"{count} {op}" for op, count in sorted(strays.items()))
+        raise ProviderUnavailable(where, f"would run {listed} elsewhere", "choose another --dtype or --provider")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:400]
