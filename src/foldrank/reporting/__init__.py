@@ -1,1 +1,4 @@
-"""The HTML report and the model card, made from the JSON files alone."""
+"""What a bundle's JSON files say, for people: the model card (base install) and the HTML page (extra `report`).
+
+Knows the keys of the JSON files. Knows nothing of graphs, weights or sessions: a figure that is in no file is not shown.
+"""
