@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from foldrank import strictjson
@@ -43,7 +43,7 @@ class Manifest:
     dtype: str
     created: str
     files: dict[str, FileEntry]
-    schema_: Literal["foldrank.bundle/1"] = Field(default=SCHEMA, alias="schema")
+    schema: Literal["foldrank.bundle/1"] = SCHEMA
 
 
 _MANIFEST: TypeAdapter[Manifest] = TypeAdapter(Manifest)
@@ -118,7 +118,7 @@ def _entry(path: Path) -> FileEntry:
 
 
 def _text(manifest: Manifest) -> str:
-    return strictjson.dumps(_MANIFEST.dump_python(manifest, mode="json", by_alias=True))
+    return strictjson.dumps(_MANIFEST.dump_python(manifest, mode="json"))
 
 
 def _read_manifest(path: Path) -> Manifest:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from foldrank import strictjson
@@ -87,14 +87,14 @@ class PlanDocument:
     edits: tuple[Edit, ...]
     factors: FactorsRef | None = None
     digest: str = ""
-    schema_: Literal["foldrank.plan/1"] = Field(default=SCHEMA, alias="schema")
+    schema: Literal["foldrank.plan/1"] = SCHEMA
 
     def __post_init__(self) -> None:
         _check_edits(self.edits, self.source.blocks)
 
     def text(self) -> str:
         """Canonical JSON, sealed with its digest."""
-        data = _DOCUMENT.dump_python(self, mode="json", by_alias=True)
+        data = _DOCUMENT.dump_python(self, mode="json")
         return strictjson.dumps({**data, "digest": _seal(data)})
 
 

@@ -62,7 +62,8 @@ def _run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:  # noqa: BLE001 - the one place: whatever is left is our bug
-        return _fail(f"foldrank: {type(error).__name__}: {error}; this is our bug: please report it with -v", 70, verbose)
+        what = f"foldrank: {type(error).__name__}: {error}; this is our bug: please report it with -v"
+        return _fail(what, 70, verbose)
 
 
 def _usage_line(error: click.UsageError) -> str:

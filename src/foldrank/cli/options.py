@@ -36,6 +36,14 @@ def _share(_ctx: click.Context, _param: click.Parameter, value: str | None) -> f
     return share
 
 
+def usage(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Call a verb; a ValueError about its arguments is wrong use of the command line (exit 2)."""
+    try:
+        return function(*arguments, **options)
+    except ValueError as error:
+        raise click.UsageError(str(error), click.get_current_context()) from error
+
+
 def _pairs(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> Mapping[str, str]:
     """KEY=VALUE, repeatable."""
     pairs = dict(v.split("=", 1) for v in values if "=" in v)
@@ -52,8 +60,8 @@ reporting: Callable[[F], F] = _stack(
     click.option("-v", "--verbose", is_flag=True, help="Tracebacks."),
 )
 output: Callable[[F], F] = _stack(
-    click.option("-o", "--output", type=PATH, required=True, help="Folder to write; never overwritten without --force."),
-    click.option("--force", is_flag=True, help="Replace the output if it exists."),
+    click.option("-o", "--output", "output_", type=PATH, required=True, help="Folder to write."),
+    click.option("--force", is_flag=True, help="Replace the output if it exists; without it nothing is overwritten."),
 )
 seed: Callable[[F], F] = click.option("--seed", type=int, default=0, show_default=True, help="For everything random.")
 source: Callable[[F], F] = _stack(

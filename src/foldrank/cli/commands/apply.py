@@ -1,0 +1,31 @@
+"""foldrank apply."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from foldrank.cli import options, output, progress
+
+
+@click.command("apply")
+@click.argument("bundle", type=options.PATH)
+@click.argument("plan", type=options.PATH)
+@options.output
+@options.seed
+@options.reporting
+def command(
+    bundle: Path, plan: Path, output_: Path, force: bool, seed: int, as_json: bool, quiet: bool, verbose: bool
+) -> None:
+    """Apply a plan to a dense bundle, in the ONNX graph. Needs neither torch nor ONNX Runtime."""
+    from foldrank.verbs.apply import apply
+
+    with progress.shown(quiet) as shown:
+        made = options.usage(apply, bundle, plan, output_, seed=seed, force=force, progress=shown)
+    receipts = made.json("reports/receipts.json")
+    size = sum(entry.bytes for entry in made.manifest.files.values())
+    if as_json:
+        output.emit_json({"bundle": str(made.path), "bytes": size, "receipts": receipts})
+    else:
+        output.say(f"{made.path}: {output.mebibytes(size)}")

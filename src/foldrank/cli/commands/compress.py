@@ -1,0 +1,55 @@
+"""foldrank compress."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from foldrank.cli import options, output, plans, progress, results
+
+
+@click.command("compress")
+@click.argument("model")
+@options.output
+@options.calibration
+@options.exporting
+@options.provider
+@options.quality_gates
+@options.speed_gate
+@click.option("--dense", type=options.PATH, help="Keep the dense bundle here, or take it from here if it exists.")
+@options.source
+@click.option("--device", default="cpu", show_default=True, help="Where PyTorch computes.")
+@options.seed
+@options.reporting
+@click.pass_context
+def command(
+    ctx: click.Context, model: str, output_: Path, force: bool, methods: tuple[str, ...], calibration: Path | None,
+    calibration_tokens: int | None, recipe: Path | None, save_recipe: Path | None, exporter: str | None,
+    dtype: str | None, provider: str | None, provider_options: dict[str, str], text: Path | None,
+    max_perplexity_increase: float | None, min_top1_agreement: float | None, min_speedup: float | None,
+    dense: Path | None, offline: bool, trust_remote_code: bool, device: str, seed: int,
+    as_json: bool, quiet: bool, verbose: bool,
+) -> None:
+    """From a checkpoint to a proven, measured bundle: export, plan, apply, validate, bench and report."""
+    from foldrank.verbs.compress import compress
+
+    chosen = plans.choose(
+        recipe, save_recipe, methods=methods, calibration=calibration, calibration_tokens=calibration_tokens,
+        text=text, seed=plans.given("seed", seed), exporter=exporter, dtype=dtype, provider=provider,
+        max_perplexity_increase=max_perplexity_increase, min_top1_agreement=min_top1_agreement, min_speedup=min_speedup,
+    )
+    with progress.shown(quiet) as shown:
+        made = options.usage(
+            compress, model, output_, **plans.options(chosen), provider_options=provider_options, dense=dense,
+            device=device, force=force, offline=offline, trust_remote_code=trust_remote_code, progress=shown,
+        )
+    found = {"bundle": str(made.path), "report": str(made.path / "report.html"),
+             "validate": made.json("reports/validate.json"), "bench": made.json("reports/bench.json")}
+    if as_json:
+        output.emit_json(found)
+    else:
+        results.show_validation(found["validate"])
+        results.show_bench(found["bench"])
+        output.say(f"\nbundle: {made.path}\nreport: {made.path / 'report.html'}")
+    ctx.exit(max(results.exit_code(found["validate"]), results.exit_code(found["bench"])))

@@ -1,0 +1,39 @@
+"""foldrank export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from foldrank.cli import options, output, progress
+
+
+@click.command("export")
+@click.argument("model")
+@options.output
+@options.exporting
+@options.provider
+@options.source
+@options.seed
+@options.reporting
+def command(
+    model: str, output_: Path, force: bool, exporter: str | None, dtype: str | None, provider: str | None,
+    provider_options: dict[str, str], offline: bool, trust_remote_code: bool, seed: int,
+    as_json: bool, quiet: bool, verbose: bool,
+) -> None:
+    """Export a checkpoint folder or hub id to a dense ONNX bundle."""
+    from foldrank.verbs.export import export
+
+    with progress.shown(quiet) as shown:
+        bundle = options.usage(
+            export, model, output_, exporter=exporter or "auto", dtype=dtype or "fp32", provider=provider or "cpu",
+            force=force, offline=offline, trust_remote_code=trust_remote_code, seed=seed, progress=shown,
+        )
+    files = {name: entry.bytes for name, entry in bundle.manifest.files.items()}
+    if as_json:
+        output.emit_json({"bundle": str(bundle.path), "files": files, "exporter": bundle.manifest.exporter,
+                          "dtype": bundle.manifest.dtype})
+    else:
+        output.say(f"{bundle.path}: {bundle.manifest.exporter}, {bundle.manifest.dtype}, "
+                   f"{output.mebibytes(sum(files.values()))}")

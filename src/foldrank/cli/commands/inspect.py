@@ -1,0 +1,39 @@
+"""foldrank inspect."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from foldrank.cli import options, output, plans
+
+
+@click.command("inspect")
+@click.argument("path", type=options.PATH)
+@options.reporting
+def command(path: Path, as_json: bool, quiet: bool, verbose: bool) -> None:
+    """Show what a bundle, an .onnx file, a checkpoint or a plan holds."""
+    from foldrank.verbs.inspect import inspect
+
+    found = inspect(path)
+    if as_json:
+        output.emit_json(found)
+    elif found["kind"] == "plan":
+        from foldrank.planfile import Plan
+
+        plans.show(Plan.read(path))
+    else:
+        _show(found)
+
+
+def _show(found: dict[str, Any]) -> None:
+    kv = found.get("kv") or {}
+    facts = [found["kind"], found.get("dialect"), f"{found['blocks']} blocks", f"{found['parameters']:,} parameters",
+             output.mebibytes(found["bytes"]), "tied head" if found.get("tied") else "untied head"]
+    if kv:
+        facts.append(f"KV {kv['pairs']} x {kv['heads']} heads x {kv['head_size']}")
+    output.say(", ".join(fact for fact in facts if fact))
+    output.table("", ("site", "in", "out", "dtype", "rank"),
+                 ((s["site"], *s["shape"], s["dtype"], s["rank"]) for s in found["sites"]))

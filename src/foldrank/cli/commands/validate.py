@@ -1,0 +1,41 @@
+"""foldrank validate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from foldrank.cli import options, output, progress, results
+
+
+@click.command("validate")
+@click.argument("bundle", type=options.PATH)
+@click.option("--reference", type=options.PATH, required=True, help="The dense bundle.")
+@click.option("--model", help="The checkpoint, for the graph proof; default: where the bundle says it came from.")
+@click.option("--proof/--no-proof", default=True, help="Whether to run the graph proof.")
+@options.quality_gates
+@options.provider
+@options.seed
+@options.reporting
+@click.pass_context
+def command(
+    ctx: click.Context, bundle: Path, reference: Path, model: str | None, proof: bool, text: Path | None,
+    max_perplexity_increase: float | None, min_top1_agreement: float | None, provider: str | None,
+    provider_options: dict[str, str], seed: int, as_json: bool, quiet: bool, verbose: bool,
+) -> None:
+    """Prove that the graph computes what the plan says, and measure what that cost in quality."""
+    from foldrank.verbs.validate import validate
+
+    with progress.shown(quiet) as shown:
+        found = options.usage(
+            validate, bundle, reference=reference, model=model, text=text, provider=provider or "cpu",
+            provider_options=provider_options, proof=proof,
+            max_perplexity_increase=max_perplexity_increase, min_top1_agreement=min_top1_agreement, seed=seed,
+            progress=shown,
+        )
+    if as_json:
+        output.emit_json(found)
+    else:
+        results.show_validation(found)
+    ctx.exit(results.exit_code(found))

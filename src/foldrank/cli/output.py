@@ -1,0 +1,52 @@
+"""What goes to stdout: one JSON object with --json, else text for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+console = Console(highlight=False)
+
+
+def emit_json(data: Any) -> None:
+    """One JSON object on one stream; NaN never."""
+    print(json.dumps(data, ensure_ascii=False, allow_nan=False, default=str))
+
+
+def say(text: str = "") -> None:
+    """One line of text, never wrapped nor read as markup."""
+    console.print(text, markup=False, soft_wrap=True)
+
+
+def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
+    """A table; numbers to the right."""
+    rows = [list(row) for row in rows]
+    grid = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    for index, name in enumerate(columns):
+        numeric = bool(rows) and all(isinstance(row[index], (int, float, type(None))) for row in rows)
+        grid.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        grid.add_row(*(cell(value) for value in row))
+    console.print(grid)
+
+
+def cell(value: Any) -> str:
+    """A value as a table shows it: four significant digits, thousands apart, a dash for nothing."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    return str(value)
+
+
+def mebibytes(size: float) -> str:
+    """Bytes as MiB with one decimal, or KiB where that is clearer."""
+    return f"{size / 2**20:,.1f} MiB" if size >= 2**20 else f"{size / 2**10:,.1f} KiB"

@@ -1,0 +1,56 @@
+"""Showing what validate and bench found, and the exit code it means."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from foldrank.cli import output
+
+
+def exit_code(found: dict[str, Any]) -> int:
+    """1 where a gate failed, else 0."""
+    failed = found.get("verdict") == "fail" or any(g.get("passed") is False for g in found.get("gates", []))
+    return int(failed)
+
+
+def show_validation(found: dict[str, Any]) -> None:
+    """The two proofs, apart."""
+    graph, quality = found["graph"], found["quality"]
+    state = {True: "passed", False: "FAILED", None: "not run"}[graph["passed"]]
+    output.say(f"graph proof: {state}" + ("" if graph["passed"] is None else _proof_figures(graph)))
+    output.say(f"quality: perplexity {quality['dense_perplexity']:.2f} -> {quality['perplexity']:.2f} "
+               f"(x{quality['perplexity_ratio']:.3f}), KL {quality['kl_nats']:.4f} nats, "
+               f"top-1 agreement {quality['top1_agreement']:.1%}, over {quality['tokens']:,} tokens")
+    show_gates(found)
+
+
+def _proof_figures(graph: dict[str, Any]) -> str:
+    return (f" (against {graph['reference']}: largest error {graph['max_relative_error']:.1e} of the largest logit, "
+            f"argmax agreement {graph['argmax_agreement']:.2%} over {graph['positions']:,} positions)")
+
+
+def show_bench(found: dict[str, Any]) -> None:
+    """Ratios with their intervals, ideals beside them."""
+    null = found["null_test"]
+    if null and null.get("ratio") is not None:
+        low, high = null["ci95"]
+        output.say(f"null test (dense against dense): {null['ratio']:.3f} [{low:.3f}, {high:.3f}]")
+    output.table("speed, compressed over dense", ("phase", "engine", "workload", "ratio", "95 % interval", "ideal",
+                                                  "realised/ideal"), map(_speedup_row, found["speedups"]))
+    show_gates(found)
+
+
+def show_gates(found: dict[str, Any]) -> None:
+    """Each gate with its limit and value."""
+    for gate in found.get("gates", []):
+        state = {True: "passed", False: "FAILED", None: "not run"}[gate["passed"]]
+        output.say(f"gate {gate['name']}: {state} (limit {output.cell(gate['limit'])}, "
+                   f"value {output.cell(gate['value'])})")
+
+
+def _speedup_row(row: dict[str, Any]) -> tuple[Any, ...]:
+    low, high = row["ci95"]
+    workload = ", ".join(f"{k.removesuffix('_tokens')} {row[k]}" for k in ("prompt_tokens", "context_tokens", "batch")
+                         if row.get(k) is not None)
+    return (row["phase"], str(row.get("engine", "")), workload, row["ratio"], f"{low:.3f}..{high:.3f}", row["ideal"],
+            row["realised_over_ideal"])

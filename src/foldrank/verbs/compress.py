@@ -1,0 +1,74 @@
+"""compress: the whole way, in a workspace beside the output, which appears only once everything is there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from foldrank.bundle import Bundle
+from foldrank.progress import SILENT, Progress
+from foldrank.staging import check_output, move_into_place, sync_tree, workspace
+
+
+def compress(
+    model: str | Path,
+    output: str | Path,
+    *,
+    methods: Sequence[str],
+    calibration: str | Path | None = None,
+    calibration_tokens: int | None = None,
+    text: str | Path | None = None,
+    exporter: str = "auto",
+    dtype: str = "fp32",
+    provider: str = "cpu",
+    provider_options: Mapping[str, str] | None = None,
+    max_perplexity_increase: float | str | None = None,
+    min_top1_agreement: float | None = None,
+    min_speedup: float | None = None,
+    dense: str | Path | None = None,
+    device: str = "cpu",
+    seed: int = 0,
+    force: bool = False,
+    offline: bool = False,
+    trust_remote_code: bool = False,
+    progress: Progress = SILENT,
+) -> Bundle:
+    """Export, plan, apply, validate, bench and report; returns the compressed bundle, its reports inside.
+
+    A failed gate does not stop the run: the bundle is delivered with the verdict in its reports. `dense` keeps the
+    dense bundle there, or takes it from there where it exists. Raises what the single verbs raise; then no output is
+    left behind.
+    """
+    from foldrank.verbs.apply import apply
+    from foldrank.verbs.bench import bench
+    from foldrank.verbs.export import export
+    from foldrank.verbs.plan import plan
+    from foldrank.verbs.report import report
+    from foldrank.verbs.validate import validate
+
+    output = Path(output).absolute()
+    check_output(output, force=force)
+    trust = {"offline": offline, "trust_remote_code": trust_remote_code}
+    with workspace(output) as work:
+        made = plan(
+            model, None, methods=methods, calibration=calibration, calibration_tokens=calibration_tokens, seed=seed,
+            device=device, progress=progress, **trust,
+        )
+        if dense is not None and Path(dense).exists():
+            baseline = Bundle.open(dense)
+        else:
+            baseline = export(
+                model, dense or work / "dense", exporter=exporter, dtype=dtype, provider=provider, seed=seed,
+                progress=progress, **trust,
+            )
+        small = apply(baseline, made, work / "bundle", seed=seed, progress=progress)
+        running = {"provider": provider, "provider_options": provider_options, "seed": seed, "progress": progress}
+        validate(
+            small, reference=baseline, model=model, text=text, max_perplexity_increase=max_perplexity_increase,
+            min_top1_agreement=min_top1_agreement, **running,
+        )
+        bench(small.path, baseline=baseline, min_speedup=min_speedup, quick=True, **running)
+        report(small.path, progress=progress)
+        sync_tree(small.path)
+        move_into_place(small.path, output)
+    return Bundle.open(output)
