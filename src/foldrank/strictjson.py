@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, NoReturn
 
 from pydantic import ValidationError
 
-MAX_BYTES = 64 << 20
+MAX_BYTES = 32 << 20
 MAX_DEPTH = 64
+
+_BRACKETS_OR_STRINGS = re.compile(r'[\[\]{}]|"(?:[^"\\]|\\.)*+"')
 
 
 class JsonError(ValueError):
@@ -49,23 +52,13 @@ def reasons(error: ValidationError, most: int = 5) -> str:
 
 
 def _too_deep(text: str) -> bool:
-    depth, in_string, escaped = 0, False, False
-    for char in text:
-        if in_string:
-            if escaped:
-                escaped = False
-            elif char == "\\":
-                escaped = True
-            elif char == '"':
-                in_string = False
-        elif char == '"':
-            in_string = True
-        elif char in "[{":
-            depth += 1
-            if depth > MAX_DEPTH:
-                return True
-        elif char in "]}":
-            depth -= 1
+    """Counted before parsing, since the parser itself recurses; strings are skipped."""
+    depth = 0
+    for token in _BRACKETS_OR_STRINGS.finditer(text):
+        char = token.group()
+        depth += (char in "[{") - (char in "]}")
+        if depth > MAX_DEPTH:
+            return True
     return False
 
 
