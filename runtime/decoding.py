@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from foldrank import strictjson
 from foldrank.errors import GraphNotRecognized, SourceError
 from foldrank.runtime.providers import Provider, load_onnxruntime
-from foldrank.runtime.session import Port, Session, open_session
+from foldrank.runtime.session import Port, Session, Spinning, open_session
 
 Tokens = NDArray[np.int64]
 Logits = NDArray[np.float32]
@@ -91,7 +91,7 @@ class OrtDecoder:
     @classmethod
     def open(
         cls, folder: Path, provider: Provider, *, threads: int | None = None, capacity: int | None = None,
-        spinning: bool = True,
+        spinning: Spinning = "always",
     ) -> OrtDecoder:
         """Open the model.onnx of a folder. Raises as `open_session` does, and GraphNotRecognized."""
         session = open_session(folder / "model.onnx", provider, threads=threads, spinning=spinning)

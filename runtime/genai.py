@@ -14,7 +14,7 @@ import numpy as np
 from foldrank.errors import ProviderUnavailable, SourceError
 from foldrank.runtime.decoding import Tokens
 from foldrank.runtime.providers import Provider, load_genai
-from foldrank.runtime.session import default_threads
+from foldrank.runtime.session import Spinning, default_threads, spinning_entries
 
 _NAMES = {"cpu": "cpu", "cuda": "cuda"}
 
@@ -30,7 +30,8 @@ class GenaiDecoder:
 
     @classmethod
     def open(
-        cls, folder: Path, provider: Provider, *, capacity: int, threads: int | None = None, spinning: bool = True
+        cls, folder: Path, provider: Provider, *, capacity: int, threads: int | None = None,
+        spinning: Spinning = "always",
     ) -> GenaiDecoder:
         """Load a bundle. Raises ProviderUnavailable (library or provider), SourceError (a bundle it cannot load)."""
         library = load_genai()
@@ -67,7 +68,7 @@ class GenaiDecoder:
         return np.stack(steps, axis=1)
 
 
-def _config(library: Any, folder: Path, provider: Provider, threads: int, spinning: bool) -> Any:
+def _config(library: Any, folder: Path, provider: Provider, threads: int, spinning: Spinning) -> Any:
     if provider.short not in _NAMES:
         raise ProviderUnavailable(f"onnxruntime-genai on {provider.short}", "is not offered", "--provider cpu or cuda")
     config = library.Config(str(folder))
@@ -76,9 +77,6 @@ def _config(library: Any, folder: Path, provider: Provider, threads: int, spinni
         config.append_provider(_NAMES[provider.short])
         for key, value in provider.options.items():
             config.set_provider_option(_NAMES[provider.short], key, value)
-    options = {
-        "intra_op_num_threads": threads, "inter_op_num_threads": 1,
-        "session.intra_op.allow_spinning": "1" if spinning else "0",
-    }
+    options = {"intra_op_num_threads": threads, "inter_op_num_threads": 1, **spinning_entries(spinning)}
     config.overlay(json.dumps({"model": {"decoder": {"session_options": options}}}))
     return config

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 
@@ -19,6 +19,9 @@ from foldrank.runtime.providers import Provider, load_onnxruntime
 
 HEAVY = frozenset({"MatMul", "Gemm", "MatMulNBits", "GroupQueryAttention", "MultiHeadAttention", "Attention"})
 """Operators that must run on the provider asked for; shape arithmetic may stay on the CPU."""
+
+Spinning = Literal["always", "in_runs", "never"]
+"""Whether idle threads of the pool spin: as ONNX Runtime does by default, only while a run lasts, or not at all."""
 
 
 @dataclass(frozen=True)
@@ -49,14 +52,14 @@ def default_threads() -> int:
 
 
 def open_session(
-    model: Path, provider: Provider, *, threads: int | None = None, spinning: bool = True,
+    model: Path, provider: Provider, *, threads: int | None = None, spinning: Spinning = "always",
     settings: Mapping[str, str] | None = None,
 ) -> Session:
     """Open model.onnx on exactly this provider.
 
-    `threads`: intra-op threads (default: `default_threads`); inter-op is 1. `spinning`: whether idle threads spin.
-    `settings`: further session config entries. Raises ProviderUnavailable where the provider does not start or heavy
-    operators land elsewhere, SourceError (no file), UnsafeModel (not a graph ONNX Runtime accepts).
+    `threads`: intra-op threads (default: `default_threads`); inter-op is 1. `settings`: further session config entries.
+    Raises ProviderUnavailable where the provider does not start or heavy operators land elsewhere, SourceError (no
+    file), UnsafeModel (not a graph ONNX Runtime accepts).
     """
     ort = load_onnxruntime()
     if not model.is_file():
@@ -72,14 +75,22 @@ def open_session(
     )
 
 
-def _options(ort: Any, threads: int, spinning: bool, settings: Mapping[str, str]) -> Any:
+def spinning_entries(spinning: Spinning) -> dict[str, str]:
+    """Session config entries for that way of spinning."""
+    return {
+        "session.intra_op.allow_spinning": "0" if spinning == "never" else "1",
+        "session.force_spinning_stop": "1" if spinning == "in_runs" else "0",
+    }
+
+
+def _options(ort: Any, threads: int, spinning: Spinning, settings: Mapping[str, str]) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     entries = {
         "session.record_ep_graph_assignment_info": "1",
-        "session.intra_op.allow_spinning": "1" if spinning else "0",
+        **spinning_entries(spinning),
         **settings,
     }
     for key, value in entries.items():
