@@ -1,4 +1,4 @@
-"""Bad input on the command line: one line saying where, what and what to do, the right exit code, nothing left behind."""
+"""Bad input on the command line: one line (where, what, what to do), the right exit code, nothing left behind."""
 
 import json
 import os
@@ -93,7 +93,8 @@ def test_one_line_the_exit_code_and_nothing_left(
 def test_an_unknown_architecture_names_those_the_exporter_knows(specs_5m: Path, tmp_path: Path) -> None:
     model = Path(shutil.copytree(specs_5m, tmp_path / "model"))
     config = json.loads((model / "config.json").read_text())
-    (model / "config.json").write_text(json.dumps({**config, "architectures": ["BertForMaskedLM"], "model_type": "bert"}))
+    config |= {"architectures": ["BertForMaskedLM"], "model_type": "bert"}
+    (model / "config.json").write_text(json.dumps(config))
     refused(foldrank("export", model, "-o", tmp_path / "out"), 3, "BertForMaskedLM", "LlamaForCausalLM")
     assert not (tmp_path / "out").exists()
 
