@@ -9,7 +9,7 @@ import datetime
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -19,7 +19,7 @@ from foldrank.digests import sha256_file
 from foldrank.errors import BundleError, SourceError
 from foldrank.staging import write_atomically
 
-SCHEMA = "foldrank.bundle/1"
+SCHEMA: Final = "foldrank.bundle/1"
 MANIFEST = "manifest.json"
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -22,7 +22,7 @@ from foldrank.errors import PlanFormatError
 from foldrank.factors import FactorFile, write_factors
 from foldrank.sites import Site
 
-SCHEMA = "foldrank.plan/1"
+SCHEMA: Final = "foldrank.plan/1"
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
 

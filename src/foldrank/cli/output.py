@@ -24,13 +24,13 @@ def say(text: str = "") -> None:
 
 def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
     """A table; numbers to the right."""
-    rows = [list(row) for row in rows]
+    lines = [list(row) for row in rows]
     grid = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
     for index, name in enumerate(columns):
-        numeric = bool(rows) and all(isinstance(row[index], (int, float, type(None))) for row in rows)
+        numeric = bool(lines) and all(isinstance(line[index], (int, float, type(None))) for line in lines)
         grid.add_column(name, justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        grid.add_row(*(cell(value) for value in row))
+    for line in lines:
+        grid.add_row(*(cell(value) for value in line))
     console.print(grid)
 
 
