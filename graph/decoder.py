@@ -1,0 +1,145 @@
+"""The decoder view of an ONNX graph: blocks, their linears by role, norm gains, KV pairs, and what crosses between blocks.
+
+Block numbers are source numbers: what the exporter's names or a pass's metadata say. The order of blocks is the order of
+their KV pairs. A view is read afresh after every change of the graph; it holds the graph's own nodes and values.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from functools import cached_property
+
+import onnx_ir as ir
+
+from foldrank.errors import GraphNotRecognized
+from foldrank.graph.blocks import Block, Linear, Pair, read_block
+from foldrank.graph.boundaries import crossing_values
+from foldrank.graph.cache import KVPair, kv_pairs
+from foldrank.graph.dialects import DIALECTS, Dialect
+from foldrank.graph.marks import block_of
+
+__all__ = ["Block", "Decoder", "KVPair", "Linear", "Pair", "read_decoder"]
+
+_ATTENTION = ("GroupQueryAttention", "MultiHeadAttention", "Attention", "PagedAttention")
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """What passes edit. `boundaries[i]` are the values that enter the block at position i; the last ones leave the stack."""
+
+    dialect: str
+    blocks: tuple[Block, ...]
+    boundaries: tuple[tuple[ir.Value, ...], ...]
+    heads: int
+    kv_heads: int
+    head_size: int
+    tied: bool
+    parameters: int
+
+    @cached_property
+    def by_number(self) -> dict[int, Block]:
+        """Blocks by source number."""
+        return {block.number: block for block in self.blocks}
+
+    def position(self, number: int) -> int:
+        """Place of a block in the stack, counted from the input."""
+        return next(i for i, block in enumerate(self.blocks) if block.number == number)
+
+
+def read_decoder(model: ir.Model) -> Decoder:
+    """Find the decoder in a graph. Raises GraphNotRecognized, saying what differs from one."""
+    where = model.graph.name or "graph"
+    dialect = _dialect(model, where)
+    pairs = kv_pairs(model.graph, where)
+    membership = {node: number for node in model.graph if (number := _block_number(node, dialect)) is not None}
+    owners = [_owner(pair, membership, where) for pair in pairs]
+    if len(set(owners)) != len(owners):
+        raise GraphNotRecognized(where, f"several KV pairs belong to one block: {owners}", "report the exporter's version")
+    nodes: dict[int, list[ir.Node]] = {number: [] for number in owners}
+    for node in model.graph:
+        if (number := membership.get(node)) in nodes:
+            nodes[number].append(node)
+    widths = [_geometry(nodes[number], pair, dialect, where) for number, pair in zip(owners, pairs, strict=True)]
+    if len(set(widths)) != 1:
+        raise GraphNotRecognized(where, f"blocks differ in (heads, KV heads, head size): {sorted(set(widths))}",
+                                 "such models are not supported")
+    blocks = tuple(
+        read_block(number, nodes[number], pair, widths[0], dialect) for number, pair in zip(owners, pairs, strict=True)
+    )
+    boundaries = crossing_values(model.graph, blocks, where)
+    heads, kv_heads, head_size = widths[0]
+    return Decoder(dialect.name, blocks, boundaries, heads, kv_heads, head_size, _tied(model.graph), _count(model, dialect))
+
+
+def _dialect(model: ir.Model, where: str) -> Dialect:
+    for path in DIALECTS:
+        module, name = path.split(":")
+        dialect: Dialect = getattr(importlib.import_module(module), name)
+        if dialect.recognizes(model):
+            return dialect
+    known = ", ".join(path.split(":")[0].rsplit(".", 1)[1] for path in DIALECTS)
+    raise GraphNotRecognized(where, f"no node is named as a known exporter names a decoder's ({known})",
+                             "export with `foldrank export`")
+
+
+def _block_number(node: ir.Node, dialect: Dialect) -> int | None:
+    marked = block_of(node)
+    return marked if marked is not None else dialect.block_of(node)
+
+
+def _owner(pair: KVPair, membership: dict[ir.Node, int], where: str) -> int:
+    """The block whose nodes read the past and make the present. What stands before the stack may ask the past's length."""
+    touching = [*pair.past[0].consumers(), *pair.past[1].consumers()]
+    touching += [node for value in pair.present if (node := value.producer()) is not None]
+    numbers = {number for node in touching if (number := membership.get(node)) is not None}
+    if len(numbers) == 1:
+        return numbers.pop()
+    raise GraphNotRecognized(where, f"KV pair {pair.number} is not read and made within one block",
+                             "export with `foldrank export`")
+
+
+def _geometry(nodes: list[ir.Node], pair: KVPair, dialect: Dialect, where: str) -> tuple[int, int, int]:
+    """(query heads, KV heads, head size) from the attention operator, the cache's shape and the width of k or of qkv."""
+    shape = pair.past[0].shape
+    kv_heads = shape[1] if shape is not None and len(shape) == 4 else None
+    heads = next((int(a.as_int()) for n in nodes if n.op_type in _ATTENTION and (a := n.attributes.get("num_heads"))), None)
+    last = shape[3] if shape is not None and len(shape) == 4 else None
+    size = last if isinstance(last, int) else None
+    if size is None and heads and isinstance(kv_heads, int):
+        shares = {("q", "k", "v"): heads + 2 * kv_heads, ("k",): kv_heads}
+        for node in nodes:
+            roles, weight = dialect.roles_of(node), node.inputs[-1] if node.inputs else None
+            if roles in shares and weight is not None and weight.shape is not None and isinstance(weight.shape[-1], int):
+                size = weight.shape[-1] // shares[roles]
+    if not (heads and isinstance(kv_heads, int) and size):
+        raise GraphNotRecognized(where, f"block with KV pair {pair.number}: heads or head size cannot be read",
+                                 "export with `foldrank export`")
+    return heads, kv_heads, size
+
+
+def _tied(graph: ir.Graph) -> bool:
+    """Whether the matrix that makes the logits is also the embedding table."""
+    tables = {_root(node.inputs[0]) for value in graph.inputs if value.name == "input_ids" for node in value.consumers()
+              if node.op_type == "Gather"}
+    node = next((v.producer() for v in graph.outputs if v.name == "logits"), None)
+    for _ in range(8):  # soft-capping and casts between the last MatMul and the logits
+        if node is None:
+            return False
+        if node.op_type in ("MatMul", "Gemm"):
+            return any(_root(value) in tables for value in node.inputs[1:2])
+        node = node.inputs[0].producer() if node.inputs and node.inputs[0] is not None else None
+    return False
+
+
+def _root(value: ir.Value | None) -> ir.Value | None:
+    """The initializer behind a Transpose or Cast."""
+    producer = value.producer() if value is not None else None
+    return producer.inputs[0] if producer is not None and producer.op_type in ("Transpose", "Cast") else value
+
+
+def _count(model: ir.Model, dialect: Dialect) -> int:
+    return sum(
+        tensor.size for name, value in model.graph.initializers.items()
+        if (tensor := value.const_value) is not None and tensor.dtype.is_floating_point() and not dialect.is_buffer(name)
+    )

@@ -1,0 +1,61 @@
+"""Load an ONNX model that a stranger may have written: checked in bounded time and memory before anything is built from it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from itertools import islice
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+from google.protobuf.message import DecodeError
+
+from foldrank.errors import UnsafeModel
+from foldrank.graph import proto, wire
+
+MAX_PROTO = 64 << 20
+"""Bytes of the .onnx file itself. A decoder's graph takes a few; weights belong into external data."""
+
+_REMEDY = "export the model again"
+
+
+def load_model(path: Path | str) -> ir.Model:
+    """Read a model; its weights stay on disk until asked for. Raises UnsafeModel with the first reasons found.
+
+    Accepted: one regular file of at most MAX_PROTO bytes, standard and com.microsoft operators, external data in plain
+    files below the model's own folder, each byte owned by one tensor.
+    """
+    path = Path(os.path.abspath(path))
+    data = _read(path)
+    if reason := wire.survey(data):
+        raise UnsafeModel(path, reason, _REMEDY)
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(data)
+    except DecodeError:
+        raise UnsafeModel(path, "not an ONNX file, or truncated", _REMEDY) from None
+    del data
+    if found := list(islice(proto.problems(model, path.parent), 5)):
+        raise UnsafeModel(path, " | ".join(found), _REMEDY)
+    loaded = ir.from_proto(model)
+    ir.external_data.set_base_dir(loaded.graph, path.parent)
+    return loaded
+
+
+def _read(path: Path) -> bytes:
+    """The file's bytes. O_NONBLOCK: opening a FIFO must not wait for a writer."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        raise UnsafeModel(path, f"cannot be read: {error.strerror}", "give the path of a plain .onnx file") from None
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise UnsafeModel(path, "is not a plain file", "give the path of a plain .onnx file")
+        if status.st_size > MAX_PROTO:
+            raise UnsafeModel(
+                path, f"has {status.st_size >> 20} MiB; at most {MAX_PROTO >> 20} MiB are read",
+                "save it with its weights as external data",
+            )
+        return file.read(MAX_PROTO + 1)

@@ -1,0 +1,21 @@
+"""Metadata that passes leave on nodes, and that reading an edited graph relies on."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+MADE_BY = "foldrank.made_by"
+SITE = "foldrank.site"
+"""The site a made node computes, or several joined by commas, in source numbering."""
+PART = "foldrank.part"
+"""What a made node is to its site: A or B of a pair, the dense rest of a packed weight, or the join of its pieces."""
+BLOCK = "foldrank.block"
+"""Source number of the block a node belongs to, where its name says another."""
+
+PARTS = ("A", "B", "dense", "join")
+
+
+def block_of(node: ir.Node) -> int | None:
+    """The block number a pass gave this node, if one did."""
+    text = node.metadata_props.get(BLOCK, "")
+    return int(text) if text.isdecimal() and len(text) < 6 else None
