@@ -2,3 +2,9 @@
 
 if not __name__.startswith("foldrank."):  # found as a top-level folder: a second copy with unequal classes
     raise ImportError(f"import foldrank.{__name__}, not {__name__}")
+
+METHODS = {
+    "slm": "foldrank.plans.slm:METHOD",
+    "dipsvd": "foldrank.plans.dipsvd:METHOD",
+}
+"""Every method by the name `--method` gives it, as `module:attribute`."""

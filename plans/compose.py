@@ -1,0 +1,180 @@
+"""From a checkpoint and methods in order to one Plan: each method sees the model as the ones before left it.
+
+Knows methods by their interface only (`plans/method.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from foldrank.digests import WeightDigest
+from foldrank.edits import Edit, FoldBlocks, LowRank
+from foldrank.planfile import Calibration, Keep, Plan, PlanDocument, Source, Step
+from foldrank.plans.decoder import Decoder, load_decoder
+from foldrank.plans.method import Result, Task
+from foldrank.plans.request import Request, parse
+from foldrank.plans.similarity import debiased_cka
+from foldrank.plans.texts import Windows, cut_windows, load_tokenizer, read_text
+from foldrank.progress import SILENT, Progress
+from foldrank.sites import ROLES, Site
+from foldrank.versions import versions
+
+if TYPE_CHECKING:
+    from foldrank.checkpoint import Checkpoint
+
+WINDOW = 512
+"""Tokens of a calibration window, or the model's context where that is shorter."""
+
+CALIBRATION_TOKENS = 24_576
+"""Default calibration: 48 windows."""
+
+CKA_TOKENS = 512
+"""Tokens the similarity map is taken over."""
+
+
+@dataclass(frozen=True)
+class _Run:
+    request: Request
+    result: Result
+
+
+def make_plan(
+    checkpoint: Checkpoint, methods: Sequence[str], *, calibration: Path | None = None,
+    calibration_tokens: int | None = None, seed: int = 0, device: str = "cpu", progress: Progress = SILENT,
+) -> Plan:
+    """Plan a checkpoint. Raises ValueError on wrong use, SourceError on a text or checkpoint that cannot serve."""
+    requests = parse_all(methods)
+    decoder = load_decoder(checkpoint, device=device)
+    windows = calibration_windows(checkpoint, calibration, calibration_tokens, seed)
+    runs = run_all(decoder, requests, windows.ids, seed, progress)
+    return Plan(
+        document=PlanDocument(
+            source=_source(checkpoint, decoder, runs),
+            calibration=_calibration(windows),
+            steps=tuple(_step(run) for run in runs),
+            predicted=_predicted(decoder, runs),
+            versions=versions(),
+            edits=tuple(edit for run in runs for edit in run.result.edits),
+        ),
+        arrays={name: array for run in runs for name, array in run.result.arrays.items()},
+        diagnostics=_diagnostics(decoder, windows.ids, runs),
+    )
+
+
+def parse_all(methods: Sequence[str]) -> tuple[Request, ...]:
+    """Read `--method` values. Raises ValueError: none, one twice, or a fold after weights were replaced."""
+    if not methods:
+        raise ValueError("no method given; give one or more, such as slm:keep=0.75 or dipsvd:keep=0.8")
+    requests = tuple(parse(text) for text in methods)
+    names = [request.method.name for request in requests]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"method {name} stands twice; give it once, with the keep of both together")
+    folding = [request.method.folds for request in requests]
+    if folding != sorted(folding, reverse=True):
+        raise ValueError(f"methods {', '.join(names)}: methods that fold blocks come before those that replace weights")
+    return requests
+
+
+def calibration_windows(checkpoint: Checkpoint, path: Path | None, tokens: int | None, seed: int) -> Windows:
+    """The calibration windows: at most `tokens` tokens, drawn over the whole text. Raises SourceError, ValueError."""
+    asked = CALIBRATION_TOKENS if tokens is None else tokens
+    if asked < 16:
+        raise ValueError(f"calibration tokens: {asked} are too few; give 16 or more")
+    context = checkpoint.config.get("max_position_embeddings") or WINDOW
+    window = min(WINDOW, context, asked)
+    tokenizer = load_tokenizer(checkpoint.path)
+    return cut_windows(
+        read_text(path, "calibration"), tokenizer, window=window, windows=asked // window, seed=seed
+    )
+
+
+def run_all(
+    decoder: Decoder, requests: Sequence[Request], ids_NT: np.ndarray, seed: int, progress: Progress = SILENT
+) -> tuple[_Run, ...]:
+    """Run methods in order, each on the model as left by the ones before."""
+    task = Task(decoder, ids_NT, seed, source=decoder, progress=progress)
+    runs = []
+    for request in requests:
+        result = request.method.run(task, request.settings)
+        folds = {edit.into: edit for edit in result.edits if isinstance(edit, FoldBlocks)}
+        task = replace(task, decoder=result.decoder, folds={**task.folds, **folds})
+        runs.append(_Run(request, result))
+    return tuple(runs)
+
+
+def _source(checkpoint: Checkpoint, decoder: Decoder, runs: Sequence[_Run]) -> Source:
+    named = sorted({number for fold in _edits(runs) if isinstance(fold, FoldBlocks) for number in fold.blocks})
+    weights = {
+        str(Site(number, (role,))): WeightDigest.of(decoder.blocks[number].weight(role).cpu().numpy())
+        for number in named for role in ROLES
+    }
+    return Source(
+        name=checkpoint.name, config_sha256=checkpoint.config_sha256, architecture=checkpoint.architecture,
+        blocks=len(decoder.blocks), weights=weights,
+    )
+
+
+def _calibration(windows: Windows) -> Calibration:
+    count, window = windows.ids.shape
+    return Calibration(
+        name=windows.text.name, sha256=windows.text.sha256, windows=count, window=window, tokens=count * window,
+        seed=windows.seed,
+    )
+
+
+def _step(run: _Run) -> Step:
+    values = run.request.values
+    asked: Any = values.get("keep")
+    return Step(run.request.method.name, values, Keep(asked, run.result.kept))
+
+
+def _predicted(decoder: Decoder, runs: Sequence[_Run]) -> dict[str, float | int]:
+    """What the plan leaves of the blocks' weights and of the whole model, with the methods' own figures."""
+    last = runs[-1].result.decoder
+    sites, saved = last.site_parameters, 0
+    for edit in _edits(runs):
+        if isinstance(edit, LowRank):
+            saved += edit.shape[0] * edit.shape[1] - edit.rank * sum(edit.shape)
+    before, after = (d.other_parameters + sum(b.parameters for b in d.blocks) for d in (decoder, last))
+    found: dict[str, float | int] = {
+        "keep": (sites - saved) / decoder.site_parameters,
+        "parameters_before": before, "parameters_after": after - saved,
+        "blocks_before": len(decoder.blocks), "blocks_after": len(last.blocks),
+    }
+    for run in runs:
+        found |= run.result.predicted
+    return found
+
+
+def _diagnostics(decoder: Decoder, ids_NT: np.ndarray, runs: Sequence[_Run]) -> dict[str, Any]:
+    found: dict[str, Any] = {"windows": [], "spectra": [], "slm_trace": []}
+    found["similarity"] = similarity_map(decoder, ids_NT)
+    for run in runs:
+        found |= run.result.diagnostics
+    return found
+
+
+def similarity_map(decoder: Decoder, ids_NT: np.ndarray) -> dict[str, Any]:
+    """Debiased linear CKA between the outputs of all blocks over CKA_TOKENS tokens spread over the first windows."""
+    used = ids_NT[: max(1, 4 * CKA_TOKENS // ids_NT.shape[1])]
+    rows = torch.linspace(0, used.size - 1, min(CKA_TOKENS, used.size)).round().long()
+    hidden, states = decoder.embed(used), []
+    with torch.no_grad():
+        for block in decoder.blocks:
+            hidden = decoder.run(block, hidden)
+            states.append(hidden.flatten(0, 1)[rows.to(hidden.device)].cpu().numpy())
+    return {
+        "measure": "debiased linear CKA", "blocks": [block.number for block in decoder.blocks],
+        "matrix": debiased_cka(states).tolist(),
+    }
+
+
+def _edits(runs: Sequence[_Run]) -> tuple[Edit, ...]:
+    return tuple(edit for run in runs for edit in run.result.edits)

@@ -1,0 +1,49 @@
+"""Gram matrices of a block's inputs: four for seven linears, float64, one block at a time.
+
+Knows blocks and hidden states. Knows nothing of what the statistics are for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from foldrank.plans.decoder import Block, Decoder, watch_inputs
+
+WATCHED = ("q", "o", "gate", "down")
+"""One role for each distinct input of a block."""
+
+INPUT_OF = {"q": "q", "k": "q", "v": "q", "o": "o", "gate": "gate", "up": "gate", "down": "down"}
+"""The watched role that reads the same input."""
+
+
+@dataclass(frozen=True)
+class BlockStatistics:
+    """Sums over tokens of x^T x: `inputs` by watched role [I, I], `output` of the block's result [C, C]; float64."""
+
+    inputs: Mapping[str, Tensor]
+    output: Tensor
+
+
+def block_statistics(decoder: Decoder, block: Block, hidden_NTC: Tensor) -> tuple[BlockStatistics, Tensor]:
+    """Run the block once on all windows; its statistics and its output [N, T, C], the input of the block above.
+
+    float64: a Gram matrix squares the condition number of the inputs. Cost per token and input: I^2 multiply-adds.
+    """
+    sums: dict[str, Tensor] = {}
+
+    def add(role: str, inputs: Tensor) -> None:
+        gram = _gram(inputs)
+        sums[role] = gram if role not in sums else sums[role].add_(gram)
+
+    with torch.no_grad(), watch_inputs(block, add, WATCHED):
+        output = decoder.run(block, hidden_NTC)
+        return BlockStatistics(sums, _gram(output)), output
+
+
+def _gram(states_NTC: Tensor) -> Tensor:
+    rows = states_NTC.flatten(0, -2).to(torch.float64)
+    return rows.T @ rows

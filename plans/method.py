@@ -1,0 +1,50 @@
+"""What a method is to the planner: a name, settings that check themselves, and a function from a model to edits.
+
+Knows no method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from foldrank.edits import FoldBlocks, LowRank
+from foldrank.plans.decoder import Decoder
+from foldrank.progress import SILENT, Progress
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a method is given: the model as the methods before left it, token ids [N, T], and the fold of each block."""
+
+    decoder: Decoder
+    ids: np.ndarray
+    seed: int
+    source: Decoder
+    folds: Mapping[int, FoldBlocks] = field(default_factory=dict)
+    progress: Progress = SILENT
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a method gives back. `kept` is the share of the site weights it was given that it leaves."""
+
+    decoder: Decoder
+    edits: tuple[FoldBlocks | LowRank, ...]
+    kept: float
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+    predicted: Mapping[str, float | int] = field(default_factory=dict)
+    diagnostics: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the table of methods. `settings` is a pydantic dataclass; `run(task, settings)` does the work."""
+
+    name: str
+    settings: type
+    run: Callable[[Task, Any], Result]
+    folds: bool

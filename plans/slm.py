@@ -1,0 +1,207 @@
+"""SLM, sliding layer merging: neighbouring blocks that change the last hidden state little become one block.
+
+arXiv 2502.19159 (later titled Sliding-Window Merging). A window low..high is merged by one of four rules; W stands for
+each of the seven projections and biases:
+    top     W_high                                   (what the released code does)
+    rdsc    W_low + sum_j (W_j - W_low)              (what the paper says; grows with the window)
+    mean    the average                              bottom  W_low (plain removal)
+Criterion: cosine of the last hidden state after the final norm, original against candidate, per sample, averaged.
+
+Cost: the original runs once and every block's input is kept (blocks * windows * tokens * width numbers). Blocks under a
+candidate are always the original's, so a candidate runs only the merged block and what lies above it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass as settings_dataclass
+from torch import Tensor
+
+from foldrank.edits import FoldBlocks
+from foldrank.errors import SourceError
+from foldrank.plans.decoder import Block, Decoder
+from foldrank.plans.method import Method, Result, Task
+from foldrank.plans.similarity import mean_cosine
+from foldrank.plans.windows import Memo, Outcome, Window, merge_windows, search_threshold
+from foldrank.progress import Progress
+
+Rule = Literal["top", "rdsc", "mean", "bottom"]
+
+
+@settings_dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+class Settings:
+    """Exactly one of keep (share of blocks left, at most), blocks (number left, at most) and threshold is given.
+
+    Of the calibration windows the first `windows` are used, and of each its first `tokens` tokens.
+    """
+
+    keep: Annotated[float, Field(gt=0, le=1)] | None = None
+    threshold: Annotated[float, Field(ge=-2, le=2)] | None = None
+    blocks: Annotated[int, Field(ge=1)] | None = None
+    rule: Rule = "top"
+    norms: Literal["bottom", "top"] = "bottom"
+    protect_first: Annotated[int, Field(ge=0)] = 1
+    protect_last: Annotated[int, Field(ge=0)] = 1
+    windows: Annotated[int, Field(ge=1)] = 16
+    tokens: Annotated[int, Field(ge=2)] = 128
+
+    def __post_init__(self) -> None:
+        if sum(x is not None for x in (self.keep, self.threshold, self.blocks)) != 1:
+            raise ValueError("give exactly one of keep, threshold, blocks")
+
+
+def coefficients(rule: Rule, low: int, high: int) -> dict[int, float]:
+    """Weight of each block of the window in the merged projections."""
+    window = range(low, high + 1)
+    match rule:
+        case "top":
+            return {j: float(j == high) for j in window}
+        case "bottom":
+            return {j: float(j == low) for j in window}
+        case "mean":
+            return {j: 1.0 / len(window) for j in window}
+        case "rdsc":
+            return {j: float(2 - len(window)) if j == low else 1.0 for j in window}
+
+
+def fold(window: Window, settings: Settings) -> FoldBlocks:
+    """The edit that merges a window into its lowest block."""
+    low, high = window
+    return FoldBlocks(
+        into=low, blocks=tuple(range(low, high + 1)), coefficients=coefficients(settings.rule, low, high),
+        norms=settings.norms,
+    )
+
+
+@dataclass(frozen=True)
+class PrefixCache:
+    """The original's hidden states: the input [N, T, C] of every block, and the last state after the final norm."""
+
+    decoder: Decoder
+    inputs: tuple[Tensor, ...]
+    final: Tensor
+    settings: Settings
+
+    @classmethod
+    def of(cls, decoder: Decoder, ids_NT: np.ndarray, settings: Settings) -> PrefixCache:
+        """Run the original once."""
+        hidden, inputs = decoder.embed(ids_NT), []
+        with torch.no_grad():
+            for block in decoder.blocks:
+                inputs.append(hidden)
+                hidden = decoder.run(block, hidden)
+            return cls(decoder, tuple(inputs), decoder.norm(hidden), settings)
+
+    def similarity(self, committed: tuple[Window, ...], candidate: Window) -> float:
+        """Cosine to the original of the model with all these windows merged; what lies below the candidate is not run."""
+        low = candidate[0]
+        hidden = self.inputs[low]
+        with torch.no_grad():
+            for block in self._from(low, (*committed, candidate)):
+                hidden = self.decoder.run(block, hidden)
+            return mean_cosine(self.final, self.decoder.norm(hidden))
+
+    def _from(self, low: int, windows: Sequence[Window]) -> tuple[Block, ...]:
+        upper = self.decoder.with_blocks(self.decoder.blocks[low:])
+        return upper.folded([fold(window, self.settings) for window in windows]).blocks
+
+
+def run(task: Task, settings: Settings) -> Result:
+    """Choose windows and fold them. Raises ValueError where the budget is out of reach, SourceError on unlike blocks."""
+    decoder = task.decoder
+    count = len(decoder.blocks)
+    lowest, highest = settings.protect_first, count - 1 - settings.protect_last
+    target = _target(settings, count)
+    if target is not None and target >= count:
+        outcome, threshold = Outcome((), ()), 1.0
+    else:
+        _check_alike(decoder.blocks[lowest : highest + 1])
+        _check_reachable(settings, count, target)
+        ids = task.ids[: settings.windows, : settings.tokens]
+        cache = PrefixCache.of(decoder, ids, settings)
+        similarity = _told(cache, task.progress)
+        task.progress.start("slm", None)
+        if target is None:
+            threshold = float(settings.threshold or 0.0)
+            outcome = merge_windows(similarity, lowest=lowest, highest=highest, threshold=threshold)
+        else:
+            threshold, outcome = _search(similarity, count, lowest, highest, target, settings)
+        task.progress.finish("slm")
+    folds = tuple(fold(window, settings) for window in sorted(outcome.windows))
+    return Result(
+        decoder=decoder.folded(folds), edits=folds, kept=1 - outcome.removed / count,
+        predicted=_predicted(outcome, threshold), diagnostics=_diagnostics(outcome),
+    )
+
+
+METHOD = Method("slm", Settings, run, folds=True)
+
+
+def _target(settings: Settings, count: int) -> int | None:
+    """Most blocks that may be left; None where the threshold decides. The small term undoes 0.29 * 100 = 28.99..."""
+    if settings.keep is not None:
+        return math.floor(settings.keep * count + 1e-9)
+    return settings.blocks
+
+
+def _check_reachable(settings: Settings, count: int, target: int | None) -> None:
+    fewest = min(count, settings.protect_first + settings.protect_last + 1)
+    if target is not None and target < fewest:
+        raise ValueError(
+            f"slm: {target} of {count} blocks cannot be reached with protect_first={settings.protect_first}, "
+            f"protect_last={settings.protect_last}: {fewest} is the fewest"
+        )
+
+
+def _search(
+    similarity: Memo, count: int, lowest: int, highest: int, target: int, settings: Settings
+) -> tuple[float, Outcome]:
+    found = search_threshold(similarity, blocks=count, lowest=lowest, highest=highest, target=target)
+    if found.outcome is None:
+        raise ValueError(
+            f"slm: no threshold leaves {target} of {count} blocks or fewer; rule {settings.rule} reaches "
+            f"{', '.join(map(str, found.reachable))}"
+        )
+    return found.threshold, found.outcome
+
+
+def _told(cache: PrefixCache, progress: Progress) -> Memo:
+    def measure(committed: tuple[Window, ...], candidate: Window) -> float:
+        progress.advance("slm")
+        return cache.similarity(committed, candidate)
+
+    return Memo(measure)
+
+
+def _check_alike(blocks: Sequence[Block]) -> None:
+    for block in blocks[1:]:
+        first = blocks[0]
+        if block.kind != first.kind or type(block.module) is not type(first.module) or block.shapes != first.shapes:
+            raise SourceError(
+                f"block.{block.number:02d}",
+                f"is of another kind ({block.kind}) than block.{first.number:02d} ({first.kind})",
+                "slm merges blocks of one kind only; use a method that keeps blocks apart, such as dipsvd",
+            )
+
+
+def _predicted(outcome: Outcome, threshold: float) -> dict[str, float | int]:
+    accepted = [trial.similarity for trial in outcome.trials if trial.accepted and trial.window in outcome.windows]
+    return {"slm.threshold": threshold, "slm.similarity": accepted[-1] if accepted else 1.0}
+
+
+def _diagnostics(outcome: Outcome) -> dict[str, object]:
+    reasons = outcome.reasons
+    return {
+        "windows": [{"low": w[0], "high": w[1], "similarity": reasons[w]} for w in sorted(outcome.windows)],
+        "slm_trace": [
+            {"low": t.window[0], "high": t.window[1], "similarity": t.similarity, "accepted": t.accepted}
+            for t in outcome.trials
+        ],
+    }

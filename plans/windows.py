@@ -1,0 +1,114 @@
+"""SLM's window search: which neighbouring blocks merge. Knows numbers and a similarity to ask for; no tensors.
+
+The loop is the released one (arXiv 2502.19159) with its two faults mended: a window that still passes at the lowest
+allowed block is committed, and windows of one block are never evaluated.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+Window = tuple[int, int]
+"""Lowest and highest block of a merge, both included; at least two blocks."""
+
+Similarity = Callable[[tuple[Window, ...], Window], float]
+"""Similarity of the original to the model with the committed windows and the candidate merged."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One candidate as it was judged."""
+
+    window: Window
+    similarity: float
+    accepted: bool
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where a threshold leads: the windows, topmost first, and every trial in order."""
+
+    windows: tuple[Window, ...]
+    trials: tuple[Trial, ...]
+
+    @property
+    def removed(self) -> int:
+        """Blocks that leave."""
+        return sum(high - low for low, high in self.windows)
+
+    @property
+    def reasons(self) -> dict[Window, float]:
+        """Similarity at which each committed window was last accepted."""
+        return {t.window: t.similarity for t in self.trials if t.accepted and t.window in self.windows}
+
+
+def merge_windows(similarity: Similarity, *, lowest: int, highest: int, threshold: float) -> Outcome:
+    """Grow windows downward from `highest` while similarity stays above the threshold; never below `lowest`.
+
+    A window that stops growing is committed and the block that failed becomes the next top; a block that cannot even
+    merge with its lower neighbour is passed over. Cost: at most one evaluation per pair of neighbours and window.
+    """
+    committed: list[Window] = []
+    trials: list[Trial] = []
+    high = highest
+    while high > lowest:
+        low = high
+        while low > lowest:
+            candidate = (low - 1, high)
+            value = similarity(tuple(committed), candidate)
+            trials.append(Trial(candidate, value, value > threshold))
+            if value <= threshold:
+                break
+            low -= 1
+        if low < high:
+            committed.append((low, high))
+        high = low - 1
+    return Outcome(tuple(committed), tuple(trials))
+
+
+@dataclass
+class Memo:
+    """Similarities already known, by committed windows and candidate: they do not depend on the threshold."""
+
+    measure: Similarity
+    known: dict[tuple[tuple[Window, ...], Window], float] = field(default_factory=dict)
+
+    def __call__(self, committed: tuple[Window, ...], candidate: Window) -> float:
+        key = (committed, candidate)
+        if key not in self.known:
+            self.known[key] = self.measure(committed, candidate)
+        return self.known[key]
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search over thresholds found: the outcome at `threshold`, or None; the numbers of blocks left it saw."""
+
+    threshold: float
+    outcome: Outcome | None
+    reachable: tuple[int, ...]
+
+
+def search_threshold(similarity: Similarity, *, blocks: int, lowest: int, highest: int, target: int) -> Search:
+    """The highest threshold that leaves `target` blocks, else the one that leaves most below it.
+
+    Exact, and without assuming that more merging follows from a lower threshold: every decision stays as it is for all
+    thresholds from the largest rejected similarity up to the smallest accepted one, so going just under the largest
+    rejected one visits every distinct outcome once. Give a memoised similarity: outcomes share most of their trials.
+    """
+    best = Search(threshold=1.0, outcome=None, reachable=())
+    most = -1
+    reachable: set[int] = set()
+    threshold = 1.0
+    while True:
+        outcome = merge_windows(similarity, lowest=lowest, highest=highest, threshold=threshold)
+        left = blocks - outcome.removed
+        reachable.add(left)
+        if most < left <= target:
+            best, most = Search(threshold, outcome, ()), left
+        rejected = [trial.similarity for trial in outcome.trials if not trial.accepted]
+        if left == target or not rejected:
+            return replace(best, reachable=tuple(sorted(reachable)))
+        threshold = math.nextafter(max(rejected), -math.inf)
