@@ -1,0 +1,48 @@
+"""export: a checkpoint to a dense bundle, built aside and sealed last."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from foldrank.bundle import Bundle, seal
+from foldrank.checkpoint import Checkpoint, check_finite
+from foldrank.digests import DTYPES
+from foldrank.progress import SILENT, Progress
+from foldrank.staging import check_output, staged_folder
+from foldrank.versions import versions
+
+
+def export(
+    model: str | Path, output: str | Path, *, exporter: str = "auto", dtype: str = "fp32", provider: str = "cpu",
+    force: bool = False, offline: bool = False, trust_remote_code: bool = False, seed: int = 0,
+    progress: Progress = SILENT,
+) -> Bundle:
+    """Export a checkpoint folder or hub id to a dense ONNX bundle.
+
+    `dtype`: fp32, fp16 or bf16 (bf16 runs on CUDA only). `provider`: cpu or cuda, for whose kernels the graph is
+    written; no such device is needed. Nothing in it is random: `seed` is only noted. Raises SourceError, ExportError.
+    """
+    from foldrank.export.exporters import exporter as find_exporter
+    from foldrank.reporting.card import model_card
+    from foldrank.runtime.providers import short_name
+
+    if dtype not in DTYPES:
+        raise ValueError(f"no dtype {dtype!r}; one of {', '.join(DTYPES)}")
+    name, run = find_exporter(exporter)
+    target = short_name(provider)
+    check_output(output, force=force)
+    checkpoint = Checkpoint.open(model, offline=offline, trust_remote_code=trust_remote_code)
+    check_finite(checkpoint, progress)
+    source = {
+        "name": checkpoint.name, "path": str(checkpoint.path), "config_sha256": checkpoint.config_sha256,
+        "architecture": checkpoint.architecture,
+    }
+    with staged_folder(output, force=force) as folder:
+        known = run(checkpoint, folder, dtype=dtype, provider=target, trust_remote_code=trust_remote_code,
+                    progress=progress)
+        facts = {"source": source, "exporter": name, "dtype": dtype, "versions": versions()}
+        card = model_card(folder, manifest=facts, also=("README.md", "manifest.json"))
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        command = f"export {checkpoint.name} --exporter {name} --dtype {dtype} --provider {target}"
+        seal(folder, command=command, seed=seed, known=known, **facts)
+    return Bundle.open(output)
