@@ -1,0 +1,89 @@
+"""The top of the page: one verdict, and the four figures a reader came for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from foldrank.reporting import figures, lookup
+from foldrank.reporting.evidence import Evidence
+from foldrank.reporting.parts import Mark, Tile, Verdict
+from foldrank.reporting.weight_bytes import split
+from foldrank.reporting.workload import workload
+
+
+def verdict(evidence: Evidence) -> Verdict:
+    """What may be said: failed where anything failed, passed only where the graph proof ran and passed."""
+    proof = lookup.at(evidence.validate, "graph", "passed")
+    gates = [*lookup.rows(evidence.validate, "gates"), *lookup.rows(evidence.bench, "gates")]
+    failed = [f"{gate.get('name')} is {_plain(gate.get('value'))}, its limit is {_plain(gate.get('limit'))}"
+              for gate in gates if gate.get("passed") is not True]
+    if proof is False:
+        failed.insert(0, "the graph does not compute what the plan says")
+    if failed or "fail" in (lookup.text(evidence.validate, "verdict"), lookup.text(evidence.bench, "verdict")):
+        return Verdict("Failed", tuple(failed) or ("a report's verdict is fail",), "bad")
+    held = f"{len(gates)} of {len(gates)} gates hold" if gates else "no gates were set"
+    if proof is True:
+        subject = "the plan" if evidence.plan is not None else "the checkpoint"
+        return Verdict("Passed", (f"the graph computes what {subject} says", held), "good")
+    if evidence.validate is None:
+        return Verdict("Not validated", ("neither graph proof nor quality was measured",), "warn")
+    return Verdict("Not proved", ("quality was measured, the graph proof was not run", held), "warn")
+
+
+def _plain(value: Any) -> str:
+    return figures.significant(value) if isinstance(value, int | float) else str(value)
+
+
+def tiles(evidence: Evidence) -> tuple[Tile, ...]:
+    """Size, quality, speed, proof."""
+    return _size(evidence), _quality(evidence.validate), _speed(evidence.bench), _proof(evidence.validate)
+
+
+def _size(evidence: Evidence) -> Tile:
+    found = split(evidence)
+    if found is None or evidence.plan is None:
+        return Tile("Size", figures.size(evidence.model_bytes), "graph and weights as stored")
+    return Tile("Size", figures.percent(found.here / found.dense) + " of dense",
+                f"weights {figures.size(found.dense)} → {figures.size(found.here)}; "
+                f"decoder blocks' weights {figures.percent(evidence.kept)}")
+
+
+def _quality(validate: Any) -> Tile:
+    quality = lookup.at(validate, "quality")
+    ratio = lookup.number(quality, "perplexity_ratio")
+    if ratio is None:
+        return Tile("Perplexity", figures.MISSING, "foldrank validate", "quiet")
+    return Tile("Perplexity", figures.change(ratio),
+                f"{figures.significant(lookup.number(quality, 'dense_perplexity'))} → "
+                f"{figures.significant(lookup.number(quality, 'perplexity'))}; "
+                f"top-1 agreement {figures.percent(lookup.number(quality, 'top1_agreement'))}")
+
+
+def _speed(bench: Any) -> Tile:
+    row = headline(lookup.rows(bench, "speedups"))
+    if row is None:
+        return Tile("Decode speed", figures.MISSING, "foldrank bench", "quiet")
+    bounds = lookup.numbers(row, "ci95")
+    detail = f"95 % interval {figures.interval(bounds)}; " if bounds else ""
+    return Tile("Decode speed", figures.times(lookup.number(row, "ratio")),
+                f"{detail}ideal {figures.times(lookup.number(row, 'ideal'))}; {workload({**row, 'phase': None})}")
+
+
+def headline(speedups: list[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The first decode row of the smallest batch: no choosing of the best one."""
+    rows = [row for row in speedups if row.get("phase") == "decode" and lookup.number(row, "ratio") is not None]
+    return min(rows, key=lambda row: lookup.number(row, "batch") or 0, default=None)
+
+
+def _proof(validate: Any) -> Tile:
+    graph = lookup.at(validate, "graph")
+    worst, passed = lookup.number(graph, "max_relative_error"), lookup.at(graph, "passed")
+    if worst is None and passed is None:
+        return Tile("Graph proof", figures.MISSING, "foldrank validate", "quiet")
+    mark: Mark = {True: "good", False: "bad"}.get(passed, "warn")  # type: ignore[assignment]
+    word = {True: "passed", False: "failed"}.get(passed, "not run")
+    return Tile("Graph proof", word,
+                f"largest relative error {figures.error(worst)}; "
+                f"argmax agreement {figures.percent(lookup.number(graph, 'argmax_agreement'), 2)} "
+                f"over {figures.whole(lookup.number(graph, 'positions'))} positions", mark)

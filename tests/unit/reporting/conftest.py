@@ -1,0 +1,152 @@
+"""A synthetic bundle folder whose JSON files have the true schemas: what the page and the card are tested on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from foldrank import strictjson
+from foldrank.bundle import seal
+from foldrank.digests import WeightDigest
+from foldrank.edits import Edit, FoldBlocks, LowRank, rank_limit
+from foldrank.planfile import Calibration, Keep, PlanDocument, Source, Step
+from foldrank.sites import Site
+
+BLOCKS = 12
+SHAPES = {"qkv": (192, 320), "o": (192, 192), "gate_up": (192, 1024), "down": (512, 192)}
+_DIGEST = WeightDigest("0" * 64, "1" * 64, "2" * 64)
+
+CONFIG: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 192, "intermediate_size": 512,
+    "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 32, "num_hidden_layers": BLOCKS,
+    "vocab_size": 4096, "tie_word_embeddings": True,
+}
+
+
+def folds() -> tuple[FoldBlocks, ...]:
+    return (FoldBlocks(5, (5, 6, 7), {5: 0.0, 6: 0.0, 7: 1.0}, "bottom"), FoldBlocks(9, (9, 10), {9: 0.0, 10: 1.0}, "bottom"))
+
+
+def survivors() -> list[int]:
+    return [b for b in range(BLOCKS) if b not in {e for fold in folds() for e in fold.leaving}]
+
+
+def rank_of(block: int, role: str) -> int:
+    return min(rank_limit(*SHAPES[role]), 48 + 4 * (block % 5))
+
+
+def site(block: int, role: str) -> Site:
+    return Site.parse(f"block.{block:02d}.{role}")
+
+
+def plan_document(name: str = "specs-5m") -> PlanDocument:
+    edits: list[Edit] = [*folds()]
+    for block in survivors():
+        for role, shape in SHAPES.items():
+            if role == "o" and block < 2:
+                continue
+            where = site(block, role)
+            edits.append(LowRank(where, shape, rank_of(block, role), (f"{where}.A", f"{where}.B"),
+                                 (_DIGEST,) * len(where.roles)))
+    weights = {str(part): _DIGEST for fold in folds() for b in fold.blocks for part in site(b, "qkv").parts}
+    return PlanDocument(
+        Source(name, "c" * 64, "LlamaForCausalLM", BLOCKS, weights),
+        Calibration("calibration.jsonl", "d" * 64, 64, 256, 16384, 0),
+        (Step("slm", {"keep": 0.75, "rule": "top", "norms": "bottom"}, Keep(0.75, 0.75)),
+         Step("dipsvd", {"keep": 0.8, "whitening": "plain"}, Keep(0.8, 0.7968))),
+        {"keep": 0.5976, "parameters_before": 5_509_824, "blocks_after": 9}, {"foldrank": "0.1.0", "torch": "2.13.0"},
+        tuple(edits),
+    )
+
+
+def diagnostics() -> dict[str, Any]:
+    matrix = [[1.0 - 0.03 * abs(i - j) ** 1.2 - 0.02 * (i == 0) * (j > 0) - 0.02 * (j == 0) * (i > 0) for j in range(BLOCKS)]
+              for i in range(BLOCKS)]
+    spectra = []
+    for block in survivors():
+        for role, shape in SHAPES.items():
+            full = min(shape)
+            ranks = [round(i * full / 63) for i in range(64)]
+            decay = 6 + 0.3 * block
+            values = [(math.exp(-decay * r / full) - math.exp(-decay)) / (1 - math.exp(-decay)) for r in ranks]
+            dense = role == "o" and block < 2
+            spectra.append({"site": str(site(block, role)), "ranks": ranks, "values": values,
+                            "rank": None if dense else rank_of(block, role), "full": full})
+    return {"similarity": {"measure": "debiased linear CKA", "blocks": list(range(BLOCKS)), "matrix": matrix},
+            "windows": [{"low": 5, "high": 7, "similarity": 0.9123}, {"low": 9, "high": 10, "similarity": 0.9456}],
+            "spectra": spectra, "slm_trace": [{"low": 9, "high": 10, "similarity": 0.95, "accepted": True}]}
+
+
+def validation() -> dict[str, Any]:
+    return {
+        "graph": {"reference": "PyTorch float32 with the plan applied", "positions": 10240, "max_relative_error": 3.4e-6,
+                  "argmax_agreement": 1.0, "passed": True},
+        "quality": {"tokens": 65536, "dense_perplexity": 42.41, "perplexity": 47.93, "perplexity_ratio": 1.1302,
+                    "kl_nats": 0.1377, "top1_agreement": 0.8123, "greedy_prefix_tokens": 9.5},
+        "gates": [{"name": "max_perplexity_increase", "limit": 0.2, "value": 0.1302, "passed": True}],
+        "verdict": "pass",
+    }
+
+
+def _row(bundle: str, engine: str, context: int, tpot: float) -> dict[str, Any]:
+    return {"bundle": bundle, "provider": "cpu", "engine": engine, "prompt_tokens": 16, "context_tokens": context,
+            "batch": 1, "ttft_ms": {"median": 4.31 * tpot, "samples": [4.3, 4.4]},
+            "tpot_ms": {"median": tpot, "samples": [tpot, tpot]}, "decode_tokens_per_s": 1000 / tpot,
+            "bytes_per_token": 22_170_000 if bundle == "dense" else 14_310_000, "bandwidth_use": 0.4321,
+            "peak_rss_bytes": 212_345_678, "placement": {"CPUExecutionProvider": 139}, "unstable": context == 512}
+
+
+def benchmark() -> dict[str, Any]:
+    return {
+        "environment": {"cpu": "Testcore 3000", "threads": 2, "versions": {"onnxruntime": "1.32.0"}},
+        "null_test": {"ratio": 1.001, "ci95": [0.992, 1.011]},
+        "rows": [_row(b, e, c, t) for e in ("genai", "onnxruntime") for c in (16, 512)
+                 for b, t in (("dense", 2.345), ("compressed", 1.789))],
+        "speedups": [
+            {"phase": phase, "engine": engine, "provider": "cpu", "prompt_tokens": 16, "context_tokens": context, "batch": 1,
+             "ratio": ratio, "ci95": [ratio - 0.04, ratio + 0.05], "ideal": 1.55, "realised_over_ideal": ratio / 1.55}
+            for engine, phase, context, ratio in (
+                ("genai", "prefill", 16, 1.212), ("genai", "decode", 16, 1.311), ("genai", "decode", 512, 1.287),
+                ("onnxruntime", "prefill", 16, 1.198), ("onnxruntime", "decode", 16, 1.402))],
+    }
+
+
+def receipts() -> list[dict[str, Any]]:
+    return [{"name": "fold_blocks", "effect": "APPROXIMATE", "edits": [{"into": 5, "blocks": [5, 6, 7]}], "nodes_removed": 24},
+            {"name": "low_rank", "effect": "APPROXIMATE", "sites": 34}]
+
+
+FILES: dict[str, Callable[[], Any]] = {
+    "plan/diagnostics.json": diagnostics, "reports/validate.json": validation, "reports/bench.json": benchmark,
+    "reports/receipts.json": receipts,
+}
+
+
+@pytest.fixture
+def make_bundle(tmp_path: Path) -> Callable[..., Path]:
+    """Build a sealed compressed bundle; `change` edits or (None) leaves out files, `name` is the source's name."""
+    def make(change: dict[str, Any] | None = None, *, name: str = "specs-5m", plan: bool = True, sealed: bool = True) -> Path:
+        folder = tmp_path / "bundle"
+        decoder = {"num_hidden_layers": len(survivors()) if plan else BLOCKS, "head_size": 32, "num_key_value_heads": 2}
+        files: dict[str, Any] = {
+            "config.json": CONFIG | {"num_hidden_layers": decoder["num_hidden_layers"]},
+            "genai_config.json": {"model": {"context_length": 1024, "decoder": decoder}},
+            **{path: build() for path, build in FILES.items() if plan or not path.startswith("plan/")}, **(change or {}),
+        }
+        for path, content in files.items():
+            if content is not None:
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                (folder / path).write_text(content if isinstance(content, str) else strictjson.dumps(content))
+        if plan:
+            (folder / "plan" / "plan.json").write_text(plan_document(name).text())
+        (folder / "model.onnx").write_bytes(b"\0" * 70_000)
+        (folder / "model.onnx.data").write_bytes(b"\0" * 14_000_000)
+        if sealed:
+            seal(folder, command="foldrank compress", seed=0, exporter="genai", dtype="fp32", versions={"foldrank": "0.1.0"},
+                 source={"name": name, "path": f"/models/{name}", "config_sha256": "c" * 64, "architecture": "LlamaForCausalLM"})
+        return folder
+    return make
