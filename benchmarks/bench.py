@@ -1,0 +1,117 @@
+"""Bench a compressed bundle against its dense one: bundles in, the document of reports/bench.json out.
+
+Measures nothing itself (`paired.py`) and judges nothing but the gate asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from foldrank.benchmarks import document
+from foldrank.benchmarks.bandwidth import read_bandwidth
+from foldrank.benchmarks.environment import environment, last_level_cache_bytes
+from foldrank.benchmarks.ideal import Work, count
+from foldrank.benchmarks.paired import Series, Setup, run
+from foldrank.benchmarks.statistics import SPREAD, UNSTABLE_ABOVE
+from foldrank.benchmarks.workload import Profile
+from foldrank.bundle import Bundle
+from foldrank.errors import BundleError
+from foldrank.graph.load import load_model
+from foldrank.progress import SILENT, Progress
+from foldrank.runtime.providers import Provider
+
+
+def paired_bench(
+    compressed: Bundle, dense: Bundle, provider: Provider, profile: Profile, *, threads: int, seed: int,
+    min_speedup: float | None = None, progress: Progress = SILENT,
+) -> dict[str, Any]:
+    """Measure and describe. Raises BundleError (bundles that cannot be compared), ProviderUnavailable, SourceError."""
+    check_comparable(compressed, dense)
+    profile, dropped = _fit(profile, dense)
+    setup = Setup(provider, threads, int(dense.json("config.json")["vocab_size"]), seed)
+    work = {"dense": _work(dense), "compressed": _work(compressed)}
+    before = _bandwidth(provider, threads)
+    series, missing = run(dense.path, compressed.path, setup, profile, progress)
+    probes = before + _bandwidth(provider, threads)
+    yardstick = document.Yardstick(work, max(probes, default=None), last_level_cache_bytes())
+    found = _assemble(series, setup, yardstick)
+    gates = speed_gates(found["speedups"], found["null_test"], min_speedup)
+    return {
+        **found,
+        "environment": {**environment(threads), "bandwidth_bytes_per_s": yardstick.bandwidth,
+                        "bandwidth_probes_bytes_per_s": probes, "spinning": "in_runs"},
+        "method": _method(profile, seed, dropped, missing),
+        "gates": gates, "verdict": "pass" if all(gate["passed"] for gate in gates) else "fail",
+    }
+
+
+def check_comparable(compressed: Bundle, dense: Bundle) -> None:
+    """One dtype and one checkpoint, or the ratio would not be the compression's. Raises BundleError."""
+    for what, ours, theirs in (
+        ("dtype", compressed.manifest.dtype, dense.manifest.dtype),
+        ("checkpoint", compressed.manifest.source.get("config_sha256"), dense.manifest.source.get("config_sha256")),
+    ):
+        if ours != theirs:
+            reason = f"its {what} is {ours}, that of the baseline {dense.path} {theirs}"
+            raise BundleError(compressed.path, reason, "give the bundle it was made from as --baseline")
+
+
+def speed_gates(
+    speedups: Sequence[Mapping[str, Any]], null: Mapping[str, Any], min_speedup: float | None
+) -> list[dict[str, Any]]:
+    """Decoding at batch 1 must be faster by that much, with the interval's lower end, in every engine; and dense
+    against dense must be no different, or the machine was not quiet enough to say so."""
+    if min_speedup is None:
+        return []
+    gates = []
+    for engine in dict.fromkeys(entry["engine"] for entry in speedups):
+        entry = document.headline([entry for entry in speedups if entry["engine"] == engine])
+        gates.append({
+            "name": f"min_speedup {engine}", "limit": min_speedup, "value": entry["ci95"][0],
+            "passed": entry["ci95"][0] >= min_speedup, "rule": "lower end of the 95 % interval, decode at batch 1",
+        })
+    distance = max(null["ci95"][0] - 1.0, 1.0 - null["ci95"][1], 0.0)
+    gates.append({
+        "name": "null_test", "limit": 0.0, "value": distance, "passed": null["passed"],
+        "rule": "distance of dense against dense's 95 % interval from 1.00",
+    })
+    return gates
+
+
+def _assemble(series: Sequence[Series], setup: Setup, yardstick: document.Yardstick) -> dict[str, Any]:
+    return {
+        "null_test": document.null_test(series, setup),
+        "rows": [row for one in series for row in document.rows(one, setup, yardstick)],
+        "speedups": [entry for one in series for entry in document.speedups(one, setup, yardstick)],
+        "memory": [entry for one in series for entry in document.memory(one)],
+    }
+
+
+def _method(profile: Profile, seed: int, dropped: list[int], missing: dict[str, str]) -> dict[str, Any]:
+    return {
+        "profile": profile.name, "engines": [name for name in profile.engines if name not in missing],
+        "unavailable": missing, "order": "A B B A", "pairs": profile.pairs, "warmups": profile.warmups,
+        "launches": profile.launches, "seed": seed, "dropped_prompts": dropped,
+        "ratio": "dense over compressed, median of pairs", "spread": SPREAD, "unstable_above": UNSTABLE_ABOVE,
+        "interval": "95 % percentile bootstrap over launches, then pairs",
+    }
+
+
+def _fit(profile: Profile, dense: Bundle) -> tuple[Profile, list[int]]:
+    """The workloads within the context length, and the prompt lengths that are not."""
+    positions = int(dense.json("config.json")["max_position_embeddings"])
+    fitting = profile.within(positions)
+    if not fitting.workloads:
+        what = f"its context length {positions} holds none of the workloads"
+        raise BundleError(dense.path, what, "bench another model")
+    return fitting, sorted({w.prompt for w in profile.workloads} - {w.prompt for w in fitting.workloads})
+
+
+def _work(bundle: Bundle) -> Work:
+    return count(load_model(bundle.model), bundle.path)
+
+
+def _bandwidth(provider: Provider, threads: int) -> list[float]:
+    """A probe of main memory; none where the weights are read from a device's."""
+    return [read_bandwidth(threads, cache_bytes=last_level_cache_bytes() or 0)] if provider.short == "cpu" else []

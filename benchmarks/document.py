@@ -1,0 +1,153 @@
+"""From samples to what reports/bench.json holds: rows, speedups beside their ideal, the null test, memory.
+
+Pure: takes no measurement. Ratios are dense over compressed, so more than 1 is better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from foldrank.benchmarks.ideal import Work
+from foldrank.benchmarks.paired import NULL, SPEED, Pairs, Series, Setup
+from foldrank.benchmarks.statistics import Estimate, estimate, spread, stable
+from foldrank.benchmarks.workload import Workload
+
+PHASES = {"prefill": "ttft_s", "decode": "tpot_s"}
+"""Phase to the time it is judged by: to the first token, and per token after it."""
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """What rows are held against: work per bundle, bytes per second of this machine, its last cache in bytes."""
+
+    work: Mapping[str, Work]
+    bandwidth: float | None
+    cache_bytes: int | None
+
+    def ideal(self, phase: str, workload: Workload) -> float:
+        """Speed-up if time went as bytes (decode) or FLOPs (prefill)."""
+        dense, compressed = self.work["dense"], self.work["compressed"]
+        if phase == "decode":
+            return dense.decode_bytes(workload) / compressed.decode_bytes(workload)
+        return dense.prefill_flops(workload) / compressed.prefill_flops(workload)
+
+
+def rows(series: Series, setup: Setup, yardstick: Yardstick) -> list[dict[str, Any]]:
+    """One row per bundle and workload: medians, raw samples, bytes, bandwidth use."""
+    return [
+        _row(series, bundle, workload, [pair[side] for pairs in launches for pair in pairs], setup, yardstick)
+        for (contest, workload), launches in series.pairs.items() if contest == SPEED
+        for side, bundle in enumerate(("dense", "compressed"))
+    ]
+
+
+def _row(
+    series: Series, bundle: str, workload: Workload, samples: Sequence[Mapping[str, float]], setup: Setup,
+    yardstick: Yardstick,
+) -> dict[str, Any]:
+    ttft, tpot = ([1e3 * sample[key] for sample in samples] for key in PHASES.values())
+    tokens_per_s = workload.batch * 1e3 / float(np.median(tpot))
+    bytes_per_token = yardstick.work[bundle].decode_bytes(workload) / workload.batch
+    peaks = [peak for peak in series.peaks[bundle] if peak is not None]
+    return {
+        "bundle": bundle, "engine": series.engine, "provider": setup.provider.short,
+        "prompt_tokens": workload.prompt, "context_tokens": workload.prompt, "batch": workload.batch,
+        "decode_tokens": workload.tokens,
+        "ttft_ms": float(np.median(ttft)), "tpot_ms": float(np.median(tpot)),
+        "decode_tokens_per_s": tokens_per_s, "bytes_per_token": round(bytes_per_token),
+        "prefill_flops": round(yardstick.work[bundle].prefill_flops(workload)),
+        "bandwidth_use": yardstick.bandwidth and bytes_per_token * tokens_per_s / yardstick.bandwidth,
+        "peak_rss_bytes": max(peaks, default=None), "placement": series.opened[bundle]["placement"],
+        "spread": {"ttft": spread(ttft), "tpot": spread(tpot)}, "stable": stable(ttft) and stable(tpot),
+        "samples": {"ttft_ms": ttft, "tpot_ms": tpot},
+    }
+
+
+def speedups(series: Series, setup: Setup, yardstick: Yardstick) -> list[dict[str, Any]]:
+    """One entry per phase and workload: median of pair ratios, interval, ideal; a note where the ideal is beaten."""
+    entries = []
+    for (contest, workload), launches in series.pairs.items():
+        if contest != SPEED:
+            continue
+        for phase in PHASES:
+            found, ideal = _estimate(launches, phase, setup.seed), yardstick.ideal(phase, workload)
+            entries.append({
+                **_what(series, phase, workload), "ratio": found.ratio, "ci95": found.ci95, "ideal": ideal,
+                "realised_over_ideal": found.ratio / ideal, "stable": _both_stable(launches, phase),
+                "pair_ratios": _ratios(launches, phase), "note": note(found, ideal, phase, workload, yardstick),
+            })
+    return entries
+
+
+def null_test(all_series: Sequence[Series], setup: Setup) -> dict[str, Any]:
+    """Dense against dense, per engine, phase and workload. On top: the `headline` one."""
+    entries = []
+    for series in all_series:
+        for (contest, workload), launches in series.pairs.items():
+            if contest != NULL:
+                continue
+            for phase in PHASES:
+                found = _estimate(launches, phase, setup.seed)
+                entries.append({
+                    **_what(series, phase, workload), "ratio": found.ratio, "ci95": found.ci95,
+                    "contains_one": found.contains(1.0), "pair_ratios": _ratios(launches, phase),
+                })
+    first = headline(entries)
+    return {
+        "ratio": first["ratio"], "ci95": first["ci95"], "passed": first["contains_one"],
+        "missed": sum(not entry["contains_one"] for entry in entries), "rows": entries,
+    }
+
+
+def headline(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Of speedups or null rows the one that stands for all: decoding, smallest batch, shortest prompt, first engine."""
+    decoding = [entry for entry in entries if entry["phase"] == "decode"]
+    return min(decoding, key=lambda entry: (entry["batch"], entry["prompt_tokens"]))
+
+
+def memory(series: Series) -> list[dict[str, Any]]:
+    """Peak resident bytes of each session's process, one per launch, and what the process held before it opened."""
+    return [
+        {"bundle": name, "engine": series.engine, "peak_rss_bytes": series.peaks[name],
+         "rss_before_bytes": series.opened[name]["rss_before_bytes"]}
+        for name in ("dense", "compressed")
+    ]
+
+
+def note(found: Estimate, ideal: float, phase: str, workload: Workload, yardstick: Yardstick) -> str | None:
+    """Why a ratio is above its ideal, as far as the data tell; None where it is not."""
+    if found.ratio <= ideal:
+        return None
+    if found.low <= ideal:
+        return "above ideal by less than the interval: noise"
+    small = yardstick.work["compressed"].decode_bytes(workload)
+    if phase == "decode" and yardstick.cache_bytes and small <= 1.5 * yardstick.cache_bytes:
+        return "above ideal: the compressed weights fit, wholly or largely, in the last-level cache"
+    if phase == "prefill":
+        return "above ideal: so short a prompt is bound by bytes, launches or fixed costs rather than by FLOPs"
+    return "above ideal and unexplained: distrust this row"
+
+
+def _estimate(launches: Sequence[Pairs], phase: str, seed: int) -> Estimate:
+    return estimate(_ratios(launches, phase), seed)
+
+
+def _ratios(launches: Sequence[Pairs], phase: str) -> list[list[float]]:
+    key = PHASES[phase]
+    return [[dense[key] / rival[key] for dense, rival in pairs] for pairs in launches]
+
+
+def _both_stable(launches: Sequence[Pairs], phase: str) -> bool:
+    key = PHASES[phase]
+    return all(stable([pair[side][key] for pairs in launches for pair in pairs]) for side in (0, 1))
+
+
+def _what(series: Series, phase: str, workload: Workload) -> dict[str, Any]:
+    return {
+        "phase": phase, "engine": series.engine, "batch": workload.batch, "prompt_tokens": workload.prompt,
+        "context_tokens": workload.prompt,
+    }

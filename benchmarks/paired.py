@@ -1,0 +1,130 @@
+"""The paired run: two bundles, and the dense one against itself, taking turns in processes of their own.
+
+Knows how to take samples. What they mean is said in `document.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from foldrank.benchmarks.child import Child
+from foldrank.benchmarks.schedule import abba, shares
+from foldrank.benchmarks.workload import Profile, Workload
+from foldrank.errors import ProviderUnavailable
+from foldrank.progress import SILENT, Progress
+from foldrank.runtime.providers import Provider
+
+SPEED, NULL = "speed", "null"
+_RIVAL = {SPEED: "compressed", NULL: "dense again"}
+Sample = Mapping[str, float]
+Pairs = list[tuple[Sample, Sample]]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What both bundles share: provider, threads, the tokens they read."""
+
+    provider: Provider
+    threads: int
+    vocabulary: int
+    seed: int
+
+
+@dataclass
+class Series:
+    """Samples of one engine: per contest and workload a list of launches, each a list of pairs (dense, rival)."""
+
+    engine: str
+    pairs: dict[tuple[str, Workload], list[Pairs]] = field(default_factory=dict)
+    opened: dict[str, dict[str, Any]] = field(default_factory=dict)
+    peaks: dict[str, list[int | None]] = field(default_factory=dict)
+
+
+def run(
+    dense: Path, compressed: Path, setup: Setup, profile: Profile, progress: Progress = SILENT
+) -> tuple[list[Series], dict[str, str]]:
+    """Measure every engine that is there. Gives their samples, and for the others the reason they are missing.
+
+    Raises ProviderUnavailable where no engine is there, SourceError where a worker dies.
+    """
+    series: list[Series] = []
+    missing: dict[str, str] = {}
+    for engine in profile.engines:
+        try:
+            series.append(_engine(engine, dense, compressed, setup, profile, progress))
+        except ProviderUnavailable as error:
+            missing[engine] = f"unavailable ({error.where}: {error.what})"
+    if not series:
+        where = f"bench on {setup.provider.short}"
+        raise ProviderUnavailable(where, " | ".join(missing.values()), "see `foldrank doctor`")
+    return series, missing
+
+
+def _engine(
+    engine: str, dense: Path, compressed: Path, setup: Setup, profile: Profile, progress: Progress
+) -> Series:
+    series = Series(engine)
+    folders = {"dense": dense, "compressed": compressed, "dense again": dense}
+    counts = shares(profile.pairs, profile.launches)
+    stage = f"bench {engine}"
+    progress.start(stage, 2 * sum(counts) * len(profile.workloads))
+    try:
+        for count in counts:
+            with ExitStack() as stack:
+                children = {
+                    name: stack.enter_context(Child(f"{name} in {engine}")) for name in folders
+                }
+                _open(series, children, folders, setup)
+                for workload in profile.workloads:
+                    _contests(series, children, workload, setup, profile.warmups, count, stage, progress)
+                for name, child in children.items():
+                    series.peaks.setdefault(name, []).append(child.ask("memory")["peak_rss_bytes"])
+    finally:
+        progress.finish(stage)
+    return series
+
+
+def _open(series: Series, children: Mapping[str, Child], folders: Mapping[str, Path], setup: Setup) -> None:
+    for name, child in children.items():
+        series.opened[name] = child.ask(
+            "open", folder=str(folders[name]), engine=series.engine, provider=setup.provider.short,
+            options=dict(setup.provider.options), threads=setup.threads,
+        )
+
+
+def _contests(
+    series: Series, children: Mapping[str, Child], workload: Workload, setup: Setup, warmups: int, count: int,
+    stage: str, progress: Progress,
+) -> None:
+    """Warm all up in turns, then dense against compressed, then dense against dense, both A B B A."""
+    for _ in range(warmups):
+        for child in children.values():
+            _sample(child, workload, setup)
+    for contest, rival in _RIVAL.items():
+        pairs = duel(children["dense"], children[rival], workload, setup, count, stage, progress)
+        series.pairs.setdefault((contest, workload), []).append(pairs)
+
+
+def duel(
+    dense: Child, rival: Child, workload: Workload, setup: Setup, count: int, stage: str = "bench",
+    progress: Progress = SILENT,
+) -> Pairs:
+    """`count` pairs of samples (dense, rival), taken in A B B A order."""
+    rivals = {"a": dense, "b": rival}
+    pairs: Pairs = []
+    for order in abba(count):
+        taken = {turn: _sample(rivals[turn], workload, setup) for turn in order}
+        pairs.append((taken["a"], taken["b"]))
+        progress.advance(stage)
+    return pairs
+
+
+def _sample(child: Child, workload: Workload, setup: Setup) -> Sample:
+    return child.ask(
+        "sample", prompt=workload.prompt, batch=workload.batch, tokens=workload.tokens,
+        vocabulary=setup.vocabulary, seed=setup.seed,
+    )

@@ -1,0 +1,102 @@
+"""One bundle in one engine in a process of its own: `python -m foldrank.benchmarks.worker`.
+
+Reads one JSON command a line on stdin, answers one JSON line on stdout; ends when stdin does. Its peak memory
+(VmHWM) is thus that of one session. Times are seconds of a monotonic clock around the calls alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from foldrank.benchmarks.workload import Workload
+from foldrank.errors import FoldrankError, ProviderUnavailable
+from foldrank.runtime.decoding import Decoder, OrtDecoder, shares_buffer
+from foldrank.runtime.genai import GenaiDecoder
+from foldrank.runtime.providers import resolve
+
+
+class Worker:
+    """What the commands act on."""
+
+    def __init__(self) -> None:
+        self._decoder: OrtDecoder | GenaiDecoder | None = None
+        self._shared = False
+
+    def open(self, *, folder: str, engine: str, provider: str, options: dict[str, str], threads: int) -> dict[str, Any]:
+        """Open the bundle. Gives node placement (null where the engine does not tell) and resident bytes before."""
+        before, path, chosen = memory("VmRSS"), Path(folder), resolve(provider, options)
+        if engine == "genai":
+            self._decoder = GenaiDecoder.open(path, chosen, capacity=1, threads=threads, spinning="in_runs")
+            return {"placement": None, "rss_before_bytes": before}
+        decoder = OrtDecoder.open(path, chosen, threads=threads, spinning="in_runs")
+        self._decoder, self._shared = decoder, shares_buffer(path)
+        return {"placement": decoder.session.placement, "rss_before_bytes": before}
+
+    def sample(self, *, prompt: int, batch: int, tokens: int, vocabulary: int, seed: int) -> dict[str, Any]:
+        """Read one prompt, make `tokens` tokens. Gives seconds to the first and per later token."""
+        if self._decoder is None:
+            raise ValueError("sample before open")
+        workload = Workload(prompt, batch, tokens)
+        if self._shared or isinstance(self._decoder, GenaiDecoder):
+            self._decoder.capacity = workload.capacity
+        return measure(self._decoder, workload, vocabulary, seed)
+
+    def memory(self) -> dict[str, Any]:
+        """Peak resident bytes of this process so far; null where the system does not tell."""
+        return {"peak_rss_bytes": memory("VmHWM")}
+
+
+def measure(decoder: Decoder, workload: Workload, vocabulary: int, seed: int) -> dict[str, Any]:
+    """Time one prompt and its continuation."""
+    prompt = workload.prompts(vocabulary, seed)
+    start = time.perf_counter()
+    decoder.first(prompt)
+    first = time.perf_counter()
+    for _ in range(workload.tokens - 1):
+        decoder.next()
+    end = time.perf_counter()
+    return {"ttft_s": first - start, "tpot_s": (end - first) / (workload.tokens - 1)}
+
+
+def memory(field: str) -> int | None:
+    """Bytes of a field of /proc/self/status, such as VmHWM (peak) or VmRSS (now); None off Linux."""
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return None
+    lines = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
+    return int(lines[field].split()[0]) * 1024
+
+
+def serve(commands: TextIO, answers: TextIO, worker: Worker | None = None) -> None:
+    """Answer commands until there are no more. An error of ours is an answer, anything else ends the process."""
+    worker = worker or Worker()
+    for line in commands:
+        command = json.loads(line)
+        try:
+            answer = getattr(worker, command.pop("do"))(**command)
+        except FoldrankError as error:
+            answer = {
+                "error": {"where": error.where, "what": error.what, "remedy": error.remedy},
+                "unavailable": isinstance(error, ProviderUnavailable),
+            }
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+def main() -> None:
+    """Serve on the standard streams; whatever a library prints goes to stderr."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    np.seterr(all="ignore")
+    serve(sys.stdin, answers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""The verb `bench`: paired speed, memory and placement of a bundle against its dense baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from foldrank import strictjson
+from foldrank.benchmarks.bench import paired_bench
+from foldrank.benchmarks.workload import ENGINES, PROFILES
+from foldrank.bundle import Bundle
+from foldrank.progress import SILENT, Progress
+from foldrank.runtime.providers import resolve
+from foldrank.runtime.session import default_threads
+
+REPORT = "reports/bench.json"
+
+
+def bench(
+    bundle: Bundle | Path | str, *, baseline: Bundle | Path | str, provider: str = "cpu",
+    provider_options: Mapping[str, str] | None = None, min_speedup: float | None = None, seed: int = 0,
+    pairs: int | None = None, profile: str = "full", engines: Sequence[str] = ENGINES, threads: int | None = None,
+    progress: Progress = SILENT,
+) -> dict[str, Any]:
+    """Measure the bundle against its dense baseline, write reports/bench.json into it, return its content.
+
+    `profile`: "quick" or "full" (`foldrank.benchmarks.workload`); `pairs` at least 20; `threads` default: physical
+    cores. `min_speedup`: gate on decoding at batch 1; a miss is in `gates` and `verdict`, not an exception.
+    Raises BundleError, ProviderUnavailable, SourceError; ValueError on fewer pairs or an unknown engine or profile.
+    """
+    if profile not in PROFILES or not engines or not set(engines) <= set(ENGINES):
+        raise ValueError(f"profile {profile!r} of {list(PROFILES)}, engines {list(engines)} of {list(ENGINES)}")
+    chosen = replace(PROFILES[profile], engines=tuple(engines), pairs=pairs or PROFILES[profile].pairs)
+    on = resolve(provider, provider_options)
+    compressed, dense = _open(bundle), _open(baseline)
+    result = paired_bench(
+        compressed, dense, on, chosen, threads=threads or default_threads(), seed=seed, min_speedup=min_speedup,
+        progress=progress,
+    )
+    compressed.with_files({REPORT: strictjson.dumps(result).encode()})
+    return result
+
+
+def _open(bundle: Bundle | Path | str) -> Bundle:
+    return bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
