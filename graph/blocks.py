@@ -94,8 +94,11 @@ class Block:
     @property
     def kind(self) -> tuple[Any, ...]:
         """What must be equal for blocks to merge: operators, attributes, shared inputs, shapes of the block's own weights."""
-        own = {id(v) for v in self.own_initializers}
-        shapes = tuple((linear.roles, linear.weight.shape, linear.bias is not None) for linear in self.linears)
+        own = {id(v) for v in self.own_initializers} | self._weights
+        shapes = tuple(
+            (linear.roles, tuple(linear.tensor.shape), linear.tensor.dtype, linear.bias is not None)
+            for linear in self.linears
+        )
         return (tuple(_signature(node, own) for node in self.nodes), shapes, len(self.norms))
 
     @property
@@ -108,10 +111,14 @@ class Block:
     @property
     def unknown(self) -> list[str]:
         """Its own initializers that are no weight, bias or norm gain: merging would not know what to do with them."""
-        known = {id(linear.weight) for linear in self.linears}
-        known |= {id(node.inputs[slot]) for node, slot in self.norms}
-        known |= {id(linear.bias[0].inputs[linear.bias[1]]) for linear in self.linears if linear.bias}
-        return [v.name or "" for v in self.own_initializers if id(v) not in known]
+        return [v.name or "" for v in self.own_initializers if id(v) not in self._weights]
+
+    @cached_property
+    def _weights(self) -> set[int]:
+        """Identities of its weights, biases and norm gains, shared with others or not."""
+        places = [(linear.node, 1) for linear in self.linears] + list(self.norms)
+        places += [linear.bias for linear in self.linears if linear.bias is not None]
+        return {id(node.inputs[slot]) for node, slot in places}
 
 
 def read_block(number: int, nodes: list[ir.Node], kv: KVPair, geometry: tuple[int, int, int], dialect: Dialect) -> Block:

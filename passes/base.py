@@ -1,0 +1,60 @@
+"""What every pass is: frozen data with a name, an effect, and `edit`, which finds everything and only then changes anything."""
+
+from __future__ import annotations
+
+import abc
+import enum
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx_ir as ir
+
+
+class Effect(enum.Enum):
+    """What a pass does to the numbers a graph computes."""
+
+    EXACT = "exact"
+    ROUNDING = "rounding"
+    APPROXIMATE = "approximate"
+
+
+@dataclass(frozen=True)
+class Change:
+    """One thing a pass did: where (a site, a block, an input), bytes of initializers before and after, and why."""
+
+    where: str
+    bytes_before: int
+    bytes_after: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What a pass did."""
+
+    name: str
+    effect: Effect
+    changes: tuple[Change, ...] = ()
+
+    def rows(self) -> list[dict[str, str | int]]:
+        """JSON rows, one for each change."""
+        return [
+            {"pass": self.name, "effect": self.effect.value, "where": change.where, "bytes_before": change.bytes_before,
+             "bytes_after": change.bytes_after, "reason": change.reason}
+            for change in self.changes
+        ]
+
+
+class GraphPass(ir.passes.InPlacePass):
+    """A pass of onnx-ir whose result is a receipt. Subclasses are frozen dataclasses."""
+
+    name: ClassVar[str]
+    effect: ClassVar[Effect]
+
+    @abc.abstractmethod
+    def edit(self, model: ir.Model) -> Receipt:
+        """Change the graph, or raise PassRefused or PlanMismatch and leave it as it was."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """onnx-ir's way in."""
+        return ir.passes.PassResult(model, modified=bool(self.edit(model).changes))

@@ -1,0 +1,78 @@
+"""Remove blocks: connect the values that enter a run of them to the readers of the values that leave it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from foldrank.errors import PassRefused
+from foldrank.graph.decoder import Block, Decoder, read_decoder
+from foldrank.passes.base import Change, Effect, GraphPass, Receipt
+
+
+@dataclass(frozen=True)
+class DropBlocks(GraphPass):
+    """Take the named blocks out of the graph, their KV inputs and outputs with them."""
+
+    leaving: tuple[int, ...]
+    name: ClassVar[str] = "drop_blocks"
+    effect: ClassVar[Effect] = Effect.APPROXIMATE
+
+    def edit(self, model: ir.Model) -> Receipt:
+        """Re-wire and remove. Raises PassRefused where a block is missing, is the first, or something else reads it."""
+        decoder = read_decoder(model)
+        if reasons := list(self._misfits(model.graph, decoder)):
+            raise PassRefused(self.name, reasons, "plan again without removing these blocks")
+        gone = [decoder.by_number[number] for number in self.leaving]
+        for first, last in _runs(sorted(decoder.position(block.number) for block in gone)):
+            _bypass(decoder, first, last)
+        removed = {node for block in gone for node in block.nodes}
+        _forget_cache(model.graph, gone)
+        model.graph.remove(removed, safe=True)
+        return Receipt(self.name, self.effect, tuple(
+            Change(f"block.{block.number:02d}", 0, 0, f"left, with {len(block.nodes)} nodes and KV pair {block.kv.number}")
+            for block in gone
+        ))
+
+    def _misfits(self, graph: ir.Graph, decoder: Decoder) -> Iterator[str]:
+        if missing := [b for b in self.leaving if b not in decoder.by_number]:
+            yield f"block {missing[0]} is not in the graph"
+            return
+        for number in self.leaving:
+            block = decoder.by_number[number]
+            if decoder.position(number) == 0:
+                yield f"block {number} is the first in the graph, whose input has another form"
+            members = set(block.nodes)
+            if readers := [n.name for v in block.kv.past for n in v.consumers() if n not in members]:
+                yield f"the cache of block {number} is read outside the block, by {readers[0]}"
+            if outputs := [v.name for n in block.nodes for v in n.outputs if v.is_graph_output() and v not in block.kv.present]:
+                yield f"block {number} makes the output {outputs[0]}"
+
+
+def _runs(positions: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Neighbouring positions as (first, last)."""
+    start = 0
+    for i, position in enumerate(positions):
+        if i + 1 == len(positions) or positions[i + 1] != position + 1:
+            yield positions[start], position
+            start = i + 1
+
+
+def _bypass(decoder: Decoder, first: int, last: int) -> None:
+    """Readers of what leaves block `last` read what enters block `first`."""
+    inside = {node for block in decoder.blocks[first : last + 1] for node in block.nodes}
+    for old, new in zip(decoder.boundaries[last + 1], decoder.boundaries[first], strict=True):
+        for use in list(old.uses()):
+            if use.node not in inside:
+                use.node.replace_input_with(use.idx, new)
+
+
+def _forget_cache(graph: ir.Graph, gone: Sequence[Block]) -> None:
+    values = {id(v) for block in gone for v in (*block.kv.past, *block.kv.present)}
+    for ports in (graph.inputs, graph.outputs):
+        for i in reversed(range(len(ports))):
+            if id(ports[i]) in values:
+                del ports[i]

@@ -1,0 +1,141 @@
+"""Fold blocks, first half: the merged block's weights, biases and norm gains, combined from the graph's own initializers.
+
+The lowest block of a window keeps its place in the graph (block 0 may enter the stack in a form no other block has) and takes
+the number of the block that the plan folds into; the two exchange numbers, so every site stays true. The blocks that
+leave are removed by a later pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from foldrank.digests import WeightDigest
+from foldrank.edits import FoldBlocks
+from foldrank.errors import PassRefused, PlanMismatch
+from foldrank.graph.decoder import Block, Decoder, Linear, read_decoder
+from foldrank.graph.marks import BLOCK, MADE_BY
+from foldrank.graph.weights import combination, set_initializer
+from foldrank.passes.base import Change, Effect, GraphPass, Receipt
+from foldrank.passes.proof import prove
+from foldrank.sites import Site
+
+_Write = tuple[ir.Node, int, ir.TensorProtocol]
+
+
+@dataclass(frozen=True)
+class FoldWeights(GraphPass):
+    """Write merged blocks. `weights`: digest of every single-role weight of every block named; `source`: whose they are."""
+
+    folds: tuple[FoldBlocks, ...]
+    weights: Mapping[str, WeightDigest]
+    source: str
+    name: ClassVar[str] = "fold_weights"
+    effect: ClassVar[Effect] = Effect.APPROXIMATE
+
+    def edit(self, model: ir.Model) -> Receipt:
+        """Prove every block named, then write. Raises PassRefused (blocks of different kinds), PlanMismatch."""
+        decoder = read_decoder(model)
+        if reasons := [reason for fold in self.folds for reason in _misfits(fold, decoder)]:
+            raise PassRefused(self.name, reasons, "plan again without merging these blocks")
+        linears = [li for fold in self.folds for b in fold.blocks for li in decoder.by_number[b].linears]
+        prove(linears, self._digests(linears), self.source)
+        planned = [(fold, list(_writes(fold, decoder))) for fold in self.folds]
+        changes = [_apply(model.graph, decoder, fold, writes) for fold, writes in planned]
+        return Receipt(self.name, self.effect, tuple(changes))
+
+    def _digests(self, linears: list[Linear]) -> dict[Site, WeightDigest]:
+        sites = [site for linear in linears for site in linear.sites]
+        if missing := [str(site) for site in sites if str(site) not in self.weights]:
+            raise PlanMismatch(missing[0], "the plan folds this block and holds no digest of this weight", "plan again")
+        return {site: self.weights[str(site)] for site in sites}
+
+
+def _misfits(fold: FoldBlocks, decoder: Decoder) -> Iterator[str]:
+    """Why these blocks cannot merge. Blocks that only leave may be of any kind."""
+    if missing := [b for b in fold.blocks if b not in decoder.by_number]:
+        yield f"block {missing[0]} is not in the graph"
+        return
+    places = [decoder.position(b) for b in fold.blocks]
+    if places != list(range(places[0], places[0] + len(places))):
+        yield f"blocks {fold.blocks} are not neighbours in the graph"
+    meeting = sorted({fold.blocks[0], fold.into, fold.norm_source, *fold.sources})
+    first, *others = (decoder.by_number[b] for b in meeting)
+    for block in (first, *others):
+        if problems := [*block.opaque, *block.unknown, *(f"pair at {p.sites[0]}" for p in block.pairs)]:
+            yield f"block {block.number} holds what cannot be merged: {problems[0]}"
+    for block in others:
+        if difference := _difference(first, block):
+            yield f"blocks {first.number} and {block.number} are of different kinds: {difference}"
+
+
+def _difference(a: Block, b: Block) -> str | None:
+    """What makes two blocks different kinds, in words; None where they are of one kind."""
+    if a.kind == b.kind:
+        return None
+    nodes_a, nodes_b = a.kind[0], b.kind[0]
+    if len(nodes_a) != len(nodes_b):
+        return f"{len(nodes_a)} and {len(nodes_b)} nodes"
+    for one, other in zip(nodes_a, nodes_b, strict=True):
+        if one != other:
+            return f"{one[1]} {_shown(one)} against {other[1]} {_shown(other)}"
+    return "weights of different shapes"
+
+
+def _shown(signature: tuple[object, ...]) -> str:
+    attributes = signature[2]
+    return ", ".join(f"{n}={v}" for n, v in attributes) if isinstance(attributes, tuple) else str(attributes)
+
+
+def _writes(fold: FoldBlocks, decoder: Decoder) -> Iterator[_Write]:
+    """(node, slot, tensor) for every initializer of the lowest block that changes."""
+    low = decoder.by_number[fold.blocks[0]]
+    sources = [decoder.by_number[b] for b in (fold.sources or fold.blocks[:1])]
+    coefficients = [fold.coefficients[b.number] for b in sources]
+    unchanged = [b.number for b in sources] == [low.number] and coefficients == [1.0]
+    for i, linear in enumerate(low.linears if not unchanged else ()):
+        yield linear.node, 1, _merged([b.linears[i].tensor for b in sources], coefficients)
+        if linear.bias is not None:
+            yield *linear.bias, _merged([_bias_tensor(b.linears[i]) for b in sources], coefficients)
+    if fold.norm_source != low.number:
+        for (node, slot), (other, at) in zip(low.norms, decoder.by_number[fold.norm_source].norms, strict=True):
+            yield node, slot, _tensor(other, at)
+
+
+def _merged(tensors: list[ir.TensorProtocol], coefficients: list[float]) -> ir.TensorProtocol:
+    """One weight with coefficient 1 is taken as it lies on disk."""
+    return tensors[0] if coefficients == [1.0] else combination(tensors, coefficients)
+
+
+def _bias_tensor(linear: Linear) -> ir.TensorProtocol:
+    assert linear.bias is not None  # blocks of one kind have their biases at the same linears
+    return _tensor(*linear.bias)
+
+
+def _tensor(node: ir.Node, slot: int) -> ir.TensorProtocol:
+    value = node.inputs[slot]
+    assert value is not None
+    assert value.const_value is not None
+    return value.const_value
+
+
+def _apply(graph: ir.Graph, decoder: Decoder, fold: FoldBlocks, writes: list[_Write]) -> Change:
+    low, into = decoder.by_number[fold.blocks[0]], decoder.by_number[fold.into]
+    for node, slot, tensor in writes:
+        set_initializer(graph, node, slot, tensor)
+        node.metadata_props[MADE_BY] = FoldWeights.name
+    if low is not into:
+        for block, number in ((low, into.number), (into, low.number)):
+            for node in block.nodes:
+                node.metadata_props[BLOCK] = str(number)
+    before = sum(_bytes(decoder.by_number[b]) for b in fold.blocks)
+    terms = " + ".join(f"{fold.coefficients[b]:g} x {b}" for b in fold.sources) or "nothing"
+    return Change(f"block.{fold.into:02d}", before, _bytes(low),
+                  f"blocks {fold.blocks[0]} to {fold.blocks[-1]} become {terms}; norm gains of {fold.norm_source}")
+
+
+def _bytes(block: Block) -> int:
+    return sum(v.const_value.nbytes for v in block.own_initializers if v.const_value is not None)

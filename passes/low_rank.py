@@ -1,0 +1,97 @@
+"""Replace MatMul weights by low-rank pairs: y = x @ W  ->  y = (x @ A) @ B.
+
+Knows plans and graphs. Knows nothing of how factors were computed. One edit may cover a linear of the graph exactly, several
+linears that read one input (A is shared, B split by columns), or a part of a packed linear (pieces joined by Concat).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from foldrank.digests import cast
+from foldrank.edits import LowRank
+from foldrank.errors import PassRefused
+from foldrank.graph.decoder import Decoder, Linear, read_decoder
+from foldrank.graph.weights import Array, lazily
+from foldrank.passes.base import Change, Effect, GraphPass, Receipt
+from foldrank.passes.pieces import DensePiece, PairPiece, Surgery, runs
+from foldrank.passes.proof import prove
+from foldrank.passes.targets import column_spans, misfits, targets
+
+
+@dataclass(frozen=True)
+class FactorLinears(GraphPass):
+    """Put pairs in place. `arrays` holds the factors, float32; `source` names the plan's checkpoint in messages."""
+
+    edits: tuple[LowRank, ...]
+    arrays: Mapping[str, Array]
+    source: str
+    name: ClassVar[str] = "low_rank"
+    effect: ClassVar[Effect] = Effect.APPROXIMATE
+
+    def edit(self, model: ir.Model) -> Receipt:
+        """Prove every weight replaced, then replace. Raises PassRefused, PlanMismatch."""
+        decoder = read_decoder(model)
+        if reasons := [r for edit in self.edits for r in misfits(edit.site, edit.shape, decoder)]:
+            raise PassRefused(self.name, reasons, "apply the plan to an export of the checkpoint it was made for")
+        if reasons := [r for edit in self.edits for r in self._overflows(edit, decoder)]:
+            raise PassRefused(self.name, reasons, "export to fp32 or bf16")
+        touched = _by_linear(self.edits, decoder, model.graph)
+        digests = {part: d for e in self.edits for part, d in zip(e.site.parts, e.replaces, strict=True)}
+        prove(touched, digests, self.source)
+        changes = tuple(_change(edit, targets(edit.site, decoder)[0].tensor.dtype.itemsize) for edit in self.edits)
+        surgery = Surgery(model.graph, self.name)
+        for linear, edits in touched.items():
+            surgery.replace(linear, list(self._pieces(linear, edits, decoder)))
+        return Receipt(self.name, self.effect, changes)
+
+    def _pieces(
+        self, linear: Linear, edits: Mapping[str, LowRank], decoder: Decoder
+    ) -> Iterator[DensePiece | PairPiece]:
+        """The linear's columns in order: for each run of roles the pair of one edit, or the dense rest."""
+        dtype = linear.tensor.dtype
+        for roles, edit in runs(linear.roles, edits):
+            if edit is None:
+                yield DensePiece.of(linear, roles)
+                continue
+            spans = column_spans(edit.site, decoder)
+            columns = slice(spans[roles[0]].start, spans[roles[-1]].stop)
+            a, b = (partial(self._factor, name, dtype) for name in edit.factors)
+            yield PairPiece(
+                edit.site, roles, a=lazily(a, dtype, (edit.shape[0], edit.rank)),
+                b=lazily(partial(b, columns), dtype, (edit.rank, columns.stop - columns.start)),
+            )
+
+    def _factor(self, name: str, dtype: ir.DataType, columns: slice = slice(None)) -> Array:
+        return np.ascontiguousarray(cast(self.arrays[name], dtype.numpy())[:, columns])
+
+    def _overflows(self, edit: LowRank, decoder: Decoder) -> Iterator[str]:
+        """fp16 ends at 65504: a larger factor would become infinity."""
+        if targets(edit.site, decoder)[0].tensor.dtype == ir.DataType.FLOAT16:
+            for name in edit.factors:
+                if not np.isfinite(self._factor(name, ir.DataType.FLOAT16)).all():
+                    yield f"{edit.site}: {name} does not fit fp16"
+
+
+def _by_linear(edits: tuple[LowRank, ...], decoder: Decoder, graph: ir.Graph) -> dict[Linear, dict[str, LowRank]]:
+    """Linears touched, in the graph's order, each with the edit of each role that has one."""
+    found: dict[Linear, dict[str, LowRank]] = {}
+    for edit in edits:
+        for linear in targets(edit.site, decoder):
+            found.setdefault(linear, {}).update({role: edit for role in linear.roles if role in edit.site.roles})
+    order = {node: i for i, node in enumerate(graph)}
+    return dict(sorted(found.items(), key=lambda item: order[item[0].node]))
+
+
+def _change(edit: LowRank, itemsize: int) -> Change:
+    n_in, n_out = edit.shape
+    return Change(
+        str(edit.site), n_in * n_out * itemsize, edit.rank * (n_in + n_out) * itemsize,
+        f"rank {edit.rank} of {min(n_in, n_out)}",
+    )

@@ -1,0 +1,122 @@
+"""Put several matrices in the place of one MatMul: pieces of its columns, computed apart, joined on the last axis.
+
+A bias that follows stays where it is, behind the join.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from typing import TypeVar
+
+import numpy as np
+import onnx_ir as ir
+
+from foldrank.graph.decoder import Linear
+from foldrank.graph.marks import MADE_BY, PART, SITE
+from foldrank.graph.weights import Array, add_initializer, lazily, read
+from foldrank.sites import Site
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class DensePiece:
+    """Columns that stay as they are: W [in, out of the roles]."""
+
+    sites: tuple[Site, ...]
+    weight: ir.TensorProtocol
+
+    @classmethod
+    def of(cls, linear: Linear, roles: Sequence[str]) -> DensePiece:
+        """The columns of these neighbouring roles of a packed weight."""
+        columns = slice(linear.columns(roles[0]).start, linear.columns(roles[-1]).stop)
+        shape = (linear.tensor.shape.numpy()[0], columns.stop - columns.start)
+        sites = tuple(Site(linear.block, (role,)) for role in roles)
+        return cls(sites, lazily(partial(_take_columns, linear.tensor, columns), linear.tensor.dtype, shape))
+
+
+@dataclass(frozen=True)
+class PairPiece:
+    """Columns that a pair computes: A [in, rank], shared by all pieces of its site, and B [rank, out of this piece]."""
+
+    site: Site
+    roles: tuple[str, ...]
+    a: ir.TensorProtocol
+    b: ir.TensorProtocol
+
+
+def runs(roles: Sequence[str], owner: Mapping[str, T]) -> Iterator[tuple[tuple[str, ...], T | None]]:
+    """Neighbouring roles with the same owner (or none), in storage order."""
+    for _, group in groupby(roles, key=lambda role: id(owner.get(role))):
+        members = tuple(group)
+        yield members, owner.get(members[0])
+
+
+class Surgery:
+    """Replaces linears of one graph. Keeps x @ A of each site, so that pieces in several linears share it."""
+
+    def __init__(self, graph: ir.Graph, made_by: str) -> None:
+        self._graph, self._made_by = graph, made_by
+        self._inner: dict[Site, ir.Value] = {}
+
+    def replace(self, linear: Linear, pieces: Iterable[DensePiece | PairPiece]) -> None:
+        """Put the pieces in the MatMul's place. Linears must come in the graph's order."""
+        results = [
+            self._dense(linear, piece) if isinstance(piece, DensePiece) else self._pair(linear, piece) for piece in pieces
+        ]
+        sites = ",".join(map(str, linear.sites))
+        result = results[0] if len(results) == 1 else self._node(linear, "Concat", results, "join", sites, f"{linear.node.name}/join")
+        linear.node.outputs[0].replace_all_uses_with(result)
+        weight = linear.weight
+        self._graph.remove(linear.node, safe=True)
+        if not weight.uses():
+            self._graph.initializers.pop(str(weight.name))
+
+    def _dense(self, linear: Linear, piece: DensePiece) -> ir.Value:
+        label = "_".join(site.role for site in piece.sites)
+        return self._matmul(linear, linear.node.inputs[0], piece.weight, "dense", ",".join(map(str, piece.sites)), label)
+
+    def _pair(self, linear: Linear, piece: PairPiece) -> ir.Value:
+        role, site = piece.site.role, str(piece.site)
+        if piece.site not in self._inner:
+            self._inner[piece.site] = self._matmul(linear, linear.node.inputs[0], piece.a, "A", site, f"{role}.A")
+        label = f"{role}.B" if piece.roles == piece.site.roles else f"{role}.B.{'_'.join(piece.roles)}"
+        return self._matmul(linear, self._inner[piece.site], piece.b, "B", site, label)
+
+    def _matmul(
+        self, linear: Linear, x: ir.Value | None, weight: ir.TensorProtocol, part: str, site: str, label: str
+    ) -> ir.Value:
+        base = str(linear.weight.name).removesuffix(".weight")
+        value = add_initializer(self._graph, f"{base}.{label}", weight)
+        return self._node(linear, "MatMul", [x, value], part, site, f"{linear.node.name}/{label.replace('.', '/')}")
+
+    def _node(
+        self, linear: Linear, op: str, inputs: Sequence[ir.Value | None], part: str, site: str, name: str
+    ) -> ir.Value:
+        attributes = [ir.AttrInt64("axis", -1)] if op == "Concat" else []
+        marks = {MADE_BY: self._made_by, SITE: site, PART: part}
+        node = ir.Node("", op, inputs, attributes, name=name, metadata_props=marks)
+        output = node.outputs[0]
+        output.name = f"{name}/output_0"
+        output.type = ir.TensorType(linear.tensor.dtype)
+        output.shape = _result_shape(linear, inputs, op)
+        self._graph.insert_before(linear.node, node)
+        return output
+
+
+def _result_shape(linear: Linear, inputs: Sequence[ir.Value | None], op: str) -> ir.Shape | None:
+    """Leading axes as the linear's, the last as the weight's."""
+    whole = linear.node.outputs[0].shape
+    if whole is None or op == "Concat":
+        return ir.Shape(whole) if whole is not None else None
+    weight = inputs[1]
+    assert weight is not None
+    assert weight.shape is not None
+    return ir.Shape([*whole.dims[:-1], weight.shape[1]])
+
+
+def _take_columns(tensor: ir.TensorProtocol, columns: slice) -> Array:
+    return np.ascontiguousarray(read(tensor)[:, columns])

@@ -1,0 +1,88 @@
+"""Run a plan's passes over a copy of a model, in an order fixed by kind, asking the laws of the graph after each.
+
+Weights first, then low rank, then blocks leave, then the cache is renumbered, then clean-up: so site numbers stay true
+until the end. The head size is stated before all, since later it can no longer be read from a weight's shape.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import onnx_ir as ir
+
+from foldrank.errors import InvariantBroken, PlanMismatch
+from foldrank.graph.decoder import read_decoder
+from foldrank.graph.invariants import check_graph
+from foldrank.passes.base import GraphPass, Receipt
+from foldrank.passes.cache import RenumberCache, StateHeadSize
+from foldrank.passes.clean_up import CleanUp
+from foldrank.passes.drop_blocks import DropBlocks
+from foldrank.passes.fold_blocks import FoldWeights
+from foldrank.passes.low_rank import FactorLinears
+from foldrank.passes.replace_weight import ReplaceWeights
+from foldrank.planfile import Plan
+from foldrank.progress import SILENT, Progress, track
+
+
+def passes_for(plan: Plan) -> tuple[GraphPass, ...]:
+    """The plan's passes in order."""
+    source = plan.document.source
+    return tuple(_passes(plan, tuple(b for fold in plan.folds for b in fold.leaving), source.name))
+
+
+def _passes(plan: Plan, leaving: tuple[int, ...], name: str) -> Iterator[GraphPass]:
+    yield StateHeadSize()
+    if plan.folds:
+        yield FoldWeights(plan.folds, plan.document.source.weights, name)
+    if plan.replacements:
+        yield ReplaceWeights(plan.replacements, plan.arrays, name)
+    if plan.pairs:
+        yield FactorLinears(plan.pairs, plan.arrays, name)
+    if leaving:
+        yield DropBlocks(leaving)
+    yield RenumberCache()
+    yield CleanUp()
+
+
+def transform(model: ir.Model, plan: Plan, progress: Progress = SILENT) -> tuple[ir.Model, tuple[Receipt, ...]]:
+    """A changed copy of the model and what was done; the model given stays as it is, tensors are shared.
+
+    Raises PlanMismatch, PassRefused, GraphNotRecognized; InvariantBroken names the folder of a reproducer.
+    """
+    blocks, planned = len(read_decoder(model).blocks), plan.document.source.blocks
+    if blocks != planned:
+        raise PlanMismatch(
+            model.graph.name or "graph", f"has {blocks} blocks, the plan was made for {plan.document.source.name} with {planned}",
+            "apply the plan to a dense export of that checkpoint",
+        )
+    return run(model.clone(), passes_for(plan), plan, progress)
+
+
+def run(
+    model: ir.Model, passes: Sequence[GraphPass], plan: Plan, progress: Progress = SILENT
+) -> tuple[ir.Model, tuple[Receipt, ...]]:
+    """Run passes in place, each followed by the laws of the graph."""
+    receipts = []
+    for step in track(passes, "passes", len(passes), progress):
+        receipts.append(step.edit(model))
+        try:
+            check_graph(model, step.name, finished=step is passes[-1])
+        except InvariantBroken as broken:
+            raise InvariantBroken(broken.where, broken.what, f"{broken.remedy}, with {_reproducer(model, plan)}") from broken
+    return model, tuple(receipts)
+
+
+def _reproducer(model: ir.Model, plan: Plan) -> Path:
+    """A folder with the broken graph, its weights left out, and the plan without its factors."""
+    folder = Path(tempfile.mkdtemp(prefix="foldrank-reproducer-"))
+    bare = model.clone()
+    for name, value in list(bare.graph.initializers.items()):
+        if (tensor := value.const_value) is not None:
+            value.const_value = ir.ExternalTensor(
+                "left-out", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=name
+            )
+    (folder / "graph.onnx").write_bytes(ir.to_proto(bare).SerializeToString())
+    (folder / "plan.json").write_text(plan.document.text(), encoding="utf-8")
+    return folder

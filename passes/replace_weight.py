@@ -1,0 +1,63 @@
+"""Replace weights by other dense ones of the same shape: after recovery training, or to make up for an error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from foldrank.digests import cast
+from foldrank.edits import ReplaceWeight
+from foldrank.errors import PassRefused
+from foldrank.graph.decoder import Decoder, Linear, read_decoder
+from foldrank.graph.marks import MADE_BY
+from foldrank.graph.weights import Array, lazily, read, set_initializer
+from foldrank.passes.base import Change, Effect, GraphPass, Receipt
+from foldrank.passes.proof import prove
+from foldrank.passes.targets import column_spans, misfits, targets
+
+
+@dataclass(frozen=True)
+class ReplaceWeights(GraphPass):
+    """Put the named arrays [in, out] in the place of the sites' weights."""
+
+    edits: tuple[ReplaceWeight, ...]
+    arrays: Mapping[str, Array]
+    source: str
+    name: ClassVar[str] = "replace_weight"
+    effect: ClassVar[Effect] = Effect.APPROXIMATE
+
+    def edit(self, model: ir.Model) -> Receipt:
+        """Prove every weight replaced, then replace. Raises PassRefused, PlanMismatch."""
+        decoder = read_decoder(model)
+        if reasons := [r for e in self.edits for r in misfits(e.site, self.arrays[e.tensor].shape, decoder)]:
+            raise PassRefused(self.name, reasons, "apply the plan to an export of the checkpoint it was made for")
+        touched: dict[Linear, list[tuple[slice, str, slice]]] = {}
+        for edit in self.edits:
+            for linear in targets(edit.site, decoder):
+                touched.setdefault(linear, []).extend(_copies(edit, linear, decoder))
+        prove(touched, {p: d for e in self.edits for p, d in zip(e.site.parts, e.replaces, strict=True)}, self.source)
+        for linear, copies in touched.items():
+            tensor = lazily(
+                partial(self._patched, linear.tensor, copies), linear.tensor.dtype, linear.tensor.shape.numpy()
+            )
+            set_initializer(model.graph, linear.node, 1, tensor)
+            linear.node.metadata_props[MADE_BY] = self.name
+        return Receipt(self.name, self.effect, tuple(Change(str(e.site), 0, 0, f"is {e.tensor} now") for e in self.edits))
+
+    def _patched(self, old: ir.TensorProtocol, copies: list[tuple[slice, str, slice]]) -> Array:
+        """The old matrix with columns from the plan's arrays."""
+        weight = np.array(read(old))
+        for into, name, columns in copies:
+            weight[:, into] = cast(self.arrays[name], weight.dtype)[:, columns]
+        return weight
+
+
+def _copies(edit: ReplaceWeight, linear: Linear, decoder: Decoder) -> list[tuple[slice, str, slice]]:
+    """(columns of the linear, array, columns of the array) for each role the two share."""
+    spans = column_spans(edit.site, decoder)
+    return [(linear.columns(role), edit.tensor, spans[role]) for role in linear.roles if role in spans]
