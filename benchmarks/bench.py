@@ -40,7 +40,8 @@ def paired_bench(
     return {
         **found,
         "environment": {**environment(threads), "bandwidth_bytes_per_s": yardstick.bandwidth,
-                        "bandwidth_probes_bytes_per_s": probes, "spinning": "in_runs"},
+                        "bandwidth_probes_bytes_per_s": probes, "spinning": "in_runs",
+                        "pinned": all(opened["pinned"] for one in series for opened in one.opened.values())},
         "method": _method(profile, seed, dropped, missing),
         "gates": gates, "verdict": "pass" if all(gate["passed"] for gate in gates) else "fail",
     }

@@ -31,13 +31,15 @@ class Worker:
 
     def open(self, *, folder: str, engine: str, provider: str, options: dict[str, str], threads: int) -> dict[str, Any]:
         """Open the bundle. Gives node placement (null where the engine does not tell) and resident bytes before."""
-        before, path, chosen = memory("VmRSS"), Path(folder), resolve(provider, options)
+        before, path, chosen, old = memory("VmRSS"), Path(folder), resolve(provider, options), threads_now()
+        placement = None
         if engine == "genai":
             self._decoder = GenaiDecoder.open(path, chosen, capacity=1, threads=threads, spinning="in_runs")
-            return {"placement": None, "rss_before_bytes": before}
-        decoder = OrtDecoder.open(path, chosen, threads=threads, spinning="in_runs")
-        self._decoder, self._shared = decoder, shares_buffer(path)
-        return {"placement": decoder.session.placement, "rss_before_bytes": before}
+        else:
+            decoder = OrtDecoder.open(path, chosen, threads=threads, spinning="in_runs")
+            self._decoder, self._shared, placement = decoder, shares_buffer(path), decoder.session.placement
+        pinned = pin(threads_now() - old, threads)
+        return {"placement": placement, "rss_before_bytes": before, "pinned": pinned}
 
     def sample(self, *, prompt: int, batch: int, tokens: int, vocabulary: int, seed: int) -> dict[str, Any]:
         """Read one prompt, make `tokens` tokens. Gives seconds to the first and per later token."""
@@ -63,6 +65,28 @@ def measure(decoder: Decoder, workload: Workload, vocabulary: int, seed: int) ->
         decoder.next()
     end = time.perf_counter()
     return {"ttft_s": first - start, "tpot_s": (end - first) / (workload.tokens - 1)}
+
+
+def threads_now() -> set[int]:
+    """Ids of this process's threads; empty off Linux."""
+    tasks = Path("/proc/self/task")
+    return {int(path.name) for path in tasks.iterdir()} if tasks.is_dir() else set()
+
+
+def pin(pool: set[int], threads: int) -> bool:
+    """Give the main thread and each thread of the session's pool a core of its own, the same ones in every worker.
+
+    Left alone, the scheduler may keep two threads of one worker on one core for as long as it lives, and that worker
+    is slower by half in every pair. Not done where there are too few cores, or more threads than the pool should have.
+    """
+    if not hasattr(os, "sched_setaffinity") or (not pool and threads > 1):
+        return False
+    cores = sorted(os.sched_getaffinity(0))
+    if len(pool) + 1 > min(threads, len(cores)):
+        return False
+    for thread, core in zip([os.getpid(), *sorted(pool)], cores, strict=False):
+        os.sched_setaffinity(thread, {core})
+    return True
 
 
 def memory(field: str) -> int | None:

@@ -58,4 +58,3 @@ QUICK = Profile("quick", tuple(Workload(prompt, 1, 16) for prompt in (16, 128)))
 FULL = Profile(
     "full", tuple(Workload(prompt, batch, 32) for batch in (1, 4) for prompt in (16, 128, 512)), pairs=24, launches=4
 )
-PROFILES = {profile.name: profile for profile in (QUICK, FULL)}

@@ -9,7 +9,7 @@ from typing import Any
 
 from foldrank import strictjson
 from foldrank.benchmarks.bench import paired_bench
-from foldrank.benchmarks.workload import ENGINES, PROFILES
+from foldrank.benchmarks.workload import ENGINES, FULL, QUICK
 from foldrank.bundle import Bundle
 from foldrank.progress import SILENT, Progress
 from foldrank.runtime.providers import resolve
@@ -21,22 +21,23 @@ REPORT = "reports/bench.json"
 def bench(
     bundle: Bundle | Path | str, *, baseline: Bundle | Path | str, provider: str = "cpu",
     provider_options: Mapping[str, str] | None = None, min_speedup: float | None = None, seed: int = 0,
-    pairs: int | None = None, profile: str = "full", engines: Sequence[str] = ENGINES, threads: int | None = None,
+    pairs: int | None = None, quick: bool = False, engines: Sequence[str] = ENGINES, threads: int | None = None,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Measure the bundle against its dense baseline, write reports/bench.json into it, return its content.
 
-    `profile`: "quick" or "full" (`foldrank.benchmarks.workload`); `pairs` at least 20; `threads` default: physical
-    cores. `min_speedup`: gate on decoding at batch 1; a miss is in `gates` and `verdict`, not an exception.
-    Raises BundleError, ProviderUnavailable, SourceError; ValueError on fewer pairs or an unknown engine or profile.
+    `quick`: batch 1 and short prompts only (`workload.QUICK`); `pairs` at least 20; `threads` default: physical cores.
+    `min_speedup`: gate on decoding at batch 1; a miss is in `gates` and `verdict`, not an exception.
+    Raises BundleError, ProviderUnavailable, SourceError; ValueError on fewer pairs or an unknown engine.
     """
-    if profile not in PROFILES or not engines or not set(engines) <= set(ENGINES):
-        raise ValueError(f"profile {profile!r} of {list(PROFILES)}, engines {list(engines)} of {list(ENGINES)}")
-    chosen = replace(PROFILES[profile], engines=tuple(engines), pairs=pairs or PROFILES[profile].pairs)
+    if not engines or not set(engines) <= set(ENGINES):
+        raise ValueError(f"engines {list(engines)}: one or more of {list(ENGINES)}")
+    profile = QUICK if quick else FULL
+    profile = replace(profile, engines=tuple(engines), pairs=profile.pairs if pairs is None else pairs)
     on = resolve(provider, provider_options)
     compressed, dense = _open(bundle), _open(baseline)
     result = paired_bench(
-        compressed, dense, on, chosen, threads=threads or default_threads(), seed=seed, min_speedup=min_speedup,
+        compressed, dense, on, profile, threads=threads or default_threads(), seed=seed, min_speedup=min_speedup,
         progress=progress,
     )
     compressed.with_files({REPORT: strictjson.dumps(result).encode()})
