@@ -57,6 +57,7 @@ def _row(
         "bundle": bundle, "engine": series.engine, "provider": setup.provider.short,
         "prompt_tokens": workload.prompt, "context_tokens": workload.prompt, "batch": workload.batch,
         "decode_tokens": workload.tokens,
+        "prepare_ms": 1e3 * float(np.median([sample["prepare_s"] for sample in samples])),
         "ttft_ms": float(np.median(ttft)), "tpot_ms": float(np.median(tpot)),
         "decode_tokens_per_s": tokens_per_s, "bytes_per_token": round(bytes_per_token),
         "prefill_flops": round(yardstick.work[bundle].prefill_flops(workload)),

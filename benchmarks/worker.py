@@ -56,15 +56,17 @@ class Worker:
 
 
 def measure(decoder: Decoder, workload: Workload, vocabulary: int, seed: int) -> dict[str, Any]:
-    """Time one prompt and its continuation."""
+    """Time one prompt and its continuation, and apart from it what the engine prepares for a request."""
     prompt = workload.prompts(vocabulary, seed)
+    begin = time.perf_counter()
+    decoder.prepare(workload.batch)
     start = time.perf_counter()
     decoder.first(prompt)
     first = time.perf_counter()
     for _ in range(workload.tokens - 1):
         decoder.next()
     end = time.perf_counter()
-    return {"ttft_s": first - start, "tpot_s": (end - first) / (workload.tokens - 1)}
+    return {"prepare_s": start - begin, "ttft_s": first - start, "tpot_s": (end - first) / (workload.tokens - 1)}
 
 
 def threads_now() -> set[int]:

@@ -29,6 +29,9 @@ _BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16: numpy has no such type, ONNX Runtim
 class Decoder(Protocol):
     """Greedy decoding, one run of the model per call: what the benchmark times."""
 
+    def prepare(self, rows: int) -> None:
+        """Make what a request of so many rows needs before the model runs. Optional: `first` does it otherwise."""
+
     def first(self, prompt_BT: Tokens) -> Tokens:
         """Forget everything, read the prompt, give each row's next token [B]."""
 
@@ -113,6 +116,9 @@ class OrtDecoder:
             raise ValueError(f"step {ids.shape} does not follow a prefill of as many rows")
         self._mask = np.concatenate([self._mask, np.ones_like(ids)], axis=1)
         return self._run(ids)
+
+    def prepare(self, rows: int) -> None:
+        """Nothing: the cache is made as the prompt is read."""
 
     def first(self, prompt_BT: Tokens) -> Tokens:
         """Forget everything, read prompts of equal length, give each row's likeliest next token [B]."""
