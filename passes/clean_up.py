@@ -1,7 +1,11 @@
-"""Remove what no output needs any more: nodes whose results nothing reads, initializers and constants left behind."""
+"""Remove what no output needs any more: nodes whose results nothing reads, initializers and constants left behind.
+
+Sets right what an exporter declared wrongly about its constants (the genai builder says [] for a constant of shape [1]).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -18,16 +22,33 @@ class CleanUp(GraphPass):
     effect: ClassVar[Effect] = Effect.EXACT
 
     def edit(self, model: ir.Model) -> Receipt:
-        """Walk from the outputs to the inputs, so one walk finds chains of dead nodes."""
-        graph = model.graph
-        changes = []
-        for node in reversed(graph):
-            if not any(value.uses() or value.is_graph_output() for value in node.outputs):
-                changes.append(Change(node.name or node.op_type, 0, 0, "nothing reads it"))
-                graph.remove(node, safe=True)
-        for name, value in list(graph.initializers.items()):
-            if not value.uses() and not value.is_graph_output():
-                size = value.const_value.nbytes if value.const_value is not None else 0
-                changes.append(Change(name, size, 0, "nothing reads it"))
-                graph.initializers.pop(name)
-        return Receipt(self.name, self.effect, tuple(changes))
+        """Nodes first: initializers may lose their last reader."""
+        changes = (*_dead_nodes(model.graph), *_dead_initializers(model.graph), *_constants(model.graph))
+        return Receipt(self.name, self.effect, changes)
+
+
+def _dead_nodes(graph: ir.Graph) -> Iterator[Change]:
+    """Walk from the outputs to the inputs, so that one walk finds chains of dead nodes."""
+    for node in reversed(graph):
+        if not any(value.uses() or value.is_graph_output() for value in node.outputs):
+            graph.remove(node, safe=True)
+            yield Change(node.name or node.op_type, 0, 0, "nothing reads it")
+
+
+def _dead_initializers(graph: ir.Graph) -> Iterator[Change]:
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output():
+            graph.initializers.pop(name)
+            yield Change(name, value.const_value.nbytes if value.const_value is not None else 0, 0, "nothing reads it")
+
+
+def _constants(graph: ir.Graph) -> Iterator[Change]:
+    for node in graph:
+        attribute = node.attributes.get("value") if node.op_type == "Constant" else None
+        if attribute is None or attribute.type != ir.AttributeType.TENSOR:
+            continue
+        output, shape = node.outputs[0], attribute.as_tensor().shape
+        if output.shape is not None and tuple(output.shape) != tuple(shape):
+            reason = f"is {list(shape)}, was declared {list(output.shape)}"
+            output.shape = ir.Shape(shape.numpy())
+            yield Change(str(output.name), 0, 0, reason)

@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from foldrank.graph.decoder import Linear
-from foldrank.graph.marks import MADE_BY, PART, SITE
+from foldrank.graph.marks import BLOCK, MADE_BY, PART, SITE
 from foldrank.graph.weights import Array, add_initializer, lazily, read
 from foldrank.sites import Site
 
@@ -98,6 +98,8 @@ class Surgery:
     ) -> ir.Value:
         attributes = [ir.AttrInt64("axis", -1)] if op == "Concat" else []
         marks = {MADE_BY: self._made_by, SITE: site, PART: part}
+        if BLOCK in linear.node.metadata_props:  # a fold gave the block another number than its names have
+            marks[BLOCK] = linear.node.metadata_props[BLOCK]
         node = ir.Node("", op, inputs, attributes, name=name, metadata_props=marks)
         output = node.outputs[0]
         output.name = f"{name}/output_0"

@@ -1,0 +1,126 @@
+"""Apply a plan to a dense bundle: passes over its graph, weights streamed into a new bundle. Needs no torch, no runtime."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from foldrank import strictjson
+from foldrank.bundle import MANIFEST, Bundle, FileEntry, Manifest, seal
+from foldrank.errors import BundleError, PlanMismatch
+from foldrank.graph.decoder import Decoder, read_decoder
+from foldrank.graph.invariants import check_file
+from foldrank.graph.load import load_model
+from foldrank.passes.base import Receipt
+from foldrank.passes.configs import shrink_config, shrink_genai_config
+from foldrank.passes.pipeline import transform
+from foldrank.passes.write import DATA, MODEL, write_model
+from foldrank.planfile import Plan
+from foldrank.progress import SILENT, Progress
+from foldrank.staging import check_output, staged_folder
+from foldrank.versions import versions
+
+_CONFIGS = ("config.json", "genai_config.json")
+_OWN = ("reports/", "plan/", "README.md", "report.html", MANIFEST, MODEL, *_CONFIGS)
+"""What a new bundle makes itself; all else is copied."""
+
+
+def apply_plan(
+    bundle: Bundle, plan: Plan, out: Path, *, command: str, seed: int | None, force: bool = False,
+    progress: Progress = SILENT, card: Callable[[Path, Manifest], str] | None = None,
+) -> Bundle:
+    """Write the compressed bundle `out`, whole or not at all, and return it.
+
+    `card` makes README.md from the staged folder and the dense bundle's manifest; without it there is none.
+    Peak memory: about twice the largest tensor. Raises PlanMismatch (another model's plan, a compressed bundle), PassRefused,
+    GraphNotRecognized, UnsafeModel, SourceError (the output).
+    """
+    check_output(out, force=force)
+    _check_source(bundle, plan)
+    model = load_model(bundle.model)
+    decoder = read_decoder(model)
+    changed, receipts = transform(model, plan, progress)
+    changed.graph.name = _graph_name(bundle, plan, model)
+    with staged_folder(out, force=force) as stage:
+        known = write_model(changed, stage, progress)
+        check_file(stage / MODEL, "the written graph")
+        known |= _copy_rest(bundle, model, stage)
+        _write_configs(bundle, plan, decoder, stage)
+        _write_records(plan, receipts, stage)
+        if card is not None:
+            (stage / "README.md").write_text(card(stage, bundle.manifest), encoding="utf-8")
+        manifest = seal(
+            stage, command=command, seed=seed, source=bundle.manifest.source, exporter=bundle.manifest.exporter,
+            dtype=bundle.manifest.dtype, versions=versions(), known=known,
+        )
+    return Bundle(Path(out).absolute(), manifest)
+
+
+def _check_source(bundle: Bundle, plan: Plan) -> None:
+    source = plan.document.source
+    if bundle.plan is not None:
+        raise PlanMismatch(bundle.path, "is compressed already", "apply the plan to the dense bundle")
+    found = bundle.manifest.source.get("config_sha256")
+    if found is not None and found != source.config_sha256:
+        raise PlanMismatch(
+            bundle.path, f"was exported from {bundle.manifest.source.get('name', 'another checkpoint')}, the plan was made "
+            f"for {source.name} (their config.json differ)", "plan again for this checkpoint",
+        )
+
+
+def _graph_name(bundle: Bundle, plan: Plan, model: ir.Model) -> str:
+    """A name no other bundle's graph has: engine caches are keyed on it."""
+    made_of = [bundle.manifest.files[MODEL].sha256, *(e.sha256 for e in bundle.manifest.files.values()), plan.document.text()]
+    return f"{model.graph.name or 'graph'}_{hashlib.sha256(' '.join(made_of).encode()).hexdigest()[:12]}"
+
+
+def _copy_rest(bundle: Bundle, model: ir.Model, stage: Path) -> dict[str, FileEntry]:
+    """Tokenizer and the like, byte for byte; the old weights' files are not among them."""
+    weights = {str(v.const_value.location) for v in model.graph.initializers.values()
+               if isinstance(v.const_value, ir.ExternalTensor)}
+    known = {}
+    for name, entry in bundle.manifest.files.items():
+        if name.startswith(_OWN) or name in weights or name == DATA:
+            continue
+        (stage / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(bundle.path / name, stage / name)
+        known[name] = entry
+    return known
+
+
+def _write_configs(bundle: Bundle, plan: Plan, decoder: Decoder, stage: Path) -> None:
+    """Both configs, with the blocks that stay. A fold keeps its lowest block's place, hence that block's entries."""
+    places = {fold.into: fold.blocks[0] for fold in plan.folds}
+    stay = sorted(places.get(block, block) for block in plan.surviving_blocks)
+    config = _config(bundle, "config.json")
+    if config is not None:
+        _write_json(stage / "config.json", shrink_config(config, len(decoder.blocks), stay))
+    genai = _config(bundle, "genai_config.json")
+    if genai is not None:
+        _write_json(stage / "genai_config.json", shrink_genai_config(genai, stay, decoder.head_size))
+
+
+def _config(bundle: Bundle, name: str) -> dict[str, Any] | None:
+    try:
+        data = bundle.json(name)
+    except strictjson.JsonError as error:
+        raise BundleError(bundle.path / name, str(error), "export again") from None
+    if data is not None and not isinstance(data, dict):
+        raise BundleError(bundle.path / name, "is not a JSON object", "export again")
+    return data
+
+
+def _write_records(plan: Plan, receipts: tuple[Receipt, ...], stage: Path) -> None:
+    for name in ("plan", "reports"):
+        (stage / name).mkdir()
+    plan.write(stage / "plan")
+    _write_json(stage / "reports" / "receipts.json", [row for receipt in receipts for row in receipt.rows()])
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(strictjson.dumps(value), encoding="utf-8")

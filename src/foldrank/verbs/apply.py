@@ -1,0 +1,36 @@
+"""`foldrank apply`: a plan applied to a dense bundle, by graph passes alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from foldrank.bundle import MANIFEST, Bundle, Manifest
+from foldrank.planfile import Plan
+from foldrank.progress import SILENT, Progress
+
+
+def apply(
+    bundle: Bundle | Path | str, plan: Plan | Path | str, output: Path | str, *, seed: int | None = 0, force: bool = False,
+    progress: Progress = SILENT,
+) -> Bundle:
+    """Write the compressed bundle `output`. Needs neither torch nor onnxruntime.
+
+    Raises SourceError, BundleError, PlanFormatError, PlanMismatch, PassRefused, GraphNotRecognized, UnsafeModel.
+    """
+    from foldrank.passes.apply import apply_plan
+    from foldrank.staging import check_output
+
+    check_output(output, force=force)
+    plan = plan if isinstance(plan, Plan) else Plan.read(plan)
+    bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    return apply_plan(
+        bundle, plan, Path(output), command="apply", seed=seed, force=force, progress=progress, card=_card
+    )
+
+
+def _card(folder: Path, dense: Manifest) -> str:
+    """The model card as far as it is known before validation and benchmark."""
+    from foldrank.reporting.card import model_card
+
+    known = {"source": dense.source, "exporter": dense.exporter, "dtype": dense.dtype}
+    return model_card(folder, manifest=known, also=(MANIFEST,))
