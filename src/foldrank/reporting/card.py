@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from foldrank.reporting import figures, lookup, snippets
+from foldrank.reporting.card_measured import quality, speed
 from foldrank.reporting.evidence import Evidence
 from foldrank.reporting.markdown import bullets, code, plain, table
 
@@ -44,8 +45,16 @@ def model_card(folder: Path, *, manifest: Mapping[str, Any] | None = None, also:
     evidence = Evidence.read(folder)
     if evidence.manifest is None and manifest is not None:
         evidence = replace(evidence, manifest=dict(manifest))
-    sections = (_front_matter(evidence), _title(evidence), _done(evidence), _quality(evidence), _speed(evidence),
-                _loading(evidence), _files(evidence, also), _provenance(evidence))
+    sections = (
+        _front_matter(evidence),
+        _title(evidence),
+        _done(evidence),
+        quality(evidence.validate),
+        speed(evidence.bench),
+        _loading(evidence),
+        _files(evidence, also),
+        _provenance(evidence),
+    )
     return "\n\n".join(part for part in sections if part) + "\n"
 
 
@@ -64,11 +73,15 @@ def _title(evidence: Evidence) -> str:
     name = plain(evidence.name or evidence.architecture or "Decoder")
     kind = "compressed with foldrank, ONNX" if compressed else "ONNX"
     blocks = figures.whole(evidence.blocks) if evidence.blocks is not None else "an unknown number of"
-    lines = [f"{plain(evidence.architecture or 'A decoder')} with {blocks} blocks as an ONNX graph with key/value cache, "
-             "for onnxruntime-genai and ONNX Runtime."]
+    lines = [
+        f"{plain(evidence.architecture or 'A decoder')} with {blocks} blocks as an ONNX graph with key/value cache, "
+        "for onnxruntime-genai and ONNX Runtime."
+    ]
     if evidence.name:
-        lines.append(f"Source checkpoint: {code(evidence.name)}"
-                     + (f" ({figures.whole(evidence.source_blocks)} blocks)." if compressed else "."))
+        lines.append(
+            f"Source checkpoint: {code(evidence.name)}"
+            + (f" ({figures.whole(evidence.source_blocks)} blocks)." if compressed else ".")
+        )
     if dtype := lookup.text(evidence.manifest, "dtype"):
         lines.append(f"Weights are {plain(dtype)}.")
     if evidence.model_bytes:
@@ -82,14 +95,23 @@ def _done(evidence: Evidence) -> str:
         return "## What was done\n\nExported; no compression plan was applied."
     steps = table(
         ("step", "method", "settings", "keep asked", "keep reached"),
-        [(str(i), code(lookup.text(step, "method") or "?"), _settings(step),
-          _share(lookup.number(step, "keep", "asked"), "not asked"), _share(lookup.number(step, "keep", "reached"), "?"))
-         for i, step in enumerate(evidence.steps, 1)],
+        [
+            (
+                str(i),
+                code(lookup.text(step, "method") or "?"),
+                _settings(step),
+                _share(lookup.number(step, "keep", "asked"), "not asked"),
+                _share(lookup.number(step, "keep", "reached"), "?"),
+            )
+            for i, step in enumerate(evidence.steps, 1)
+        ],
     )
     lines = [_fold(fold) for fold in evidence.folds]
     if evidence.pairs:
         lines.append(f"{len(evidence.pairs)} weights replaced by low-rank pairs.")
-    kept = f"Share of the decoder blocks' weights that remains: {figures.percent(evidence.kept)}." if evidence.kept else ""
+    kept = (
+        f"Share of the decoder blocks' weights that remains: {figures.percent(evidence.kept)}." if evidence.kept else ""
+    )
     return "\n\n".join(part for part in ("## What was done", steps, bullets(lines), kept) if part)
 
 
@@ -104,47 +126,10 @@ def _share(value: float | None, missing: str) -> str:
 def _fold(fold: Mapping[str, Any]) -> str:
     blocks = lookup.numbers(fold, "blocks")
     names = ", ".join(f"{block:.0f}" for block in blocks)
-    return (f"Blocks {names} became one (at {figures.whole(lookup.number(fold, 'into'))}; norms of the "
-            f"{plain(lookup.text(fold, 'norms') or '?')} block).")
-
-
-def _quality(evidence: Evidence) -> str:
-    if evidence.validate is None:
-        return "## Quality\n\nNot measured. `foldrank validate` measures it."
-    quality, graph = lookup.pairs(evidence.validate, "quality"), lookup.pairs(evidence.validate, "graph")
-    rows = [
-        ("perplexity, dense", figures.significant(lookup.number(quality, "dense_perplexity"))),
-        ("perplexity, this bundle", figures.significant(lookup.number(quality, "perplexity"))),
-        ("perplexity change", figures.change(lookup.number(quality, "perplexity_ratio"))),
-        ("mean KL (dense, this bundle)", figures.nats(lookup.number(quality, "kl_nats"))),
-        ("top-1 agreement with dense", figures.percent(lookup.number(quality, "top1_agreement"))),
-        ("common greedy prefix", f"{figures.significant(lookup.number(quality, 'greedy_prefix_tokens'))} tokens"),
-        ("held-out tokens", figures.whole(lookup.number(quality, "tokens"))),
-    ] if quality else []
-    if graph:
-        rows += [("graph proof, largest relative error", figures.error(lookup.number(graph, "max_relative_error"))),
-                 ("graph proof, argmax agreement", figures.percent(lookup.number(graph, "argmax_agreement"), 2)),
-                 ("graph proof, positions", figures.whole(lookup.number(graph, "positions")))]
-    verdict = lookup.text(evidence.validate, "verdict")
-    return "## Quality\n\n" + table(("figure", "value"), rows) + (f"\n\nVerdict of `foldrank validate`: {plain(verdict)}."
-                                                                 if verdict else "")
-
-
-def _speed(evidence: Evidence) -> str:
-    found = lookup.rows(evidence.bench, "speedups")
-    if not found:
-        return "## Speed\n\nNot measured. `foldrank bench` measures it against the dense bundle."
-    rows = [(plain(lookup.text(row, "phase") or "?"), plain(" ".join(_workload(row))),
-             figures.times(lookup.number(row, "ratio")), figures.interval(lookup.numbers(row, "ci95")),
-             figures.times(lookup.number(row, "ideal"))) for row in found]
-    processor = next((str(v) for k, v in lookup.pairs(evidence.bench, "environment").items() if k == "cpu_model"), "")
-    note = f"Paired with the dense bundle in one run{' on ' + plain(processor) if processor else ''}; the report has every row."
-    return "## Speed\n\n" + table(("phase", "workload", "speed-up", "95 % interval", "ideal"), rows) + f"\n\n{note}"
-
-
-def _workload(row: Mapping[str, Any]) -> list[str]:
-    named = (("engine", ""), ("provider", ""), ("prompt_tokens", "prompt "), ("context_tokens", "context "), ("batch", "batch "))
-    return [f"{label}{row[key]}" for key, label in named if isinstance(row.get(key), str | int | float)]
+    return (
+        f"Blocks {names} became one (at {figures.whole(lookup.number(fold, 'into'))}; norms of the "
+        f"{plain(lookup.text(fold, 'norms') or '?')} block)."
+    )
 
 
 def _loading(evidence: Evidence) -> str:
@@ -155,7 +140,7 @@ def _loading(evidence: Evidence) -> str:
     if evidence.genai_config is not None:
         parts += ["With onnxruntime-genai:", f"```python\n{snippets.genai(context)}```"]
     if lookup.text(evidence.manifest, "dtype") == "bf16":
-        parts.append("ONNX Runtime's Python interface takes no bf16 arrays from numpy; use onnxruntime-genai for this bundle.")
+        parts.append("numpy has no bf16, which ONNX Runtime would take from it: use onnxruntime-genai for this bundle.")
     elif evidence.cache_shape is not None:
         program = snippets.ort("cuda" if cuda else "cpu", *evidence.cache_shape)
         parts += ["With ONNX Runtime alone:", f"```python\n{program}```"]
@@ -164,14 +149,24 @@ def _loading(evidence: Evidence) -> str:
 
 def _files(evidence: Evidence, also: tuple[str, ...]) -> str:
     present = {*evidence.sizes, *also, "manifest.json"}
-    rows = [(code(name), what, figures.size(evidence.sizes[name]) if name in evidence.sizes and name not in also
-             and name != "manifest.json" else "") for name, what in _FILES.items() if name in present]
+    rows = [
+        (
+            code(name),
+            what,
+            figures.size(evidence.sizes[name])
+            if name in evidence.sizes and name not in also and name != "manifest.json"
+            else "",
+        )
+        for name, what in _FILES.items()
+        if name in present
+    ]
     return "## Files\n\n" + table(("file", "what it holds", "size"), rows)
 
 
 def _provenance(evidence: Evidence) -> str:
-    digest = (lookup.text(evidence.manifest, "source", "config_sha256")
-              or lookup.text(evidence.plan, "source", "config_sha256"))
+    digest = lookup.text(evidence.manifest, "source", "config_sha256") or lookup.text(
+        evidence.plan, "source", "config_sha256"
+    )
     named = {
         "exporter": lookup.text(evidence.manifest, "exporter"),
         "sha256 of the source's config.json": digest,
@@ -182,6 +177,8 @@ def _provenance(evidence: Evidence) -> str:
     lines = [f"{key}: {code(value)}" for key, value in named.items() if value]
     used = lookup.pairs(evidence.manifest, "versions") or lookup.pairs(evidence.plan, "versions")
     if used:
-        lines.append("versions: " + ", ".join(f"{plain(key)} {plain(str(value))}" for key, value in sorted(used.items())))
+        lines.append(
+            "versions: " + ", ".join(f"{plain(key)} {plain(str(value))}" for key, value in sorted(used.items()))
+        )
     lines.append("size and sha256 of every file: `manifest.json`")
     return "## Provenance\n\n" + bullets(lines)

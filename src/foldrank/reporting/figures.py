@@ -1,4 +1,4 @@
-"""Numbers as a reader sees them: rounded to what matters, always with their unit, "not measured" where there is none."""
+"""Numbers as a reader sees them: rounded to what matters, with their unit, "not measured" where there is none."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 MISSING = "not measured"
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def size(count: float | None) -> str:
@@ -61,14 +62,17 @@ def milliseconds(value: float | None) -> str:
 
 
 def error(value: float | None) -> str:
-    """A small error: `3.2e-06`."""
+    """A small error: `3.2·10⁻⁶`."""
     if value is None:
         return MISSING
-    return "0" if value == 0 else f"{value:.1e}"
+    if value == 0:
+        return "0"
+    digits, exponent = f"{value:.1e}".split("e")
+    return f"{digits}·10{str(int(exponent)).translate(_RAISED)}"
 
 
 def nats(value: float | None) -> str:
     """A divergence: `0.0312 nats`."""
     if value is None:
         return MISSING
-    return f"{significant(value)} nats" if abs(value) >= 1e-4 or value == 0 else f"{value:.1e} nats"
+    return f"{significant(value) if abs(value) >= 1e-4 or value == 0 else error(value)} nats"

@@ -6,7 +6,6 @@ from importlib import resources
 from pathlib import Path
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
-from markupsafe import Markup
 
 from foldrank import __version__
 from foldrank.progress import SILENT, Progress, track
@@ -44,14 +43,20 @@ def render(folder: Path, *, progress: Progress = SILENT) -> str:
     makers = _COMPRESSED if evidence.plan is not None else _ALWAYS
     sections = [make(evidence) for make in track(makers, "report", len(makers), progress)]
     return _template().render(
-        name=evidence.name or evidence.architecture or "decoder", evidence=evidence, verdict=verdict(evidence),
-        tiles=tiles(evidence), sections=sections, style=Markup(_text("style.css")), version=__version__, trusted=Markup,
+        name=evidence.name or evidence.architecture or "decoder",
+        evidence=evidence,
+        verdict=verdict(evidence),
+        tiles=tiles(evidence),
+        sections=sections,
+        style=_text("style.css"),
+        version=__version__,
     )
 
 
 def _template() -> Template:
-    environment = Environment(loader=FunctionLoader(_text), autoescape=True, undefined=StrictUndefined,
-                              trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=FunctionLoader(_text), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     return environment.get_template("page.html")
 
 

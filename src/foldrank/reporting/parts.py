@@ -18,7 +18,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """`align`: one letter a column, l or r. The first column heads its row."""
+    """`align`: one letter a column, l or r. The first column heads its row. No `head`: names and values."""
 
     head: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
@@ -102,7 +102,7 @@ Part = Table | Picture | Text | Missing | Strip | RankGrid | Fold
 
 @dataclass(frozen=True)
 class Section:
-    """A headed part of the page; `anchor` is its id."""
+    """A headed part of the page; `anchor` is its id and, as a word, its link at the top."""
 
     anchor: str
     title: str

@@ -1,31 +1,59 @@
-"""matplotlib figures as inline SVG that follows the page: its fonts, its light and its dark colours, no outside reference.
+"""matplotlib figures as inline SVG that follows the page: its fonts, its light and dark colours, nothing fetched.
 
 Pictures are drawn with stand-in colours; in the SVG each becomes a CSS variable of style.css.
 """
 
 from __future__ import annotations
 
+import html
 import io
 import re
 from typing import Any
 
 import matplotlib
-from markupsafe import escape
 from matplotlib.figure import Figure
 
 INK, QUIET, GRID, PAPER = "#010101", "#020202", "#030303", "#fdfdfd"
 DENSE, SMALL, ALERT = "#040404", "#050505", "#060606"
-_VARIABLES = {INK: "--ink", QUIET: "--quiet", GRID: "--grid", PAPER: "--paper", DENSE: "--dense", SMALL: "--small",
-              ALERT: "--bad"}
+_VARIABLES = {
+    INK: "--ink",
+    QUIET: "--quiet",
+    GRID: "--grid",
+    PAPER: "--paper",
+    DENSE: "--dense",
+    SMALL: "--small",
+    ALERT: "--bad",
+}
 
 _STYLE: dict[str, Any] = {
-    "svg.fonttype": "none", "text.parse_math": False, "axes.unicode_minus": False, "font.size": 10,
-    "font.family": ["DejaVu Sans"], "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": QUIET,
-    "xtick.color": QUIET, "ytick.color": QUIET, "xtick.labelcolor": INK, "ytick.labelcolor": INK,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.8, "grid.color": GRID,
-    "grid.linewidth": 0.8, "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none",
-    "axes.titlesize": 10, "axes.titleweight": "bold", "legend.frameon": False, "figure.constrained_layout.use": True,
-    "axes.axisbelow": True, "xtick.labelsize": 9, "ytick.labelsize": 9, "legend.fontsize": 9,
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "axes.unicode_minus": False,
+    "font.size": 10,
+    "font.family": ["DejaVu Sans"],
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": QUIET,
+    "xtick.color": QUIET,
+    "ytick.color": QUIET,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.8,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+    "axes.axisbelow": True,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "legend.fontsize": 9,
 }
 
 
@@ -39,7 +67,7 @@ def inline_svg(figure: Figure, name: str, alt: str) -> str:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     svg = buffer.getvalue()
-    svg = svg[svg.index("<svg"):]
+    svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)  # a style would leak
     svg = re.sub(r'\sxmlns(:xlink)?="[^"]*"', "", svg, count=2)
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
@@ -49,5 +77,10 @@ def inline_svg(figure: Figure, name: str, alt: str) -> str:
     for colour, variable in _VARIABLES.items():
         svg = svg.replace(colour, f"var({variable})")
     width, height = re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)[0]
-    head = f'<svg role="img" aria-label="{escape(alt)}" viewBox="0 0 {width} {height}" style="max-width:{width}pt"'
+    head = f'<svg role="img" aria-label="{html.escape(alt)}" viewBox="0 0 {width} {height}"{_wide(float(width))}'
     return re.sub(r"<svg[^>]*", lambda _: head, svg, count=1).strip()
+
+
+def _wide(points: float) -> str:
+    """Never wider than drawn. A wide picture scrolls on a phone rather than shrink below legibility; a narrow one fits."""
+    return f' style="max-width:{points}pt{";min-width:30rem" if points > 420 else ""}"'

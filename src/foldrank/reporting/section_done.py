@@ -7,7 +7,7 @@ from typing import Any
 
 from foldrank.reporting import figures, lookup
 from foldrank.reporting.evidence import Evidence
-from foldrank.reporting.parts import Block, Part, Rank, RankGrid, Section, Strip, Table, Text, table
+from foldrank.reporting.parts import Block, Fold, Part, Rank, RankGrid, Section, Strip, Table, Text, table
 from foldrank.reporting.weight_bytes import largest_rank
 
 
@@ -22,13 +22,25 @@ def done(evidence: Evidence) -> Section:
 def _steps(evidence: Evidence) -> Table:
     rows: list[list[str]] = []
     for step in evidence.steps:
-        settings = ", ".join(f"{key} = {value}" for key, value in sorted(lookup.pairs(step, "settings").items()))
+        settings = ", ".join(
+            f"{key} = {value}" for key, value in sorted(lookup.pairs(step, "settings").items()) if key != "keep"
+        )
         asked, reached = (lookup.number(step, "keep", key) for key in ("asked", "reached"))
-        rows.append([lookup.text(step, "method") or "?", "not asked" if asked is None else figures.percent(asked),
-                     figures.percent(reached), settings])
-    return table(("method", "keep asked", "keep reached", "settings"), "lrrl", [list(row) for row in rows],
-                 "Steps in order. Keep: the share of the decoder blocks' weights that a step left of what it was given; "
-                 f"together {figures.percent(evidence.kept)}.")
+        rows.append(
+            [
+                lookup.text(step, "method") or "?",
+                "not asked" if asked is None else figures.percent(asked),
+                figures.percent(reached),
+                settings,
+            ]
+        )
+    return table(
+        ("method", "keep asked", "keep reached", "settings"),
+        "lrrl",
+        [list(row) for row in rows],
+        "Steps in order. Keep: the share of the decoder blocks' weights that a step left of what it was given; "
+        f"together {figures.percent(evidence.kept)}.",
+    )
 
 
 def _blocks(evidence: Evidence) -> list[Part]:
@@ -53,11 +65,18 @@ def _block(source: int, now: int | None, fold: tuple[int, Mapping[str, Any]] | N
 
 def _sentence(fold: Mapping[str, Any]) -> str:
     blocks = [f"{b:.0f}" for b in lookup.numbers(fold, "blocks")]
-    named = ", ".join(f"{figures.significant(value)} × block {block}" for block, value in sorted(
-        lookup.pairs(fold, "coefficients").items(), key=lambda item: int(item[0]) if item[0].isdecimal() else 0)
-        if isinstance(value, int | float) and value != 0)
-    return (f"Blocks {', '.join(blocks)} were folded into one: its projections are {named or 'not told'}, "
-            f"its norms those of the {lookup.text(fold, 'norms') or '?'} block.")
+    shares = {block: share for block in blocks if (share := lookup.number(fold, "coefficients", block))}
+    terms = [
+        f"{'' if share == 1 else figures.significant(share) + ' × '}block {block}" for block, share in shares.items()
+    ]
+    return (
+        f"Blocks {', '.join(blocks)} were folded into one: projections of {' + '.join(terms) or 'no block'}, "
+        f"norms of the {lookup.text(fold, 'norms') or '?'} block."
+    )
+
+
+_TALL = 24
+"""Blocks beyond which the grid of ranks stands behind a line to open."""
 
 
 def _ranks(evidence: Evidence) -> list[Part]:
@@ -75,14 +94,24 @@ def _ranks(evidence: Evidence) -> list[Part]:
         return [Text("No weight was replaced by a low-rank pair.")]
     order = ("q", "k", "v", "qkv", "o", "gate", "up", "gate_up", "down")
     roles.sort(key=lambda role: order.index(role) if role in order else len(order))
-    grid = RankGrid(tuple(roles), tuple(
-        (f"block {block}", tuple(chosen.get(block, {}).get(role, Rank()) for role in roles)) for block in _left(evidence)))
-    return [Text(f"{len(evidence.pairs)} weights were replaced by low-rank pairs. Ranks by source block and role; the bar "
-                 "is the share of the largest rank that still saves anything."), grid]
+    grid = RankGrid(
+        tuple(roles),
+        tuple(
+            (f"block {block}", tuple(chosen.get(block, {}).get(role, Rank()) for role in roles))
+            for block in _left(evidence)
+        ),
+    )
+    sentence = (
+        f"{len(evidence.pairs)} weights were replaced by low-rank pairs. Ranks by source block and role; the bar is "
+        "the share of the largest rank that still saves anything."
+    )
+    return [Text(sentence), grid if len(grid.rows) <= _TALL else Fold(f"Ranks of {len(grid.rows)} blocks", (grid,))]
 
 
 def _left(evidence: Evidence) -> list[int]:
-    gone = {int(b) for fold in evidence.folds for b in lookup.numbers(fold, "blocks") if b != lookup.integer(fold, "into")}
+    gone = {
+        int(b) for fold in evidence.folds for b in lookup.numbers(fold, "blocks") if b != lookup.integer(fold, "into")
+    }
     return [b for b in range(evidence.source_blocks or 0) if b not in gone]
 
 
@@ -90,6 +119,12 @@ def _predicted(evidence: Evidence) -> list[Part]:
     found = sorted(lookup.pairs(evidence.plan, "predicted").items())
     if not found:
         return []
-    rows = [[key.replace("_", " "), figures.significant(value, 4) if isinstance(value, float) else figures.whole(value)]
-            for key, value in found if isinstance(value, int | float)]
-    return [table(("the plan predicted", "value"), "lr", [list(row) for row in rows])]
+    rows = [
+        [
+            key.replace("_", " ").replace(".", ", "),
+            figures.significant(value, 4) if isinstance(value, float) else figures.whole(value),
+        ]
+        for key, value in found
+        if isinstance(value, int | float)
+    ]
+    return [Fold("What the plan predicted", (table((), "lr", [list(row) for row in rows]),))]

@@ -8,6 +8,7 @@ from typing import Any
 from foldrank.reporting import figures, lookup
 from foldrank.reporting.evidence import Evidence
 from foldrank.reporting.parts import Cell, Missing, Part, Section, Table, Text, table
+from foldrank.reporting.quality_chart import quality_picture
 
 _VALIDATE = "foldrank validate DIR --reference DENSE"
 
@@ -18,19 +19,35 @@ def quality(evidence: Evidence) -> Section:
     title = "What it cost in quality"
     if not found:
         return Section("quality", title, (Missing("Quality was", _VALIDATE),))
-    parts: list[Part] = [_figures(found), *gates(evidence.validate)]
+    parts: list[Part] = [
+        *quality_picture(found, lookup.rows(evidence.validate, "gates")),
+        _figures(found),
+        *gates(evidence.validate),
+    ]
     if rest := _rest(found, _SHOWN):
         parts.append(rest)
     return Section("quality", title, tuple(parts))
 
 
-_SHOWN = {"tokens", "dense_perplexity", "perplexity", "perplexity_ratio", "kl_nats", "top1_agreement", "greedy_prefix_tokens"}
+_SHOWN = {
+    "tokens",
+    "dense_perplexity",
+    "perplexity",
+    "perplexity_ratio",
+    "kl_nats",
+    "top1_agreement",
+    "greedy_prefix_tokens",
+}
 
 
 def _figures(found: Mapping[str, Any]) -> Table:
     rows = [
-        ["perplexity", figures.significant(lookup.number(found, "dense_perplexity")),
-         figures.significant(lookup.number(found, "perplexity")), figures.change(lookup.number(found, "perplexity_ratio"))],
+        [
+            "perplexity",
+            figures.significant(lookup.number(found, "dense_perplexity")),
+            figures.significant(lookup.number(found, "perplexity")),
+            figures.change(lookup.number(found, "perplexity_ratio")),
+        ],
         ["mean KL (dense, this bundle)", "", figures.nats(lookup.number(found, "kl_nats")), ""],
         ["top-1 agreement with dense", "", figures.percent(lookup.number(found, "top1_agreement")), ""],
         ["common greedy prefix", "", _tokens(lookup.number(found, "greedy_prefix_tokens")), ""],
@@ -48,14 +65,31 @@ def gates(report: Any) -> list[Part]:
     found = lookup.rows(report, "gates")
     if not found:
         return [Text("No gates were set.")]
-    rows: list[list[str | Cell]] = [[
-        str(gate.get("name", "?")).replace("_", " "), _value(gate.get("limit")), _value(gate.get("value")),
-        Cell("holds", "good") if gate.get("passed") is True else Cell("fails", "bad")] for gate in found]
+    rows: list[list[str | Cell]] = [
+        [
+            str(gate.get("name", "?")).replace("_", " "),
+            *(gate_value(gate, key) for key in ("limit", "value")),
+            Cell("holds", "good") if gate.get("passed") is True else Cell("fails", "bad"),
+        ]
+        for gate in found
+    ]
     return [table(("gate", "limit", "measured", "result"), "lrrl", rows)]
 
 
+def gate_value(gate: Mapping[str, Any], key: str) -> str:
+    """A gate's limit or value in the unit its name tells."""
+    name, value = str(gate.get("name", "")), lookup.number(gate, key)
+    if value is None:
+        return str(gate.get(key))
+    if "increase" in name or "agreement" in name:
+        return figures.percent(value, 2)
+    return figures.times(value) if "speedup" in name else figures.significant(value, 4)
+
+
 def _value(value: Any) -> str:
-    return figures.significant(value, 4) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+    return (
+        figures.significant(value, 4) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+    )
 
 
 def proof(evidence: Evidence) -> Section:
@@ -70,19 +104,28 @@ def proof(evidence: Evidence) -> Section:
         ["positions compared", figures.whole(lookup.number(found, "positions"))],
         ["largest error over the largest logit", figures.error(lookup.number(found, "max_relative_error"))],
         ["same likeliest token", figures.percent(lookup.number(found, "argmax_agreement"), 2)],
-        ["result", Cell("passed", "good") if passed is True else Cell("failed", "bad") if passed is False
-         else Cell("not run", "warn")],
+        [
+            "result",
+            Cell("passed", "good")
+            if passed is True
+            else Cell("failed", "bad")
+            if passed is False
+            else Cell("not run", "warn"),
+        ],
     ]
     shown = {"reference", "positions", "max_relative_error", "argmax_agreement", "passed"}
     rest = _rest(found, shown)
-    return Section("proof", title, (table(("check", "value"), "lr", rows), *((rest,) if rest else ())))
+    return Section("proof", title, (table((), "ll", rows), *((rest,) if rest else ())))
 
 
 def _rest(found: Mapping[str, Any], shown: set[str]) -> Table | None:
     """What a report says beyond the common keys, so that nothing measured is hidden."""
-    rows = [[key.replace("_", " "), _more(value)] for key, value in sorted(found.items())
-            if key not in shown and isinstance(value, str | int | float | bool)]
-    return table(("also recorded", "value"), "lr", [list(row) for row in rows]) if rows else None
+    rows = [
+        [key.replace("_", " "), _more(value)]
+        for key, value in sorted(found.items())
+        if key not in shown and isinstance(value, str | int | float | bool)
+    ]
+    return table(("also recorded", "value"), "ll", [list(row) for row in rows]) if rows else None
 
 
 def _more(value: Any) -> str:

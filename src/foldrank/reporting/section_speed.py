@@ -8,8 +8,9 @@ from typing import Any
 from foldrank.reporting import figures, lookup
 from foldrank.reporting.evidence import Evidence
 from foldrank.reporting.parts import Cell, Fold, Missing, Part, Section, Table, Text, table
+from foldrank.reporting.section_origin import flat
 from foldrank.reporting.section_proof import gates
-from foldrank.reporting.speed_chart import speedups
+from foldrank.reporting.speed_chart import before_after, speedups
 from foldrank.reporting.workload import workload
 
 
@@ -19,26 +20,44 @@ def speed(evidence: Evidence) -> Section:
     measured, rows = lookup.rows(bench, "speedups"), lookup.rows(bench, "rows")
     if bench is None or not (measured or rows):
         return Section("speed", title, (Missing("Speed was", "foldrank bench DIR --baseline DENSE"),))
-    parts: list[Part] = [*speedups(measured), *([_ratios(measured)] if measured else []), _null(bench)]
+    parts: list[Part] = [
+        *speedups(measured),
+        *([_ratios(measured)] if measured else []),
+        _null(bench),
+        *before_after(rows),
+        *_unavailable(bench),
+    ]
     if lookup.rows(bench, "gates"):
         parts += gates(bench)
     if rows:
         parts.append(Fold(f"All {len(rows)} rows: times, memory, placement", (_rows(rows),)))
+    if method := flat(lookup.pairs(bench, "method")):
+        named = [[key.replace("_", " "), value] for key, value in method]
+        parts.append(Fold("How it was timed", (table((), "ll", [list(row) for row in named]),)))
     return Section("speed", title, tuple(parts))
 
 
 def _ratios(measured: list[Mapping[str, Any]]) -> Table:
+    """The ratios; what the bench notes about one stands in its row."""
+    noted = any(row.get("note") for row in measured)
     rows: list[list[str | Cell]] = []
     for row in measured:
-        share = lookup.number(row, "realised_over_ideal")
-        above = share is not None and share > 1.02
-        rows.append([
-            workload(row), Cell(figures.times(lookup.number(row, "ratio")), _unstable(row)),
-            figures.interval(lookup.numbers(row, "ci95")) or figures.MISSING, figures.times(lookup.number(row, "ideal")),
-            Cell(figures.percent(share, 0) + (" above ideal" if above else ""), "warn" if above else "")])
-    return table(("workload", "measured", "95 % interval", "ideal", "of ideal"), "lrrrr", rows,
-                 "Median of paired runs. Ideal: bytes read per token (decode) or arithmetic (prefill), dense over this bundle. "
-                 "A measured ratio above ideal needs an explanation.")
+        cells: list[str | Cell] = [
+            workload(row),
+            Cell(figures.times(lookup.number(row, "ratio")), _unstable(row)),
+            figures.interval(lookup.numbers(row, "ci95")) or figures.MISSING,
+            figures.times(lookup.number(row, "ideal")),
+            figures.percent(lookup.number(row, "realised_over_ideal"), 0),
+        ]
+        rows.append([*cells, lookup.text(row, "note") or ""] if noted else cells)
+    head = ("workload", "measured", "95 % interval", "ideal", "of ideal", *(("note",) if noted else ()))
+    return table(head, "lrrrrl"[: len(head)], rows, _LEGEND)
+
+
+_LEGEND = (
+    "Median over pairs of dense and this bundle, taken in turn. Ideal: dense over this bundle, in bytes read per token "
+    "(decode) or in arithmetic (prefill). ! marks samples that spread by more than 3 %."
+)
 
 
 def _unstable(row: Mapping[str, Any]) -> Any:
@@ -49,31 +68,71 @@ def _null(bench: Any) -> Part:
     ratio, bounds = lookup.number(bench, "null_test", "ratio"), lookup.numbers(bench, "null_test", "ci95")
     if ratio is None or len(bounds) != 2:
         return Text("The null test (dense against itself) was not run: small differences mean nothing.")
-    holds = bounds[0] <= 1 <= bounds[1]
     words = f"Null test, dense against itself: {ratio:.3f}, 95 % interval {bounds[0]:.3f} to {bounds[1]:.3f}. "
-    return Text(words + ("It contains 1, as it must." if holds else
-                         "It does not contain 1: the machine was not quiet, and ratios this close to 1 mean nothing."))
+    words += (
+        "It contains 1, as it must."
+        if bounds[0] <= 1 <= bounds[1]
+        else "It does not contain 1: the machine was not quiet, and ratios this close to 1 mean nothing."
+    )
+    every, missed = len(lookup.rows(bench, "null_test", "rows")), lookup.integer(bench, "null_test", "missed")
+    if every > 1 and missed is not None:
+        words += f" Of all {every} null tests, {missed} {'does' if missed == 1 else 'do'} not contain 1."
+    return Text(words)
+
+
+def _unavailable(bench: Any) -> list[Part]:
+    return [
+        Text(f"{name}: unavailable ({reason}).")
+        for name, reason in sorted(lookup.pairs(bench, "method", "unavailable").items())
+    ]
 
 
 def _rows(rows: list[Mapping[str, Any]]) -> Table:
     cells: list[list[str | Cell]] = []
     for row in rows:
         unstable = _unstable(row)
-        cells.append([
-            str(row.get("bundle", "?")), str(row.get("provider", "?")), workload({**row, "phase": None}),
-            Cell(figures.milliseconds(lookup.number(row, "ttft_ms")), unstable),
-            Cell(figures.milliseconds(lookup.number(row, "tpot_ms")), unstable),
-            figures.significant(lookup.number(row, "decode_tokens_per_s")), figures.size(lookup.number(row, "bytes_per_token")),
-            figures.percent(lookup.number(row, "bandwidth_use"), 0), figures.size(lookup.number(row, "peak_rss_bytes")),
-            placement(row.get("placement"))])
-    return table(("bundle", "provider", "workload", "first token", "per token", "tokens/s", "bytes/token", "bandwidth use",
-                  "peak memory", "nodes run on"), "lllrrrrrrl", cells,
-                 "Medians; raw samples are in reports/bench.json. ! marks a row whose samples vary by more than 3 %.")
+        cells.append(
+            [
+                str(row.get("bundle", "?")),
+                str(row.get("provider", "?")),
+                workload({**row, "phase": None}),
+                Cell(figures.milliseconds(lookup.number(row, "ttft_ms")), unstable),
+                Cell(figures.milliseconds(lookup.number(row, "tpot_ms")), unstable),
+                figures.significant(lookup.number(row, "decode_tokens_per_s")),
+                figures.size(lookup.number(row, "bytes_per_token")),
+                figures.percent(lookup.number(row, "bandwidth_use"), 0),
+                figures.size(lookup.number(row, "peak_rss_bytes")),
+                placement(row.get("placement")),
+            ]
+        )
+    return table(
+        (
+            "bundle",
+            "provider",
+            "workload",
+            "first token",
+            "per token",
+            "tokens/s",
+            "bytes/token",
+            "bandwidth use",
+            "peak memory",
+            "nodes run on",
+        ),
+        "lllrrrrrrl",
+        cells,
+        "Medians; raw samples are in reports/bench.json. ! marks a row whose samples vary by more than 3 %.",
+    )
 
 
 def placement(value: Any) -> str:
     """Where nodes ran: `CPU 139`, several with commas; text as it is."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{str(name).removesuffix('ExecutionProvider')} {count}" for name, count in sorted(value.items())
-                         if isinstance(count, int | str)) or figures.MISSING
-    return value if isinstance(value, str) and value else figures.MISSING
+        return (
+            ", ".join(
+                f"{str(name).removesuffix('ExecutionProvider')} {count}"
+                for name, count in sorted(value.items())
+                if isinstance(count, int | str)
+            )
+            or "not told"
+        )
+    return value if isinstance(value, str) and value else "not told"

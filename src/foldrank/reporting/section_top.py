@@ -8,6 +8,7 @@ from typing import Any
 from foldrank.reporting import figures, lookup
 from foldrank.reporting.evidence import Evidence
 from foldrank.reporting.parts import Mark, Tile, Verdict
+from foldrank.reporting.section_proof import gate_value
 from foldrank.reporting.weight_bytes import split
 from foldrank.reporting.workload import workload
 
@@ -16,8 +17,12 @@ def verdict(evidence: Evidence) -> Verdict:
     """What may be said: failed where anything failed, passed only where the graph proof ran and passed."""
     proof = lookup.at(evidence.validate, "graph", "passed")
     gates = [*lookup.rows(evidence.validate, "gates"), *lookup.rows(evidence.bench, "gates")]
-    failed = [f"{gate.get('name')} is {_plain(gate.get('value'))}, its limit is {_plain(gate.get('limit'))}"
-              for gate in gates if gate.get("passed") is not True]
+    failed = [
+        f"{str(gate.get('name')).replace('_', ' ')} is {gate_value(gate, 'value')}, its limit "
+        f"{gate_value(gate, 'limit')}"
+        for gate in gates
+        if gate.get("passed") is not True
+    ]
     if proof is False:
         failed.insert(0, "the graph does not compute what the plan says")
     if failed or "fail" in (lookup.text(evidence.validate, "verdict"), lookup.text(evidence.bench, "verdict")):
@@ -31,10 +36,6 @@ def verdict(evidence: Evidence) -> Verdict:
     return Verdict("Not proved", ("quality was measured, the graph proof was not run", held), "warn")
 
 
-def _plain(value: Any) -> str:
-    return figures.significant(value) if isinstance(value, int | float) else str(value)
-
-
 def tiles(evidence: Evidence) -> tuple[Tile, ...]:
     """Size, quality, speed, proof."""
     return _size(evidence), _quality(evidence.validate), _speed(evidence.bench), _proof(evidence.validate)
@@ -44,9 +45,12 @@ def _size(evidence: Evidence) -> Tile:
     found = split(evidence)
     if found is None or evidence.plan is None:
         return Tile("Size", figures.size(evidence.model_bytes), "graph and weights as stored")
-    return Tile("Size", figures.percent(found.here / found.dense) + " of dense",
-                f"weights {figures.size(found.dense)} → {figures.size(found.here)}; "
-                f"decoder blocks' weights {figures.percent(evidence.kept)}")
+    return Tile(
+        "Size",
+        figures.percent(found.here / found.dense),
+        f"of dense: weights {figures.size(found.dense)} → {figures.size(found.here)}; "
+        f"decoder blocks' weights {figures.percent(evidence.kept)}",
+    )
 
 
 def _quality(validate: Any) -> Tile:
@@ -54,10 +58,13 @@ def _quality(validate: Any) -> Tile:
     ratio = lookup.number(quality, "perplexity_ratio")
     if ratio is None:
         return Tile("Perplexity", figures.MISSING, "foldrank validate", "quiet")
-    return Tile("Perplexity", figures.change(ratio),
-                f"{figures.significant(lookup.number(quality, 'dense_perplexity'))} → "
-                f"{figures.significant(lookup.number(quality, 'perplexity'))}; "
-                f"top-1 agreement {figures.percent(lookup.number(quality, 'top1_agreement'))}")
+    return Tile(
+        "Perplexity",
+        figures.change(ratio),
+        f"{figures.significant(lookup.number(quality, 'dense_perplexity'))} → "
+        f"{figures.significant(lookup.number(quality, 'perplexity'))}; "
+        f"top-1 agreement {figures.percent(lookup.number(quality, 'top1_agreement'))}",
+    )
 
 
 def _speed(bench: Any) -> Tile:
@@ -66,14 +73,17 @@ def _speed(bench: Any) -> Tile:
         return Tile("Decode speed", figures.MISSING, "foldrank bench", "quiet")
     bounds = lookup.numbers(row, "ci95")
     detail = f"95 % interval {figures.interval(bounds)}; " if bounds else ""
-    return Tile("Decode speed", figures.times(lookup.number(row, "ratio")),
-                f"{detail}ideal {figures.times(lookup.number(row, 'ideal'))}; {workload({**row, 'phase': None})}")
+    return Tile(
+        "Decode speed",
+        figures.times(lookup.number(row, "ratio")),
+        f"{detail}ideal {figures.times(lookup.number(row, 'ideal'))}; {workload(row)}",
+    )
 
 
 def headline(speedups: list[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The first decode row of the smallest batch: no choosing of the best one."""
+    """Decode, smallest batch, shortest prompt, first engine: no choosing of the best one."""
     rows = [row for row in speedups if row.get("phase") == "decode" and lookup.number(row, "ratio") is not None]
-    return min(rows, key=lambda row: lookup.number(row, "batch") or 0, default=None)
+    return min(rows, key=lambda row: [lookup.number(row, k) or 0 for k in ("batch", "prompt_tokens")], default=None)
 
 
 def _proof(validate: Any) -> Tile:
@@ -83,7 +93,11 @@ def _proof(validate: Any) -> Tile:
         return Tile("Graph proof", figures.MISSING, "foldrank validate", "quiet")
     mark: Mark = {True: "good", False: "bad"}.get(passed, "warn")  # type: ignore[assignment]
     word = {True: "passed", False: "failed"}.get(passed, "not run")
-    return Tile("Graph proof", word,
-                f"largest relative error {figures.error(worst)}; "
-                f"argmax agreement {figures.percent(lookup.number(graph, 'argmax_agreement'), 2)} "
-                f"over {figures.whole(lookup.number(graph, 'positions'))} positions", mark)
+    return Tile(
+        "Graph proof",
+        word,
+        f"largest relative error {figures.error(worst)}; "
+        f"argmax agreement {figures.percent(lookup.number(graph, 'argmax_agreement'), 2)} "
+        f"over {figures.whole(lookup.number(graph, 'positions'))} positions",
+        mark,
+    )

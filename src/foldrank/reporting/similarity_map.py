@@ -25,10 +25,14 @@ def similarity_map(evidence: Evidence) -> list[Part]:
     measure = lookup.text(measured, "measure") or "similarity"
     windows = [(min(w), max(w)) for fold in evidence.folds if (w := lookup.numbers(fold, "blocks"))]
     alt = f"Map of {measure} between {len(blocks)} blocks, from {matrix.min():.2f} to {matrix.max():.2f}. " + (
-        "Folded windows: " + ", ".join(f"blocks {low:.0f} to {high:.0f}" for low, high in windows) + "." if windows
-        else "No blocks were folded.")
-    caption = (f"{measure[0].upper()}{measure[1:]} between the outputs of the source's blocks on the calibration text. "
-               "Frames: blocks that were folded into one.")
+        "Folded windows: " + ", ".join(f"blocks {low:.0f} to {high:.0f}" for low, high in windows) + "."
+        if windows
+        else "No blocks were folded."
+    )
+    caption = (
+        f"{measure[0].upper()}{measure[1:]} between the outputs of the source's blocks on the calibration text. "
+        "Frames: blocks that were folded into one."
+    )
     with canvas("similarity"):
         svg = inline_svg(_draw(blocks, matrix, windows, measure), "similarity", alt)
     return [Picture(svg, caption), *_scores(evidence)]
@@ -44,14 +48,23 @@ def _matrix(measured: Any) -> tuple[list[int], np.ndarray[Any, Any] | None]:
 
 
 def _draw(blocks: list[int], matrix: np.ndarray[Any, Any], windows: list[tuple[float, float]], measure: str) -> Figure:
-    figure = Figure(figsize=(5.6, 4.6))
+    figure = Figure(figsize=(5.0, 4.0))
     axes = figure.add_subplot()
     edges = (blocks[0] - 0.5, blocks[-1] + 0.5)
     image = axes.imshow(matrix, cmap="cividis", interpolation="none", origin="lower", extent=(*edges, *edges))
     for low, high in windows:
         for colour, width in ((INK, 4.0), (PAPER, 1.8)):
-            axes.add_patch(Rectangle((low - 0.5, low - 0.5), high - low + 1, high - low + 1, fill=False,
-                                     edgecolor=colour, linewidth=width, joinstyle="miter"))
+            axes.add_patch(
+                Rectangle(
+                    (low - 0.5, low - 0.5),
+                    high - low + 1,
+                    high - low + 1,
+                    fill=False,
+                    edgecolor=colour,
+                    linewidth=width,
+                    joinstyle="miter",
+                )
+            )
     step = max(1, round(len(blocks) / 16))
     axes.set_xticks(blocks[::step])
     axes.set_yticks(blocks[::step])
@@ -64,11 +77,20 @@ def _draw(blocks: list[int], matrix: np.ndarray[Any, Any], windows: list[tuple[f
 
 
 def _scores(evidence: Evidence) -> list[Part]:
-    scored = [(lookup.number(w, "low"), lookup.number(w, "high"), lookup.number(w, "similarity"))
-              for w in lookup.rows(evidence.diagnostics, "windows")]
-    known = [f"blocks {low:.0f} to {high:.0f}: {score:.4f}" for low, high, score in scored
-             if low is not None and high is not None and score is not None]
+    scored = [
+        (lookup.number(w, "low"), lookup.number(w, "high"), lookup.number(w, "similarity"))
+        for w in lookup.rows(evidence.diagnostics, "windows")
+    ]
+    known = [
+        f"blocks {low:.0f} to {high:.0f}: {score:.4f}"
+        for low, high, score in scored
+        if low is not None and high is not None and score is not None
+    ]
     if not known:
         return []
-    return [Text("Similarity of the model's last hidden state with and without each fold, by which the windows were "
-                 f"chosen: {'; '.join(known)}.")]
+    return [
+        Text(
+            "Similarity of the model's last hidden state with and without each fold, by which the windows were "
+            f"chosen: {'; '.join(known)}."
+        )
+    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-GENAI = '''\
+GENAI = """\
 import onnxruntime_genai as og
 
 folder = "."  # the folder this file is in
@@ -17,10 +17,10 @@ while not generator.is_done():
     generator.generate_next_token()
     print(stream.decode(generator.get_next_tokens()[0]), end="", flush=True)
 print()
-'''
+"""
 """Greedy generation with onnxruntime-genai."""
 
-ORT = '''\
+ORT = """\
 import numpy as np
 import onnxruntime as ort
 from tokenizers import Tokenizer
@@ -48,7 +48,7 @@ for _ in range({new_tokens}):
     ids = found["logits"][:, -1:].argmax(-1).astype(np.int64)
     answer.append(int(ids[0, 0]))
 print(tokenizer.decode(answer))
-'''
+"""
 """Greedy generation with ONNX Runtime alone: prefill, then one token at a time with the key/value cache."""
 
 PROMPT = "The purpose of this proposal"
@@ -62,5 +62,6 @@ def genai(context: int | None) -> str:
 def ort(provider: str, heads: int, head_size: int) -> str:
     """The ONNX Runtime program for `cpu` or `cuda`, with the cache's key/value heads and head size."""
     names = ["CUDAExecutionProvider", "CPUExecutionProvider"] if provider == "cuda" else ["CPUExecutionProvider"]
-    return ORT.format(prompt=PROMPT, providers=str(names).replace("'", '"'), new_tokens=32, heads=heads,
-                      head_size=head_size)
+    return ORT.format(
+        prompt=PROMPT, providers=str(names).replace("'", '"'), new_tokens=32, heads=heads, head_size=head_size
+    )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from dataclasses import dataclass
 
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from foldrank.reporting import lookup
 from foldrank.reporting.evidence import Evidence
@@ -37,7 +39,7 @@ class Spectrum:
         """`lost` at the chosen rank, between the stored points by straight lines."""
         assert self.rank is not None
         points = list(zip(self.ranks, self.lost, strict=True))
-        for (r0, y0), (r1, y1) in zip(points, points[1:], strict=False):
+        for (r0, y0), (r1, y1) in itertools.pairwise(points):
             if r0 <= self.rank <= r1:
                 return y0 if r1 == r0 else y0 + (y1 - y0) * (self.rank - r0) / (r1 - r0)
         return points[0][1] if self.rank < points[0][0] else points[-1][1]
@@ -50,18 +52,24 @@ def spectra(evidence: Evidence) -> list[Part]:
         by_role[spectrum.site.role].append(spectrum)
     if not by_role:
         return [_NONE]
-    order = [role for role in ("q", "k", "v", "qkv", "o", "gate", "up", "gate_up", "down") if role in by_role]
+    order: list[str] = [
+        role for role in ("q", "k", "v", "qkv", "o", "gate", "up", "gate_up", "down") if role in by_role
+    ]
     marked = sum(s.rank is not None for found in by_role.values() for s in found)
-    alt = (f"{len(order)} panels ({', '.join(order)}): share of the weighted loss left at each rank, one line a block; "
-           f"{marked} chosen ranks marked.")
-    caption = ("What truncation loses at each rank, as a share of losing the whole weight under the method's metric "
-               "(logarithmic; cut at 0.01 %). A dot marks the rank that was chosen; a line without one stayed dense.")
+    alt = (
+        f"{len(order)} panels ({', '.join(order)}): share of the weighted loss left at each rank, one line a block; "
+        f"{marked} chosen ranks marked."
+    )
+    caption = (
+        "What truncation loses at each rank, as a share of losing the whole weight under the method's metric "
+        "(logarithmic; cut at 0.01 %). A dot marks the rank that was chosen; a line without one stayed dense."
+    )
     with canvas("spectra"):
         return [Picture(inline_svg(_draw(order, by_role), "spectra", alt), caption)]
 
 
 def read(evidence: Evidence) -> list[Spectrum]:
-    """The spectra in plan/diagnostics.json that can be drawn. `ranks` are taken as evenly spaced where they are left out."""
+    """The spectra in plan/diagnostics.json that can be drawn."""
     found = []
     for row in lookup.rows(evidence.diagnostics, "spectra"):
         name, full = lookup.text(row, "site"), lookup.number(row, "full")
@@ -86,11 +94,20 @@ def _draw(order: list[str], by_role: dict[str, list[Spectrum]]) -> Figure:
     shade = ScalarMappable(Normalize(min(depths), max(max(depths), min(depths) + 1)), _DEPTH)
     for axes, role in zip(panels, order, strict=False):
         for spectrum in by_role[role]:
-            colour = shade.to_rgba(spectrum.site.block)
+            colour = _DEPTH(shade.norm(spectrum.site.block))
             axes.plot(spectrum.ranks, [max(v, _FLOOR) for v in spectrum.lost], color=colour, linewidth=1.1)
             if spectrum.rank is not None:
-                axes.plot([spectrum.rank], [max(spectrum.at_rank, _FLOOR)], "o", color=colour, markeredgecolor=INK,
-                          markersize=5, markeredgewidth=0.7, clip_on=False, zorder=3)
+                axes.plot(
+                    [spectrum.rank],
+                    [max(spectrum.at_rank, _FLOOR)],
+                    "o",
+                    color=colour,
+                    markeredgecolor=INK,
+                    markersize=5,
+                    markeredgewidth=0.7,
+                    clip_on=False,
+                    zorder=3,
+                )
         axes.set_yscale("log")
         axes.set_ylim(_FLOOR, 1.2)
         axes.set_yticks([1, 0.1, 0.01, 0.001, 0.0001], ["100 %", "10 %", "1 %", "0.1 %", "0.01 %"])
@@ -99,10 +116,11 @@ def _draw(order: list[str], by_role: dict[str, list[Spectrum]]) -> Figure:
         axes.grid(axis="y")
         axes.set_title(role.replace("_", " + "))
         axes.set_xlabel("rank")
-    for axes in panels[len(order):]:
+    for axes in panels[len(order) :]:
         axes.set_visible(False)
     figure.supylabel("loss left", fontsize=10)
     bar = figure.colorbar(shade, ax=list(panels), label="block", shrink=0.8, aspect=30)
     bar.outline.set_visible(False)
-    bar.locator = __import__("matplotlib.ticker", fromlist=["MaxNLocator"]).MaxNLocator(integer=True, nbins=6)
+    bar.locator = MaxNLocator(integer=True, nbins=6)
+    bar.update_ticks()
     return figure

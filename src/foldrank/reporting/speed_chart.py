@@ -1,15 +1,17 @@
-"""Picture: measured speed-ups with their intervals, beside the ideal."""
+"""Pictures: measured speed-ups with their intervals beside the ideal; times before and after."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from foldrank.reporting import figures, lookup
+from foldrank.reporting.figures import times
 from foldrank.reporting.parts import Picture
-from foldrank.reporting.picture import INK, QUIET, SMALL, canvas, inline_svg
+from foldrank.reporting.picture import DENSE, GRID, INK, QUIET, SMALL, canvas, inline_svg
 from foldrank.reporting.workload import workload
 
 
@@ -19,8 +21,9 @@ def speedups(measured: Sequence[Mapping[str, Any]]) -> list[Picture]:
     if not rows:
         return []
     alt = "Speed-up over dense. " + " ".join(
-        f"{workload(row)}: {figures.times(lookup.number(row, 'ratio'))}, ideal {figures.times(lookup.number(row, 'ideal'))}."
-        for row in rows)
+        f"{workload(row)}: {times(lookup.number(row, 'ratio'))}, ideal {times(lookup.number(row, 'ideal'))}."
+        for row in rows
+    )
     caption = "Speed-up over the dense bundle: measured (dot, with its 95 % interval) and ideal (bar). Right is faster."
     with canvas("speedups"):
         return [Picture(inline_svg(_draw(rows), "speedups", alt), caption)]
@@ -32,9 +35,10 @@ def _draw(rows: Sequence[Mapping[str, Any]]) -> Figure:
     places = range(len(rows), 0, -1)
     for place, row in zip(places, rows, strict=True):
         ratio, ideal, bounds = lookup.number(row, "ratio"), lookup.number(row, "ideal"), lookup.numbers(row, "ci95")
+        if ratio is None:
+            continue
         if ideal is not None:
-            axes.plot([ideal, ideal], [place - 0.3, place + 0.3], color=INK, linewidth=2.2, solid_capstyle="butt",
-                      label="ideal")
+            axes.plot([ideal], [place], "|", color=INK, markersize=16, markeredgewidth=2.2, label="ideal")
         if len(bounds) == 2:
             axes.plot(bounds, [place, place], color=SMALL, linewidth=3, alpha=0.5, solid_capstyle="butt")
         axes.plot([ratio], [place], "o", color=SMALL, markersize=6.5, label="measured")
@@ -48,5 +52,64 @@ def _draw(rows: Sequence[Mapping[str, Any]]) -> Figure:
     axes.set_xlim(min(low, 0.95), max(high, 1.05))
     axes.set_xlabel("times as fast as dense")
     named = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    figure.legend(named.values(), named.keys(), loc="outside upper right", ncols=2)
+    return figure
+
+
+def before_after(rows: Sequence[Mapping[str, Any]]) -> list[Picture]:
+    """Two panels, time to the first token and per token after it: dense and this bundle on one line a workload."""
+    times: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for row in rows:
+        times.setdefault(workload(row), {})[str(row.get("bundle"))] = row
+    both = {name: found for name, found in times.items() if {"dense", "compressed"} <= set(found)}
+    if not both:
+        return []
+    alt = "Times, dense and this bundle. " + " ".join(
+        f"{name}: first token {_times(found, 'ttft_ms')}, per token {_times(found, 'tpot_ms')}."
+        for name, found in both.items()
+    )
+    with canvas("times"):
+        return [
+            Picture(inline_svg(_draw_times(both), "times", alt), "Median times, dense and this bundle; left is faster.")
+        ]
+
+
+def _axis(axes: Axes, times: Sequence[float]) -> None:
+    """From 0, or logarithmic where prompts of many lengths would crowd the short ones at the left."""
+    if times and min(times) > 0 and max(times) / min(times) > 10:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:,g}")
+        axes.set_xlim(min(times) / 1.4, max(times) * 1.4)
+    else:
+        axes.set_xlim(0, 1.06 * max(times, default=1))
+
+
+def _times(found: Mapping[str, Mapping[str, Any]], key: str) -> str:
+    return " and ".join(figures.milliseconds(lookup.number(found[side], key)) for side in ("dense", "compressed"))
+
+
+def _draw_times(both: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Figure:
+    figure = Figure(figsize=(7.2, 1.1 + 0.34 * len(both)))
+    panels = figure.subplots(1, 2, sharey=True)
+    places = range(len(both), 0, -1)
+    for axes, key, title in zip(panels, ("ttft_ms", "tpot_ms"), ("first token", "each token after it"), strict=True):
+        for place, found in zip(places, both.values(), strict=True):
+            dense, small = (lookup.number(found[side], key) for side in ("dense", "compressed"))
+            if dense is None or small is None:
+                continue
+            axes.plot([dense, small], [place, place], color=GRID, linewidth=3, zorder=1)
+            axes.plot([dense], [place], "o", color=DENSE, markersize=6.5, label="dense")
+            axes.plot([small], [place], "o", color=SMALL, markersize=6.5, label="this bundle")
+        axes.set_title(title)
+        axes.set_xlabel("ms")
+        _axis(
+            axes, [t for found in both.values() for row in found.values() if (t := lookup.number(row, key)) is not None]
+        )
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        axes.grid(axis="x")
+    panels[0].set_yticks(list(places), list(both))
+    panels[0].set_ylim(0.4, len(both) + 0.6)
+    named = dict(zip(*reversed(panels[0].get_legend_handles_labels()), strict=True))
     figure.legend(named.values(), named.keys(), loc="outside upper right", ncols=2)
     return figure

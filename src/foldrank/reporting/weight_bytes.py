@@ -56,8 +56,15 @@ def role_shapes(evidence: Evidence) -> dict[str, tuple[int, int]] | None:
         return None
     heads, head_size = cache
     q, kv = queries * head_size, heads * head_size
-    return {"q": (width, q), "k": (width, kv), "v": (width, kv), "o": (q, width),
-            "gate": (width, inner), "up": (width, inner), "down": (inner, width)}
+    return {
+        "q": (width, q),
+        "k": (width, kv),
+        "v": (width, kv),
+        "o": (q, width),
+        "gate": (width, inner),
+        "up": (width, inner),
+        "down": (inner, width),
+    }
 
 
 def split(evidence: Evidence, context: int = 1024) -> Split | None:
