@@ -1,0 +1,152 @@
+"""`foldrank inspect`: what a bundle, an .onnx file, a checkpoint or a plan holds, as one JSON object."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from operator import itemgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from foldrank.errors import SourceError
+from foldrank.sites import PACKED, ROLES, Site
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from foldrank.checkpoint import Checkpoint
+    from foldrank.graph.decoder import Block, Decoder
+
+_DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+_TENSOR = re.compile(r"(?:model\.)?layers\.(\d+)\.(?:self_attn|mlp)\.(\w+)_proj\.weight")
+
+
+def inspect(path: Path | str) -> dict[str, Any]:
+    """Describe what lies at `path`; "kind" says what it is. Reads headers and graphs, of a bundle also every digest.
+
+    Raises SourceError where there is nothing of the four, else the errors of reading it.
+    """
+    path = Path(path).absolute()
+    if path.is_dir():
+        if (path / "manifest.json").is_file():
+            return _bundle(path)
+        if (path / "plan.json").is_file():
+            return _plan(path)
+        if (path / "config.json").is_file() and not (path / "model.onnx").exists():
+            return _checkpoint(path)
+        what, remedy = "holds no manifest.json, plan.json or checkpoint", "give a bundle, a plan or a checkpoint"
+        if (path / "model.onnx").exists():
+            what, remedy = "has no manifest.json, so it is not a bundle", f"inspect {path / 'model.onnx'} instead"
+        raise SourceError(path, what, remedy)
+    if not path.exists():
+        raise SourceError(path, "no such file or folder", "give a bundle, an .onnx file, a checkpoint or a plan")
+    if path.suffix != ".onnx":
+        raise SourceError(path, "is not an .onnx file", "give a bundle, an .onnx file, a checkpoint or a plan")
+    return {"kind": "onnx", **_graph(path)}
+
+
+def _bundle(path: Path) -> dict[str, Any]:
+    from foldrank.bundle import Bundle
+
+    bundle = Bundle.open(path)
+    manifest = bundle.manifest
+    return {
+        "kind": "bundle", **_graph(bundle.model), "compressed": bundle.plan is not None, "source": dict(manifest.source),
+        "exporter": manifest.exporter, "dtype": manifest.dtype, "created": manifest.created,
+        "file_bytes": sum(entry.bytes for entry in manifest.files.values()),
+    }
+
+
+def _graph(path: Path) -> dict[str, Any]:
+    from foldrank.graph.decoder import read_decoder
+    from foldrank.graph.load import load_model
+
+    model = load_model(path)
+    decoder = read_decoder(model)
+    return {
+        "dialect": decoder.dialect, "blocks": len(decoder.blocks),
+        "block_numbers": [block.number for block in decoder.blocks],
+        "sites": [row for block in decoder.blocks for row in _sites(block)],
+        "kv": _kv(decoder), "parameters": decoder.parameters,
+        "bytes": sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None),
+        "tied": decoder.tied, "opset": model.graph.opset_imports.get(""), "ir_version": model.ir_version,
+    }
+
+
+def _kv(decoder: Decoder) -> dict[str, int]:
+    return {"pairs": len(decoder.blocks), "heads": decoder.kv_heads, "head_size": decoder.head_size,
+            "query_heads": decoder.heads}
+
+
+def _sites(block: Block) -> Iterator[dict[str, Any]]:
+    """Rows in the order in which a block applies them: dense weights (packed ones as one), then pairs."""
+    for linear in block.linears:
+        dtype, rows = _dtype(linear.tensor.dtype.numpy()), linear.tensor.shape.numpy()[0]
+        if linear.roles in PACKED.values():
+            yield _row(Site(block.number, linear.roles), (rows, sum(linear.widths)), dtype, None)
+            continue
+        for site, width in zip(linear.sites, linear.widths, strict=True):
+            yield _row(site, (rows, width), dtype, None)
+    for pair in block.pairs:
+        for site in pair.sites:
+            yield _row(site, pair.shape, _dtype(pair.a.dtype.numpy()), pair.rank)
+
+
+def _row(site: Site, shape: tuple[int, int], dtype: str, rank: int | None) -> dict[str, Any]:
+    return {"site": str(site), "shape": list(shape), "dtype": dtype, "rank": rank}
+
+
+def _dtype(dtype: np.dtype[Any]) -> str:
+    return _DTYPES.get(dtype.name, dtype.name)
+
+
+def _checkpoint(path: Path) -> dict[str, Any]:
+    from foldrank.checkpoint import Checkpoint
+
+    checkpoint = Checkpoint.open(path, offline=True)
+    config = checkpoint.text_config
+    heads = config.get("num_attention_heads", config.get("n_head"))
+    width = config.get("hidden_size", config.get("n_embd"))
+    size = config.get("head_dim") or (width // heads if width and heads else None)
+    tensors = checkpoint.tensors.values()
+    return {
+        "kind": "checkpoint", "dialect": "safetensors", "name": checkpoint.name,
+        "architecture": checkpoint.architecture,
+        "blocks": checkpoint.blocks, "sites": [row for _, row in sorted(_stored_sites(checkpoint), key=itemgetter(0))],
+        "kv": {"pairs": checkpoint.blocks, "heads": config.get("num_key_value_heads", heads), "head_size": size,
+               "query_heads": heads},
+        "parameters": sum(tensor.size for tensor in tensors), "bytes": sum(tensor.end - tensor.start for tensor in tensors),
+        "tied": bool(config.get("tie_word_embeddings", False)), "config_sha256": checkpoint.config_sha256,
+    }
+
+
+def _stored_sites(checkpoint: Checkpoint) -> Iterator[tuple[tuple[int, int], dict[str, Any]]]:
+    """(place, row) of each weight whose name tells its site; a checkpoint stores them [out, in]."""
+    for name, tensor in checkpoint.tensors.items():
+        match = _TENSOR.fullmatch(name)
+        if match is None or match.group(2) not in (*ROLES, *PACKED):
+            continue
+        site = Site(int(match.group(1)), PACKED.get(match.group(2), (match.group(2),)))
+        place = (site.block, ROLES.index(site.roles[0]))
+        yield place, _row(site, (tensor.shape[1], tensor.shape[0]), _dtype(tensor.dtype), None)
+
+
+def _plan(path: Path) -> dict[str, Any]:
+    from foldrank.planfile import Plan
+
+    plan = Plan.read(path)
+    document = plan.document
+    factors = document.factors
+    return {
+        "kind": "plan", "source": {"name": document.source.name, "architecture": document.source.architecture,
+                                   "config_sha256": document.source.config_sha256},
+        "blocks": document.source.blocks, "blocks_left": len(plan.surviving_blocks),
+        "calibration": dataclasses.asdict(document.calibration) if document.calibration else None,
+        "steps": [dataclasses.asdict(step) for step in document.steps],
+        "folds": [{"into": f.into, "blocks": list(f.blocks), "norms": f.norms,
+                   "coefficients": {str(b): c for b, c in f.coefficients.items()}} for f in plan.folds],
+        "sites": [_row(e.site, e.shape, "fp32", e.rank) for e in plan.pairs],
+        "replaced": [str(e.site) for e in plan.replacements],
+        "predicted": dict(document.predicted), "bytes": factors.bytes if factors else 0,
+    }
