@@ -28,6 +28,7 @@ def write_factors(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     if bad := [name for name, array in ready.items() if not np.isfinite(array).all()]:
         raise ValueError(f"not finite: {', '.join(bad[:5])}")
     save_file(ready, str(path))
+    path.chmod(0o644)  # safetensors writes for the owner alone; a plan is made to be shared
 
 
 @dataclass(frozen=True)
