@@ -14,13 +14,13 @@ from foldrank.cli import options, output, progress, results
 @click.option("--baseline", type=options.PATH, required=True, help="The dense bundle.")
 @options.provider
 @options.speed_gate
-@click.option("--pairs", type=click.IntRange(min=20), default=20, show_default=True, help="Interleaved pairs a row.")
+@click.option("--pairs", type=click.IntRange(min=20), default=None, help="Interleaved pairs a row.")
 @options.seed
 @options.reporting
 @click.pass_context
 def command(
     ctx: click.Context, bundle: Path, baseline: Path, provider: str | None, provider_options: dict[str, str],
-    min_speedup: float | None, pairs: int, seed: int, as_json: bool, quiet: bool, verbose: bool,
+    min_speedup: float | None, pairs: int | None, seed: int, as_json: bool, quiet: bool, verbose: bool,
 ) -> None:
     """Measure speed and memory, paired and interleaved with the dense bundle in one run."""
     from foldrank.verbs.bench import bench
