@@ -41,6 +41,11 @@ class StoredTensor:
     start: int
     end: int
 
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
 
 def read_header(path: Path) -> dict[str, StoredTensor]:
     """Every tensor by name. Raises SourceError: truncated, holes or overlaps, sizes that disagree, unknown dtypes."""

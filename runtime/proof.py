@@ -1,0 +1,146 @@
+"""The graph proof: the ONNX graph computes what the plan says, against a reference that never saw the graph.
+
+Four questions: the reference's logits; the same from the cache, token by token; the same beside padding; the same in a
+batch. Quality plays no part here. Axes: B rows, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foldrank.progress import SILENT, Progress, track
+from foldrank.runtime.compare import Array, Comparison
+from foldrank.runtime.decoding import OrtDecoder
+from foldrank.tolerances import GRAPH_PROOF_FP32, GRAPH_PROOF_KL_NATS_FP16
+
+Tokens = NDArray[np.int64]
+Reference = Callable[[Tokens], Array]
+"""Logits [B, T, V] of token ids [B, T], float32 or float64."""
+
+_DECODED = 48
+_LOGITS_AT_ONCE = 1 << 23
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """What counts as the same: fp32 by the largest error and the choice of token, half precision by mean KL."""
+
+    half: bool
+
+    @property
+    def limit(self) -> float:
+        """Largest relative error, or mean KL in nats."""
+        return GRAPH_PROOF_KL_NATS_FP16 if self.half else GRAPH_PROOF_FP32
+
+    def value(self, found: Comparison) -> float:
+        """What the limit is held against."""
+        return found.kl_nats if self.half else found.relative_error
+
+    def agreement(self, found: Comparison) -> float:
+        """Argmax agreement, ties within the tolerance aside."""
+        return found.argmax_agreement(GRAPH_PROOF_FP32)
+
+    def passed(self, found: Comparison) -> bool:
+        """Whether both sides are the same."""
+        return self.value(found) <= self.limit and (self.half or self.agreement(found) == 1.0)
+
+
+def prove(
+    decoder: OrtDecoder, reference: Reference, ids_NT: Tokens, *, described: str, half: bool,
+    progress: Progress = SILENT,
+) -> dict[str, Any]:
+    """The `graph` part of validate.json for windows of token ids [N, T], T at least 8, N at least 2.
+
+    `described` names the reference. Logits of a few windows at a time are held. Raises ValidationFailed on NaN.
+    """
+    criterion = Criterion(half)
+    logits = _against_reference(decoder, reference, ids_NT, progress)
+    checks = {
+        "reference": logits,
+        "cached_decode": _cached(decoder, ids_NT[:2]),
+        "padded": _padded(decoder, ids_NT[:2]),
+        "batch": _batched(decoder, ids_NT[:2]),
+    }
+    return {
+        "reference": described,
+        "positions": logits.positions,
+        "max_relative_error": logits.relative_error,
+        "argmax_agreement": criterion.agreement(logits),
+        "kl_nats": logits.kl_nats,
+        "largest_logit": logits.largest_logit,
+        "cached_decode_error": checks["cached_decode"].relative_error,
+        "padded_error": checks["padded"].relative_error,
+        "batch_error": checks["batch"].relative_error,
+        "measure": "kl_nats" if half else "max_relative_error",
+        "limit": criterion.limit,
+        "checks": [
+            {"name": name, "positions": found.positions, "value": criterion.value(found),
+             "argmax_agreement": criterion.agreement(found), "passed": criterion.passed(found)}
+            for name, found in checks.items()
+        ],
+        "passed": all(map(criterion.passed, checks.values())),
+    }
+
+
+def rows_at_once(tokens: int, vocabulary: int) -> int:
+    """Windows whose logits together stay within some 64 MiB, at least one."""
+    return max(1, min(8, _LOGITS_AT_ONCE // (tokens * vocabulary)))
+
+
+def _against_reference(decoder: OrtDecoder, reference: Reference, ids_NT: Tokens, progress: Progress) -> Comparison:
+    found = Comparison(str(decoder.session.model))
+    rows = rows_at_once(ids_NT.shape[1], decoder.prefill(ids_NT[:1, :1]).shape[-1])
+    starts = range(0, len(ids_NT), rows)
+    for start in track(starts, "graph proof", len(starts), progress):
+        ids_BT = ids_NT[start : start + rows]
+        found.add(reference(ids_BT), decoder.prefill(ids_BT))
+    return found
+
+
+def _cached(decoder: OrtDecoder, ids_BT: Tokens) -> Comparison:
+    """A prompt, then one token at a time, then (row by row) the rest at once, against everything at once."""
+    tokens = ids_BT.shape[1]
+    prompt = max(1, tokens // 4)
+    decoded = min(prompt + _DECODED, tokens - 1)
+    whole_BTV = decoder.prefill(ids_BT)
+    found = Comparison(f"{decoder.session.model} with its cache")
+    found.add(whole_BTV[:, :prompt], decoder.prefill(ids_BT[:, :prompt]))
+    for at in range(prompt, decoded):
+        found.add(whole_BTV[:, at : at + 1], decoder.step(ids_BT[:, at : at + 1]))
+    for row in range(len(ids_BT)):  # GroupQueryAttention takes several tokens after a past for one row only
+        decoder.prefill(ids_BT[row : row + 1, :decoded])
+        found.add(whole_BTV[row : row + 1, decoded:], decoder.step(ids_BT[row : row + 1, decoded:]))
+    return found
+
+
+def _padded(decoder: OrtDecoder, ids_BT: Tokens) -> Comparison:
+    """A short row padded on the right beside a long one, against both alone: prompt, then one decoded token.
+
+    On the right, since GroupQueryAttention counts a row's ones in the mask and takes them to stand first.
+    """
+    long, short = ids_BT.shape[1] - 1, ids_BT.shape[1] // 2
+    mask_BT = np.ones((2, long), np.int64)
+    mask_BT[1, short:] = 0
+    prompt_BT = np.where(mask_BT, ids_BT[:, :long], 0)
+    next_BT = np.stack([ids_BT[0, long:], ids_BT[1, short : short + 1]])
+    prompt_BTV = decoder.prefill(prompt_BT, mask_BT)
+    step_BTV = decoder.step(next_BT)
+    found = Comparison(f"{decoder.session.model} beside padding")
+    for row, length in enumerate((long, short)):
+        found.add(decoder.prefill(prompt_BT[row : row + 1, :length]), prompt_BTV[row : row + 1, :length])
+        found.add(decoder.step(next_BT[row : row + 1]), step_BTV[row : row + 1])
+    return found
+
+
+def _batched(decoder: OrtDecoder, ids_BT: Tokens) -> Comparison:
+    """Rows together against each alone."""
+    together_BTV = decoder.prefill(ids_BT)
+    found = Comparison(f"{decoder.session.model} in a batch")
+    for row in range(len(ids_BT)):
+        found.add(decoder.prefill(ids_BT[row : row + 1]), together_BTV[row : row + 1])
+    return found

@@ -1,0 +1,92 @@
+"""What the approximation cost: the compressed bundle against the dense one on held-out text, both through ONNX Runtime.
+
+Non-overlapping windows; every token of a window but the first is predicted. Axes: N windows or predictions, T tokens,
+V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from foldrank.progress import SILENT, Progress, track
+from foldrank.runtime.compare import Array, check_finite, kl_divergence, log_softmax, pieces
+from foldrank.runtime.decoding import OrtDecoder
+from foldrank.runtime.proof import Tokens, rows_at_once
+
+_PROMPTS, _PROMPT, _CONTINUED = 8, 32, 64
+
+
+@dataclass
+class Quality:
+    """Sums over predicted tokens: negative log likelihoods and KL(dense || compressed) in nats, equal first choices."""
+
+    tokens: int = 0
+    dense_nats: float = 0.0
+    nats: float = 0.0
+    kl_sum: float = 0.0
+    agreeing: int = 0
+
+    def add(self, dense_NV: Array, small_NV: Array, targets_N: Tokens) -> None:
+        """Count the predictions of both for the same targets. Raises ValidationFailed on NaN."""
+        for dense, small, targets in pieces(dense_NV, small_NV, targets_N[:, None]):
+            check_finite("the dense bundle", dense)
+            check_finite("the compressed bundle", small)
+            dense_log, small_log = log_softmax(dense), log_softmax(small)
+            self.tokens += len(targets)
+            self.dense_nats -= float(np.take_along_axis(dense_log, targets, axis=-1).sum())
+            self.nats -= float(np.take_along_axis(small_log, targets, axis=-1).sum())
+            self.kl_sum += float(kl_divergence(dense_log, small_log).sum())
+            self.agreeing += int((dense.argmax(axis=-1) == small.argmax(axis=-1)).sum())
+
+    def report(self) -> dict[str, Any]:
+        """The figures of validate.json."""
+        dense, small = self.dense_nats / self.tokens, self.nats / self.tokens
+        return {
+            "tokens": self.tokens,
+            "dense_perplexity": math.exp(dense),
+            "perplexity": math.exp(small),
+            "perplexity_ratio": math.exp(small - dense),
+            "kl_nats": max(0.0, self.kl_sum / self.tokens),
+            "top1_agreement": self.agreeing / self.tokens,
+        }
+
+
+def measure(dense: OrtDecoder, small: OrtDecoder, ids_NT: Tokens, progress: Progress = SILENT) -> dict[str, Any]:
+    """The `quality` part of validate.json for windows of token ids [N, T]. Raises ValidationFailed on NaN."""
+    found = Quality()
+    window = ids_NT.shape[1]
+    rows = rows_at_once(2 * window, dense.prefill(ids_NT[:1, :1]).shape[-1])
+    starts = range(0, len(ids_NT), rows)
+    for start in track(starts, "quality", len(starts), progress):
+        ids_BT = ids_NT[start : start + rows]
+        dense_BTV, small_BTV = dense.prefill(ids_BT), small.prefill(ids_BT)
+        flat = (-1, dense_BTV.shape[-1])
+        found.add(dense_BTV[:, :-1].reshape(flat), small_BTV[:, :-1].reshape(flat), ids_BT[:, 1:].reshape(-1))
+    return {**found.report(), "window": window, "windows": len(ids_NT), **greedy_prefix(dense, small, ids_NT, progress)}
+
+
+def greedy_prefix(dense: OrtDecoder, small: OrtDecoder, ids_NT: Tokens, progress: Progress = SILENT) -> dict[str, Any]:
+    """How many tokens both write alike before they part, for prompts from the start of the first windows."""
+    prompt = max(1, min(_PROMPT, ids_NT.shape[1] // 2))
+    continued = min(_CONTINUED, ids_NT.shape[1] - prompt)
+    prompts = list(ids_NT[:_PROMPTS, None, :prompt])
+    lengths = [
+        common_prefix(dense.generate(p, continued)[0], small.generate(p, continued)[0])
+        for p in track(prompts, "greedy prefix", len(prompts), progress)
+    ]
+    return {
+        "greedy_prefix_tokens": sum(lengths) / len(lengths),
+        "greedy_prefixes": lengths,
+        "greedy_prompt_tokens": prompt,
+        "greedy_continued_tokens": continued,
+    }
+
+
+def common_prefix(first_T: Tokens, second_T: Tokens) -> int:
+    """Number of leading equal tokens."""
+    differing = np.flatnonzero(first_T != second_T)
+    return int(differing[0]) if differing.size else len(first_T)

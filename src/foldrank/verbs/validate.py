@@ -1,0 +1,139 @@
+"""validate: graph proof against the checkpoint with the plan applied in PyTorch, quality against the dense bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from foldrank import strictjson
+from foldrank.bundle import Bundle
+from foldrank.checkpoint import Checkpoint
+from foldrank.errors import BundleError, SourceError
+from foldrank.planfile import Plan
+from foldrank.progress import SILENT, Progress
+from foldrank.tolerances import MIN_POSITIONS
+from foldrank.versions import versions
+
+if TYPE_CHECKING:
+    from foldrank.runtime.decoding import OrtDecoder
+    from foldrank.runtime.proof import Reference, Tokens
+
+REPORT = "reports/validate.json"
+_WINDOW = 512
+_FLOAT64_WEIGHTS = 32_000_000
+
+
+def validate(
+    bundle: str | Path | Bundle, *, reference: str | Path | Bundle, model: str | Path | None = None,
+    text: str | Path | None = None, provider: str = "cpu", provider_options: Mapping[str, str] | None = None,
+    max_perplexity_increase: str | float | None = None, min_top1_agreement: float | None = None, seed: int = 0,
+    proof: bool = True, tokens: int = 20_480, threads: int | None = None, progress: Progress = SILENT,
+) -> dict[str, Any]:
+    """Prove the graph, measure quality on `tokens` tokens of held-out text, and write reports/validate.json.
+
+    `reference`: the dense bundle. `model`: the checkpoint, by default where the bundle says it came from. A failed gate
+    is in the result (`verdict`), not raised. Raises SourceError, BundleError, PlanMismatch, ProviderUnavailable,
+    ValidationFailed (NaN in the logits).
+    """
+    from foldrank.plans.texts import load_tokenizer, read_text, windows
+    from foldrank.runtime import quality, validation
+    from foldrank.runtime.decoding import OrtDecoder
+    from foldrank.runtime.providers import resolve
+
+    limit = validation.share(max_perplexity_increase)
+    small = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    dense = reference if isinstance(reference, Bundle) else Bundle.open(reference)
+    _check_pair(small, dense)
+    checkpoint = _checkpoint(small, model) if proof else None
+    engine = resolve(provider, provider_options or {})
+    held_out = read_text(None if text is None else Path(text), "validation")
+    window = min(_WINDOW, _context(small))
+    ids_NT = windows(held_out.documents, load_tokenizer(small.path), window, tokens, seed)
+    decoder = OrtDecoder.open(small.path, engine, threads=threads)
+    graph = dict(validation.NOT_RUN)
+    if checkpoint is not None:
+        graph = _prove(small, checkpoint, decoder, ids_NT, seed, progress)
+    cost = quality.measure(OrtDecoder.open(dense.path, engine, threads=threads), decoder, ids_NT, progress)
+    gates = validation.gates(graph, cost, max_perplexity_increase=limit, min_top1_agreement=min_top1_agreement)
+    found = {
+        "schema": validation.SCHEMA, "graph": graph, "quality": cost, "gates": gates,
+        "verdict": validation.verdict(gates), "seed": seed, "provider": engine.short,
+        "threads": decoder.session.threads,
+        "text": {"name": held_out.name, "sha256": held_out.sha256}, "versions": versions(),
+        "placement": decoder.session.placement,
+    }
+    small.with_files({REPORT: strictjson.dumps(found).encode()})
+    return found
+
+
+def _check_pair(small: Bundle, dense: Bundle) -> None:
+    """Both come from one checkpoint and read text alike. Raises BundleError."""
+    if small.manifest.source.get("config_sha256") != dense.manifest.source.get("config_sha256"):
+        what = f"was not exported from the checkpoint of {small.path.name} (config.json differs)"
+        raise BundleError(dense.path, what, "give the dense bundle that the plan was applied to")
+    name = "tokenizer.json"
+    if small.manifest.files.get(name) != dense.manifest.files.get(name):
+        raise BundleError(dense.path, f"its {name} is not that of {small.path.name}", "export and apply again")
+
+
+def _checkpoint(bundle: Bundle, model: str | Path | None) -> Checkpoint:
+    """The checkpoint given, or the one the manifest names; its config must have the digest of the manifest."""
+    way_out = "give it with --model, or leave the graph proof out with --no-proof"
+    source = bundle.manifest.source
+    place = model if model is not None else source.get("path", "")
+    if model is None and not Path(place).is_dir():
+        raise SourceError(bundle.path, f"its checkpoint {place or source.get('name')} is not there", way_out)
+    checkpoint = Checkpoint.open(place)
+    if checkpoint.config_sha256 != source.get("config_sha256"):
+        what = f"is not the checkpoint {bundle.path.name} was made from (config.json differs)"
+        raise SourceError(checkpoint.path, what, way_out)
+    return checkpoint
+
+
+def _context(bundle: Bundle) -> int:
+    """Tokens the model can look at."""
+    config = bundle.json("config.json") or {}
+    config = config.get("text_config", config)
+    return int(config.get("max_position_embeddings") or config.get("n_positions") or _WINDOW)
+
+
+def _prove(
+    bundle: Bundle, checkpoint: Checkpoint, decoder: OrtDecoder, ids_NT: Tokens, seed: int, progress: Progress
+) -> dict[str, Any]:
+    from foldrank.runtime.proof import prove
+
+    plan = None if bundle.plan is None else Plan.read(bundle.plan)
+    reference, dtype = _reference(checkpoint, plan)
+    described = f"{checkpoint.name} in PyTorch, {dtype}" + (", plan applied there" if plan else ", no plan")
+    ids = _enough(ids_NT, checkpoint.text_config.get("vocab_size", int(ids_NT.max()) + 1), seed)
+    return prove(decoder, reference, ids, described=described, half=bundle.manifest.dtype != "fp32", progress=progress)
+
+
+def _enough(ids_NT: Tokens, vocabulary: int, seed: int) -> Tokens:
+    """At least MIN_POSITIONS tokens in two windows or more; where the text is short, random ones are added."""
+    import numpy as np
+
+    window = ids_NT.shape[1]
+    wanted = max(2, -(-MIN_POSITIONS // window))
+    extra = max(0, wanted - len(ids_NT))
+    random = np.random.default_rng(seed).integers(0, vocabulary, (extra, window))
+    return np.concatenate([ids_NT[:wanted], random])
+
+
+def _reference(checkpoint: Checkpoint, plan: Plan | None) -> tuple[Reference, str]:
+    """Logits of the checkpoint with the plan applied in PyTorch; float64 where the model is small."""
+    import numpy as np
+    import torch
+
+    from foldrank.plans.reference import reference_model
+
+    weights = sum(t.size for t in checkpoint.tensors.values())
+    dtype = torch.float64 if weights <= _FLOAT64_WEIGHTS else torch.float32
+    network = reference_model(checkpoint, plan, dtype)
+
+    def logits(ids_BT: Tokens) -> Any:
+        with torch.inference_mode():
+            return network(input_ids=torch.from_numpy(np.ascontiguousarray(ids_BT)), use_cache=False).logits.numpy()
+
+    return logits, str(dtype).removeprefix("torch.")
