@@ -1,0 +1,81 @@
+"""Plans without calibration, for random checkpoints: they say what to cut, not what is best to cut. Speed only.
+
+Knows the weight names of Llama checkpoints (`random_checkpoint.py`). Needs no torch.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from foldrank.checkpoint import Checkpoint
+from foldrank.digests import WeightDigest
+from foldrank.edits import Edit, FoldBlocks, LowRank, rank_limit
+from foldrank.planfile import Keep, Plan, PlanDocument, Source, Step
+from foldrank.sites import PACKED, ROLES, Site
+from foldrank.versions import versions
+
+RANK_MULTIPLE = 16
+"""Ranks are rounded down to this, as for a CPU."""
+
+_MODULES = {role: f"self_attn.{role}_proj" for role in "qkvo"} | {r: f"mlp.{r}_proj" for r in ("gate", "up", "down")}
+_SITES = (PACKED["qkv"], ("o",), ("gate",), ("up",), ("down",))
+
+
+def fold_plan(checkpoint: Checkpoint, folds: int) -> Plan:
+    """Fold so many pairs of neighbours, evenly spread; each merged block takes the upper one's projections."""
+    if not 1 <= folds <= checkpoint.blocks // 2:
+        raise ValueError(f"{folds} pairs of neighbours do not exist in {checkpoint.blocks} blocks")
+    lows = [i * checkpoint.blocks // folds for i in range(folds)]
+    edits = tuple(FoldBlocks(low, (low, low + 1), {low: 0.0, low + 1: 1.0}) for low in lows)
+    digests = {
+        str(Site(block, (role,))): WeightDigest.of(weight(checkpoint, block, role))
+        for edit in edits for block in edit.blocks for role in ROLES
+    }
+    kept = 1 - folds / checkpoint.blocks
+    return _plan(checkpoint, edits, {}, digests, Step("fold_neighbours", {"folds": folds}, Keep(None, kept)))
+
+
+def low_rank_plan(checkpoint: Checkpoint, keep: float, seed: int) -> Plan:
+    """Replace every weight of every block by random factors of a rank that keeps at most `keep` of its numbers."""
+    rng, edits, arrays = np.random.default_rng(seed), [], {}
+    before = after = 0
+    for site in (Site(block, roles) for block in range(checkpoint.blocks) for roles in _SITES):
+        parts = [weight(checkpoint, part.block, part.role) for part in site.parts]
+        shape = (parts[0].shape[0], sum(part.shape[1] for part in parts))
+        rank = int(keep * shape[0] * shape[1] / sum(shape)) // RANK_MULTIPLE * RANK_MULTIPLE
+        before += shape[0] * shape[1]
+        if not 1 <= rank <= rank_limit(*shape):
+            after += shape[0] * shape[1]
+            continue
+        after += rank * sum(shape)
+        names = (f"{site}.A", f"{site}.B")
+        arrays[names[0]] = _noise(rng, (shape[0], rank))
+        arrays[names[1]] = _noise(rng, (rank, shape[1]))
+        edits.append(LowRank(site, shape, rank, names, tuple(WeightDigest.of(part) for part in parts)))
+    step = Step("random_low_rank", {"keep": keep, "seed": seed}, Keep(keep, after / before))
+    return _plan(checkpoint, tuple(edits), arrays, {}, step)
+
+
+def weight(checkpoint: Checkpoint, block: int, role: str) -> np.ndarray:
+    """W [in, out] of one projection, read from its file."""
+    tensor = checkpoint.tensors[f"model.layers.{block}.{_MODULES[role]}.weight"]
+    stored = np.fromfile(tensor.path, tensor.dtype, int(np.prod(tensor.shape)), offset=tensor.start)
+    return stored.reshape(tensor.shape).T
+
+
+def _noise(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+    return rng.standard_normal(shape, dtype=np.float32) / np.float32(np.sqrt(shape[0]))
+
+
+def _plan(
+    checkpoint: Checkpoint, edits: tuple[Edit, ...], arrays: dict[str, np.ndarray], digests: dict[str, WeightDigest],
+    step: Step,
+) -> Plan:
+    source = Source(
+        checkpoint.name, checkpoint.config_sha256, checkpoint.architecture, checkpoint.blocks, digests
+    )
+    document = PlanDocument(
+        source=source, calibration=None, steps=(step,), predicted={"keep": step.keep.reached}, versions=versions(),
+        edits=edits,
+    )
+    return Plan(document, arrays)
