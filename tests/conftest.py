@@ -33,3 +33,11 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("no ../shared beside the checkout")
     return folder
+
+
+@pytest.fixture(scope="session")
+def dense_5m(specs_5m: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dense fp32 bundle of the bundled checkpoint, exported once per test run."""
+    from foldrank.verbs.export import export
+
+    return export(specs_5m, tmp_path_factory.mktemp("export") / "dense", dtype="fp32", offline=True).path
