@@ -82,5 +82,6 @@ def inline_svg(figure: Figure, name: str, alt: str) -> str:
 
 
 def _wide(points: float) -> str:
-    """Never wider than drawn. A wide picture scrolls on a phone rather than shrink below legibility; a narrow one fits."""
-    return f' style="max-width:{points}pt{";min-width:30rem" if points > 420 else ""}"'
+    """Never wider than drawn; on a phone a wide picture scrolls rather than shrink below legibility."""
+    least = f";min-width:{0.85 * points:.0f}pt" if points > 420 else ""
+    return f' style="max-width:{points}pt{least}"'

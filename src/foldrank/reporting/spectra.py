@@ -91,10 +91,11 @@ def _draw(order: list[str], by_role: dict[str, list[Spectrum]]) -> Figure:
     figure = Figure(figsize=(max(4.2, 2.4 * columns), 2.3 * height))
     panels = figure.subplots(height, columns, squeeze=False, sharey=True).ravel()
     depths = [s.site.block for found in by_role.values() for s in found]
-    shade = ScalarMappable(Normalize(min(depths), max(max(depths), min(depths) + 1)), _DEPTH)
+    low, high = min(depths), max(depths)
+    shade = ScalarMappable(Normalize(low, max(high, low + 1)), _DEPTH)
     for axes, role in zip(panels, order, strict=False):
         for spectrum in by_role[role]:
-            colour = _DEPTH(shade.norm(spectrum.site.block))
+            colour = _DEPTH((spectrum.site.block - low) / max(1, high - low))
             axes.plot(spectrum.ranks, [max(v, _FLOOR) for v in spectrum.lost], color=colour, linewidth=1.1)
             if spectrum.rank is not None:
                 axes.plot(

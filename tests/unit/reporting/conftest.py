@@ -262,6 +262,7 @@ def make_bundle(tmp_path: Path) -> Callable[..., Path]:
                 (folder / path).parent.mkdir(parents=True, exist_ok=True)
                 (folder / path).write_text(content if isinstance(content, str) else strictjson.dumps(content))
         if plan:
+            (folder / "plan").mkdir(exist_ok=True)
             (folder / "plan" / "plan.json").write_text(plan_document(name).text())
         (folder / "model.onnx").write_bytes(b"\0" * 70_000)
         (folder / "model.onnx.data").write_bytes(b"\0" * 14_000_000)

@@ -1,0 +1,220 @@
+"""The page says what the JSON says, says what is missing, and loads nothing."""
+
+import copy
+import html
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from foldrank import strictjson
+from foldrank.errors import BundleError
+from foldrank.reporting.page import render
+
+Maker = Callable[..., Path]
+VOID = {"meta", "link", "img", "br", "hr", "input"}
+
+
+class Tags(HTMLParser):
+    """Every tag with its attributes; fails on tags that do not close in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def tags(page: str) -> list[tuple[str, dict[str, str | None]]]:
+    parser = Tags()
+    parser.feed(page)
+    parser.close()
+    assert parser.open == []
+    return parser.seen
+
+
+def words(page: str, section: str | None = None) -> str:
+    """The text a reader sees, of one section or the whole, on one line."""
+    if section is not None:
+        page = page[page.index(f'<section id="{section}">') :]
+        page = page[: page.index("</section>")]
+    page = re.sub(r"<style.*?</style>", "", page, flags=re.DOTALL)
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", page)).split())
+
+
+SECTIONS = ["done", "similarity", "spectra", "bytes", "quality", "proof", "speed", "origin", "receipts"]
+
+
+def test_a_compressed_bundle_has_every_section_and_picture(make_bundle: Maker) -> None:
+    page = render(make_bundle())
+    assert [a["id"] for tag, a in tags(page) if tag == "section"] == SECTIONS
+    pictures = [a for tag, a in tags(page) if tag == "svg"]
+    assert len(pictures) == 6
+    assert all(a["role"] == "img" and len(a["aria-label"] or "") > 40 for a in pictures)
+
+
+def test_a_dense_bundle_has_a_page_without_plan_sections(make_bundle: Maker) -> None:
+    page = render(make_bundle({"reports/bench.json": None, "reports/receipts.json": None}, plan=False))
+    assert [a["id"] for tag, a in tags(page) if tag == "section"] == [
+        s for s in SECTIONS if s not in ("similarity", "spectra")
+    ]
+    assert "no compression plan was applied" in page
+    assert "the graph computes what the checkpoint says" in words(page)
+
+
+def test_figures_are_those_of_the_json(make_bundle: Maker) -> None:
+    page = render(make_bundle())
+    top = words(page[: page.index("<main>")])
+    for figure in ("+13.0 %", "42.4 → 47.9", "81.2 %", "1.31×", "1.27 to 1.36", "ideal 1.55×", "3.4·10⁻⁶", "10,240"):
+        assert figure in top, figure
+    assert "perplexity 42.4 47.9 +13.0 %" in words(page, "quality")
+    assert "0.138 nats" in words(page, "quality")
+    assert "max perplexity increase 20.00 % 13.02 % ✓ holds" in words(page, "quality")
+    assert "decode, genai, context 128, batch 1 ! 1.29× 1.25 to 1.34 1.54× 84 %" in words(page, "speed")
+    assert "1.001, 95 % interval 0.992 to 1.011. It contains 1" in words(page, "speed")
+    assert "compressed cpu genai, prompt 16, batch 1 5.76 ms 1.80 ms 556 14.3 MB 43 % 212 MB not told" in words(
+        page, "speed"
+    )
+    assert "block 2 56 56 56 56" in words(page, "done")
+    assert "block 1 52 dense 52 52" in words(page, "done")
+    assert "12 blocks became 9." in words(page, "done")
+
+
+def test_nothing_is_loaded_from_outside(make_bundle: Maker) -> None:
+    page = render(make_bundle())
+    assert not re.search(r"https?://", page)
+    for tag, attributes in tags(page):
+        assert tag not in ("script", "link", "iframe", "object", "embed")
+        for key in ("src", "href", "xlink:href"):
+            if value := attributes.get(key):
+                assert value.startswith(("#", "data:image/png;base64,")), (tag, value)
+    assert "@import" not in page
+    assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)", page))
+
+
+def test_ids_are_unique_and_every_reference_has_its_target(make_bundle: Maker) -> None:
+    page = render(make_bundle())
+    ids = [str(a["id"]) for _, a in tags(page) if "id" in a]
+    assert len(ids) == len(set(ids))
+    references = re.findall(r'href="#([^"]+)"', page) + re.findall(r"url\(#([^)]+)\)", page)
+    assert set(references) <= set(ids)
+
+
+HOSTILE = "<script>alert(1)</script>\"'&${x} $\\frac{a}$ {{ 7*7 }} </style>"
+
+
+def test_hostile_names_are_text(make_bundle: Maker) -> None:
+    bench = copy.deepcopy(BENCH)
+    for row in [*bench["rows"], *bench["speedups"]]:
+        row["engine"] = HOSTILE
+    bench["environment"] = {HOSTILE: HOSTILE}
+    receipts = [{"pass": HOSTILE, "effect": HOSTILE, "where": HOSTILE, "reason": HOSTILE}]
+    change = {"reports/bench.json": bench, "reports/receipts.json": receipts}
+    page = render(make_bundle(change, name=HOSTILE))
+    assert "<script" not in page
+    assert page.count("</style>") == 1
+    assert "{{ 7*7 }}" in words(page)
+    tags(page)
+
+
+BENCH: dict[str, Any] = {
+    "rows": [{"bundle": b, "tpot_ms": 1.0, "ttft_ms": 2.0, "batch": 1} for b in ("dense", "compressed")],
+    "speedups": [{"phase": "decode", "ratio": 1.2, "ci95": [1.1, 1.3], "ideal": 1.4, "batch": 1}],
+}
+
+
+@pytest.mark.parametrize(
+    ("left_out", "section", "says"),
+    [
+        ("reports/bench.json", "speed", "not measured: run foldrank bench DIR --baseline DENSE"),
+        ("reports/validate.json", "quality", "not measured: run foldrank validate DIR --reference DENSE"),
+        ("reports/validate.json", "proof", "not measured: run foldrank validate DIR --reference DENSE --model MODEL"),
+        ("reports/receipts.json", "receipts", "not measured: run foldrank apply"),
+        ("plan/diagnostics.json", "similarity", "not measured: run foldrank plan"),
+        ("plan/diagnostics.json", "spectra", "not measured: run foldrank plan"),
+        ("config.json", "bytes", "Not known"),
+    ],
+)
+def test_what_is_missing_is_said(make_bundle: Maker, left_out: str, section: str, says: str) -> None:
+    assert says in words(render(make_bundle({left_out: None})), section)
+
+
+def test_without_any_report_no_figure_is_made_up(make_bundle: Maker) -> None:
+    page = render(make_bundle({"reports/bench.json": None, "reports/validate.json": None}))
+    top = words(page[: page.index("<main>")])
+    assert "! Not validated" in top
+    assert top.count("not measured") == 3
+    assert "Passed" not in page
+
+
+@pytest.mark.parametrize(
+    "content", [{}, [], None, 3, "text", {"quality": [], "graph": 3, "gates": {}, "rows": [1], "speedups": [[]]}]
+)
+@pytest.mark.parametrize(
+    "path",
+    [
+        "reports/validate.json",
+        "reports/bench.json",
+        "reports/receipts.json",
+        "plan/diagnostics.json",
+        "config.json",
+        "genai_config.json",
+    ],
+)
+def test_a_file_of_another_form_never_crashes_the_page(make_bundle: Maker, path: str, content: Any) -> None:
+    tags(render(make_bundle({path: strictjson.dumps(content)})))
+
+
+def test_a_damaged_file_is_named(make_bundle: Maker) -> None:
+    with pytest.raises(BundleError, match=r"bench\.json"):
+        render(make_bundle({"reports/bench.json": "{"}))
+
+
+def _validation(**changes: Any) -> dict[str, Any]:
+    report: dict[str, Any] = {"graph": {"passed": True}, "quality": {"perplexity": 5.0}, "gates": [], "verdict": "pass"}
+    return report | changes
+
+
+@pytest.mark.parametrize(
+    ("report", "word", "reason"),
+    [
+        (_validation(), "✓ Passed", "no gates were set"),
+        (_validation(graph={"passed": False}, verdict="fail"), "✗ Failed", "does not compute what the plan says"),
+        (_validation(graph=None), "! Not proved", "the graph proof was not run"),
+        (_validation(verdict="fail"), "✗ Failed", "verdict is fail"),
+        (
+            _validation(
+                gates=[{"name": "min_top1_agreement", "limit": 0.9, "value": 0.8, "passed": False}], verdict="fail"
+            ),
+            "✗ Failed",
+            "min top1 agreement is 80.00 %, its limit 90.00 %",
+        ),
+    ],
+)
+def test_the_verdict_says_no_more_than_was_shown(make_bundle: Maker, report: Any, word: str, reason: str) -> None:
+    top = words(render(make_bundle({"reports/validate.json": report})))
+    assert word in top
+    assert reason in top
+
+
+def test_a_null_test_that_misses_one_is_called_out(make_bundle: Maker) -> None:
+    page = render(make_bundle({"reports/bench.json": {**BENCH, "null_test": {"ratio": 1.08, "ci95": [1.04, 1.1]}}}))
+    assert "It does not contain 1" in words(page, "speed")
+
+
+def test_the_same_bundle_gives_the_same_page(make_bundle: Maker) -> None:
+    folder = make_bundle()
+    assert render(folder) == render(folder)

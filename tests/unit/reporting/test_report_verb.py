@@ -1,0 +1,47 @@
+"""`foldrank.report`: both files land in a bundle that is still one; a missing extra is named."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from foldrank.bundle import Bundle
+from foldrank.errors import BundleError, ProviderUnavailable
+from foldrank.verbs.report import report
+
+Maker = Callable[..., Path]
+
+
+def test_page_and_card_are_written_and_sealed(make_bundle: Maker) -> None:
+    folder = make_bundle()
+    path = report(folder)
+    assert path == folder.absolute() / "report.html"
+    files = Bundle.open(folder).manifest.files
+    assert {"report.html", "README.md"} <= set(files)
+    assert "`report.html`" in (folder / "README.md").read_text()
+
+
+def test_a_second_report_changes_nothing(make_bundle: Maker) -> None:
+    folder = make_bundle()
+    first = report(folder).read_bytes(), (folder / "README.md").read_bytes()
+    assert (report(folder).read_bytes(), (folder / "README.md").read_bytes()) == first
+
+
+@pytest.mark.parametrize("package", ["matplotlib", "jinja2"])
+def test_a_missing_extra_is_named_and_nothing_is_written(
+    make_bundle: Maker, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_bundle()
+    for name in [name for name in sys.modules if name.startswith("foldrank.reporting.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ProviderUnavailable, match=r"pip install 'foldrank\[report\]'") as caught:
+        report(folder)
+    assert caught.value.exit_code == 3
+    assert not (folder / "report.html").exists()
+
+
+def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="not a bundle"):
+        report(tmp_path)

@@ -1,0 +1,55 @@
+"""The byte picture's numbers against counts made by hand from the synthetic bundle's shapes."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from foldrank.reporting.evidence import Evidence
+from foldrank.reporting.weight_bytes import Share, split
+
+Maker = Callable[..., Path]
+
+RANKS = [48 + 4 * (block % 5) for block in (0, 1, 2, 3, 4, 5, 8, 9, 11)]
+"""What the fixture's plan gives each block left, at every role it factors."""
+
+
+def test_every_part_is_as_counted_by_hand(make_bundle: Maker) -> None:
+    found = split(Evidence.read(make_bundle()))
+    assert found is not None
+    o_pairs = [min(rank, 95) for rank in RANKS[2:]]  # blocks 0 and 1 keep theirs dense
+    assert found.weights == (
+        Share("q k v", 4 * 12 * 192 * 320, 4 * sum(r * (192 + 320) for r in RANKS)),
+        Share("o", 4 * 12 * 192 * 192, 4 * (2 * 192 * 192 + sum(r * (192 + 192) for r in o_pairs))),
+        Share("gate up", 4 * 12 * 192 * 1024, 4 * sum(r * (192 + 1024) for r in RANKS)),
+        Share("down", 4 * 12 * 512 * 192, 4 * sum(r * (512 + 192) for r in RANKS)),
+        Share("embedding and head", 4 * 4096 * 192, 4 * 4096 * 192),
+    )
+    assert found.cache == Share("KV cache", 2 * 12 * 2 * 32 * 1024 * 4, 2 * 9 * 2 * 32 * 1024 * 4)
+    assert found.dense == sum(share.dense for share in found.weights)
+
+
+def test_an_untied_head_is_counted_on_its_own(make_bundle: Maker) -> None:
+    config = {
+        "model_type": "llama",
+        "hidden_size": 8,
+        "intermediate_size": 16,
+        "num_attention_heads": 2,
+        "vocab_size": 10,
+        "tie_word_embeddings": False,
+    }
+    found = split(Evidence.read(make_bundle({"config.json": config})))
+    assert found is not None
+    assert [share.part for share in found.weights][-2:] == ["embedding", "head"]
+
+
+@pytest.mark.parametrize(
+    "change", [{"config.json": None}, {"config.json": {"model_type": "mixtral", "hidden_size": 8}}]
+)
+def test_another_kind_of_decoder_is_not_guessed_at(make_bundle: Maker, change: dict[str, Any]) -> None:
+    assert split(Evidence.read(make_bundle(change))) is None
+
+
+def test_without_a_manifest_the_stored_type_is_not_guessed(make_bundle: Maker) -> None:
+    assert split(Evidence.read(make_bundle(sealed=False))) is None
