@@ -45,7 +45,7 @@ def effective_rank(gram_CC: Tensor) -> int:
     """How many singular values of the states with this Gram matrix make 95 % of their sum."""
     singular = np.sqrt(torch.linalg.eigvalsh(gram_CC).clamp_min(0.0).flip(0).cpu().numpy())
     shares = np.cumsum(singular) / max(singular.sum(), 1e-300)
-    return int(np.searchsorted(shares, 0.95) + 1)
+    return min(int(np.searchsorted(shares, 0.95)) + 1, len(shares))
 
 
 def importance(sensitivity: np.ndarray, ranks: Sequence[int], width: int) -> np.ndarray:
@@ -64,7 +64,7 @@ def ratios(importance_L: np.ndarray, keep: float, sign: int) -> np.ndarray:
 
 
 def rescaled(wanted: np.ndarray, keep: float) -> np.ndarray:
-    """The wanted ratios times one factor, so that the mean is keep; none above the ceiling, or keep if that is higher."""
+    """The wanted ratios times one factor, so that the mean is keep; none above the ceiling (or keep)."""
     ceiling = max(CEILING, keep)
     low, high = 0.0, ceiling / wanted.min()
     for _ in range(80):

@@ -100,7 +100,7 @@ class PrefixCache:
             return cls(decoder, tuple(inputs), decoder.norm(hidden), settings)
 
     def similarity(self, committed: tuple[Window, ...], candidate: Window) -> float:
-        """Cosine to the original of the model with all these windows merged; what lies below the candidate is not run."""
+        """Cosine to the original of the model with all these windows merged; what lies below is not run."""
         low = candidate[0]
         hidden = self.inputs[low]
         with torch.no_grad():
@@ -114,7 +114,7 @@ class PrefixCache:
 
 
 def run(task: Task, settings: Settings) -> Result:
-    """Choose windows and fold them. Raises ValueError where the budget is out of reach, SourceError on unlike blocks."""
+    """Choose windows and fold them. Raises ValueError where the budget is out of reach, SourceError on unlike kinds."""
     decoder = task.decoder
     count = len(decoder.blocks)
     lowest, highest = settings.protect_first, count - 1 - settings.protect_last

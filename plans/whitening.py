@@ -1,7 +1,7 @@
 """The metric under which a weight is approximated: E|x W - x W'|^2 generalised to tr((W - W')^T M (W - W')).
 
-DipSVD's local importance protects the channels of the input that carry most. With G = sum x^T x over tokens, a_j the norm
-of G[:, j] and D = diag(weight on the `top_share` of channels with the largest a_j, 1 elsewhere):
+DipSVD's local importance protects the channels of the input that carry most. With G = sum x^T x over tokens, a_j the
+norm of G[:, j] and D = diag(weight on the `top_share` of channels with the largest a_j, 1 elsewhere):
     plain   M = G                          (SVD-LLM's whitening)
     gd      M = (G D^2 G)^(1/2)            (what DipSVD's released code, an SVD of G D, amounts to)
     dgd     M = D G D                      (what the paper says)

@@ -1,0 +1,147 @@
+"""SLM's planning against the naive procedure: same decisions, how much less time. Prints one JSON object.
+
+    python -m foldrank.benchmarks.planning examples/specs-5m --keep 0.75
+
+Naive is the procedure as published: for every candidate a deep copy of the model, merged in place, and the original and
+the candidate both run in full. It shares the window loop with the planner and nothing else: no decoder view, no prefix
+cache, no memory of similarities it has seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from foldrank.checkpoint import Checkpoint
+from foldrank.plans.compose import calibration_windows
+from foldrank.plans.decoder import Decoder, load_model
+from foldrank.plans.slm import PrefixCache, Rule, Settings
+from foldrank.plans.windows import Memo, Search, Similarity, Window, merge_windows, search_threshold
+
+
+@dataclass
+class Counted:
+    """A similarity that counts how often it is asked."""
+
+    measure: Similarity
+    asked: int = 0
+
+    def __call__(self, committed: tuple[Window, ...], candidate: Window) -> float:
+        self.asked += 1
+        return self.measure(committed, candidate)
+
+
+def naive_similarity(model: Any, ids_NT: np.ndarray, rule: Rule, norms: str) -> Similarity:
+    """Deep copy, merge in place, run both models in full, cosine of the flattened last hidden states."""
+    ids = torch.from_numpy(ids_NT)
+
+    def measure(committed: tuple[Window, ...], candidate: Window) -> float:
+        changed = copy.deepcopy(model)
+        for low, high in sorted((*committed, candidate), reverse=True):
+            _merge_in_place(changed, low, high, rule, norms)
+        with torch.no_grad():
+            one = model.model(input_ids=ids, use_cache=False).last_hidden_state.double().flatten(1)
+            other = changed.model(input_ids=ids, use_cache=False).last_hidden_state.double().flatten(1)
+        return float(nn.functional.cosine_similarity(one, other, dim=1).mean())
+
+    return measure
+
+
+def _merge_in_place(model: Any, low: int, high: int, rule: Rule, norms: str) -> None:
+    layers = list(model.model.layers)
+    window = [dict(layer.named_parameters()) for layer in layers[low : high + 1]]
+    with torch.no_grad():
+        for name, parameter in layers[low].named_parameters():
+            if "norm" in name:
+                merged = window[-1 if norms == "top" else 0][name].clone()
+            else:
+                merged = _merged([tensors[name].double() for tensors in window], rule)
+            parameter.copy_(merged)
+    model.model.layers = nn.ModuleList(layers[: low + 1] + layers[high + 1 :])
+    model.config.num_hidden_layers = len(model.model.layers)
+
+
+def _merged(weights: list[Tensor], rule: Rule) -> Tensor:
+    first, last = weights[0], weights[-1]
+    match rule:
+        case "top":
+            return last
+        case "bottom":
+            return first
+        case "mean":
+            return torch.stack(weights).mean(dim=0)
+        case "rdsc":
+            return first + torch.stack([w - first for w in weights[1:]]).sum(dim=0)
+
+
+def compare(checkpoint: Checkpoint, keep: float, *, seed: int = 0) -> dict[str, Any]:
+    """Search for `keep` naively and as the planner does; then one pass of the loop at the threshold found."""
+    settings = Settings(keep=keep)
+    model = load_model(checkpoint, dtype=torch.float32)
+    ids = calibration_windows(checkpoint, None, None, seed).ids[: settings.windows, : settings.tokens]
+    blocks = len(model.model.layers)
+    bounds = {"lowest": settings.protect_first, "highest": blocks - 1 - settings.protect_last}
+    target = int(keep * blocks + 1e-9)
+
+    def cached() -> Similarity:
+        return PrefixCache.of(Decoder.of(model), ids, settings).similarity
+
+    naive = Counted(naive_similarity(model, ids, settings.rule, settings.norms))
+    ours = Counted(cached())
+    slow, slow_s = _timed(lambda: search_threshold(naive, blocks=blocks, target=target, **bounds))
+    fast, fast_s = _timed(
+        lambda: search_threshold(Memo(_restarted(ours, cached)), blocks=blocks, target=target, **bounds)
+    )
+    loop_slow = _timed(lambda: merge_windows(naive.measure, threshold=slow.threshold, **bounds))[1]
+    loop_fast = _timed(lambda: merge_windows(cached(), threshold=fast.threshold, **bounds))[1]
+    return {
+        "model": checkpoint.name, "keep": keep, "tokens": int(ids.size), "threads": torch.get_num_threads(),
+        "windows": [list(w) for w in _windows(fast)], "identical_decisions": _decisions(slow) == _decisions(fast),
+        "search": {"naive_s": slow_s, "planner_s": fast_s, "ratio": slow_s / fast_s,
+                   "naive_evaluations": naive.asked, "planner_evaluations": ours.asked},
+        "one_threshold": {"naive_s": loop_slow, "planner_s": loop_fast, "ratio": loop_slow / loop_fast},
+    }
+
+
+def _restarted(counted: Counted, make: Callable[[], Similarity]) -> Counted:
+    """Build the prefix cache anew, so that its cost is inside the measured time."""
+    counted.measure = make()
+    return counted
+
+
+def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    start = time.perf_counter()
+    result = work()
+    return result, time.perf_counter() - start
+
+
+def _windows(found: Search) -> tuple[Window, ...]:
+    return () if found.outcome is None else found.outcome.windows
+
+
+def _decisions(found: Search) -> list[tuple[Window, bool]]:
+    return [] if found.outcome is None else [(t.window, t.accepted) for t in found.outcome.trials]
+
+
+def main() -> None:
+    """Read the arguments, print the comparison."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model")
+    parser.add_argument("--keep", type=float, default=0.75)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    result = compare(Checkpoint.open(arguments.model), arguments.keep, seed=arguments.seed)
+    print(json.dumps(result, indent=2, sort_keys=True))
+
+
+if __name__ == "__main__":
+    main()

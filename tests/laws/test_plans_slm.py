@@ -1,0 +1,152 @@
+"""Laws of METHODS for SLM, on random decoders; the oracle is the naive procedure with deep copies."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from foldrank.benchmarks.planning import naive_similarity
+from foldrank.plans.decoder import Decoder, merge
+from foldrank.plans.method import Task
+from foldrank.plans.slm import PrefixCache, Settings, coefficients, fold, run
+from foldrank.plans.windows import Memo, Outcome, merge_windows, search_threshold
+
+RULES = ("top", "rdsc", "mean", "bottom")
+IDS = np.random.default_rng(0).integers(0, 61, size=(4, 12))
+
+
+def random_llama(blocks: int, seed: int, spread: float = 0.15) -> Any:
+    config = LlamaConfig(
+        hidden_size=24, num_attention_heads=3, num_key_value_heads=1, head_dim=10, intermediate_size=36,
+        num_hidden_layers=blocks, vocab_size=61, max_position_embeddings=32, initializer_range=spread,
+    )
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(config)
+    for name, parameter in model.named_parameters():
+        if "norm" in name:
+            torch.nn.init.uniform_(parameter, 0.5, 1.5)
+    return model.requires_grad_(False).eval()
+
+
+def folded(model: Any, **options: Any) -> tuple[Any, Decoder]:
+    decoder = Decoder.of(model)
+    result = run(Task(decoder, IDS, 0, source=decoder), Settings(**options))
+    return result, result.decoder
+
+
+def decisions(outcome: Outcome) -> list[tuple[tuple[int, int], bool]]:
+    return [(t.window, t.accepted) for t in outcome.trials]
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(0, 1000), st.sampled_from(RULES), st.sampled_from(["bottom", "top"]), st.integers(3, 6))
+def test_prefix_cache_decides_as_the_naive_procedure(seed: int, rule: Any, norms: Any, blocks: int) -> None:
+    model, options = random_llama(blocks, seed), Settings(blocks=1, rule=rule, norms=norms)
+    cached = PrefixCache.of(Decoder.of(model), IDS, options).similarity
+    naive = naive_similarity(model, IDS, rule, norms)
+    for threshold in (-1.0, 0.3, 0.6, 0.9):
+        ours = merge_windows(cached, lowest=0, highest=blocks - 1, threshold=threshold)
+        theirs = merge_windows(naive, lowest=0, highest=blocks - 1, threshold=threshold)
+        assert decisions(ours) == decisions(theirs)
+        assert [t.similarity for t in ours.trials] == pytest.approx([t.similarity for t in theirs.trials], abs=1e-5)
+
+
+@settings(max_examples=6, deadline=None)
+@given(st.integers(0, 1000), st.integers(2, 5))
+def test_search_decides_as_the_naive_procedure(seed: int, target: int) -> None:
+    model = random_llama(6, seed)
+    cached = Memo(PrefixCache.of(Decoder.of(model), IDS, Settings(blocks=target)).similarity)
+    naive = naive_similarity(model, IDS, "top", "bottom")
+    ours, theirs = (
+        search_threshold(s, blocks=6, lowest=1, highest=4, target=target) for s in (cached, Memo(naive))
+    )
+    assert (ours.outcome is None) == (theirs.outcome is None)
+    if ours.outcome is not None and theirs.outcome is not None:
+        assert ours.outcome.windows == theirs.outcome.windows
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_identical_blocks_merge_exactly(rule: Any) -> None:
+    model = random_llama(4, 1)
+    for layer in list(model.model.layers)[1:]:
+        layer.load_state_dict(model.model.layers[0].state_dict())
+    decoder = Decoder.of(model)
+    merged = merge(decoder.blocks, fold((0, 2), Settings(blocks=2, rule=rule)))
+    for name, tensor in merged.tensors.items():
+        assert torch.equal(tensor, decoder.blocks[0].tensors[name])
+
+
+@given(st.integers(0, 20), st.integers(2, 9))
+def test_coefficients_add_up_to_one_and_rdsc_of_two_is_top(low: int, size: int) -> None:
+    for rule in RULES:
+        assert sum(coefficients(rule, low, low + size - 1).values()) == pytest.approx(1.0)  # type: ignore[arg-type]
+    assert coefficients("rdsc", low, low + 1) == coefficients("top", low, low + 1)
+
+
+@pytest.mark.parametrize("blocks", [4, 7])
+def test_a_threshold_of_minus_one_merges_all_allowed_blocks_and_of_one_none(blocks: int) -> None:
+    model = random_llama(blocks, 3)
+    result, decoder = folded(model, threshold=-1.0)
+    assert [e.blocks for e in result.edits] == [tuple(range(1, blocks - 1))]
+    assert [b.number for b in decoder.blocks] == [0, 1, blocks - 1]
+    assert result.kept == pytest.approx(3 / blocks)
+    for threshold in (1.0, 1.5):
+        result, decoder = folded(model, threshold=threshold)
+        assert result.edits == ()
+        assert len(decoder.blocks) == blocks
+
+
+def test_windows_of_an_all_alike_model_are_committed_where_the_released_loop_forgets_them() -> None:
+    model = random_llama(6, 4, spread=0.002)
+    result, _ = folded(model, threshold=0.5, protect_first=0)
+    assert [e.blocks for e in result.edits] == [(0, 1, 2, 3, 4)]
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 1000), st.floats(0.5, 1.0), st.integers(0, 2), st.integers(0, 2))
+def test_keep_is_never_exceeded_and_protected_blocks_stay(seed: int, keep: float, first: int, last: int) -> None:
+    result, decoder = folded(random_llama(6, seed), keep=keep, protect_first=first, protect_last=last)
+    assert len(decoder.blocks) <= int(keep * 6 + 1e-9)
+    assert result.kept == pytest.approx(len(decoder.blocks) / 6)
+    assert len(decoder.blocks) == 6 - sum(len(e.blocks) - 1 for e in result.edits)
+    touched = [b for e in result.edits for b in e.blocks]
+    assert len(touched) == len(set(touched))
+    assert all(first <= b < 6 - last for b in touched)
+
+
+def test_keep_one_edits_nothing_and_measures_nothing() -> None:
+    result, decoder = folded(random_llama(4, 5), keep=1)
+    assert result.edits == ()
+    assert result.kept == 1.0
+    assert result.diagnostics["slm_trace"] == []
+    assert len(decoder.blocks) == 4
+
+
+def test_out_of_reach_is_a_value_error_with_what_can_be_reached() -> None:
+    with pytest.raises(ValueError, match=r"1 of 6 blocks cannot be reached.*3 is the fewest"):
+        folded(random_llama(6, 6), blocks=1)
+
+
+def test_blocks_of_different_kinds_are_refused_and_the_model_is_untouched() -> None:
+    from foldrank.errors import SourceError
+
+    model = random_llama(5, 7)
+    before = copy.deepcopy(model.state_dict())
+    model.config.layer_types = ["full_attention"] * 2 + ["sliding_attention"] + ["full_attention"] * 2
+    with pytest.raises(SourceError, match=r"block.02: is of another kind \(sliding_attention\) than block.01"):
+        folded(model, keep=0.8)
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+def test_planning_leaves_the_model_untouched() -> None:
+    model = random_llama(6, 8)
+    before = copy.deepcopy(model.state_dict())
+    folded(model, keep=0.6, rule="mean")
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())

@@ -1,0 +1,50 @@
+"""Method options are read strictly."""
+
+from __future__ import annotations
+
+import pytest
+
+from foldrank.plans.compose import parse_all
+from foldrank.plans.request import parse
+
+
+def test_values_are_typed_and_defaults_recorded() -> None:
+    request = parse("slm:keep=0.75,rule=mean,protect_first=2")
+    assert request.values["keep"] == 0.75
+    assert request.values["protect_first"] == 2
+    assert request.values["rule"] == "mean"
+    assert request.values["threshold"] is None
+    assert request.values["norms"] == "bottom"
+
+
+@pytest.mark.parametrize(("text", "says"), [
+    ("slim:keep=0.5", "unknown method 'slim'; known are dipsvd, slm"),
+    ("slm:ratio=0.5", "unknown setting ratio; known are keep, threshold, blocks"),
+    ("slm:keep=0", "keep.*greater than 0"),
+    ("slm:keep=1.01", "keep.*less than or equal to 1"),
+    ("slm:keep=nan", "keep.*finite"),
+    ("slm:keep=half", "keep.*valid number"),
+    ("slm:keep=0.5,keep=0.6", "keep stands twice"),
+    ("slm:keep", "'keep' is not KEY=VALUE"),
+    ("slm:", "is not KEY=VALUE"),
+    ("slm", "exactly one of keep, threshold, blocks"),
+    ("slm:keep=0.5,blocks=3", "exactly one of keep, threshold, blocks"),
+    ("slm:keep=0.5,rule=median", "rule.*'top', 'rdsc', 'mean' or 'bottom'"),
+    ("dipsvd", "keep"),
+    ("dipsvd:keep=-0.1", "keep.*greater than 0"),
+    ("dipsvd:keep=0.5,align=0", "align.*greater than or equal to 1"),
+    ("dipsvd:keep=0.5,weight=0", "weight.*greater than 0"),
+])
+def test_wrong_use_is_a_value_error_that_says_why(text: str, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        parse(text)
+
+
+def test_order_and_repeats() -> None:
+    assert [r.method.name for r in parse_all(["slm:keep=0.75", "dipsvd:keep=0.8"])] == ["slm", "dipsvd"]
+    with pytest.raises(ValueError, match="fold blocks come before"):
+        parse_all(["dipsvd:keep=0.8", "slm:keep=0.75"])
+    with pytest.raises(ValueError, match="slm stands twice"):
+        parse_all(["slm:keep=0.8", "slm:keep=0.75"])
+    with pytest.raises(ValueError, match="no method given"):
+        parse_all([])
