@@ -7,7 +7,10 @@ from pathlib import Path
 from foldrank.bundle import Bundle, seal
 from foldrank.checkpoint import Checkpoint, check_finite
 from foldrank.digests import DTYPES
+from foldrank.export.exporters import exporter as find_exporter
 from foldrank.progress import SILENT, Progress
+from foldrank.reporting.card import model_card
+from foldrank.runtime.providers import short_name
 from foldrank.staging import check_output, staged_folder
 from foldrank.versions import versions
 
@@ -22,10 +25,6 @@ def export(
     `dtype`: fp32, fp16 or bf16 (bf16 runs on CUDA only). `provider`: cpu or cuda, for whose kernels the graph is
     written; no such device is needed. Nothing in it is random: `seed` is only noted. Raises SourceError, ExportError.
     """
-    from foldrank.export.exporters import exporter as find_exporter
-    from foldrank.reporting.card import model_card
-    from foldrank.runtime.providers import short_name
-
     if dtype not in DTYPES:
         raise ValueError(f"no dtype {dtype!r}; one of {', '.join(DTYPES)}")
     name, run = find_exporter(exporter)

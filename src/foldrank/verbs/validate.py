@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from foldrank import strictjson
 from foldrank.bundle import Bundle
 from foldrank.checkpoint import Checkpoint
 from foldrank.errors import BundleError, SourceError
 from foldrank.planfile import Plan
+from foldrank.plans.texts import load_tokenizer, read_text, windows
 from foldrank.progress import SILENT, Progress
+from foldrank.runtime import quality, validation
+from foldrank.runtime.decoding import OrtDecoder
+from foldrank.runtime.proof import Reference, Tokens, prove
+from foldrank.runtime.providers import Provider, resolve
 from foldrank.tolerances import MIN_POSITIONS
 from foldrank.versions import versions
-
-if TYPE_CHECKING:
-    from foldrank.runtime.decoding import OrtDecoder
-    from foldrank.runtime.proof import Reference, Tokens
 
 REPORT = "reports/validate.json"
 _WINDOW = 512
@@ -28,7 +31,8 @@ def validate(
     bundle: str | Path | Bundle, *, reference: str | Path | Bundle, model: str | Path | None = None,
     text: str | Path | None = None, provider: str = "cpu", provider_options: Mapping[str, str] | None = None,
     max_perplexity_increase: str | float | None = None, min_top1_agreement: float | None = None, seed: int = 0,
-    proof: bool = True, tokens: int = 20_480, threads: int | None = None, progress: Progress = SILENT,
+    proof: bool = True, tokens: int = 20_480, threads: int | None = None, offline: bool = False,
+    trust_remote_code: bool = False, progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Prove the graph, measure quality on `tokens` tokens of held-out text, and write reports/validate.json.
 
@@ -36,25 +40,21 @@ def validate(
     is in the result (`verdict`), not raised. Raises SourceError, BundleError, PlanMismatch, ProviderUnavailable,
     ValidationFailed (NaN in the logits).
     """
-    from foldrank.plans.texts import load_tokenizer, read_text, windows
-    from foldrank.runtime import quality, validation
-    from foldrank.runtime.decoding import OrtDecoder
-    from foldrank.runtime.providers import resolve
-
     limit = validation.share(max_perplexity_increase)
     small = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     dense = reference if isinstance(reference, Bundle) else Bundle.open(reference)
     _check_pair(small, dense)
-    checkpoint = _checkpoint(small, model) if proof else None
+    trust = {"offline": offline, "trust_remote_code": trust_remote_code}
+    checkpoint = _checkpoint(small, model, **trust) if proof else None
     engine = resolve(provider, provider_options or {})
     held_out = read_text(None if text is None else Path(text), "validation")
     window = min(_WINDOW, _context(small))
     ids_NT = windows(held_out.documents, load_tokenizer(small.path), window, tokens, seed)
-    decoder = OrtDecoder.open(small.path, engine, threads=threads)
+    decoder = _decoder(small, engine, threads)
     graph = dict(validation.NOT_RUN)
     if checkpoint is not None:
         graph = _prove(small, checkpoint, decoder, ids_NT, seed, progress)
-    cost = quality.measure(OrtDecoder.open(dense.path, engine, threads=threads), decoder, ids_NT, progress)
+    cost = quality.measure(_decoder(dense, engine, threads), decoder, ids_NT, progress)
     gates = validation.gates(graph, cost, max_perplexity_increase=limit, min_top1_agreement=min_top1_agreement)
     found = {
         "schema": validation.SCHEMA, "graph": graph, "quality": cost, "gates": gates,
@@ -77,18 +77,23 @@ def _check_pair(small: Bundle, dense: Bundle) -> None:
         raise BundleError(dense.path, f"its {name} is not that of {small.path.name}", "export and apply again")
 
 
-def _checkpoint(bundle: Bundle, model: str | Path | None) -> Checkpoint:
+def _checkpoint(bundle: Bundle, model: str | Path | None, **trust: bool) -> Checkpoint:
     """The checkpoint given, or the one the manifest names; its config must have the digest of the manifest."""
     way_out = "give it with --model, or leave the graph proof out with --no-proof"
     source = bundle.manifest.source
     place = model if model is not None else source.get("path", "")
     if model is None and not Path(place).is_dir():
         raise SourceError(bundle.path, f"its checkpoint {place or source.get('name')} is not there", way_out)
-    checkpoint = Checkpoint.open(place)
+    checkpoint = Checkpoint.open(place, **trust)
     if checkpoint.config_sha256 != source.get("config_sha256"):
         what = f"is not the checkpoint {bundle.path.name} was made from (config.json differs)"
         raise SourceError(checkpoint.path, what, way_out)
     return checkpoint
+
+
+def _decoder(bundle: Bundle, engine: Provider, threads: int | None) -> OrtDecoder:
+    """Threads spin within a run only: several sessions and PyTorch share the cores here."""
+    return OrtDecoder.open(bundle.path, engine, threads=threads, spinning="in_runs")
 
 
 def _context(bundle: Bundle) -> int:
@@ -101,8 +106,6 @@ def _context(bundle: Bundle) -> int:
 def _prove(
     bundle: Bundle, checkpoint: Checkpoint, decoder: OrtDecoder, ids_NT: Tokens, seed: int, progress: Progress
 ) -> dict[str, Any]:
-    from foldrank.runtime.proof import prove
-
     plan = None if bundle.plan is None else Plan.read(bundle.plan)
     reference, dtype = _reference(checkpoint, plan)
     described = f"{checkpoint.name} in PyTorch, {dtype}" + (", plan applied there" if plan else ", no plan")
@@ -112,8 +115,6 @@ def _prove(
 
 def _enough(ids_NT: Tokens, vocabulary: int, seed: int) -> Tokens:
     """At least MIN_POSITIONS tokens in two windows or more; where the text is short, random ones are added."""
-    import numpy as np
-
     window = ids_NT.shape[1]
     wanted = max(2, -(-MIN_POSITIONS // window))
     extra = max(0, wanted - len(ids_NT))
@@ -123,7 +124,6 @@ def _enough(ids_NT: Tokens, vocabulary: int, seed: int) -> Tokens:
 
 def _reference(checkpoint: Checkpoint, plan: Plan | None) -> tuple[Reference, str]:
     """Logits of the checkpoint with the plan applied in PyTorch; float64 where the model is small."""
-    import numpy as np
     import torch
 
     from foldrank.plans.reference import reference_model
