@@ -116,7 +116,8 @@ def _done(evidence: Evidence) -> str:
 
 
 def _settings(step: Mapping[str, Any]) -> str:
-    return ", ".join(code(f"{key}={value}") for key, value in sorted(lookup.pairs(step, "settings").items())) or "none"
+    given = {key: value for key, value in sorted(lookup.pairs(step, "settings").items()) if value is not None}
+    return ", ".join(code(f"{key}={value}") for key, value in given.items()) or "none"
 
 
 def _share(value: float | None, missing: str) -> str:

@@ -14,7 +14,8 @@ from foldrank.reporting.evidence import Evidence
 from foldrank.reporting.parts import Section
 from foldrank.reporting.section_done import done
 from foldrank.reporting.section_origin import origin, receipts
-from foldrank.reporting.section_proof import proof, quality
+from foldrank.reporting.section_proof import proof
+from foldrank.reporting.section_quality import quality
 from foldrank.reporting.section_speed import speed
 from foldrank.reporting.section_top import tiles, verdict
 from foldrank.reporting.similarity_map import similarity_map

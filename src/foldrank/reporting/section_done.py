@@ -23,7 +23,9 @@ def _steps(evidence: Evidence) -> Table:
     rows: list[list[str]] = []
     for step in evidence.steps:
         settings = ", ".join(
-            f"{key} = {value}" for key, value in sorted(lookup.pairs(step, "settings").items()) if key != "keep"
+            f"{key} = {value}"
+            for key, value in sorted(lookup.pairs(step, "settings").items())
+            if key != "keep" and value is not None
         )
         asked, reached = (lookup.number(step, "keep", key) for key in ("asked", "reached"))
         rows.append(

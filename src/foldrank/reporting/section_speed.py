@@ -7,9 +7,9 @@ from typing import Any
 
 from foldrank.reporting import figures, lookup
 from foldrank.reporting.evidence import Evidence
+from foldrank.reporting.gates import gates
 from foldrank.reporting.parts import Cell, Fold, Missing, Part, Section, Table, Text, table
 from foldrank.reporting.section_origin import flat
-from foldrank.reporting.section_proof import gates
 from foldrank.reporting.speed_chart import before_after, speedups
 from foldrank.reporting.workload import workload
 

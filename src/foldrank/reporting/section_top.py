@@ -7,8 +7,8 @@ from typing import Any
 
 from foldrank.reporting import figures, lookup
 from foldrank.reporting.evidence import Evidence
+from foldrank.reporting.gates import gate_name, gate_value
 from foldrank.reporting.parts import Mark, Tile, Verdict
-from foldrank.reporting.section_proof import gate_value
 from foldrank.reporting.weight_bytes import split
 from foldrank.reporting.workload import workload
 
@@ -16,24 +16,29 @@ from foldrank.reporting.workload import workload
 def verdict(evidence: Evidence) -> Verdict:
     """What may be said: failed where anything failed, passed only where the graph proof ran and passed."""
     proof = lookup.at(evidence.validate, "graph", "passed")
-    gates = [*lookup.rows(evidence.validate, "gates"), *lookup.rows(evidence.bench, "gates")]
-    failed = [
-        f"{str(gate.get('name')).replace('_', ' ')} is {gate_value(gate, 'value')}, its limit "
-        f"{gate_value(gate, 'limit')}"
-        for gate in gates
-        if gate.get("passed") is not True
-    ]
-    if proof is False:
-        failed.insert(0, "the graph does not compute what the plan says")
-    if failed or "fail" in (lookup.text(evidence.validate, "verdict"), lookup.text(evidence.bench, "verdict")):
-        return Verdict("Failed", tuple(failed) or ("a report's verdict is fail",), "bad")
-    held = f"{len(gates)} of {len(gates)} gates hold" if gates else "no gates were set"
-    if proof is True:
-        subject = "the plan" if evidence.plan is not None else "the checkpoint"
-        return Verdict("Passed", (f"the graph computes what {subject} says", held), "good")
+    found = [*lookup.rows(evidence.validate, "gates"), *lookup.rows(evidence.bench, "gates")]
+    gates = [gate for gate in found if gate.get("name") != "graph_proof"]
+    failed = [gate for gate in gates if gate.get("passed") is not True]
+    reasons = (_proved(evidence, proof), *(_missed(gate) for gate in failed))
+    told = {lookup.text(evidence.validate, "verdict"), lookup.text(evidence.bench, "verdict")}
+    if proof is False or failed or "fail" in told:
+        return Verdict("Failed", reasons, "bad")
     if evidence.validate is None:
         return Verdict("Not validated", ("neither graph proof nor quality was measured",), "warn")
-    return Verdict("Not proved", ("quality was measured, the graph proof was not run", held), "warn")
+    held = "every gate holds" if gates else "no gates were set"
+    return Verdict("Passed" if proof is True else "Not proved", (*reasons, held), "good" if proof is True else "warn")
+
+
+def _proved(evidence: Evidence, proof: Any) -> str:
+    subject = "the plan" if evidence.plan is not None else "the checkpoint"
+    if proof is True:
+        return f"the graph computes what {subject} says"
+    return f"the graph does not compute what {subject} says" if proof is False else "the graph proof was not run"
+
+
+def _missed(gate: Mapping[str, Any]) -> str:
+    """`max perplexity increase is 12.00 %, its limit 5.00 %`."""
+    return f"{gate_name(gate)} is {gate_value(gate, 'value')}, its limit {gate_value(gate, 'limit')}"
 
 
 def tiles(evidence: Evidence) -> tuple[Tile, ...]:

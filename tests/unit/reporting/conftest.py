@@ -113,6 +113,13 @@ def validation() -> dict[str, Any]:
             "reference": "PyTorch float32 with the plan applied",
             "positions": 10240,
             "max_relative_error": 3.4e-6,
+            "kl_nats": 1.6e-12,
+            "limit": 1e-4,
+            "measure": "max_relative_error",
+            "checks": [
+                {"name": "reference", "positions": 10240, "value": 3.4e-6, "argmax_agreement": 1.0, "passed": True},
+                {"name": "cached_decode", "positions": 1024, "value": 9.6e-7, "argmax_agreement": 1.0, "passed": True},
+            ],
             "argmax_agreement": 1.0,
             "passed": True,
         },
@@ -124,9 +131,18 @@ def validation() -> dict[str, Any]:
             "kl_nats": 0.1377,
             "top1_agreement": 0.8123,
             "greedy_prefix_tokens": 9.5,
+            "greedy_continued_tokens": 64,
+            "window": 512,
+            "windows": 128,
         },
-        "gates": [{"name": "max_perplexity_increase", "limit": 0.2, "value": 0.1302, "passed": True}],
+        "gates": [
+            {"name": "graph_proof", "limit": 1e-4, "value": 3.4e-6, "passed": True},
+            {"name": "max_perplexity_increase", "limit": 0.2, "value": 0.1302, "passed": True},
+        ],
         "verdict": "pass",
+        "text": {"name": "foldrank.texts/validation.jsonl", "sha256": "e" * 64},
+        "provider": "cpu",
+        "threads": 2,
     }
 
 
@@ -200,7 +216,9 @@ def benchmark() -> dict[str, Any]:
             _speedup("onnxruntime", "decode", 16, 1.562, 1.55),
         ],
         "memory": [],
-        "gates": [],
+        "gates": [
+            {"name": "graph_proof", "limit": 1e-4, "value": 3.4e-6, "passed": True},
+        ],
         "verdict": "pass",
         "method": {"profile": "full", "pairs": 24, "order": "A B B A", "unavailable": {}},
     }

@@ -193,8 +193,8 @@ def _validation(**changes: Any) -> dict[str, Any]:
     [
         (_validation(), "✓ Passed", "no gates were set"),
         (_validation(graph={"passed": False}, verdict="fail"), "✗ Failed", "does not compute what the plan says"),
-        (_validation(graph=None), "! Not proved", "the graph proof was not run"),
-        (_validation(verdict="fail"), "✗ Failed", "verdict is fail"),
+        (_validation(graph=None), "! Not proved", "the graph proof was not run; no gates were set"),
+        (_validation(verdict="fail"), "✗ Failed", "the graph computes what the plan says."),
         (
             _validation(
                 gates=[{"name": "min_top1_agreement", "limit": 0.9, "value": 0.8, "passed": False}], verdict="fail"

@@ -1,0 +1,56 @@
+"""What the compression cost in quality, before and after, with its gates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from foldrank.reporting import figures, lookup
+from foldrank.reporting.evidence import Evidence
+from foldrank.reporting.gates import gates
+from foldrank.reporting.parts import Missing, Section, Table, table
+from foldrank.reporting.quality_chart import quality_picture
+
+
+def quality(evidence: Evidence) -> Section:
+    """Perplexity, KL, top-1, greedy prefix, gates."""
+    found = lookup.pairs(evidence.validate, "quality")
+    title = "What it cost in quality"
+    if not found:
+        return Section("quality", title, (Missing("Quality was", "foldrank validate DIR --reference DENSE"),))
+    picture = quality_picture(found, lookup.rows(evidence.validate, "gates"))
+    return Section("quality", title, (*picture, _figures(found, _text(evidence.validate)), *gates(evidence.validate)))
+
+
+def _figures(found: Mapping[str, Any], text: str) -> Table:
+    rows = [
+        (
+            "perplexity",
+            figures.significant(lookup.number(found, "dense_perplexity")),
+            figures.significant(lookup.number(found, "perplexity")),
+            figures.change(lookup.number(found, "perplexity_ratio")),
+        ),
+        ("mean KL (dense, this bundle)", "", figures.nats(lookup.number(found, "kl_nats")), ""),
+        ("top-1 agreement with dense", "", figures.percent(lookup.number(found, "top1_agreement")), ""),
+        ("common greedy prefix", "", _prefix(found), ""),
+    ]
+    return table(("figure", "dense", "this bundle", "change"), "lrrr", [list(row) for row in rows], text)
+
+
+def _prefix(found: Mapping[str, Any]) -> str:
+    """Mean tokens until the two part ways, of how many were continued."""
+    mean, most = lookup.number(found, "greedy_prefix_tokens"), lookup.number(found, "greedy_continued_tokens")
+    if mean is None:
+        return figures.MISSING
+    return f"{figures.significant(mean)}{f' of {most:,.0f}' if most is not None else ''} tokens"
+
+
+def _text(validate: Any) -> str:
+    """What was read: `On 20,440 held-out tokens of x.jsonl, in 40 windows of 512.`"""
+    found = lookup.at(validate, "quality")
+    tokens, name = lookup.number(found, "tokens"), lookup.text(validate, "text", "name")
+    count, window = lookup.number(found, "windows"), lookup.number(found, "window")
+    if tokens is None:
+        return ""
+    windows = f", in {count:,.0f} windows of {window:,.0f}" if count is not None and window is not None else ""
+    return f"On {tokens:,.0f} held-out tokens{f' of {name}' if name else ''}{windows}."
