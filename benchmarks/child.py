@@ -47,8 +47,8 @@ class Child:
 
     def close(self) -> None:
         """Let the worker end by itself: its input ends, so it does. Then as `kill`."""
-        self._stdin.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        with contextlib.suppress(BrokenPipeError, subprocess.TimeoutExpired):
+            self._stdin.close()
             self._process.wait(timeout=30)
         self.kill()
 

@@ -42,14 +42,16 @@ class Estimate:
 
 
 def estimate(launches: Sequence[Sequence[float]], seed: int) -> Estimate:
-    """Median of all ratios and its percentile interval over resampled launches and pairs. Raises ValueError."""
-    groups = [np.asarray(group, dtype=np.float64) for group in launches]
-    if not groups or any(group.size == 0 or not (np.isfinite(group) & (group > 0)).all() for group in groups):
-        raise ValueError("every launch needs at least one pair, all ratios finite and positive")
-    medians = _resampled_medians(groups, np.random.default_rng(seed))
+    """Median of all ratios and its percentile interval. Launches have equally many pairs. Raises ValueError."""
+    if not launches or len({len(pairs) for pairs in launches}) != 1 or not launches[0]:
+        raise ValueError("every launch needs equally many pairs, at least one")
+    ratios_LP = np.asarray(launches, dtype=np.float64)
+    if not (np.isfinite(ratios_LP) & (ratios_LP > 0)).all():
+        raise ValueError("a ratio is not finite and positive")
+    medians = _resampled_medians(ratios_LP, np.random.default_rng(seed))
     tail = (1 - _COVERAGE) / 2
     low, high = np.quantile(medians, [tail, 1 - tail])
-    return Estimate(float(np.median(np.concatenate(groups))), float(low), float(high))
+    return Estimate(float(np.median(ratios_LP)), float(low), float(high))
 
 
 def spread(samples: Sequence[float]) -> float:
@@ -64,10 +66,9 @@ def stable(samples: Sequence[float]) -> bool:
     return spread(samples) <= UNSTABLE_ABOVE
 
 
-def _resampled_medians(groups: list[NDArray[np.float64]], rng: np.random.Generator) -> NDArray[np.float64]:
-    """Median of each of _RESAMPLES draws: launches with replacement, then pairs with replacement inside each."""
-    medians = np.empty(_RESAMPLES)
-    for draw in range(_RESAMPLES):
-        chosen = rng.integers(len(groups), size=len(groups))
-        medians[draw] = np.median(np.concatenate([rng.choice(groups[i], groups[i].size) for i in chosen]))
-    return medians
+def _resampled_medians(ratios_LP: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
+    """Medians of _RESAMPLES draws from L launches of P pairs: launches with replacement, then pairs inside each."""
+    launches, pairs = ratios_LP.shape
+    chosen = rng.integers(launches, size=(_RESAMPLES, launches, 1))
+    inside = rng.integers(pairs, size=(_RESAMPLES, launches, pairs))
+    return np.median(ratios_LP[chosen, inside].reshape(_RESAMPLES, -1), axis=1)

@@ -26,8 +26,8 @@ class Workload:
 
     @property
     def context(self) -> float:
-        """Positions the cache holds on average while the tokens after the first are made."""
-        return self.prompt + (self.tokens - 1) / 2
+        """Positions a token after the first looks at, on average: prompt + 1 to prompt + tokens - 1."""
+        return self.prompt + self.tokens / 2
 
     def prompts(self, vocabulary: int, seed: int) -> NDArray[np.int64]:
         """Token ids [batch, prompt], uniform: a dense decoder's speed does not depend on which tokens it reads."""

@@ -1,0 +1,83 @@
+"""The paired run with workers that have no model: a slower one is seen, equals are not told apart, death is named."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from foldrank.benchmarks.child import Child
+from foldrank.benchmarks.paired import Pairs, Setup, duel
+from foldrank.benchmarks.statistics import Estimate, estimate
+from foldrank.benchmarks.workload import Workload
+from foldrank.errors import ProviderUnavailable, SourceError
+from foldrank.runtime.providers import Provider
+
+SCRIPT = Path(__file__).with_name("fake_worker.py")
+SETUP = Setup(Provider("cpu"), threads=1, vocabulary=10, seed=0)
+WORKLOAD = Workload(4, 1, 4)
+
+
+def _child(name: str, seconds: float = 0.0, *seed: int, timeout_s: float = 30.0) -> Child:
+    return Child(name, command=(sys.executable, str(SCRIPT), str(seconds), *map(str, seed)), timeout_s=timeout_s)
+
+
+def _compare(dense_s: float, rival_s: float, *, noise: bool) -> Estimate:
+    """Dense over rival, two launches of ten pairs; with `noise` the workers make up their times."""
+    launches: list[Pairs] = []
+    for launch in range(2):
+        seeds = ((2 * launch,), (2 * launch + 1,)) if noise else ((), ())
+        with _child("dense", dense_s, *seeds[0]) as dense, _child("rival", rival_s, *seeds[1]) as rival:
+            launches.append(duel(dense, rival, WORKLOAD, SETUP, 10))
+    return estimate([[a["tpot_s"] / b["tpot_s"] for a, b in pairs] for pairs in launches], seed=0)
+
+
+def test_a_rival_slower_by_five_per_cent_is_seen() -> None:
+    found = _compare(0.100, 0.105, noise=True)
+    assert found.high < 1.0
+    assert found.contains(1 / 1.05)
+
+
+def test_two_equal_workers_are_not_told_apart() -> None:
+    found = _compare(0.100, 0.100, noise=True)
+    assert found.contains(1.0)
+    assert found.high - found.low < 0.04
+
+
+def test_time_really_spent_shows() -> None:
+    found = _compare(0.010, 0.020, noise=False)
+    assert found.high < 0.8
+    assert found.low > 0.3
+
+
+def test_a_worker_that_ends_is_an_error_with_its_last_words() -> None:
+    says = r"benchmark of small in genai.*exit code 1.*disk of memories"
+    with pytest.raises(SourceError, match=says), _child("small in genai") as child:
+        child.ask("die")
+
+
+def test_a_killed_worker_hints_at_memory() -> None:
+    with pytest.raises(SourceError, match=r"SIGKILL \(out of memory\?\)"), _child("small") as child:
+        child.ask("killed")
+
+
+def test_a_silent_worker_is_given_up_and_ended() -> None:
+    start = time.monotonic()
+    with pytest.raises(SourceError, match="no answer in 0 s"), _child("small", timeout_s=0.3) as child:
+        child.ask("hang")
+    assert time.monotonic() - start < 10
+
+
+@pytest.mark.parametrize(("gone", "error"), [(True, ProviderUnavailable), (False, SourceError)])
+def test_a_workers_reason_comes_out_as_our_error(gone: bool, error: type[Exception]) -> None:
+    with pytest.raises(error, match="provider x: is gone; wait"), _child("small") as child:
+        child.ask("fail", gone=gone)
+
+
+def test_a_second_question_to_a_dead_worker_is_the_same_clear_error() -> None:
+    with _child("small") as child:
+        for _ in range(2):
+            with pytest.raises(SourceError, match="ended with exit code 1"):
+                child.ask("die")

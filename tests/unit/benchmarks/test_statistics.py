@@ -1,0 +1,58 @@
+"""The interval against scipy's and against closed forms; what must be seen is seen."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from foldrank.benchmarks.statistics import UNSTABLE_ABOVE, estimate, spread, stable
+
+RNG = np.random.default_rng(7)
+
+
+def test_interval_of_one_launch_agrees_with_scipys_percentile_bootstrap() -> None:
+    ratios = 1.3 * RNG.lognormal(0, 0.05, 24)
+    ours = estimate([ratios.tolist()], seed=1)
+    result = scipy.stats.bootstrap((ratios,), np.median, n_resamples=9999, method="percentile", rng=2)
+    theirs = result.confidence_interval
+    assert ours.ratio == np.median(ratios)
+    assert ours.low == pytest.approx(theirs.low, rel=0.005)
+    assert ours.high == pytest.approx(theirs.high, rel=0.005)
+
+
+def test_interval_covers_the_true_median_about_as_often_as_it_says() -> None:
+    hits = sum(estimate([RNG.lognormal(0, 0.1, 20).tolist()], seed=k).contains(1.0) for k in range(120))
+    assert hits >= 105  # 95 % of 120 is 114; fewer than 105 happens once in 2,000
+
+
+def test_launches_that_disagree_widen_the_interval() -> None:
+    near, far = (1.0 + 0.001 * RNG.standard_normal(12)).tolist(), (1.1 + 0.001 * RNG.standard_normal(12)).tolist()
+    together, apart = estimate([near + near], seed=0), estimate([near, far], seed=0)
+    assert together.high - together.low < 0.01
+    assert apart.low < 1.01
+    assert apart.high > 1.09
+
+
+def test_same_seed_same_interval() -> None:
+    ratios = RNG.lognormal(0, 0.1, 20).tolist()
+    assert estimate([ratios], seed=3) == estimate([ratios], seed=3)
+
+
+@pytest.mark.parametrize("launches", [[], [[]], [[1.0], [1.0, 1.0]], [[1.0, float("nan")]], [[1.0], [-1.0]]])
+def test_refuses_what_is_no_ratio(launches: list[list[float]]) -> None:
+    with pytest.raises(ValueError, match=r"pairs|ratio"):
+        estimate(launches, seed=0)
+
+
+def test_spread_of_normal_samples_is_their_deviation_over_their_middle() -> None:
+    samples = 50 + 2 * np.random.default_rng(0).standard_normal(20_000)
+    assert spread(samples.tolist()) == pytest.approx(0.04, rel=0.02)
+
+
+def test_one_outlier_does_not_make_a_row_unstable_but_noise_does() -> None:
+    quiet = 10 * (1 + 0.01 * np.random.default_rng(1).standard_normal(40))
+    noisy = 10 * (1 + 0.06 * np.random.default_rng(1).standard_normal(40))
+    assert stable([*quiet.tolist(), 500.0])
+    assert not stable(noisy.tolist())
+    assert spread(noisy.tolist()) > UNSTABLE_ABOVE
