@@ -1,4 +1,4 @@
-"""One block of a decoder: its linears by role, low-rank pairs already in place, norm gains, and what kind of block it is."""
+"""One block of a decoder: linears by role, low-rank pairs already in place, norm gains, and what kind it is."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Block:
 
     @property
     def kind(self) -> tuple[Any, ...]:
-        """What must be equal for blocks to merge: operators, attributes, shared inputs, shapes of the block's own weights."""
+        """What must be equal for blocks to merge: operators, attributes, shared inputs, shapes of weights."""
         own = {id(v) for v in self.own_initializers} | self._weights
         shapes = tuple(
             (linear.roles, tuple(linear.tensor.shape), linear.tensor.dtype, linear.bias is not None)
@@ -121,7 +121,9 @@ class Block:
         return {id(node.inputs[slot]) for node, slot in places}
 
 
-def read_block(number: int, nodes: list[ir.Node], kv: KVPair, geometry: tuple[int, int, int], dialect: Dialect) -> Block:
+def read_block(
+    number: int, nodes: list[ir.Node], kv: KVPair, geometry: tuple[int, int, int], dialect: Dialect
+) -> Block:
     """The block with this number, from its nodes in graph order. `geometry`: (heads, KV heads, head size)."""
     found = [(node, roles) for node in nodes if (roles := _roles(node, dialect))]
     dense = [(node, roles) for node, roles in found if _is_dense(node)]
@@ -183,11 +185,13 @@ def _pairs(nodes: list[ir.Node]) -> tuple[Pair, ...]:
     """Pairs a pass left here, told by its marks."""
     parts: dict[str, tuple[list[ir.TensorProtocol], list[ir.TensorProtocol]]] = {}
     for node in nodes:
-        part, tensor = node.metadata_props.get(PART), node.inputs[1].const_value if len(node.inputs) > 1 and node.inputs[1] else None
+        weight = node.inputs[1] if len(node.inputs) > 1 else None
+        part, tensor = node.metadata_props.get(PART), weight.const_value if weight is not None else None
         if part in ("A", "B") and tensor is not None and len(tensor.shape) == 2:
             parts.setdefault(node.metadata_props[SITE], ([], []))[part == "B"].append(tensor)
     return tuple(
-        Pair(tuple(Site.parse(text) for text in site.split(",")), a[0], tuple(b)) for site, (a, b) in parts.items() if a and b
+        Pair(tuple(Site.parse(text) for text in site.split(",")), a[0], tuple(b))
+        for site, (a, b) in parts.items() if a and b
     )
 
 

@@ -1,6 +1,6 @@
-"""What crosses from block to block, found by dataflow: values a block makes that the next block, or what follows, reads.
+"""What crosses from block to block, found by dataflow: values a block makes that the next one, or what follows, reads.
 
-Removing blocks is connecting corresponding values of two boundaries. That they correspond is proved here, once, for all.
+Removing blocks is connecting corresponding values of two boundaries. That they correspond is proved here, once.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ def _corresponding(
         if set(by_role) != set(wanted) or len(values) != len(wanted):
             odd = sorted(str(r) for r in set(by_role) ^ set(wanted)) or ["their number"]
             raise GraphNotRecognized(
-                where, f"what leaves block {blocks[i].number} differs from what leaves block {blocks[0].number}: {odd[0]}",
+                where,
+                f"what leaves block {blocks[i].number} differs from what leaves block {blocks[0].number}: {odd[0]}",
                 "blocks of such a graph cannot be removed",
             )
         ordered.append(tuple(by_role[role] for role in wanted))

@@ -1,7 +1,7 @@
-"""The decoder view of an ONNX graph: blocks, their linears by role, norm gains, KV pairs, and what crosses between blocks.
+"""The decoder view of an ONNX graph: blocks, linears by role, norm gains, KV pairs, and what crosses between blocks.
 
-Block numbers are source numbers: what the exporter's names or a pass's metadata say. The order of blocks is the order of
-their KV pairs. A view is read afresh after every change of the graph; it holds the graph's own nodes and values.
+Block numbers are source numbers: what the exporter's names or a pass's metadata say. The order of blocks is the order
+of their KV pairs. A view is read afresh after every change of the graph; it holds the graph's own nodes and values.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _ATTENTION = ("GroupQueryAttention", "MultiHeadAttention", "Attention", "PagedAt
 
 @dataclass(frozen=True)
 class Decoder:
-    """What passes edit. `boundaries[i]` are the values that enter the block at position i; the last ones leave the stack."""
+    """What passes edit. `boundaries[i]` are the values that enter the block at place i; the last leave the stack."""
 
     dialect: str
     blocks: tuple[Block, ...]
@@ -55,7 +55,7 @@ def read_decoder(model: ir.Model) -> Decoder:
     membership = {node: number for node in model.graph if (number := _block_number(node, dialect)) is not None}
     owners = [_owner(pair, membership, where) for pair in pairs]
     if len(set(owners)) != len(owners):
-        raise GraphNotRecognized(where, f"several KV pairs belong to one block: {owners}", "report the exporter's version")
+        raise GraphNotRecognized(where, f"several KV pairs belong to one block: {owners}", "export it again")
     nodes: dict[int, list[ir.Node]] = {number: [] for number in owners}
     for node in model.graph:
         if (number := membership.get(node)) in nodes:
@@ -69,7 +69,9 @@ def read_decoder(model: ir.Model) -> Decoder:
     )
     boundaries = crossing_values(model.graph, blocks, where)
     heads, kv_heads, head_size = widths[0]
-    return Decoder(dialect.name, blocks, boundaries, heads, kv_heads, head_size, _tied(model.graph), _count(model, dialect))
+    return Decoder(
+        dialect.name, blocks, boundaries, heads, kv_heads, head_size, _tied(model.graph), _count(model, dialect)
+    )
 
 
 def _dialect(model: ir.Model, where: str) -> Dialect:
@@ -89,7 +91,7 @@ def _block_number(node: ir.Node, dialect: Dialect) -> int | None:
 
 
 def _owner(pair: KVPair, membership: dict[ir.Node, int], where: str) -> int:
-    """The block whose nodes read the past and make the present. What stands before the stack may ask the past's length."""
+    """The block that reads the past and makes the present. Nodes before the stack may ask the past's length."""
     touching = [*pair.past[0].consumers(), *pair.past[1].consumers()]
     touching += [node for value in pair.present if (node := value.producer()) is not None]
     numbers = {number for node in touching if (number := membership.get(node)) is not None}
@@ -100,18 +102,19 @@ def _owner(pair: KVPair, membership: dict[ir.Node, int], where: str) -> int:
 
 
 def _geometry(nodes: list[ir.Node], pair: KVPair, dialect: Dialect, where: str) -> tuple[int, int, int]:
-    """(query heads, KV heads, head size) from the attention operator, the cache's shape and the width of k or of qkv."""
+    """(query heads, KV heads, head size) from the attention operator, the cache's shape, the width of k or qkv."""
     shape = pair.past[0].shape
     kv_heads = shape[1] if shape is not None and len(shape) == 4 else None
-    heads = next((int(a.as_int()) for n in nodes if n.op_type in _ATTENTION and (a := n.attributes.get("num_heads"))), None)
+    counts = (n.attributes.get("num_heads") for n in nodes if n.op_type in _ATTENTION)
+    heads = next((a.as_int() for a in counts if a is not None), None)
     last = shape[3] if shape is not None and len(shape) == 4 else None
     size = last if isinstance(last, int) else None
     if size is None and heads and isinstance(kv_heads, int):
         shares = {("q", "k", "v"): heads + 2 * kv_heads, ("k",): kv_heads}
         for node in nodes:
             roles, weight = dialect.roles_of(node), node.inputs[-1] if node.inputs else None
-            if roles in shares and weight is not None and weight.shape is not None and isinstance(weight.shape[-1], int):
-                size = weight.shape[-1] // shares[roles]
+            if roles in shares and weight is not None and weight.const_value is not None:
+                size = weight.const_value.shape.numpy()[-1] // shares[roles]
     if not (heads and isinstance(kv_heads, int) and size):
         raise GraphNotRecognized(where, f"block with KV pair {pair.number}: heads or head size cannot be read",
                                  "export with `foldrank export`")
@@ -139,7 +142,5 @@ def _root(value: ir.Value | None) -> ir.Value | None:
 
 
 def _count(model: ir.Model, dialect: Dialect) -> int:
-    return sum(
-        tensor.size for name, value in model.graph.initializers.items()
-        if (tensor := value.const_value) is not None and tensor.dtype.is_floating_point() and not dialect.is_buffer(name)
-    )
+    tensors = (v.const_value for name, v in model.graph.initializers.items() if not dialect.is_buffer(name))
+    return sum(tensor.size for tensor in tensors if tensor is not None and tensor.dtype.is_floating_point())

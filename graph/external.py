@@ -1,7 +1,7 @@
 """Rules for external data: where an initializer's bytes may lie, and that they fit its shape and dtype.
 
-Checked on the parsed file before any byte of data is read. Two tensors never share bytes: an overlap, also an exact one, is
-refused, since a consumer may write through either name (exporters give a tied weight one name with two uses).
+Checked on the parsed file before any byte of data is read. Two tensors never share bytes: an overlap, an exact one too,
+is refused, since a consumer may write through either name (exporters give a tied weight one name with two uses).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 
@@ -94,7 +95,7 @@ def overlaps(extents: Iterable[Extent]) -> list[str]:
     ordered = sorted((e for e in extents if e.stop > e.start), key=lambda e: (e.file, e.start, e.stop))
     return [
         f"{a.tensor} and {b.tensor} share bytes of {a.file}"
-        for a, b in zip(ordered, ordered[1:], strict=False) if a.file == b.file and b.start < a.stop
+        for a, b in pairwise(ordered) if a.file == b.file and b.start < a.stop
     ]
 
 

@@ -1,4 +1,4 @@
-"""Laws every graph keeps between passes, and a few more when it is finished. A broken one is our bug, not the user's."""
+"""Laws every graph keeps between passes, and a few more when it is finished. A broken one is our bug."""
 
 from __future__ import annotations
 

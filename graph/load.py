@@ -1,4 +1,4 @@
-"""Load an ONNX model that a stranger may have written: checked in bounded time and memory before anything is built from it."""
+"""Load an ONNX model that a stranger may have written: checked, in bounded time and memory, before it is built."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnx
 import onnx_ir as ir
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from foldrank.errors import UnsafeModel
 from foldrank.graph import proto, wire
@@ -36,26 +36,48 @@ def load_model(path: Path | str) -> ir.Model:
     except DecodeError:
         raise UnsafeModel(path, "not an ONNX file, or truncated", _REMEDY) from None
     del data
+    if not _all_text(model):
+        raise UnsafeModel(path, "a name in it is not UTF-8: it may be damaged", _REMEDY)
     if found := list(islice(proto.problems(model, path.parent), 5)):
         raise UnsafeModel(path, " | ".join(found), _REMEDY)
-    loaded = ir.from_proto(model)
+    try:
+        loaded = ir.from_proto(model)
+    except (ir.serde.SerdeError, ValueError, TypeError) as error:
+        reason = str(error).partition("\n")[0][:200]
+        raise UnsafeModel(path, f"not an ONNX model that can be read: {reason}", _REMEDY) from None
     ir.external_data.set_base_dir(loaded.graph, path.parent)
     return loaded
 
 
+def _all_text(model: onnx.ModelProto) -> bool:
+    """Protobuf hands out damaged strings as bytes."""
+    pending: list[Message] = [model]
+    while pending:
+        for field, value in pending.pop().ListFields():
+            if field.type == field.TYPE_MESSAGE:
+                pending.extend([value] if isinstance(value, Message) else value)
+            elif field.type == field.TYPE_STRING and any(
+                isinstance(text, bytes) for text in ([value] if isinstance(value, str | bytes) else value)
+            ):
+                return False
+    return True
+
+
 def _read(path: Path) -> bytes:
     """The file's bytes. O_NONBLOCK: opening a FIFO must not wait for a writer."""
+    remedy = "give the path of a plain .onnx file"
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
-        raise UnsafeModel(path, f"cannot be read: {error.strerror}", "give the path of a plain .onnx file") from None
-    with os.fdopen(descriptor, "rb") as file:
+        raise UnsafeModel(path, f"cannot be read: {error.strerror}", remedy) from None
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise UnsafeModel(path, "is not a plain file", "give the path of a plain .onnx file")
+            raise UnsafeModel(path, "is not a plain file", remedy)
         if status.st_size > MAX_PROTO:
-            raise UnsafeModel(
-                path, f"has {status.st_size >> 20} MiB; at most {MAX_PROTO >> 20} MiB are read",
-                "save it with its weights as external data",
-            )
-        return file.read(MAX_PROTO + 1)
+            what = f"has {status.st_size >> 20} MiB; at most {MAX_PROTO >> 20} MiB are read"
+            raise UnsafeModel(path, what, "save it with its weights as external data")
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read(MAX_PROTO + 1)
+    finally:
+        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Laws a parsed ONNX file must keep before it becomes a graph in memory. Each function yields what is wrong, in plain words."""
+"""Laws a parsed ONNX file must keep before it becomes a graph in memory. Each function yields what is wrong."""
 
 from __future__ import annotations
 

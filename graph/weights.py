@@ -1,7 +1,7 @@
 """Read initializers from disk piece by piece, and name new ones.
 
-External tensors are read with plain reads rather than through onnx-ir's memory map: a map of a large data file counts as
-resident memory, page by page, until it is closed.
+External tensors are read with plain reads rather than through onnx-ir's memory map: a map of a large data file counts
+as resident memory, page by page, until it is closed.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def lazily(compute: Callable[[], Array], dtype: ir.DataType, shape: Sequence[int
 
 
 def set_initializer(graph: ir.Graph, node: ir.Node, slot: int, tensor: ir.TensorProtocol) -> ir.Value:
-    """Give one input of one node another tensor. An initializer that others read too stays theirs: this undoes sharing."""
+    """Give one input of one node another tensor. An initializer that others read too stays theirs."""
     old = node.inputs[slot]
     if old is None or old.name is None:
         raise ValueError(f"{node.name}: input {slot} is not there")
@@ -80,7 +80,8 @@ def set_initializer(graph: ir.Graph, node: ir.Node, slot: int, tensor: ir.Tensor
 
 def add_initializer(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
     """Register a tensor under a name of its own; the tensor object itself stays as it is, others may hold it."""
-    value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape.numpy()), const_value=tensor)
+    shape = ir.Shape(tensor.shape.numpy())
+    value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=shape, const_value=tensor)
     graph.register_initializer(value)
     return value
 

@@ -1,6 +1,6 @@
-"""Look over an ONNX file's wire format before protobuf parses it, so that a small hostile file cannot become huge objects.
+"""Look over an ONNX file's wire format before protobuf parses it: a small hostile file must not become huge objects.
 
-Counts fields, follows only the messages ONNX nests, bounds every string. Knows field numbers of onnx.proto, nothing of meaning.
+Counts fields, follows only the messages ONNX nests, bounds every string. Knows field numbers of onnx.proto, no meaning.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ _NESTED: dict[str, dict[int, str]] = {
     "graph": {1: "node", 5: "tensor", 11: "leaf", 12: "leaf", 13: "leaf", 14: "leaf", 15: "sparse", 16: "leaf"},
     "function": {7: "node", 9: "leaf", 11: "attribute", 12: "leaf", 14: "leaf"},
     "node": {5: "attribute", 9: "leaf", 10: "leaf"},
-    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse", 14: "leaf", 15: "leaf"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 14: "leaf", 15: "leaf", 22: "sparse",
+                  23: "sparse"},
     "sparse": {1: "tensor", 2: "tensor"},
     "tensor": {3: "leaf", 13: "leaf", 16: "leaf"},
     "leaf": {},

@@ -1,4 +1,4 @@
-"""Apply a plan to a dense bundle: passes over its graph, weights streamed into a new bundle. Needs no torch, no runtime."""
+"""Apply a plan to a dense bundle: passes over its graph, weights streamed into a new bundle. No torch, no runtime."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def apply_plan(
     """Write the compressed bundle `out`, whole or not at all, and return it.
 
     `card` makes README.md from the staged folder and the dense bundle's manifest; without it there is none.
-    Peak memory: about twice the largest tensor. Raises PlanMismatch (another model's plan, a compressed bundle), PassRefused,
-    GraphNotRecognized, UnsafeModel, SourceError (the output).
+    Peak memory: about twice the largest tensor. Raises PlanMismatch (another model's plan, a compressed bundle),
+    PassRefused, GraphNotRecognized, UnsafeModel, SourceError (the output).
     """
     check_output(out, force=force)
     _check_source(bundle, plan)
@@ -67,15 +67,14 @@ def _check_source(bundle: Bundle, plan: Plan) -> None:
         raise PlanMismatch(bundle.path, "is compressed already", "apply the plan to the dense bundle")
     found = bundle.manifest.source.get("config_sha256")
     if found is not None and found != source.config_sha256:
-        raise PlanMismatch(
-            bundle.path, f"was exported from {bundle.manifest.source.get('name', 'another checkpoint')}, the plan was made "
-            f"for {source.name} (their config.json differ)", "plan again for this checkpoint",
-        )
+        name = bundle.manifest.source.get("name", "another checkpoint")
+        what = f"was exported from {name}, the plan was made for {source.name} (their config.json differ)"
+        raise PlanMismatch(bundle.path, what, "plan again for this checkpoint")
 
 
 def _graph_name(bundle: Bundle, plan: Plan, model: ir.Model) -> str:
     """A name no other bundle's graph has: engine caches are keyed on it."""
-    made_of = [bundle.manifest.files[MODEL].sha256, *(e.sha256 for e in bundle.manifest.files.values()), plan.document.text()]
+    made_of = [*(entry.sha256 for entry in bundle.manifest.files.values()), plan.document.text()]
     return f"{model.graph.name or 'graph'}_{hashlib.sha256(' '.join(made_of).encode()).hexdigest()[:12]}"
 
 

@@ -1,4 +1,4 @@
-"""What every pass is: frozen data with a name, an effect, and `edit`, which finds everything and only then changes anything."""
+"""What every pass is: frozen data with a name, an effect, and `edit`, which finds everything, then changes anything."""
 
 from __future__ import annotations
 

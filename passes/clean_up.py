@@ -1,6 +1,6 @@
 """Remove what no output needs any more: nodes whose results nothing reads, initializers and constants left behind.
 
-Sets right what an exporter declared wrongly about its constants (the genai builder says [] for a constant of shape [1]).
+Sets right what an exporter declared wrongly of its constants (the genai builder says [] for one of shape [1]).
 """
 
 from __future__ import annotations

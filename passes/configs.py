@@ -9,11 +9,11 @@ from typing import Any
 
 _COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 _PER_BLOCK = re.compile(r"layer|block|attention_types|no_rope")
-"""Names of lists that may hold one entry per block; others of that length (token ids, rope factors) mean something else."""
+"""Names of lists that may hold one entry per block; others of that length (token ids) mean something else."""
 
 
 def shrink_config(config: dict[str, Any], blocks: int, stay: Sequence[int]) -> dict[str, Any]:
-    """config.json of a model of `blocks` blocks of which the positions `stay` remain; also inside nested text configs."""
+    """config.json of a model of `blocks` blocks of which the positions `stay` remain; nested text configs too."""
     result: dict[str, Any] = {}
     for key, value in config.items():
         if key in _COUNTS and value == blocks:

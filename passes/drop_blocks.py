@@ -33,8 +33,8 @@ class DropBlocks(GraphPass):
         _forget_cache(model.graph, gone)
         model.graph.remove(removed, safe=True)
         return Receipt(self.name, self.effect, tuple(
-            Change(f"block.{block.number:02d}", 0, 0, f"left, with {len(block.nodes)} nodes and KV pair {block.kv.number}")
-            for block in gone
+            Change(f"block.{b.number:02d}", 0, 0, f"left, with {len(b.nodes)} nodes and KV pair {b.kv.number}")
+            for b in gone
         ))
 
     def _misfits(self, graph: ir.Graph, decoder: Decoder) -> Iterator[str]:
@@ -48,8 +48,9 @@ class DropBlocks(GraphPass):
             members = set(block.nodes)
             if readers := [n.name for v in block.kv.past for n in v.consumers() if n not in members]:
                 yield f"the cache of block {number} is read outside the block, by {readers[0]}"
-            if outputs := [v.name for n in block.nodes for v in n.outputs if v.is_graph_output() and v not in block.kv.present]:
-                yield f"block {number} makes the output {outputs[0]}"
+            made = [v for node in block.nodes for v in node.outputs if v.is_graph_output()]
+            if others := [v.name for v in made if v not in block.kv.present]:
+                yield f"block {number} makes the output {others[0]}"
 
 
 def _runs(positions: Sequence[int]) -> Iterator[tuple[int, int]]:

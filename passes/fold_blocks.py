@@ -1,8 +1,8 @@
-"""Fold blocks, first half: the merged block's weights, biases and norm gains, combined from the graph's own initializers.
+"""Fold blocks, first half: the merged block's weights, biases and norm gains, made of the graph's own initializers.
 
-The lowest block of a window keeps its place in the graph (block 0 may enter the stack in a form no other block has) and takes
-the number of the block that the plan folds into; the two exchange numbers, so every site stays true. The blocks that
-leave are removed by a later pass.
+The lowest block of a window keeps its place in the graph (block 0 may enter the stack in a form no other block has) and
+takes the number of the block that the plan folds into; the two exchange numbers, so every site stays true. The blocks
+that leave are removed by a later pass.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _Write = tuple[ir.Node, int, ir.TensorProtocol]
 
 @dataclass(frozen=True)
 class FoldWeights(GraphPass):
-    """Write merged blocks. `weights`: digest of every single-role weight of every block named; `source`: whose they are."""
+    """Write merged blocks. `weights`: digest of every single-role weight of every block named; `source`: whose."""
 
     folds: tuple[FoldBlocks, ...]
     weights: Mapping[str, WeightDigest]

@@ -1,7 +1,7 @@
 """Replace MatMul weights by low-rank pairs: y = x @ W  ->  y = (x @ A) @ B.
 
-Knows plans and graphs. Knows nothing of how factors were computed. One edit may cover a linear of the graph exactly, several
-linears that read one input (A is shared, B split by columns), or a part of a packed linear (pieces joined by Concat).
+Knows plans and graphs. Knows nothing of how factors were computed. One edit may cover a linear of the graph exactly,
+several linears that read one input (A is shared, B split by columns), or a part of a packed linear (pieces joined).
 """
 
 from __future__ import annotations

@@ -65,19 +65,23 @@ class Surgery:
     def replace(self, linear: Linear, pieces: Iterable[DensePiece | PairPiece]) -> None:
         """Put the pieces in the MatMul's place. Linears must come in the graph's order."""
         results = [
-            self._dense(linear, piece) if isinstance(piece, DensePiece) else self._pair(linear, piece) for piece in pieces
+            self._dense(linear, piece) if isinstance(piece, DensePiece) else self._pair(linear, piece)
+            for piece in pieces
         ]
-        sites = ",".join(map(str, linear.sites))
-        result = results[0] if len(results) == 1 else self._node(linear, "Concat", results, "join", sites, f"{linear.node.name}/join")
+        result = results[0] if len(results) == 1 else self._join(linear, results)
         linear.node.outputs[0].replace_all_uses_with(result)
         weight = linear.weight
         self._graph.remove(linear.node, safe=True)
         if not weight.uses():
             self._graph.initializers.pop(str(weight.name))
 
+    def _join(self, linear: Linear, results: Sequence[ir.Value]) -> ir.Value:
+        sites = ",".join(map(str, linear.sites))
+        return self._node(linear, "Concat", results, "join", sites, f"{linear.node.name}/join")
+
     def _dense(self, linear: Linear, piece: DensePiece) -> ir.Value:
-        label = "_".join(site.role for site in piece.sites)
-        return self._matmul(linear, linear.node.inputs[0], piece.weight, "dense", ",".join(map(str, piece.sites)), label)
+        sites, label = ",".join(map(str, piece.sites)), "_".join(site.role for site in piece.sites)
+        return self._matmul(linear, linear.node.inputs[0], piece.weight, "dense", sites, label)
 
     def _pair(self, linear: Linear, piece: PairPiece) -> ir.Value:
         role, site = piece.site.role, str(piece.site)

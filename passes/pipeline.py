@@ -53,10 +53,8 @@ def transform(model: ir.Model, plan: Plan, progress: Progress = SILENT) -> tuple
     """
     blocks, planned = len(read_decoder(model).blocks), plan.document.source.blocks
     if blocks != planned:
-        raise PlanMismatch(
-            model.graph.name or "graph", f"has {blocks} blocks, the plan was made for {plan.document.source.name} with {planned}",
-            "apply the plan to a dense export of that checkpoint",
-        )
+        what = f"has {blocks} blocks, the plan was made for {plan.document.source.name} with {planned}"
+        raise PlanMismatch(model.graph.name or "graph", what, "apply the plan to a dense export of that checkpoint")
     return run(model.clone(), passes_for(plan), plan, progress)
 
 
@@ -70,7 +68,8 @@ def run(
         try:
             check_graph(model, step.name, finished=step is passes[-1])
         except InvariantBroken as broken:
-            raise InvariantBroken(broken.where, broken.what, f"{broken.remedy}, with {_reproducer(model, plan)}") from broken
+            remedy = f"{broken.remedy}, with {_reproducer(model, plan)}"
+            raise InvariantBroken(broken.where, broken.what, remedy) from broken
     return model, tuple(receipts)
 
 

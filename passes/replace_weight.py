@@ -47,7 +47,8 @@ class ReplaceWeights(GraphPass):
             )
             set_initializer(model.graph, linear.node, 1, tensor)
             linear.node.metadata_props[MADE_BY] = self.name
-        return Receipt(self.name, self.effect, tuple(Change(str(e.site), 0, 0, f"is {e.tensor} now") for e in self.edits))
+        changes = tuple(Change(str(e.site), 0, 0, f"is {e.tensor} now") for e in self.edits)
+        return Receipt(self.name, self.effect, changes)
 
     def _patched(self, old: ir.TensorProtocol, copies: list[tuple[slice, str, slice]]) -> Array:
         """The old matrix with columns from the plan's arrays."""

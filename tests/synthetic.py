@@ -1,6 +1,6 @@
 """Small random decoders as the genai builder writes them, and what they compute, in float64 numpy.
 
-Independent of foldrank's graph code and of torch: the graph is written with onnx.helper, the oracle is a plain forward pass.
+Independent of foldrank's graph code and of torch: onnx.helper writes the graph, the oracle is a plain forward pass.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How each exporter writes a decoder: one file per dialect, one line here.
 
-A dialect only says how things are named. Which values cross from block to block is found by dataflow, and what a weight is, is
-proved by its content.
+A dialect only says how things are named. Which values cross from block to block is found by dataflow, and what a weight
+is, is proved by its content.
 """
 
 from __future__ import annotations

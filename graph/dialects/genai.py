@@ -1,6 +1,6 @@
 """The onnxruntime-genai model builder (0.18): node `/model/layers.7/mlp/down_proj/MatMul`, q, k, v packed or split.
 
-The final norm is named `/model/layers.<number of blocks>/final_norm_layernorm`: no block, and no KV pair says it is one.
+The final norm is named `/model/layers.<number of blocks>/final_norm_layernorm`; no KV pair says that it is a block.
 """
 
 from __future__ import annotations

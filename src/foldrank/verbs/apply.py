@@ -10,8 +10,8 @@ from foldrank.progress import SILENT, Progress
 
 
 def apply(
-    bundle: Bundle | Path | str, plan: Plan | Path | str, output: Path | str, *, seed: int | None = 0, force: bool = False,
-    progress: Progress = SILENT,
+    bundle: Bundle | Path | str, plan: Plan | Path | str, output: Path | str, *, seed: int | None = 0,
+    force: bool = False, progress: Progress = SILENT,
 ) -> Bundle:
     """Write the compressed bundle `output`. Needs neither torch nor onnxruntime.
 

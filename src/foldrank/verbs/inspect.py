@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from foldrank.checkpoint import Checkpoint
-    from foldrank.graph.decoder import Block, Decoder
+    from foldrank.graph.decoder import Block, Decoder, Linear
 
 _DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 _TENSOR = re.compile(r"(?:model\.)?layers\.(\d+)\.(?:self_attn|mlp)\.(\w+)_proj\.weight")
@@ -52,8 +52,9 @@ def _bundle(path: Path) -> dict[str, Any]:
     bundle = Bundle.open(path)
     manifest = bundle.manifest
     return {
-        "kind": "bundle", **_graph(bundle.model), "compressed": bundle.plan is not None, "source": dict(manifest.source),
-        "exporter": manifest.exporter, "dtype": manifest.dtype, "created": manifest.created,
+        "kind": "bundle", **_graph(bundle.model), "compressed": bundle.plan is not None,
+        "source": dict(manifest.source), "exporter": manifest.exporter, "dtype": manifest.dtype,
+        "created": manifest.created,
         "file_bytes": sum(entry.bytes for entry in manifest.files.values()),
     }
 
@@ -79,18 +80,22 @@ def _kv(decoder: Decoder) -> dict[str, int]:
             "query_heads": decoder.heads}
 
 
-def _sites(block: Block) -> Iterator[dict[str, Any]]:
-    """Rows in the order in which a block applies them: dense weights (packed ones as one), then pairs."""
-    for linear in block.linears:
-        dtype, rows = _dtype(linear.tensor.dtype.numpy()), linear.tensor.shape.numpy()[0]
-        if linear.roles in PACKED.values():
-            yield _row(Site(block.number, linear.roles), (rows, sum(linear.widths)), dtype, None)
-            continue
-        for site, width in zip(linear.sites, linear.widths, strict=True):
-            yield _row(site, (rows, width), dtype, None)
-    for pair in block.pairs:
-        for site in pair.sites:
-            yield _row(site, pair.shape, _dtype(pair.a.dtype.numpy()), pair.rank)
+def _sites(block: Block) -> list[dict[str, Any]]:
+    """Rows in the order in which a block applies them; a packed weight is one row."""
+    rows = [row for linear in block.linears for row in _dense_sites(block.number, linear)]
+    rows += [(site, _row(site, pair.shape, _dtype(pair.a.dtype.numpy()), pair.rank))
+             for pair in block.pairs for site in pair.sites]
+    return [row for _, row in sorted(rows, key=lambda found: ROLES.index(found[0].roles[0]))]
+
+
+def _dense_sites(block: int, linear: Linear) -> Iterator[tuple[Site, dict[str, Any]]]:
+    dtype, rows = _dtype(linear.tensor.dtype.numpy()), linear.tensor.shape.numpy()[0]
+    if linear.roles in PACKED.values():
+        site = Site(block, linear.roles)
+        yield site, _row(site, (rows, sum(linear.widths)), dtype, None)
+        return
+    for site, width in zip(linear.sites, linear.widths, strict=True):
+        yield site, _row(site, (rows, width), dtype, None)
 
 
 def _row(site: Site, shape: tuple[int, int], dtype: str, rank: int | None) -> dict[str, Any]:
@@ -116,8 +121,10 @@ def _checkpoint(path: Path) -> dict[str, Any]:
         "blocks": checkpoint.blocks, "sites": [row for _, row in sorted(_stored_sites(checkpoint), key=itemgetter(0))],
         "kv": {"pairs": checkpoint.blocks, "heads": config.get("num_key_value_heads", heads), "head_size": size,
                "query_heads": heads},
-        "parameters": sum(tensor.size for tensor in tensors), "bytes": sum(tensor.end - tensor.start for tensor in tensors),
-        "tied": bool(config.get("tie_word_embeddings", False)), "config_sha256": checkpoint.config_sha256,
+        "parameters": sum(tensor.size for tensor in tensors),
+        "bytes": sum(tensor.end - tensor.start for tensor in tensors),
+        "tied": not any("lm_head" in name or "embed_out" in name for name in checkpoint.tensors),
+        "config_sha256": checkpoint.config_sha256,
     }
 
 

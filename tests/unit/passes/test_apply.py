@@ -80,7 +80,7 @@ def test_folds_windows_at_start_middle_and_end(
 ) -> None:
     rules = {
         "top": {b: float(b == blocks[-1]) for b in blocks},
-        "rdsc": {b: 1.0 for b in blocks} | {blocks[0]: 2.0 - len(blocks)},
+        "rdsc": dict.fromkeys(blocks, 1.0) | {blocks[0]: 2.0 - len(blocks)},
     }
     small = proves(maker(dense).fold(blocks, rules[rule]), dense[1], tmp_path / "out")
     left = 6 - len(blocks) + 1
@@ -132,7 +132,9 @@ def test_folds_low_rank_and_replacement_together(dense: tuple[Decoder, Bundle], 
                                                           4 * 11 * (dense[0].shape.width + 160))
 
 
-def test_full_rank_factors_of_a_narrow_weight_give_the_dense_logits(packed: tuple[Decoder, Bundle], tmp_path: Path) -> None:
+def test_full_rank_factors_of_a_narrow_weight_give_the_dense_logits(
+    packed: tuple[Decoder, Bundle], tmp_path: Path
+) -> None:
     """Rank 24 of [48, 128] is exact where the weight has rank 24."""
     decoder, _ = packed
     blocks = [dict(b) for b in decoder.blocks]
@@ -161,10 +163,11 @@ def test_fp16_weights_are_proved_and_combined_exactly(tmp_path: Path) -> None:
 
 def test_plan_from_the_fp32_checkpoint_fits_its_fp16_graph(tmp_path: Path) -> None:
     wide = random_decoder(Shape(blocks=3), seed=5)
-    half = Decoder(Shape(blocks=3, dtype="float16"), [{n: w.astype(np.float16) for n, w in b.items()} for b in wide.blocks],
-                   wide.head.astype(np.float16), wide.embedding, wide.norm, [-1] * 3)
+    blocks = [{name: weight.astype(np.float16) for name, weight in block.items()} for block in wide.blocks]
+    half = Decoder(Shape(blocks=3, dtype="float16"), blocks, wide.head, wide.embedding, wide.norm, [-1] * 3)
     bundle = write_bundle(half, tmp_path / "dense")
-    made = PlanMaker(wide, bundle.manifest.source["config_sha256"]).fold((1, 2), {1: 0.0, 2: 1.0}).low_rank("block.00.up", 5)
+    made = PlanMaker(wide, bundle.manifest.source["config_sha256"])
+    made.fold((1, 2), {1: 0.0, 2: 1.0}).low_rank("block.00.up", 5)
     found = initializers(apply(bundle, made.plan(), tmp_path / "out").model)
     assert found["model.layers.1.attn.o_proj.MatMul.weight"] == half.blocks[2]["o"].tobytes()
 
