@@ -103,10 +103,11 @@ def memory(field: str) -> int | None:
 def serve(commands: TextIO, answers: TextIO, worker: Worker | None = None) -> None:
     """Answer commands until there are no more. An error of ours is an answer, anything else ends the process."""
     worker = worker or Worker()
+    acts = {"open": worker.open, "sample": worker.sample, "memory": worker.memory}
     for line in commands:
         command = json.loads(line)
         try:
-            answer = getattr(worker, command.pop("do"))(**command)
+            answer = acts[command.pop("do")](**command)
         except FoldrankError as error:
             answer = {
                 "error": {"where": error.where, "what": error.what, "remedy": error.remedy},
