@@ -19,6 +19,7 @@ from torch.func import functional_call
 from foldrank.digests import combine
 from foldrank.edits import FoldBlocks
 from foldrank.errors import SourceError
+from foldrank.plans.capture import block_arguments
 from foldrank.sites import ROLES
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ class Decoder:
     def _arguments_of(self, window: int) -> tuple[dict[str, Any], ...]:
         """What the model's own forward hands each source block for windows of this length: mask, rotary, positions."""
         if window not in self._arguments:
-            self._arguments[window] = _capture(self.model, window)
+            self._arguments[window] = block_arguments(self.model, window)
         return self._arguments[window]
 
 
@@ -228,21 +229,3 @@ def watch_inputs(block: Block, seen: Callable[[str, Tensor], None], roles: Seque
 def _call(module: nn.Module, tensors: dict[str, Tensor], hidden: Tensor, arguments: dict[str, Any]) -> Tensor:
     output = functional_call(module, tensors, (hidden,), arguments)
     return output[0] if isinstance(output, tuple) else output
-
-
-def _capture(model: Any, window: int) -> tuple[dict[str, Any], ...]:
-    """Run one window of zeros and note each block's keyword arguments; for a batch of one, they broadcast."""
-    seen: list[dict[str, Any]] = []
-
-    def note(_module: nn.Module, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen.append({key: value for key, value in kwargs.items() if key != "hidden_states"})
-
-    handles = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in model.model.layers]
-    try:
-        with torch.no_grad():
-            ids = torch.zeros((1, window), dtype=torch.long, device=model.model.embed_tokens.weight.device)
-            model.model(input_ids=ids, use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return tuple(seen)

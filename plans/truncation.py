@@ -58,7 +58,7 @@ def decompose(weight_IO: Tensor, metric: Metric) -> tuple[Tensor, np.ndarray]:
         values, vectors = _descending(half @ half.T)
         basis = half.T @ vectors
     known = int((values > values[0] * torch.finfo(values.dtype).eps * max(n_in, n_out)).sum())
-    return _completed(weight_IO, basis[:, :known], len(values)), _losses(values)
+    return _signed(_completed(weight_IO, basis[:, :known], len(values))), _losses(values)
 
 
 def _descending(symmetric: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,6 +79,12 @@ def _completed(weight_IO: Tensor, basis_OR: Tensor, columns: int) -> Tensor:
         basis_OR = torch.cat([known, left[:, :missing]], dim=1)
     basis, _ = torch.linalg.qr(basis_OR)
     return basis
+
+
+def _signed(basis_OK: Tensor) -> Tensor:
+    """Turn each column so that its largest entry is positive: rounding may flip an eigenvector, never a plan."""
+    largest = basis_OK.gather(0, basis_OK.abs().argmax(dim=0, keepdim=True))
+    return torch.where(largest < 0, -basis_OK, basis_OK)
 
 
 def _losses(values: Tensor) -> np.ndarray:

@@ -112,7 +112,12 @@ def test_windows_of_an_all_alike_model_are_committed_where_the_released_loop_for
 @settings(max_examples=10, deadline=None)
 @given(st.integers(0, 1000), st.floats(0.5, 1.0), st.integers(0, 2), st.integers(0, 2))
 def test_keep_is_never_exceeded_and_protected_blocks_stay(seed: int, keep: float, first: int, last: int) -> None:
-    result, decoder = folded(random_llama(6, seed), keep=keep, protect_first=first, protect_last=last)
+    options = {"keep": keep, "protect_first": first, "protect_last": last}
+    if int(keep * 6 + 1e-9) < first + last + 1:
+        with pytest.raises(ValueError, match="cannot be reached"):
+            folded(random_llama(6, seed), **options)
+        return
+    result, decoder = folded(random_llama(6, seed), **options)
     assert len(decoder.blocks) <= int(keep * 6 + 1e-9)
     assert result.kept == pytest.approx(len(decoder.blocks) / 6)
     assert len(decoder.blocks) == 6 - sum(len(e.blocks) - 1 for e in result.edits)
