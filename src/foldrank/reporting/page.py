@@ -13,9 +13,10 @@ from foldrank.reporting.bytes_chart import where_bytes_went
 from foldrank.reporting.evidence import Evidence
 from foldrank.reporting.parts import Section
 from foldrank.reporting.section_done import done
-from foldrank.reporting.section_origin import origin, receipts
+from foldrank.reporting.section_origin import origin
 from foldrank.reporting.section_proof import proof
 from foldrank.reporting.section_quality import quality
+from foldrank.reporting.section_receipts import receipts
 from foldrank.reporting.section_speed import speed
 from foldrank.reporting.section_top import tiles, verdict
 from foldrank.reporting.similarity_map import similarity_map

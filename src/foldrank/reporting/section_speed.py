@@ -8,8 +8,8 @@ from typing import Any
 from foldrank.reporting import figures, lookup
 from foldrank.reporting.evidence import Evidence
 from foldrank.reporting.gates import gates
-from foldrank.reporting.parts import Cell, Fold, Missing, Part, Section, Table, Text, table
-from foldrank.reporting.section_origin import flat
+from foldrank.reporting.nested import lines, named
+from foldrank.reporting.parts import Cell, Fold, Mark, Missing, Part, Section, Table, Text, table
 from foldrank.reporting.speed_chart import before_after, speedups
 from foldrank.reporting.workload import workload
 
@@ -31,9 +31,8 @@ def speed(evidence: Evidence) -> Section:
         parts += gates(bench)
     if rows:
         parts.append(Fold(f"All {len(rows)} rows: times, memory, placement", (_rows(rows),)))
-    if method := flat(lookup.pairs(bench, "method")):
-        named = [[key.replace("_", " "), value] for key, value in method]
-        parts.append(Fold("How it was timed", (table((), "ll", [list(row) for row in named]),)))
+    if method := lookup.pairs(bench, "method"):
+        parts.append(Fold("How it was timed", (named(lines(method)),)))
     return Section("speed", title, tuple(parts))
 
 
@@ -60,8 +59,8 @@ _LEGEND = (
 )
 
 
-def _unstable(row: Mapping[str, Any]) -> Any:
-    return "warn" if row.get("unstable") is True or row.get("stable") is False else ""
+def _unstable(row: Mapping[str, Any]) -> Mark:
+    return "warn" if row.get("stable") is False else ""
 
 
 def _null(bench: Any) -> Part:
@@ -69,14 +68,13 @@ def _null(bench: Any) -> Part:
     if ratio is None or len(bounds) != 2:
         return Text("The null test (dense against itself) was not run: small differences mean nothing.")
     words = f"Null test, dense against itself: {ratio:.3f}, 95 % interval {bounds[0]:.3f} to {bounds[1]:.3f}. "
-    words += (
-        "It contains 1, as it must."
-        if bounds[0] <= 1 <= bounds[1]
-        else "It does not contain 1: the machine was not quiet, and ratios this close to 1 mean nothing."
-    )
+    if bounds[0] <= 1 <= bounds[1]:
+        words += "It contains 1, as it must; a ratio within this interval is no difference."
+    else:
+        words += "It does not contain 1: the machine was not quiet, and ratios this close to 1 mean nothing."
     every, missed = len(lookup.rows(bench, "null_test", "rows")), lookup.integer(bench, "null_test", "missed")
     if every > 1 and missed is not None:
-        words += f" Of all {every} null tests, {missed} {'does' if missed == 1 else 'do'} not contain 1."
+        words += f" Of {every} null tests over all workloads, {every - missed} contain 1."
     return Text(words)
 
 
@@ -93,9 +91,9 @@ def _rows(rows: list[Mapping[str, Any]]) -> Table:
         unstable = _unstable(row)
         cells.append(
             [
+                workload({**row, "phase": None}),
                 str(row.get("bundle", "?")),
                 str(row.get("provider", "?")),
-                workload({**row, "phase": None}),
                 Cell(figures.milliseconds(lookup.number(row, "ttft_ms")), unstable),
                 Cell(figures.milliseconds(lookup.number(row, "tpot_ms")), unstable),
                 figures.significant(lookup.number(row, "decode_tokens_per_s")),
@@ -107,9 +105,9 @@ def _rows(rows: list[Mapping[str, Any]]) -> Table:
         )
     return table(
         (
+            "workload",
             "bundle",
             "provider",
-            "workload",
             "first token",
             "per token",
             "tokens/s",

@@ -78,11 +78,10 @@ def _speed(bench: Any) -> Tile:
         return Tile("Decode speed", figures.MISSING, "foldrank bench", "quiet")
     bounds = lookup.numbers(row, "ci95")
     detail = f"95 % interval {figures.interval(bounds)}; " if bounds else ""
-    return Tile(
-        "Decode speed",
-        figures.times(lookup.number(row, "ratio")),
-        f"{detail}ideal {figures.times(lookup.number(row, 'ideal'))}; {workload(row)}",
-    )
+    unstable = row.get("stable") is False
+    detail += f"ideal {figures.times(lookup.number(row, 'ideal'))}; {workload(row)}"
+    ratio = figures.times(lookup.number(row, "ratio"))
+    return Tile("Decode speed", ratio, detail + ("; unstable samples" if unstable else ""), "warn" if unstable else "")
 
 
 def headline(speedups: list[Mapping[str, Any]]) -> Mapping[str, Any] | None:

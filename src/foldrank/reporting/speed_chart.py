@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from foldrank.reporting import figures, lookup
 from foldrank.reporting.figures import times
 from foldrank.reporting.parts import Picture
-from foldrank.reporting.picture import DENSE, GRID, INK, QUIET, SMALL, canvas, inline_svg
+from foldrank.reporting.picture import DENSE, GRID, INK, PAPER, QUIET, SMALL, canvas, inline_svg
 from foldrank.reporting.workload import workload
 
 
@@ -41,7 +41,17 @@ def _draw(rows: Sequence[Mapping[str, Any]]) -> Figure:
             axes.plot([ideal], [place], "|", color=INK, markersize=16, markeredgewidth=2.2, label="ideal")
         if len(bounds) == 2:
             axes.plot(bounds, [place, place], color=SMALL, linewidth=3, alpha=0.5, solid_capstyle="butt")
-        axes.plot([ratio], [place], "o", color=SMALL, markersize=6.5, label="measured")
+        unstable = row.get("stable") is False
+        axes.plot(
+            [ratio],
+            [place],
+            "o",
+            color=SMALL,
+            markersize=6.5,
+            markeredgewidth=1.6,
+            markerfacecolor=PAPER if unstable else SMALL,
+            label="unstable samples" if unstable else "measured",
+        )
     axes.axvline(1, color=QUIET, linewidth=1, linestyle=(0, (4, 3)))
     axes.set_yticks(list(places), [workload(row) for row in rows])
     axes.tick_params(axis="y", length=0)
@@ -52,7 +62,7 @@ def _draw(rows: Sequence[Mapping[str, Any]]) -> Figure:
     axes.set_xlim(min(low, 0.95), max(high, 1.05))
     axes.set_xlabel("times as fast as dense")
     named = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    figure.legend(named.values(), named.keys(), loc="outside upper right", ncols=2)
+    figure.legend(named.values(), named.keys(), loc="outside upper right", ncols=3)
     return figure
 
 

@@ -85,7 +85,7 @@ def test_figures_are_those_of_the_json(make_bundle: Maker) -> None:
     assert "max perplexity increase 20.00 % 13.02 % ✓ holds" in words(page, "quality")
     assert "decode, genai, context 128, batch 1 ! 1.29× 1.25 to 1.34 1.54× 84 %" in words(page, "speed")
     assert "1.001, 95 % interval 0.992 to 1.011. It contains 1" in words(page, "speed")
-    assert "compressed cpu genai, prompt 16, batch 1 5.76 ms 1.80 ms 556 14.3 MB 43 % 212 MB not told" in words(
+    assert "genai, prompt 16, batch 1 compressed cpu 5.76 ms 1.80 ms 556 14.3 MB 43 % 212 MB not told" in words(
         page, "speed"
     )
     assert "block 2 56 56 56 56" in words(page, "done")
@@ -218,3 +218,18 @@ def test_a_null_test_that_misses_one_is_called_out(make_bundle: Maker) -> None:
 def test_the_same_bundle_gives_the_same_page(make_bundle: Maker) -> None:
     folder = make_bundle()
     assert render(folder) == render(folder)
+
+
+def test_an_unstable_headline_is_marked_where_it_is_first_read(make_bundle: Maker) -> None:
+    bench = copy.deepcopy(BENCH)
+    bench["speedups"][0]["stable"] = False
+    page = render(make_bundle({"reports/bench.json": bench}))
+    assert "! 1.20×" in words(page[: page.index("<main>")])
+    assert "unstable samples" in words(page[: page.index("<main>")])
+
+
+def test_each_stage_tells_its_versions(make_bundle: Maker) -> None:
+    text = words(render(make_bundle()), "origin")
+    assert "library planned made timed" in text
+    assert "foldrank 0.1.0 0.1.0" in text
+    assert "bandwidth 21.0 GB/s" in text
