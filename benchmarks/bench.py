@@ -59,7 +59,7 @@ def check_comparable(compressed: Bundle, dense: Bundle) -> None:
 
 
 def speed_gates(
-    speedups: Sequence[Mapping[str, Any]], null: Mapping[str, Any], min_speedup: float | None
+    speedups: Sequence[dict[str, Any]], null: Mapping[str, Any], min_speedup: float | None
 ) -> list[dict[str, Any]]:
     """Decoding at batch 1 must be faster by that much, with the interval's lower end, in every engine; and dense
     against dense must be no different, or the machine was not quiet enough to say so."""

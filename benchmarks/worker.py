@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -103,7 +104,9 @@ def memory(field: str) -> int | None:
 def serve(commands: TextIO, answers: TextIO, worker: Worker | None = None) -> None:
     """Answer commands until there are no more. An error of ours is an answer, anything else ends the process."""
     worker = worker or Worker()
-    acts = {"open": worker.open, "sample": worker.sample, "memory": worker.memory}
+    acts: dict[str, Callable[..., dict[str, Any]]] = {
+        "open": worker.open, "sample": worker.sample, "memory": worker.memory,
+    }
     for line in commands:
         command = json.loads(line)
         try:
