@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from foldrank.bundle import Bundle
 from foldrank.progress import SILENT, Progress
@@ -48,7 +49,7 @@ def compress(
 
     output = Path(output).absolute()
     check_output(output, force=force)
-    trust = {"offline": offline, "trust_remote_code": trust_remote_code}
+    trust: dict[str, bool] = {"offline": offline, "trust_remote_code": trust_remote_code}
     with workspace(output) as work:
         made = plan(
             model, None, methods=methods, calibration=calibration, calibration_tokens=calibration_tokens, seed=seed,
@@ -62,7 +63,7 @@ def compress(
                 progress=progress, **trust,
             )
         small = apply(baseline, made, work / "bundle", seed=seed, progress=progress)
-        running = {"provider": provider, "provider_options": provider_options, "seed": seed, "progress": progress}
+        running: dict[str, Any] = {"provider": provider, "provider_options": provider_options, "seed": seed, "progress": progress}
         validate(
             small, reference=baseline, model=model, text=text, max_perplexity_increase=max_perplexity_increase,
             min_top1_agreement=min_top1_agreement, **running,
