@@ -63,12 +63,12 @@ def compress(
                 progress=progress, **trust,
             )
         small = apply(baseline, made, work / "bundle", seed=seed, progress=progress)
-        running: dict[str, Any] = {"provider": provider, "provider_options": provider_options, "seed": seed, "progress": progress}
+        running: dict[str, Any] = {"provider": provider, "provider_options": provider_options, "seed": seed}
         validate(
             small, reference=baseline, model=model, text=text, max_perplexity_increase=max_perplexity_increase,
-            min_top1_agreement=min_top1_agreement, **running,
+            min_top1_agreement=min_top1_agreement, progress=progress, **running,
         )
-        bench(small.path, baseline=baseline, min_speedup=min_speedup, quick=True, **running)
+        bench(small.path, baseline=baseline, min_speedup=min_speedup, quick=True, progress=progress, **running)
         report(small.path, progress=progress)
         sync_tree(small.path)
         move_into_place(small.path, output)

@@ -28,7 +28,7 @@ def test_paths_in_a_recipe_are_relative_to_it(tmp_path: Path) -> None:
 ])
 def test_anything_else_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "r.yaml").write_text(text)
-    with pytest.raises(PlanFormatError, match="r.yaml"):
+    with pytest.raises(PlanFormatError, match=r"r\.yaml"):
         read_recipe(tmp_path / "r.yaml")
 
 
