@@ -19,7 +19,7 @@ _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 def environment(threads: int) -> dict[str, Any]:
     """JSON-able description; null where the system does not tell."""
     return {
-        "cpu": cpu_model(),
+        "cpu_model": cpu_model(),
         "physical_cores": psutil.cpu_count(logical=False),
         "logical_cores": psutil.cpu_count(),
         "allowed_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,

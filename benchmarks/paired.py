@@ -57,10 +57,10 @@ def run(
         try:
             series.append(_engine(engine, dense, compressed, setup, profile, progress))
         except ProviderUnavailable as error:
-            missing[engine] = f"unavailable ({error.where}: {error.what})"
+            missing[engine] = f"{error.where}: {error.what}"
     if not series:
         where = f"bench on {setup.provider.short}"
-        raise ProviderUnavailable(where, " | ".join(missing.values()), "see `foldrank doctor`")
+        raise ProviderUnavailable(where, " | ".join(dict.fromkeys(missing.values())), "see `foldrank doctor`")
     return series, missing
 
 
