@@ -125,9 +125,12 @@ def note(found: Estimate, ideal: float, phase: str, workload: Workload, yardstic
         return None
     if found.low <= ideal:
         return "above ideal by less than the interval: noise"
-    small = yardstick.work["compressed"].decode_bytes(workload)
-    if phase == "decode" and yardstick.cache_bytes and small <= 1.5 * yardstick.cache_bytes:
-        return "above ideal: the compressed weights fit, wholly or largely, in the last-level cache"
+    dense, small = (yardstick.work[name].decode_bytes(workload) for name in ("dense", "compressed"))
+    cache = yardstick.cache_bytes or 0
+    if phase == "decode" and dense <= cache:
+        return "above ideal: both fit in the last-level cache, so time goes with nodes rather than with bytes"
+    if phase == "decode" and small <= 1.5 * cache:
+        return "above ideal: the compressed weights fit, wholly or largely, in the last-level cache, the dense do not"
     if phase == "prefill":
         return "above ideal: so short a prompt is bound by bytes, launches or fixed costs rather than by FLOPs"
     return "above ideal and unexplained: distrust this row"

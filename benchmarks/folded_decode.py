@@ -1,8 +1,8 @@
 """How much of a fold's bytes comes back as decoding speed: `python -m foldrank.benchmarks.folded_decode`.
 
 A random checkpoint large enough to be bound by memory (80M parameters, fp32) is exported, a third of its blocks folded
-away, and both bundles are run against each other. Run it on a quiet machine. `--plan fold --plan low_rank` adds a bundle
-of random factors.
+away, and both bundles are run against each other. Run it on a quiet machine. `--plan fold --plan low_rank` adds a
+bundle of random factors.
 """
 
 from __future__ import annotations

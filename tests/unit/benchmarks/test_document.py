@@ -88,7 +88,8 @@ def test_the_null_test_passes_on_equal_and_fails_on_unequal_workers() -> None:
         (Estimate(1.4, 1.3, 1.5), "decode", None, None),
         (Estimate(2.1, 1.9, 2.3), "decode", None, "noise"),
         (Estimate(2.5, 2.4, 2.6), "decode", None, "unexplained"),
-        (Estimate(2.5, 2.4, 2.6), "decode", 32 << 20, "last-level cache"),
+        (Estimate(2.5, 2.4, 2.6), "decode", 1_000_000, "the dense do not"),
+        (Estimate(2.5, 2.4, 2.6), "decode", 32 << 20, "with nodes rather than with bytes"),
         (Estimate(2.5, 2.4, 2.6), "prefill", None, "fixed costs"),
     ],
 )
