@@ -84,12 +84,24 @@ def pin(pool: set[int], threads: int) -> bool:
     """
     if not hasattr(os, "sched_setaffinity") or (not pool and threads > 1):
         return False
-    cores = sorted(os.sched_getaffinity(0))
+    cores = whole_cores_first(os.sched_getaffinity(0))
     if len(pool) + 1 > min(threads, len(cores)):
         return False
     for thread, core in zip([os.getpid(), *sorted(pool)], cores, strict=False):
         os.sched_setaffinity(thread, {core})
     return True
+
+
+def whole_cores_first(allowed: set[int], topology: Path = Path("/sys/devices/system/cpu")) -> list[int]:
+    """Processors in the order to use them: one of each physical core, then their hyper-threads."""
+    seen: set[str] = set()
+    first, rest = [], []
+    for cpu in sorted(allowed):
+        path = topology / f"cpu{cpu}" / "topology" / "thread_siblings_list"
+        siblings = path.read_text() if path.is_file() else str(cpu)
+        (rest if siblings in seen else first).append(cpu)
+        seen.add(siblings)
+    return first + rest
 
 
 def memory(field: str) -> int | None:

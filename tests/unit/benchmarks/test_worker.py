@@ -6,11 +6,12 @@ import io
 import json
 import os
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from foldrank.benchmarks.worker import Worker, measure, memory, pin, serve, threads_now
+from foldrank.benchmarks.worker import Worker, measure, memory, pin, serve, threads_now, whole_cores_first
 from foldrank.benchmarks.workload import Workload
 from foldrank.errors import ProviderUnavailable, SourceError
 from foldrank.runtime.decoding import Tokens
@@ -92,3 +93,12 @@ def test_pins_the_main_thread_to_one_core_and_leaves_an_unexpected_pool_alone() 
     assert not pin(set(), 2)
     assert os.sched_getaffinity(0) == allowed
     assert os.getpid() in threads_now()
+
+
+def test_hyper_threads_come_after_whole_cores(tmp_path: Path) -> None:
+    for cpu, siblings in enumerate(["0-1", "0-1", "2-3", "2-3"]):
+        (tmp_path / f"cpu{cpu}" / "topology").mkdir(parents=True)
+        (tmp_path / f"cpu{cpu}" / "topology" / "thread_siblings_list").write_text(siblings)
+    assert whole_cores_first({0, 1, 2, 3}, tmp_path) == [0, 2, 1, 3]
+    assert whole_cores_first({1, 3}, tmp_path) == [1, 3]
+    assert whole_cores_first({5, 4}, tmp_path / "nothing") == [4, 5]
