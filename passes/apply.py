@@ -13,10 +13,10 @@ import onnx_ir as ir
 from foldrank import strictjson
 from foldrank.bundle import MANIFEST, Bundle, FileEntry, Manifest, seal
 from foldrank.errors import BundleError, PlanMismatch
+from foldrank.factors import FactorFile
 from foldrank.graph.decoder import Decoder, read_decoder
 from foldrank.graph.invariants import check_file
 from foldrank.graph.load import load_model
-from foldrank.passes.base import Receipt
 from foldrank.passes.configs import shrink_config, shrink_genai_config
 from foldrank.passes.pipeline import transform
 from foldrank.passes.write import DATA, MODEL, write_model
@@ -25,6 +25,7 @@ from foldrank.progress import SILENT, Progress
 from foldrank.staging import check_output, staged_folder
 from foldrank.versions import versions
 
+FACTORS = "factors.safetensors"
 _CONFIGS = ("config.json", "genai_config.json")
 _OWN = ("reports/", "plan/", "README.md", "report.html", MANIFEST, MODEL, *_CONFIGS)
 """What a new bundle makes itself; all else is copied."""
@@ -51,7 +52,9 @@ def apply_plan(
         check_file(stage / MODEL, "the written graph")
         known |= _copy_rest(bundle, model, stage)
         _write_configs(bundle, plan, decoder, stage)
-        _write_records(plan, receipts, stage)
+        known |= _write_plan(plan, stage)
+        (stage / "reports").mkdir()
+        _write_json(stage / "reports" / "receipts.json", [row for receipt in receipts for row in receipt.rows()])
         if card is not None:
             (stage / "README.md").write_text(card(stage, bundle.manifest), encoding="utf-8")
         manifest = seal(
@@ -114,11 +117,19 @@ def _config(bundle: Bundle, name: str) -> dict[str, Any] | None:
     return data
 
 
-def _write_records(plan: Plan, receipts: tuple[Receipt, ...], stage: Path) -> None:
-    for name in ("plan", "reports"):
-        (stage / name).mkdir()
-    plan.write(stage / "plan")
-    _write_json(stage / "reports" / "receipts.json", [row for receipt in receipts for row in receipt.rows()])
+def _write_plan(plan: Plan, stage: Path) -> dict[str, FileEntry]:
+    """The plan's folder. Factors that lie in a file are copied: they may be larger than memory."""
+    folder = stage / "plan"
+    folder.mkdir()
+    factors = plan.document.factors
+    if factors is None or not isinstance(plan.arrays, FactorFile):
+        plan.write(folder)
+        return {}
+    shutil.copyfile(plan.arrays.path, folder / FACTORS)
+    (folder / "plan.json").write_text(plan.document.text(), encoding="utf-8")
+    if plan.diagnostics is not None:
+        _write_json(folder / "diagnostics.json", plan.diagnostics)
+    return {f"plan/{FACTORS}": FileEntry(factors.sha256, factors.bytes)}
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -45,7 +45,7 @@ class FactorLinears(GraphPass):
         touched = _by_linear(self.edits, decoder, model.graph)
         digests = {part: d for e in self.edits for part, d in zip(e.site.parts, e.replaces, strict=True)}
         prove(touched, digests, self.source)
-        changes = tuple(_change(edit, targets(edit.site, decoder)[0].tensor.dtype.itemsize) for edit in self.edits)
+        changes = tuple(_change(edit, targets(edit.site, decoder)[0].tensor.dtype) for edit in self.edits)
         surgery = Surgery(model.graph, self.name)
         for linear, edits in touched.items():
             surgery.replace(linear, list(self._pieces(linear, edits, decoder)))
@@ -89,8 +89,8 @@ def _by_linear(edits: tuple[LowRank, ...], decoder: Decoder, graph: ir.Graph) ->
     return dict(sorted(found.items(), key=lambda item: order[item[0].node]))
 
 
-def _change(edit: LowRank, itemsize: int) -> Change:
-    n_in, n_out = edit.shape
+def _change(edit: LowRank, dtype: ir.DataType) -> Change:
+    (n_in, n_out), itemsize = edit.shape, dtype.numpy().itemsize
     return Change(
         str(edit.site), n_in * n_out * itemsize, edit.rank * (n_in + n_out) * itemsize,
         f"rank {edit.rank} of {min(n_in, n_out)}",

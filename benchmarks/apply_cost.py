@@ -1,0 +1,112 @@
+"""What applying a plan costs beside copying its output: `python -m foldrank.benchmarks.apply_cost BUNDLE PLAN`.
+
+Both are timed in one process, in turns, so that whatever else the machine does hits both; `apply` is the whole verb
+(digests of the input proved, passes, weights written, digests of the output taken), and both end with their files
+synced to disk. Peak memory is the VmHWM of a child that applies once. JSON on stdout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from foldrank.benchmarks.statistics import estimate
+from foldrank.bundle import Bundle
+from foldrank.planfile import Plan
+from foldrank.staging import sync_tree
+from foldrank.verbs.apply import apply
+
+_PEAK = """
+import sys
+from foldrank.verbs.apply import apply
+import foldrank.passes.apply, foldrank.reporting.card
+def peak():
+    status = open("/proc/self/status").read()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+before = peak()
+apply(*sys.argv[1:4])
+print(before, peak())
+"""
+_ALLOWANCE = 512 << 20
+"""Bytes over twice the largest tensor that apply may use."""
+
+
+def measure(bundle: Path, plan: Path, work: Path, *, pairs: int = 7, seed: int = 0) -> dict[str, Any]:
+    """Ratio of apply to copy over `pairs` interleaved pairs, and peak memory. `work` is an empty folder."""
+    before, peak = _peak(bundle, plan, work / "peak")
+    out = Bundle.open(work / "peak")
+    size = sum(entry.bytes for entry in out.manifest.files.values())
+    applied: list[float] = []
+    copied: list[float] = []
+    for i in range(pairs + 1):  # the first pair warms caches and is dropped
+        turns: list[tuple[list[float], Callable[[], object]]] = [
+            (applied, lambda: apply(bundle, plan, work / "apply")), (copied, lambda: _copy(out.path, work / "copy")),
+        ]
+        for samples, run in turns if i % 2 else reversed(turns):
+            samples.append(_seconds(run))
+        for name in ("apply", "copy"):
+            shutil.rmtree(work / name)
+    ratios = [a / c for a, c in zip(applied[1:], copied[1:], strict=True)]
+    found = estimate([ratios], seed)
+    limit = _ALLOWANCE + 2 * _largest_tensor(bundle, out.path)
+    return {
+        "output_bytes": size, "edits": len(Plan.read(plan).edits), "pairs": pairs, "seed": seed,
+        "apply_seconds": applied[1:], "copy_seconds": copied[1:],
+        "ratio": found.ratio, "ci95": found.ci95,
+        "peak_bytes": peak, "peak_bytes_at_start": before, "peak_bytes_limit": limit,
+        "peak_within_limit": peak <= limit,
+    }
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def _copy(source: Path, target: Path) -> None:
+    shutil.copytree(source, target)
+    sync_tree(target)
+
+
+def _peak(bundle: Path, plan: Path, out: Path) -> tuple[int, int]:
+    """(VmHWM after imports, VmHWM after one apply), in bytes."""
+    done = subprocess.run(
+        [sys.executable, "-c", _PEAK, str(bundle), str(plan), str(out)], check=True, capture_output=True, text=True
+    )
+    before, peak = map(int, done.stdout.split())
+    return before, peak
+
+
+def _largest_tensor(*folders: Path) -> int:
+    from foldrank.graph.load import load_model
+
+    graphs = [load_model(folder / "model.onnx").graph for folder in folders]
+    return max(v.const_value.nbytes for g in graphs for v in g.initializers.values() if v.const_value is not None)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m foldrank.benchmarks.apply_cost", description=__doc__)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("plan", type=Path)
+    parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--work", type=Path, help="folder on the disk to measure (default: beside the bundle)")
+    chosen = parser.parse_args()
+    parent = chosen.work or chosen.bundle.absolute().parent
+    with tempfile.TemporaryDirectory(prefix="apply-cost-", dir=parent) as work:
+        found = measure(chosen.bundle, chosen.plan, Path(work), pairs=chosen.pairs, seed=chosen.seed)
+    sys.stdout.write(json.dumps(found, indent=2, sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    main()
