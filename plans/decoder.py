@@ -18,7 +18,7 @@ from torch.func import functional_call
 
 from foldrank.digests import combine
 from foldrank.edits import FoldBlocks
-from foldrank.errors import SourceError
+from foldrank.errors import ProviderUnavailable, SourceError
 from foldrank.plans.capture import block_arguments
 from foldrank.sites import ROLES
 
@@ -194,6 +194,8 @@ def load_model(checkpoint: Checkpoint, *, dtype: torch.dtype, device: str = "cpu
             checkpoint.path, f"architecture {checkpoint.architecture} cannot be planned for",
             f"known are {', '.join(FAMILIES)}",
         )
+    if not device.startswith("cpu") and not torch.accelerator.is_available():
+        raise ProviderUnavailable(device, "PyTorch finds no such device here", "plan on the cpu")
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 

@@ -5,7 +5,10 @@ how the budget is shared (`ratios`):
     uniform     the same ratio for every block
     released    per block, more where sensitivity and effective rank are low   (DipSVD's released heuristic)
     formula     per block, more where they are high                            (the formula in notes on the paper)
-    spectrum    per site: rank by rank to whoever gains most relative loss per number (not in the paper)
+    spectrum    per site: rank by rank to whoever gains most relative loss per number (not in the paper; the default)
+Which sign is right depends on the model: over specs-5m at keep 0.65 perplexity rises 1.40 fold with `released`, 1.08 with
+`formula`, 1.12 with `uniform`; over specs-300k at 0.5 it is 5.9, 22.9 and 13.3. `spectrum` is 1.07 and 13.3, and needs no
+gradients.
 The text runs through the blocks once, each seeing the original outputs of the block below; only one block's Gram
 matrices are in memory. Every decomposition serves all ranks.
 """
@@ -46,7 +49,7 @@ class Settings:
     whitening: Whitening = "plain"
     top_share: Annotated[float, Field(ge=0, le=1)] = 0.03
     weight: Annotated[float, Field(gt=0)] = 30.0
-    ratios: Literal["uniform", "released", "formula", "spectrum"] = "uniform"
+    ratios: Literal["uniform", "released", "formula", "spectrum"] = "spectrum"
     align: Annotated[int, Field(ge=1)] = 16
     packed: Literal["joint", "split"] = "joint"
 
@@ -105,9 +108,8 @@ def decompose(task: Task, settings: Settings) -> Decomposed:
         sites |= _truncated(block, statistics, settings)
         ranks.append(allocation.effective_rank(statistics.output))
     candidates = tuple(
-        Candidate(site, t_in, t_out, sites[site].shares)
+        _candidate(block, site, sites[site])
         for block in task.decoder.blocks for site in sites_of(block.number, settings.packed)
-        for t_in, t_out in [tuple(stacked(block, site).shape)]
     )
     return Decomposed(sites, candidates, tuple(ranks))
 
@@ -136,6 +138,11 @@ def _ratios(task: Task, settings: Settings, parts: Decomposed) -> dict[int, floa
     scores = allocation.importance(sensitivity, parts.effective_ranks, width)
     chosen = allocation.ratios(scores, settings.keep, sign=1 if settings.ratios == "formula" else -1)
     return dict(zip(numbers, map(float, chosen), strict=True))
+
+
+def _candidate(block: Block, site: Site, parts: Truncations) -> Candidate:
+    n_in = block.weight(site.roles[0]).shape[0]
+    return Candidate(site, n_in, sum(block.weight(role).shape[1] for role in site.roles), parts.shares)
 
 
 def _truncated(block: Block, statistics: BlockStatistics, settings: Settings) -> dict[Site, Truncations]:

@@ -69,7 +69,8 @@ def _untouched(plan: Plan) -> list[tuple[Site, WeightDigest]]:
     """Digests a plan gives of weights as the checkpoint has them."""
     found = [(Site.parse(site), digest) for site, digest in plan.document.source.weights.items()]
     folded = {fold.into for fold in plan.folds}
-    for edit in (*plan.pairs, *plan.replacements):
+    edits: list[LowRank | ReplaceWeight] = [*plan.pairs, *plan.replacements]
+    for edit in edits:
         if edit.site.block not in folded:
             found += zip(edit.site.parts, edit.replaces, strict=True)
     return found

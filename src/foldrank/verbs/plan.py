@@ -30,7 +30,7 @@ def plan(
     if output is not None:
         check_output(output, force=force)
     checkpoint = Checkpoint.open(model, offline=offline, trust_remote_code=trust_remote_code)
-    check_finite(checkpoint)
+    check_finite(checkpoint, progress)
     made = make_plan(
         checkpoint, methods, calibration=None if calibration is None else Path(calibration),
         calibration_tokens=calibration_tokens, seed=seed, device=device, progress=progress,

@@ -19,14 +19,14 @@ from foldrank.plans.reference import reference_model
 from foldrank.sites import ROLES
 from foldrank.verbs.plan import plan as plan_verb
 
-METHODS = ["slm:keep=0.75", "dipsvd:keep=0.8"]
+METHODS = ["slm:keep=0.75,windows=2,tokens=64", "dipsvd:keep=0.8"]
 
 
 @pytest.fixture(scope="session")
 def made(specs_5m: Path, tmp_path_factory: pytest.TempPathFactory) -> Plan:
     """A plan of the bundled model from little text, written and read back."""
     folder = tmp_path_factory.mktemp("plans") / "plan"
-    plan_verb(specs_5m, folder, methods=METHODS, calibration_tokens=4096)
+    plan_verb(specs_5m, folder, methods=METHODS, calibration_tokens=1024)
     return Plan.read(folder)
 
 
@@ -46,7 +46,7 @@ def test_plan_records_what_was_asked_reached_and_predicted(made: Plan, checkpoin
     assert document.source.config_sha256 == checkpoint.config_sha256
     assert document.source.architecture == "LlamaForCausalLM"
     assert document.calibration is not None
-    assert document.calibration.tokens == 4096
+    assert document.calibration.tokens == 1024
     folded = {b for f in made.folds for b in f.blocks}
     assert set(document.source.weights) == {f"block.{b:02d}.{r}" for b in folded for r in ROLES}
 
@@ -68,7 +68,7 @@ def test_reference_computes_what_the_planner_simulated(made: Plan, checkpoint: C
     decoder = load_decoder(checkpoint)
     from foldrank.plans.compose import calibration_windows
 
-    text = calibration_windows(checkpoint, None, 4096, 0).ids
+    text = calibration_windows(checkpoint, None, 1024, 0).ids
     simulated = run_all(decoder, parse_all(METHODS), text, 0)[-1].result.decoder
     for dtype, tolerance in ((torch.float32, 1e-4), (torch.float64, 1e-4)):
         model = reference_model(checkpoint, made, dtype)
@@ -109,7 +109,7 @@ def test_methods_see_the_model_as_left_before_and_folds_come_first(made: Plan) -
 
 
 def test_plan_is_the_same_twice(specs_5m: Path, made: Plan, checkpoint: Checkpoint) -> None:
-    again = make_plan(checkpoint, METHODS, calibration_tokens=4096)
+    again = make_plan(checkpoint, METHODS, calibration_tokens=1024)
     assert again.edits == made.edits
     for name, array in again.arrays.items():
         np.testing.assert_allclose(array, made.arrays[name], atol=1e-5)
