@@ -16,6 +16,7 @@ import yaml
 from foldrank.reporting import figures, lookup, snippets
 from foldrank.reporting.card_measured import quality, speed
 from foldrank.reporting.evidence import Evidence
+from foldrank.reporting.folds import fold_sentence
 from foldrank.reporting.markdown import bullets, code, plain, table
 
 _FILES = {
@@ -106,7 +107,7 @@ def _done(evidence: Evidence) -> str:
             for i, step in enumerate(evidence.steps, 1)
         ],
     )
-    lines = [_fold(fold) for fold in evidence.folds]
+    lines = [plain(fold_sentence(fold)) for fold in evidence.folds]
     if evidence.pairs:
         lines.append(f"{len(evidence.pairs)} weights replaced by low-rank pairs.")
     kept = (
@@ -122,15 +123,6 @@ def _settings(step: Mapping[str, Any]) -> str:
 
 def _share(value: float | None, missing: str) -> str:
     return missing if value is None else figures.percent(value)
-
-
-def _fold(fold: Mapping[str, Any]) -> str:
-    blocks = lookup.numbers(fold, "blocks")
-    names = ", ".join(f"{block:.0f}" for block in blocks)
-    return (
-        f"Blocks {names} became one (at {figures.whole(lookup.number(fold, 'into'))}; norms of the "
-        f"{plain(lookup.text(fold, 'norms') or '?')} block)."
-    )
 
 
 def _loading(evidence: Evidence) -> str:

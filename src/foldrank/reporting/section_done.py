@@ -7,6 +7,7 @@ from typing import Any
 
 from foldrank.reporting import figures, lookup
 from foldrank.reporting.evidence import Evidence
+from foldrank.reporting.folds import fold_sentence
 from foldrank.reporting.parts import Block, Fold, Part, Rank, RankGrid, Section, Strip, Table, Text, table
 from foldrank.reporting.weight_bytes import largest_rank
 
@@ -53,7 +54,7 @@ def _blocks(evidence: Evidence) -> list[Part]:
     leaving = {b for b, (_, fold) in fold_of.items() if b != lookup.integer(fold, "into")}
     left = [b for b in range(count) if b not in leaving]
     strip = Strip(tuple(_block(b, left.index(b) if b not in leaving else None, fold_of.get(b)) for b in range(count)))
-    sentence = f"{count} blocks became {len(left)}. " + " ".join(_sentence(fold) for fold in evidence.folds)
+    sentence = f"{count} blocks became {len(left)}. " + " ".join(fold_sentence(fold) for fold in evidence.folds)
     return [Text(sentence), strip]
 
 
@@ -63,18 +64,6 @@ def _block(source: int, now: int | None, fold: tuple[int, Mapping[str, Any]] | N
     number, edit = fold
     into = lookup.integer(edit, "into")
     return Block(source, now, number, "merged" if source == into else f"left, folded into {into}")
-
-
-def _sentence(fold: Mapping[str, Any]) -> str:
-    blocks = [f"{b:.0f}" for b in lookup.numbers(fold, "blocks")]
-    shares = {block: share for block in blocks if (share := lookup.number(fold, "coefficients", block))}
-    terms = [
-        f"{'' if share == 1 else figures.significant(share) + ' × '}block {block}" for block, share in shares.items()
-    ]
-    return (
-        f"Blocks {', '.join(blocks)} were folded into one: projections of {' + '.join(terms) or 'no block'}, "
-        f"norms of the {lookup.text(fold, 'norms') or '?'} block."
-    )
 
 
 _TALL = 24

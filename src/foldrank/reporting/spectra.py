@@ -113,6 +113,7 @@ def _draw(order: list[str], by_role: dict[str, list[Spectrum]]) -> Figure:
         axes.set_ylim(_FLOOR, 1.2)
         axes.set_yticks([1, 0.1, 0.01, 0.001, 0.0001], ["100 %", "10 %", "1 %", "0.1 %", "0.01 %"])
         axes.minorticks_off()
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.set_xlim(0, max(s.full for s in by_role[role]))
         axes.grid(axis="y")
         axes.set_title(role.replace("_", " + "))

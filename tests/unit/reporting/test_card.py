@@ -30,7 +30,7 @@ def test_says_what_the_json_says(make_bundle: Maker) -> None:
         "| 1 | `slm` |",
         "| perplexity change | +13.0 % |",
         "| graph proof, largest relative error | 3.4·10⁻⁶ |",
-        "Blocks 5, 6, 7 became one",
+        "Blocks 5 to 7 were folded into one: projections of block 7",
         "| decode, genai, context 16, batch 1 | 1.31× | 1.27 to 1.36 | 1.55× |",
         "c" * 64,
         "d" * 64,

@@ -1,0 +1,91 @@
+"""Pictures: what is drawn from which JSON, and that nothing of the drawing library shows through."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from foldrank.reporting.evidence import Evidence
+from foldrank.reporting.folds import fold_sentence
+from foldrank.reporting.page import render
+from foldrank.reporting.parts import Picture
+from foldrank.reporting.picture import canvas, inline_svg
+from foldrank.reporting.similarity_map import similarity_map
+from foldrank.reporting.spectra import Spectrum, read, spectra
+from foldrank.reporting.speed_chart import before_after, speedups
+from foldrank.sites import Site
+
+Maker = Callable[..., Path]
+
+
+@pytest.mark.parametrize(("rank", "lost"), [(0, 1.0), (5, 0.75), (10, 0.5), (15, 0.25), (20, 0.0), (99, 0.0)])
+def test_loss_at_a_rank_lies_between_the_stored_points(rank: int, lost: float) -> None:
+    spectrum = Spectrum(Site.parse("block.00.o"), [0, 10, 20], [1.0, 0.5, 0.0], rank, 20)
+    assert spectrum.at_rank == pytest.approx(lost)
+
+
+def test_only_spectra_that_can_be_drawn_are_read(make_bundle: Maker) -> None:
+    good = {"site": "block.03.qkv", "ranks": [0, 4], "values": [1.0, 0.0], "rank": None, "full": 4}
+    odd: list[dict[str, Any]] = [
+        {"site": "block.3.qkv"},
+        {"site": "attention"},
+        {"values": [1.0]},
+        {"values": [1.0, "x"]},
+        {"ranks": [0]},
+        {"full": None},
+    ]
+    evidence = Evidence.read(
+        make_bundle({"plan/diagnostics.json": {"spectra": [good, *(good | change for change in odd)]}})
+    )
+    assert [str(spectrum.site) for spectrum in read(evidence)] == ["block.03.qkv"]
+    assert isinstance(spectra(evidence)[0], Picture)
+
+
+def test_the_map_names_the_folded_windows_and_the_range(make_bundle: Maker) -> None:
+    found = similarity_map(Evidence.read(make_bundle()))[0]
+    assert isinstance(found, Picture)
+    assert "Folded windows: blocks 5 to 7, blocks 9 to 10." in found.svg
+    assert "to 1.00." in found.svg
+
+
+def test_a_map_that_is_not_square_is_not_drawn(make_bundle: Maker) -> None:
+    diagnostics = {"similarity": {"measure": "cka", "blocks": [0, 1], "matrix": [[1.0], [0.5, 1.0]]}}
+    assert not isinstance(
+        similarity_map(Evidence.read(make_bundle({"plan/diagnostics.json": diagnostics})))[0], Picture
+    )
+
+
+def test_speed_pictures_need_measured_ratios_and_both_bundles() -> None:
+    assert speedups([{"phase": "decode", "ratio": None}]) == []
+    assert before_after([{"bundle": "dense", "ttft_ms": 1.0, "tpot_ms": 1.0}]) == []
+    drawn = speedups([{"phase": "decode", "ratio": 1.234, "ci95": [1.2, 1.3], "ideal": 1.5}])[0]
+    assert "decode: 1.23×, ideal 1.50×." in drawn.svg
+
+
+def test_colours_follow_the_page_and_fonts_too(make_bundle: Maker) -> None:
+    page = render(make_bundle())
+    drawn = "".join(re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL))
+    assert not re.search(r"#0[1-6]0[1-6]0[1-6]|#fdfdfd|DejaVu|<style|<metadata|xmlns", drawn)
+    defined = set(re.findall(r"^\s*(?:--\w+:.*)", page, flags=re.MULTILINE))
+    names = {name for line in defined for name in re.findall(r"(--\w+):", line)}
+    assert set(re.findall(r"var\((--\w+)\)", page)) <= names
+
+
+def test_hostile_text_in_a_picture_is_text() -> None:
+    from matplotlib.figure import Figure
+
+    with canvas("x"):
+        figure = Figure()
+        figure.text(0.5, 0.5, "<script>$x$ & ]]>")
+        svg = inline_svg(figure, "x", '"><script>')
+    assert "<script" not in svg
+    assert "&lt;script&gt;$x$ &amp;" in svg
+
+
+def test_a_fold_in_words() -> None:
+    fold = {"blocks": [4, 5], "coefficients": {"4": 0.25, "5": 0.75}, "into": 4, "norms": "top"}
+    assert fold_sentence(fold) == (
+        "Blocks 4 and 5 were folded into one: projections of 0.250 × block 4 + 0.750 × block 5, norms of the top block."
+    )
