@@ -166,7 +166,7 @@ class OrtDecoder:
 
     def _bind_outputs(self, binding: Any, shape: tuple[int, ...]) -> NDArray[Any]:
         """Bind logits to an array of ours, the cache to its buffers or to the device. Gives the logits' array."""
-        port = self.session.outputs["logits"]
+        port, device = self.session.outputs["logits"], self.session.provider
         logits = np.empty((*shape, _vocabulary(self.session, port)), _TYPES[port.type])
         for name in self.session.outputs:
             if name == "logits":
@@ -174,15 +174,15 @@ class OrtDecoder:
             elif self.capacity is not None:
                 binding.bind_ortvalue_output(name, self._past[_past(name)])
             else:
-                binding.bind_output(name, self.session.provider.device)
+                binding.bind_output(name, device.device, device.device_id)
         return logits
 
     def _empty_cache(self, rows: int) -> dict[str, Any]:
         shape = (rows, self.cache.heads, self.capacity or 0, self.cache.head_size)
-        dtype = _TYPES.get(self.cache.type, _BFLOAT16)
+        dtype, device = _TYPES.get(self.cache.type, _BFLOAT16), self.session.provider
         return {
             f"past_key_values.{pair}.{part}": self._ort.OrtValue.ortvalue_from_shape_and_type(
-                shape, dtype, self.session.provider.device, 0)
+                shape, dtype, device.device, device.device_id)
             for pair in range(self.cache.pairs) for part in ("key", "value")
         }
 

@@ -45,6 +45,11 @@ class Provider:
         """Where tensors live, as OrtValue names it: `cpu` or `cuda`."""
         return "cpu" if self.short == "cpu" else "cuda"
 
+    @property
+    def device_id(self) -> int:
+        """Which of several devices; the provider's own option says so."""
+        return int(self.options.get("device_id", 0))
+
 
 def short_name(name: str) -> str:
     """`cpu` for `CPUExecutionProvider` and for `cpu`. Raises ProviderUnavailable on a name nobody knows."""

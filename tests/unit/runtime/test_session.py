@@ -54,6 +54,7 @@ def test_options_are_passed_through_as_they_are(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(providers, "load_onnxruntime", lambda: library)
     found = resolve("cuda", {"device_id": "1"})
     assert (found.name, found.device, dict(found.options)) == ("CUDAExecutionProvider", "cuda", {"device_id": "1"})
+    assert found.device_id == 1
 
 
 def test_a_missing_library_is_an_environment_error_with_the_command() -> None:
