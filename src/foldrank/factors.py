@@ -5,6 +5,7 @@ The header is checked by hand, since the plan may come from a stranger: no holes
 
 from __future__ import annotations
 
+import errno
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from foldrank import strictjson
@@ -23,11 +25,14 @@ _MAX_HEADER = 16 << 20
 
 
 def write_factors(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write arrays as float32. Raises ValueError on NaN or infinity: such a plan is never written."""
+    """Write arrays as float32. Raises ValueError on NaN or infinity: such a plan is never written; OSError."""
     ready = {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in arrays.items()}
     if bad := [name for name, array in ready.items() if not np.isfinite(array).all()]:
         raise ValueError(f"not finite: {', '.join(bad[:5])}")
-    save_file(ready, str(path))
+    try:
+        save_file(ready, str(path))
+    except SafetensorError as error:  # a full disk, for one
+        raise OSError(errno.EIO, str(error), str(path)) from None
     path.chmod(0o644)  # safetensors writes for the owner alone; a plan is made to be shared
 
 

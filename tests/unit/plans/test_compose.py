@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -157,3 +158,14 @@ def test_an_output_that_exists_is_refused_early(specs_5m: Path, tmp_path: Path) 
     (tmp_path / "plan").mkdir()
     with pytest.raises(SourceError, match="exists already"):
         plan_verb(specs_5m, tmp_path / "plan", methods=["slm:keep=0.9"])
+
+
+def test_a_disk_that_fills_up_is_one_clear_error_and_leaves_nothing(specs_5m: Path, tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+    try:
+        with pytest.raises(SourceError, match="cannot be written"):
+            plan_verb(specs_5m, tmp_path / "plan", methods=["dipsvd:keep=0.7"], calibration_tokens=1024)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
