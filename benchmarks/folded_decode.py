@@ -42,7 +42,7 @@ class Settings:
     plans: tuple[str, ...] = ("fold",)
     contexts: tuple[int, ...] = (16, 512)
     pairs: int = 24
-    launches: int = 2
+    launches: int = 4
     threads: int | None = None
     seed: int = 0
 
@@ -92,7 +92,7 @@ def _bench(small: Bundle, dense: Bundle, settings: Settings, progress: Progress)
 @click.option("--parameters", default="80M", help="Size of the random checkpoint.")
 @click.option("--plan", "plans", multiple=True, type=click.Choice(["fold", "low_rank"]), default=["fold"])
 @click.option("--pairs", default=24)
-@click.option("--launches", default=2)
+@click.option("--launches", default=4)
 @click.option("--context", "contexts", multiple=True, type=int, default=(16, 512))
 @click.option("--threads", type=int)
 @click.option("--seed", default=0)

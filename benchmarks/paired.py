@@ -73,11 +73,10 @@ def _engine(
     stage = f"bench {engine}"
     progress.start(stage, 2 * sum(counts) * len(profile.workloads))
     try:
-        for count in counts:
+        for launch, count in enumerate(counts):
+            names = list(folders)[:: -1 if launch % 2 else 1]  # who starts first finds other memory than who comes last
             with ExitStack() as stack:
-                children = {
-                    name: stack.enter_context(Child(f"{name} in {engine}")) for name in folders
-                }
+                children = {name: stack.enter_context(Child(f"{name} in {engine}")) for name in names}
                 _open(series, children, folders, setup)
                 for workload in profile.workloads:
                     _contests(series, children, workload, setup, profile.warmups, count, stage, progress)

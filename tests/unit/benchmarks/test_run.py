@@ -1,0 +1,85 @@
+"""The whole paired run over stand-ins for worker processes: who starts when, what a missing engine leaves behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from foldrank.benchmarks import paired
+from foldrank.benchmarks.paired import NULL, SPEED, Setup, run
+from foldrank.benchmarks.workload import Profile, Workload
+from foldrank.errors import ProviderUnavailable
+from foldrank.runtime.providers import Provider
+
+SETUP = Setup(Provider("cpu"), threads=1, vocabulary=10, seed=0)
+WORKLOAD = Workload(4, 1, 4)
+PROFILE = Profile("stand-in", (WORKLOAD,), pairs=20, launches=2)
+
+
+class StandIn:
+    """Answers at once; the engine `genai` is not there where `gone` says so."""
+
+    started: list[str] = []  # noqa: RUF012 - one log for all, emptied by the fixture
+    gone: tuple[str, ...] = ()
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.samples = 0
+        self.started.append(name)
+
+    def __enter__(self) -> StandIn:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.started.append(f"{self.name} ends")
+
+    def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
+        if do == "open" and arguments["engine"] in self.gone:
+            raise ProviderUnavailable(arguments["engine"], "is not installed", "install it")
+        self.samples += do == "sample"
+        speed = 2.0 if self.name.startswith("compressed") else 1.0
+        return {"placement": None, "peak_rss_bytes": 7, "ttft_s": 4 / speed, "tpot_s": 1 / speed}
+
+
+@pytest.fixture(autouse=True)
+def stand_ins(monkeypatch: pytest.MonkeyPatch) -> type[StandIn]:
+    monkeypatch.setattr(StandIn, "started", [])
+    monkeypatch.setattr(StandIn, "gone", ())
+    monkeypatch.setattr(paired, "Child", StandIn)
+    return StandIn
+
+
+def test_every_launch_starts_afresh_and_every_second_one_in_the_other_order(stand_ins: type[StandIn]) -> None:
+    run(Path("d"), Path("c"), SETUP, Profile("one", (WORKLOAD,), launches=2, engines=("genai",)))
+    starts = [name.removesuffix(" in genai") for name in stand_ins.started if not name.endswith("ends")]
+    assert starts == ["dense", "compressed", "dense again", "dense again", "compressed", "dense"]
+    assert sum(name.endswith("ends") for name in stand_ins.started) == 6
+
+
+def test_pairs_are_shared_by_launches_and_keep_sides() -> None:
+    series, missing = run(Path("d"), Path("c"), SETUP, PROFILE)
+    assert [one.engine for one in series] == ["genai", "onnxruntime"]
+    assert missing == {}
+    for contest, ratio in ((SPEED, 2.0), (NULL, 1.0)):
+        launches = series[0].pairs[contest, WORKLOAD]
+        assert [len(pairs) for pairs in launches] == [10, 10]
+        assert all(dense["tpot_s"] / rival["tpot_s"] == ratio for pairs in launches for dense, rival in pairs)
+    assert series[0].peaks == {"dense": [7, 7], "compressed": [7, 7], "dense again": [7, 7]}
+
+
+def test_a_missing_engine_leaves_a_reason_and_no_number(
+    stand_ins: type[StandIn], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stand_ins, "gone", ("genai",))
+    series, missing = run(Path("d"), Path("c"), SETUP, PROFILE)
+    assert [one.engine for one in series] == ["onnxruntime"]
+    assert missing == {"genai": "genai: is not installed"}
+
+
+def test_no_engine_at_all_is_an_error(stand_ins: type[StandIn], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stand_ins, "gone", ("genai", "onnxruntime"))
+    with pytest.raises(ProviderUnavailable, match="bench on cpu"):
+        run(Path("d"), Path("c"), SETUP, PROFILE)
+    assert sum(name.endswith("ends") for name in stand_ins.started) == 6
