@@ -54,7 +54,7 @@ def speed(bench: Any) -> str:
     rows = [
         (
             plain(workload(row)),
-            figures.times(lookup.number(row, "ratio")),
+            figures.times(lookup.number(row, "ratio")) + (" (unstable)" if row.get("stable") is False else ""),
             figures.interval(lookup.numbers(row, "ci95")),
             figures.times(lookup.number(row, "ideal")),
         )

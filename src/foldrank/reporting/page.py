@@ -32,7 +32,8 @@ def _spectra(evidence: Evidence) -> Section:
 
 
 def _bytes(evidence: Evidence) -> Section:
-    return Section("bytes", "Where the bytes went", tuple(where_bytes_went(evidence)))
+    title = "Where the bytes went" if evidence.plan is not None else "Where the bytes are"
+    return Section("bytes", title, tuple(where_bytes_went(evidence)))
 
 
 _ALWAYS = (done, _bytes, quality, proof, speed, origin, receipts)

@@ -19,14 +19,14 @@ def verdict(evidence: Evidence) -> Verdict:
     found = [*lookup.rows(evidence.validate, "gates"), *lookup.rows(evidence.bench, "gates")]
     gates = [gate for gate in found if gate.get("name") != "graph_proof"]
     failed = [gate for gate in gates if gate.get("passed") is not True]
-    reasons = (_proved(evidence, proof), *(_missed(gate) for gate in failed))
+    proved, missed = _proved(evidence, proof), tuple(_missed(gate) for gate in failed)
     told = {lookup.text(evidence.validate, "verdict"), lookup.text(evidence.bench, "verdict")}
     if proof is False or failed or "fail" in told:
-        return Verdict("Failed", reasons, "bad")
+        return Verdict("Failed", (proved, *missed) if proof is False else (*missed, proved), "bad")
     if evidence.validate is None:
         return Verdict("Not validated", ("neither graph proof nor quality was measured",), "warn")
     held = "every gate holds" if gates else "no gates were set"
-    return Verdict("Passed" if proof is True else "Not proved", (*reasons, held), "good" if proof is True else "warn")
+    return Verdict("Passed" if proof is True else "Not proved", (proved, held), "good" if proof is True else "warn")
 
 
 def _proved(evidence: Evidence, proof: Any) -> str:
