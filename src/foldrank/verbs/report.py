@@ -21,7 +21,9 @@ def report(bundle: Path | str | Bundle, *, progress: Progress = SILENT) -> Path:
         if error.name is None or error.name.partition(".")[0] not in ("matplotlib", "jinja2"):
             raise
         raise ProviderUnavailable(
-            "report", f"{error.name} is not installed", "pip install 'foldrank[report]'",
+            "report",
+            f"{error.name} is not installed",
+            "pip install 'foldrank[report]'",
         ) from None
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     page = render(opened.path, progress=progress)
