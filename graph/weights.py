@@ -17,7 +17,8 @@ import onnx_ir as ir
 from foldrank.digests import combine
 
 Array = np.ndarray[Any, Any]
-CHUNK_BYTES = 8 << 20
+CHUNK_BYTES = 1 << 20
+"""Fits a core's cache: a chunk is read, hashed and written before it leaves it."""
 
 
 def read(tensor: ir.TensorProtocol) -> Array:
@@ -36,6 +37,15 @@ def read_rows(tensor: ir.TensorProtocol, start: int, stop: int) -> Array:
         file.seek((tensor.offset or 0) + start * row_bytes)
         rows = np.fromfile(file, dtype=dtype, count=(stop - start) * prod(shape[1:]))
     return rows.reshape(stop - start, *shape[1:])
+
+
+def row_chunks(tensor: ir.TensorProtocol) -> Iterator[Array]:
+    """The tensor in pieces of neighbouring rows; one computed on demand is computed once."""
+    if isinstance(tensor, ir.ExternalTensor):
+        yield from (read_rows(tensor, start, stop) for start, stop in _row_chunks(tensor))
+    else:
+        whole = read(tensor)
+        yield from (whole[start:stop] for start, stop in _row_chunks(tensor))
 
 
 def open_data(tensor: ir.ExternalTensor) -> BinaryIO:

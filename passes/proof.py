@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
 
-from foldrank.digests import WeightDigest
+from foldrank.digests import DTYPES, WeightDigest
 from foldrank.errors import PlanMismatch
 from foldrank.graph.decoder import Linear
-from foldrank.graph.weights import read
+from foldrank.graph.weights import row_chunks
 from foldrank.sites import Site
 
 
 def prove(linears: Iterable[Linear], digests: Mapping[Site, WeightDigest], plan_source: str) -> None:
-    """Compare every role of the linears that has a digest. Reads each weight once. Raises PlanMismatch naming sites.
+    """Compare every role of the linears that has a digest. Reads each weight once, in pieces, two weights at a time.
 
-    Two weights at a time, each in a thread: hashing gives way to other threads, and memory stays at two weights.
+    Raises PlanMismatch naming sites.
     """
     with ThreadPoolExecutor(2) as pool:
         wrong = [site for sites in pool.map(partial(_mismatches, digests), linears) for site in sites]
@@ -34,8 +35,9 @@ def _mismatches(digests: Mapping[Site, WeightDigest], linear: Linear) -> list[st
     asked = [site for site in linear.sites if site in digests]
     if not asked:
         return []
-    weight = read(linear.tensor)
-    return [
-        str(site) for site in asked
-        if not digests[site].matches(np.ascontiguousarray(weight[:, linear.columns(site.role)]))
-    ]
+    hashes = {site: hashlib.sha256() for site in asked}
+    for rows in row_chunks(linear.tensor):
+        for site, found in hashes.items():
+            found.update(np.ascontiguousarray(rows[:, linear.columns(site.role)]).view(np.uint8).data)
+    dtype = next(name for name, stored in DTYPES.items() if stored == linear.tensor.dtype.numpy())
+    return [str(site) for site, found in hashes.items() if getattr(digests[site], dtype) != found.hexdigest()]

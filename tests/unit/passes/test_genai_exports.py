@@ -166,7 +166,8 @@ PLANS: dict[str, Callable[[Model], Model]] = {
 
 
 @pytest.mark.parametrize("name", [
-    "llama", "qwen2-split", *(pytest.param(name, marks=pytest.mark.slow) for name in ("llama-split", "mistral", "qwen2")),
+    "llama", "qwen2-split",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("llama-split", "mistral", "qwen2")),
 ])
 def test_real_exports_compute_what_the_plan_says(export: Callable[..., Export], tmp_path: Path, name: str) -> None:
     checkpoint, dense = export(name)
