@@ -6,9 +6,9 @@ how the budget is shared (`ratios`):
     released    per block, more where sensitivity and effective rank are low   (DipSVD's released heuristic)
     formula     per block, more where they are high                            (the formula in notes on the paper)
     spectrum    per site: rank by rank to whoever gains most relative loss per number (not in the paper; the default)
-Which sign is right depends on the model. Perplexity over dense at keep 0.8, plain, joint, uniform / released / formula /
-spectrum: specs-5m (align 16) 1.058 / 1.065 / 1.022 / 1.013; a compact model of 300K parameters (align 2) 2.77 / 2.24 /
-4.86 / 2.78. `spectrum` is never far behind `uniform`, often ahead, and needs no gradients.
+Which sign is right depends on the model. Perplexity over dense at keep 0.8 (plain, joint) for uniform / released /
+formula / spectrum: specs-5m (align 16) 1.058 / 1.065 / 1.022 / 1.013; a compact model of 300K parameters (align 2)
+2.77 / 2.24 / 4.86 / 2.78. `spectrum` is never far behind `uniform`, often ahead, and needs no gradients.
 The text runs through the blocks once, each seeing the original outputs of the block below; only one block's Gram
 matrices are in memory. Every decomposition serves all ranks.
 """
