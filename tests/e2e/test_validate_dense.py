@@ -1,0 +1,201 @@
+"""validate on real bundles: passes on what is right, and fails on faults that a careless check would miss."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from foldrank.bundle import Bundle, seal
+from foldrank.checkpoint import Checkpoint
+from foldrank.errors import BundleError, SourceError
+from foldrank.plans.reference import reference_model
+from foldrank.plans.texts import load_text, load_tokenizer, windows
+from foldrank.runtime.decoding import OrtDecoder
+from foldrank.runtime.proof import prove
+from foldrank.runtime.providers import resolve
+from foldrank.verbs.export import export
+from foldrank.verbs.validate import validate
+
+
+@pytest.fixture(scope="module")
+def dense(specs_5m: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return export(specs_5m, tmp_path_factory.mktemp("validate") / "dense")
+
+
+@pytest.fixture
+def copy(dense: Bundle, tmp_path: Path) -> Bundle:
+    return Bundle.open(shutil.copytree(dense.path, tmp_path / "copy"))
+
+
+def places(bundle: Bundle) -> dict[str, tuple[int, int]]:
+    """Offset and length of every weight in model.onnx.data."""
+    graph = onnx.load(bundle.model, load_external_data=False).graph
+    entries = {t.name: {e.key: e.value for e in t.external_data} for t in graph.initializer if t.external_data}
+    return {name: (int(e["offset"]), int(e["length"])) for name, e in entries.items()}
+
+
+def resealed(bundle: Bundle) -> Bundle:
+    """The bundle with a manifest that fits its files again, as a faulty tool would leave it."""
+    old = bundle.manifest
+    seal(bundle.path, command=old.command, seed=old.seed, source=old.source, exporter=old.exporter, dtype=old.dtype,
+         versions=old.versions)
+    return Bundle.open(bundle.path)
+
+
+def scaled(bundle: Bundle, name: str, factor: float) -> Bundle:
+    data = bundle.path / "model.onnx.data"
+    offset, length = places(bundle)[name]
+    values = np.memmap(data, np.float32, "r+", offset=offset, shape=(length // 4,))
+    values *= np.float32(factor)
+    values.flush()
+    return resealed(bundle)
+
+
+def swapped(bundle: Bundle, first: int, second: int) -> Bundle:
+    path = bundle.path / "model.onnx.data"
+    data, found = bytearray(path.read_bytes()), places(bundle)
+    for name, (start, length) in found.items():
+        if f".layers.{first}." in name:
+            other, _ = found[name.replace(f".layers.{first}.", f".layers.{second}.")]
+            mine = bytes(data[start : start + length])
+            data[start : start + length] = data[other : other + length]
+            data[other : other + length] = mine
+    path.write_bytes(bytes(data))
+    return resealed(bundle)
+
+
+Proof = Callable[[Bundle], dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def proof(specs_5m: Path) -> Proof:
+    """The graph proof of a bundle of specs-5m on fewer positions, the reference computed once."""
+    network = reference_model(Checkpoint.open(specs_5m), None)
+    texts = load_text(None, "validation")[:4]
+    ids = windows(texts, load_tokenizer(specs_5m), window=64, tokens=16 * 64, seed=0)
+    with torch.inference_mode():
+        wanted = network(input_ids=torch.from_numpy(ids), use_cache=False).logits.numpy()
+    logits = {row.tobytes(): want for row, want in zip(ids, wanted, strict=True)}
+
+    def run(bundle: Bundle) -> dict[str, Any]:
+        decoder = OrtDecoder.open(bundle.path, resolve("cpu"), threads=1)
+        half = bundle.manifest.dtype != "fp32"
+        known = lambda rows: np.stack([logits[row.tobytes()] for row in rows])  # noqa: E731
+        return prove(decoder, known, ids, described="specs-5m", half=half)
+
+    return run
+
+
+def checked(bundle: Bundle, dense: Bundle, **options: Any) -> dict[str, Any]:
+    return validate(bundle, reference=dense, tokens=1024, threads=1, **options)
+
+
+def test_a_dense_bundle_passes_both_and_writes_what_it_returns(copy: Bundle, dense: Bundle) -> None:
+    found = validate(copy, reference=dense, threads=1, max_perplexity_increase="0%", min_top1_agreement=1.0)
+    graph, quality = found["graph"], found["quality"]
+    assert graph["passed"] is True
+    assert graph["positions"] >= 10_000
+    assert graph["max_relative_error"] <= 1e-5  # measured 1.2e-6; the limit is 1e-4
+    assert graph["argmax_agreement"] == 1.0
+    assert max(graph[k] for k in ("cached_decode_error", "padded_error", "batch_error")) <= 1e-5
+    assert (quality["perplexity_ratio"], quality["kl_nats"], quality["top1_agreement"]) == (1.0, 0.0, 1.0)
+    assert 25 < quality["dense_perplexity"] < 45
+    assert quality["greedy_prefix_tokens"] == quality["greedy_continued_tokens"]
+    assert found["verdict"] == "pass"
+    assert all(gate["passed"] for gate in found["gates"])
+    assert Bundle.open(copy.path).json("reports/validate.json") == found
+
+
+@pytest.mark.parametrize("name", [
+    "model.layers.6.attn.qkv_proj.MatMul.weight", "model.layers.0.attn.o_proj.MatMul.weight",
+    "model.layers.11.mlp.down_proj.MatMul.weight", "model.layers.3.mlp.gate_proj.MatMul.weight",
+    "model.layers.8.post_attention_layernorm.weight", "lm_head.MatMul.weight",
+])
+def test_a_weight_that_is_one_percent_off_fails_the_proof(copy: Bundle, proof: Proof, name: str) -> None:
+    assert proof(copy)["passed"] is True
+    found = proof(scaled(copy, name, 1.01))
+    assert found["passed"] is False
+    assert found["max_relative_error"] > 5e-4  # five times the limit
+
+
+def test_two_blocks_in_each_others_place_fail_the_proof_and_the_verdict(copy: Bundle, dense: Bundle) -> None:
+    found = checked(swapped(copy, 4, 5), dense)
+    assert (found["graph"]["passed"], found["verdict"]) == (False, "fail")
+
+
+def test_quality_gates_fail_alone(copy: Bundle, dense: Bundle) -> None:
+    spoiled = swapped(copy, 2, 9)
+    found = checked(spoiled, dense, proof=False, max_perplexity_increase=0.05, min_top1_agreement=0.99)
+    assert found["graph"]["passed"] is None
+    assert found["graph"]["reference"] == "not run"
+    assert {g["name"]: g["passed"] for g in found["gates"]} == {
+        "graph_proof": None, "max_perplexity_increase": False, "min_top1_agreement": False}
+    assert found["verdict"] == "fail"
+    assert found["quality"]["kl_nats"] > 0
+
+
+def test_without_a_proof_nothing_is_called_proven(copy: Bundle, dense: Bundle) -> None:
+    found = checked(copy, dense, proof=False)
+    assert found["verdict"] == "pass"
+    assert found["graph"]["positions"] == 0
+
+
+def test_a_half_precision_bundle_passes_by_kl_until_a_weight_is_ten_percent_off(
+    specs_5m: Path, dense: Bundle, tmp_path: Path, proof: Proof
+) -> None:
+    half = export(specs_5m, tmp_path / "half", dtype="fp16")
+    found = proof(half)
+    assert (found["passed"], found["measure"]) == (True, "kl_nats")
+    assert 0 < found["kl_nats"] < 1e-5
+    assert checked(half, dense, proof=False)["quality"]["top1_agreement"] > 0.99
+    offset, length = places(half)["model.layers.11.mlp.down_proj.MatMul.weight"]
+    values = np.memmap(half.path / "model.onnx.data", np.float16, "r+", offset=offset, shape=(length // 2,))
+    values *= np.float16(1.1)
+    values.flush()
+    assert proof(resealed(half))["passed"] is False
+
+
+def test_a_checkpoint_that_is_not_there_is_named_with_the_way_out(copy: Bundle, dense: Bundle, tmp_path: Path) -> None:
+    manifest = json.loads((copy.path / "manifest.json").read_text())
+    manifest["source"]["path"] = str(tmp_path / "gone")
+    (copy.path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(SourceError, match=r"gone.*--model.*--no-proof"):
+        checked(Bundle.open(copy.path), dense)
+
+
+def test_another_checkpoint_is_refused(copy: Bundle, dense: Bundle, specs_5m: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(specs_5m, tmp_path / "other"))
+    (other / "config.json").write_text((other / "config.json").read_text() + "\n")
+    with pytest.raises(SourceError, match="is not the checkpoint"):
+        checked(copy, dense, model=other)
+
+
+def test_the_dense_bundle_of_another_model_is_refused(copy: Bundle, shared: Path, tmp_path: Path) -> None:
+    other = export(shared / "models" / "specs-300k", tmp_path / "other")
+    with pytest.raises(BundleError, match="was not exported from the checkpoint"):
+        checked(copy, other)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "mistral"])
+def test_other_families_pass(shared: Path, tmp_path: Path, family: str) -> None:
+    made = export(shared / "fixtures" / "tiny" / family / "checkpoint", tmp_path / family)
+    assert checked(made, made)["graph"]["passed"] is True
+
+
+@pytest.mark.parametrize("spelling", [
+    {"rope_theta": 500.0}, {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}},
+])
+def test_a_rope_base_of_its_own_reaches_the_graph(shared: Path, tmp_path: Path, spelling: dict[str, Any]) -> None:
+    """transformers 5 moves rope_theta into rope_parameters; graph and reference must read either spelling alike."""
+    source = shared / "fixtures" / "tiny" / "llama" / "checkpoint"
+    model = Path(shutil.copytree(source, tmp_path / "model"))
+    config = {k: v for k, v in json.loads((model / "config.json").read_text()).items() if "rope" not in k}
+    (model / "config.json").write_text(json.dumps(config | spelling))
+    made = export(model, tmp_path / "bundle")
+    assert checked(made, made)["graph"]["passed"] is True
