@@ -111,7 +111,7 @@ def _file_chunks(tensor: ir.ExternalTensor) -> Iterator[memoryview]:
     with open_data(tensor) as file:
         file.seek(tensor.offset or 0)
         while left:
-            buffer = memoryview(np.empty(min(CHUNK_BYTES, left), np.uint8))  # not zeroed first, as a bytearray would be
+            buffer = np.empty(min(CHUNK_BYTES, left), np.uint8).data  # not zeroed first, as a bytearray would be
             count = file.readinto(buffer)  # type: ignore[attr-defined]
             if not count:
                 raise OSError(5, "ends before its tensors do", tensor.path)
