@@ -86,7 +86,7 @@ class Comparison:
 
 def check_finite(what: str, logits_NV: Array) -> None:
     """Raise ValidationFailed where a logit is NaN or infinite."""
-    bad = ~np.isfinite(logits_NV).all(axis=-1)
+    bad = np.atleast_1d(~np.isfinite(logits_NV).all(axis=-1))
     if bad.any():
         raise ValidationFailed(what, f"gives NaN or infinite logits at {int(bad.sum())} of {len(bad)} positions",
                                "export as fp32, or keep more")

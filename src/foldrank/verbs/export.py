@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from foldrank.bundle import Bundle, seal
 from foldrank.checkpoint import Checkpoint, check_finite
@@ -39,7 +40,7 @@ def export(
     with staged_folder(output, force=force) as folder:
         known = run(checkpoint, folder, dtype=dtype, provider=target, trust_remote_code=trust_remote_code,
                     progress=progress)
-        facts = {"source": source, "exporter": name, "dtype": dtype, "versions": versions()}
+        facts: dict[str, Any] = {"source": source, "exporter": name, "dtype": dtype, "versions": versions()}
         card = model_card(folder, manifest=facts, also=("README.md", "manifest.json"))
         (folder / "README.md").write_text(card, encoding="utf-8")
         command = f"export {checkpoint.name} --exporter {name} --dtype {dtype} --provider {target}"
