@@ -95,7 +95,8 @@ def pin(pool: set[int], threads: int) -> bool:
 def whole_cores_first(allowed: set[int], topology: Path = Path("/sys/devices/system/cpu")) -> list[int]:
     """Processors in the order to use them: one of each physical core, then their hyper-threads."""
     seen: set[str] = set()
-    first, rest = [], []
+    first: list[int] = []
+    rest: list[int] = []
     for cpu in sorted(allowed):
         path = topology / f"cpu{cpu}" / "topology" / "thread_siblings_list"
         siblings = path.read_text() if path.is_file() else str(cpu)

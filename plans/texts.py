@@ -28,7 +28,7 @@ class Tokenizer(Protocol):
 
     eos_token_id: int | None
 
-    def __call__(self, text: list[str], *, add_special_tokens: bool) -> Any: ...
+    def __call__(self, text: list[str], *, add_special_tokens: bool, verbose: bool) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _tokens(documents: Sequence[str], tokenizer: Tokenizer) -> np.ndarray[Any, n
     """One run of ids: no special tokens but one end-of-text between documents, where the tokenizer has one."""
     between = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     ids: list[int] = []
-    for row in tokenizer(list(documents), add_special_tokens=False)["input_ids"]:
+    for row in tokenizer(list(documents), add_special_tokens=False, verbose=False)["input_ids"]:
         if ids:
             ids.extend(between)
         ids.extend(row)

@@ -101,11 +101,14 @@ def _options(ort: Any, threads: int, spinning: Spinning, settings: Mapping[str, 
 def _create(ort: Any, model: Path, provider: Provider, options: Any) -> Any:
     state = ort.capi.onnxruntime_pybind11_state
     graph_faults = (state.InvalidGraph, state.InvalidProtobuf, state.InvalidArgument, state.NoModel,
-                    state.NoSuchFile, state.NotFound, state.NotImplemented)
+                    state.NoSuchFile, state.NotFound)
     try:
         return ort.InferenceSession(
             str(model), options, providers=[(provider.name, dict(provider.options))], enable_fallback=False
         )
+    except state.NotImplemented as error:
+        way_out = "export with a --dtype this provider has kernels for (the CPU provider has none for bf16)"
+        raise ProviderUnavailable(f"{model} on {provider.short}", _line(error), way_out) from None
     except graph_faults as error:
         raise UnsafeModel(model, _line(error), "export or apply again") from None
     except (state.Fail, state.RuntimeException, state.EPFail, RuntimeError, ValueError) as error:

@@ -15,9 +15,9 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from foldrank import strictjson
-from foldrank.digests import sha256_file
 from foldrank.errors import BundleError, SourceError
 from foldrank.staging import write_atomically
+from foldrank.verified import sha256_of
 
 SCHEMA: Final = "foldrank.bundle/1"
 MANIFEST = "manifest.json"
@@ -114,7 +114,7 @@ def seal(
 
 
 def _entry(path: Path) -> FileEntry:
-    return FileEntry(sha256_file(path), path.stat().st_size)
+    return FileEntry(sha256_of(path), path.stat().st_size)
 
 
 def _text(manifest: Manifest) -> str:
@@ -147,6 +147,6 @@ def _differences(folder: Path, manifest: Manifest) -> list[str]:
             problems.append(f"{name} is not a plain file")
         elif path.stat().st_size != entry.bytes:
             problems.append(f"{name} has {path.stat().st_size} bytes, the manifest says {entry.bytes}")
-        elif sha256_file(path) != entry.sha256:
+        elif sha256_of(path) != entry.sha256:
             problems.append(f"{name} has another sha256 than the manifest says")
     return problems

@@ -18,8 +18,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from foldrank import strictjson
-from foldrank.digests import sha256_file
 from foldrank.errors import PlanFormatError
+from foldrank.verified import sha256_of
 
 _MAX_HEADER = 16 << 20
 
@@ -50,7 +50,7 @@ class FactorFile(Mapping[str, np.ndarray]):
         """Check size, digest and header. Raises PlanFormatError."""
         if not path.is_file() or path.is_symlink():
             raise PlanFormatError(path, "no such file", "plan again")
-        if path.stat().st_size != size or sha256_file(path) != sha256:
+        if path.stat().st_size != size or sha256_of(path) != sha256:
             raise PlanFormatError(path, "differs from what plan.json says (sha256)", "plan again")
         try:
             header, base = _header(path, size)

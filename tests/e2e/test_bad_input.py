@@ -73,7 +73,7 @@ METHOD = ("--method", "slm:keep=0.75")
     (("plan", "{model}", "-o", "out", *METHOD, "--calibration", "missing.txt"), 3, ("missing.txt",)),
     (("plan", "{model}", "-o", "out", "--recipe", "bad.yaml"), 4, ("bad.yaml",)),
     (("inspect", "nowhere"), 3, ("nowhere",)),
-    (("apply", "there", "there", "-o", "out"), 4, ("manifest.json",)),
+    (("apply", "there", "there", "-o", "out"), 4, ("there",)),
     (("bench", "there"), 2, ("--baseline",)),
     (("compress", "{model}", "-o", "there", *METHOD), 3, ("there", "--force")),
 ])

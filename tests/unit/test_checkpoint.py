@@ -20,7 +20,8 @@ CONFIG = {
     "tie_word_embeddings": True,
 }
 SHAPES = {"self_attn.q_proj": (8, 8), "self_attn.k_proj": (4, 8), "self_attn.v_proj": (4, 8),
-          "self_attn.o_proj": (8, 8), "mlp.gate_proj": (12, 8), "mlp.up_proj": (12, 8), "mlp.down_proj": (8, 12), "input_layernorm": (8,)}
+          "self_attn.o_proj": (8, 8), "mlp.gate_proj": (12, 8), "mlp.up_proj": (12, 8), "mlp.down_proj": (8, 12),
+          "input_layernorm": (8,)}
 
 
 def weights(blocks: int = 3) -> dict[str, np.ndarray]:

@@ -41,6 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 a gate failed, 2 usage, 3 source or provider, 4 refused, 70 our bug."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     signal.signal(signal.SIGTERM, _interrupt)
     sys.exit(_run(sys.argv[1:] if arguments is None else arguments))
 

@@ -66,7 +66,7 @@ def compress(
         running: dict[str, Any] = {"provider": provider, "provider_options": provider_options, "seed": seed}
         validate(
             small, reference=baseline, model=model, text=text, max_perplexity_increase=max_perplexity_increase,
-            min_top1_agreement=min_top1_agreement, progress=progress, **running,
+            min_top1_agreement=min_top1_agreement, progress=progress, **trust, **running,
         )
         bench(small.path, baseline=baseline, min_speedup=min_speedup, quick=True, progress=progress, **running)
         report(small.path, progress=progress)

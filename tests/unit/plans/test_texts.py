@@ -19,7 +19,7 @@ class Letters:
 
     eos_token_id: int | None = 0
 
-    def __call__(self, text: list[str], *, add_special_tokens: bool) -> Any:
+    def __call__(self, text: list[str], *, add_special_tokens: bool, verbose: bool) -> Any:
         assert not add_special_tokens
         return {"input_ids": [[ord(c) for c in document] for document in text]}
 
