@@ -23,7 +23,8 @@ from foldrank.cli import options, output, progress, results
 def command(
     ctx: click.Context, bundle: Path, reference: Path, model: str | None, proof: bool, text: Path | None,
     max_perplexity_increase: float | None, min_top1_agreement: float | None, provider: str | None,
-    provider_options: dict[str, str], offline: bool, trust_remote_code: bool, seed: int, as_json: bool, quiet: bool, verbose: bool,
+    provider_options: dict[str, str], offline: bool, trust_remote_code: bool, seed: int,
+    as_json: bool, quiet: bool, verbose: bool,
 ) -> None:
     """Prove that the graph computes what the plan says, and measure what that cost in quality."""
     from foldrank.verbs.validate import validate
