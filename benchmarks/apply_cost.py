@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from foldrank.benchmarks.environment import environment
 from foldrank.benchmarks.statistics import estimate
 from foldrank.bundle import Bundle
 from foldrank.planfile import Plan
@@ -58,6 +60,7 @@ def measure(bundle: Path, plan: Path, work: Path, *, pairs: int = 7, seed: int =
     found = estimate([ratios], seed)
     limit = _ALLOWANCE + 2 * _largest_tensor(bundle, out.path)
     return {
+        "environment": environment(len(os.sched_getaffinity(0))),
         "output_bytes": size, "edits": len(Plan.read(plan).edits), "pairs": pairs, "seed": seed,
         "apply_seconds": applied[1:], "copy_seconds": copied[1:],
         "ratio": found.ratio, "ci95": found.ci95,

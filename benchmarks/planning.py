@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from foldrank.benchmarks.environment import environment
 from foldrank.checkpoint import Checkpoint
 from foldrank.plans.compose import calibration_windows
 from foldrank.plans.decoder import Decoder, load_model
@@ -104,7 +105,8 @@ def compare(checkpoint: Checkpoint, keep: float, *, seed: int = 0) -> dict[str, 
     loop_slow = _timed(lambda: merge_windows(naive.measure, threshold=slow.threshold, **bounds))[1]
     loop_fast = _timed(lambda: merge_windows(cached(), threshold=fast.threshold, **bounds))[1]
     return {
-        "model": checkpoint.name, "keep": keep, "tokens": int(ids.size), "threads": torch.get_num_threads(),
+        "model": checkpoint.name, "keep": keep, "tokens": int(ids.size),
+        "environment": environment(torch.get_num_threads()),
         "windows": [list(w) for w in _windows(fast)], "identical_decisions": _decisions(slow) == _decisions(fast),
         "search": {"naive_s": slow_s, "planner_s": fast_s, "ratio": slow_s / fast_s,
                    "naive_evaluations": naive.asked, "planner_evaluations": ours.asked},

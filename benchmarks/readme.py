@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ def filled(text: str, results: Path) -> str:
     return _PLACE.sub(fill, text)
 
 
-def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = [columns, tuple("---" for _ in columns), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -63,7 +63,38 @@ def _mib(size: int) -> str:
     return f"{size / 2**20:.1f} MiB"
 
 
-TABLES: dict[str, Callable[[dict[str, Any]], str]] = {"demo": _demo}
+def _folded_decode(data: dict[str, Any]) -> str:
+    rows = [
+        (entry["plan"].replace("_", " "), entry["engine"], str(entry["prompt_tokens"]),
+         f"{entry['ratio']:.2f} [{entry['ci95'][0]:.2f}, {entry['ci95'][1]:.2f}]", f"{entry['ideal']:.2f}",
+         f"{entry['realised_over_ideal']:.2f}", "" if entry["stable"] else "unstable")
+        for entry in data["decoding"]
+    ]
+    columns = ("plan", "engine", "context", "decode speed over dense, 95 %", "ideal", "realised / ideal", "")
+    nulls = [bench["null_test"] for bench in data["benches"].values()]
+    said = ", ".join(f"{n['ratio']:.3f} [{n['ci95'][0]:.3f}, {n['ci95'][1]:.3f}]" for n in nulls)
+    return f"{_table(columns, rows)}\n\nDense against dense in the same runs: {said}."
+
+
+def _planning(data: dict[str, Any]) -> str:
+    search = data["search"]
+    same = "identical" if data["identical_decisions"] else "DIFFERENT"
+    return (f"SLM's search for keep={data['keep']} on {data['model']} took {search['planner_s']:.1f} s, the naive "
+            f"procedure {search['naive_s']:.1f} s ({search['ratio']:.1f} times as long), with {same} decisions.")
+
+
+def _apply_cost(data: dict[str, Any]) -> str:
+    rows = [
+        (name.replace("_", " "), f"{found['output_bytes'] / 2**20:.0f} MiB", f"{found['ratio']:.1f}",
+         f"{found['peak_bytes'] / 2**20:.0f} MiB", f"{found['peak_bytes_limit'] / 2**20:.0f} MiB")
+        for name, found in sorted(data.items())
+    ]
+    return _table(("plan", "output", "time / time of copying the output", "peak memory", "limit"), rows)
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "demo": _demo, "folded_decode": _folded_decode, "planning": _planning, "apply_cost": _apply_cost,
+}
 
 
 if __name__ == "__main__":

@@ -104,7 +104,7 @@ def test_inspect_and_diff_read_it(made: tuple[Path, Path, dict]) -> None:
 
     found = foldrank.inspect(made[0])
     assert found["blocks"] == 9
-    assert found["kv"] == {"pairs": 9, "heads": 2, "head_size": 32}
+    assert {"pairs": 9, "heads": 2, "head_size": 32}.items() <= found["kv"].items()
     assert any(site["rank"] for site in found["sites"])
     differences = {d["what"]: (d["a"], d["b"]) for d in foldrank.diff(made[1], made[0])["differences"]}
     assert differences["blocks"] == (12, 9)

@@ -49,7 +49,7 @@ def compress(
 
     output = Path(output).absolute()
     check_output(output, force=force)
-    trust: dict[str, bool] = {"offline": offline, "trust_remote_code": trust_remote_code}
+    trust: dict[str, Any] = {"offline": offline, "trust_remote_code": trust_remote_code}
     with workspace(output) as work:
         made = plan(
             model, None, methods=methods, calibration=calibration, calibration_tokens=calibration_tokens, seed=seed,
