@@ -18,6 +18,10 @@ from foldrank.errors import FoldrankError
 VERBS = ("doctor", "inspect", "export", "plan", "apply", "validate", "bench", "report", "compress", "run", "diff")
 INTERRUPTED = 130
 
+_EXTRAS = {"torch": "torch", "transformers": "torch", "scipy": "torch", "onnxruntime": "cpu", "onnxruntime_genai": "cpu",
+           "matplotlib": "report", "jinja2": "report"}
+"""Which extra of the package brings a library that a base install lacks."""
+
 
 class _Verbs(click.Group):
     """A group whose commands are imported when asked for: `apply` never waits for torch."""
@@ -57,14 +61,22 @@ def _run(arguments: list[str]) -> int:
         return _fail(error.format_message(), 2, verbose)
     except FoldrankError as error:
         return _fail(str(error), error.exit_code, verbose)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing in _EXTRAS:
+            return _fail(f"{missing}: is not installed; pip install 'foldrank[{_EXTRAS[missing]}]'", 3, verbose)
+        return _our_bug(error, verbose)
     except (click.Abort, KeyboardInterrupt):
         return _fail("interrupted: nothing half-written was left; run the same command again", INTERRUPTED, verbose)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:  # noqa: BLE001 - the one place: whatever is left is our bug
-        what = f"foldrank: {type(error).__name__}: {error}; this is our bug: please report it with -v"
-        return _fail(what, 70, verbose)
+        return _our_bug(error, verbose)
+
+
+def _our_bug(error: Exception, verbose: bool) -> int:
+    return _fail(f"foldrank: {type(error).__name__}: {error}; this is our bug: please report it with -v", 70, verbose)
 
 
 def _usage_line(error: click.UsageError) -> str:

@@ -16,7 +16,8 @@ from foldrank.errors import BundleError, InvariantBroken, SourceError, Validatio
 @pytest.mark.parametrize(("error", "code"), [
     (SourceError("a", "b", "c"), 3), (BundleError("a", "b", "c"), 4), (ValidationFailed("a", "b", "c"), 1),
     (InvariantBroken("a", "b", "c"), 70), (KeyboardInterrupt(), 130), (RuntimeError("odd"), 70),
-    (click.UsageError("wrong"), 2),
+    (click.UsageError("wrong"), 2), (ModuleNotFoundError("no torch", name="torch"), 3),
+    (ModuleNotFoundError("no such", name="foldrank.nothing"), 70),
 ])
 def test_every_error_has_its_exit_code_and_one_line(
     error: BaseException, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
