@@ -18,8 +18,10 @@ from foldrank.errors import FoldrankError
 VERBS = ("doctor", "inspect", "export", "plan", "apply", "validate", "bench", "report", "compress", "run", "diff")
 INTERRUPTED = 130
 
-_EXTRAS = {"torch": "torch", "transformers": "torch", "scipy": "torch", "onnxruntime": "cpu", "onnxruntime_genai": "cpu",
-           "matplotlib": "report", "jinja2": "report"}
+_EXTRAS = {
+    "torch": "torch", "transformers": "torch", "onnxruntime": "cpu", "onnxruntime_genai": "cpu", "matplotlib": "report",
+    "jinja2": "report",
+}
 """Which extra of the package brings a library that a base install lacks."""
 
 
