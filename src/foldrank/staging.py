@@ -6,13 +6,19 @@ Knows nothing of what is written into them.
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import glob
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from foldrank.errors import SourceError
+
+_NEWBORN_S = 5.0
+"""Age below which a stage without a lock may belong to a run that is about to take it."""
 
 
 @contextlib.contextmanager
@@ -36,10 +42,12 @@ def workspace(target: Path | str) -> Iterator[Path]:
     Raises SourceError where it cannot be made or the disk fills up.
     """
     target = Path(target).absolute()
-    stage = None
+    stage, lock = None, None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(target)
         stage = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+        lock = _locked(stage)
         stage.chmod(0o755)
         yield stage
     except OSError as error:
@@ -47,6 +55,8 @@ def workspace(target: Path | str) -> Iterator[Path]:
     finally:
         if stage is not None:
             shutil.rmtree(stage, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
 
 
 def check_output(target: Path | str, *, force: bool = False) -> None:
@@ -103,6 +113,25 @@ def move_into_place(stage: Path, target: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _locked(folder: Path) -> int | None:
+    """Descriptor that holds the folder's lock until it is closed, or None where another process holds it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _sweep(target: Path) -> None:
+    """Remove the stages of runs towards the same target that were killed before they could: nobody locks them."""
+    for stage in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
+        if time.time() - stage.stat().st_mtime > _NEWBORN_S and (lock := _locked(stage)) is not None:
+            shutil.rmtree(stage, ignore_errors=True)
+            os.close(lock)
 
 
 def _plain(target: Path, error: OSError) -> SourceError:

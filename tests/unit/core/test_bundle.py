@@ -1,6 +1,9 @@
 """Bundles and staged folders: whole or not at all, and a changed byte shows."""
 
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,4 +86,23 @@ def test_an_existing_output_is_refused_without_force_and_replaced_whole_with_it(
     with staged_folder(target, force=True) as stage:
         (stage / "new").write_text("new")
     assert [p.name for p in target.iterdir()] == ["new"]
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_a_killed_run_left_is_swept_by_the_next_and_a_living_one_is_not(tmp_path: Path) -> None:
+    program = ("import os, sys, time\nfrom foldrank.staging import staged_folder\n"
+               "with staged_folder(sys.argv[1]) as stage:\n    print(stage, flush=True)\n    time.sleep(60)")
+    runs = [subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "out")], stdout=subprocess.PIPE, text=True)
+            for _ in range(2)]
+    killed, living = (Path(run.stdout.readline().strip()) for run in runs if run.stdout)
+    runs[0].kill()
+    runs[0].wait()
+    for stage in (killed, living):
+        os.utime(stage, (0, 0))
+    with staged_folder(tmp_path / "out") as stage:
+        (stage / "new").write_text("new")
+    assert not killed.exists()
+    assert living.is_dir()
+    runs[1].send_signal(signal.SIGINT)
+    runs[1].wait()
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
