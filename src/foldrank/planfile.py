@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -101,9 +102,12 @@ class PlanDocument:
 _DOCUMENT: TypeAdapter[PlanDocument] = TypeAdapter(PlanDocument)
 
 
-@dataclass(frozen=True, config=ConfigDict(arbitrary_types_allowed=True))
+@dataclasses.dataclass(frozen=True)
 class Plan:
-    """A plan in hand: its document, its arrays by name (float32, read when asked for), its diagnostics."""
+    """A plan in hand: its document, its arrays by name (float32, read when asked for), its diagnostics.
+
+    Not pydantic's dataclass: that copies a mapping into a dict, which would read every array of a file.
+    """
 
     document: PlanDocument
     arrays: Mapping[str, np.ndarray]

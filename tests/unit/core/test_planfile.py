@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from foldrank.digests import WeightDigest, combine
 from foldrank.edits import FoldBlocks, LowRank, rank_limit
 from foldrank.errors import PlanFormatError
+from foldrank.factors import FactorFile
 from foldrank.planfile import Calibration, Keep, Plan, PlanDocument, Source, Step
 from foldrank.sites import PACKED, ROLES, Site
 
@@ -45,6 +46,11 @@ def test_what_is_written_comes_back(folder: Path) -> None:
     assert plan.arrays["A"].dtype == np.float32
     assert plan.diagnostics == {"note": 1}
     assert plan.surviving_blocks == (0, 1, 2, 4, 5, 6, 7, 8, 9, 10, 11)
+
+
+def test_reading_a_plan_leaves_its_arrays_on_disk(folder: Path) -> None:
+    """Factors may be larger than memory."""
+    assert isinstance(Plan.read(folder).arrays, FactorFile)
 
 
 def test_writing_twice_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
