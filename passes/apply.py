@@ -19,7 +19,7 @@ from foldrank.graph.invariants import check_file
 from foldrank.graph.load import load_model
 from foldrank.passes.configs import shrink_config, shrink_genai_config
 from foldrank.passes.pipeline import transform
-from foldrank.passes.write import DATA, MODEL, write_model
+from foldrank.passes.write import DATA, MODEL, HashedFile, stream_model
 from foldrank.planfile import Plan
 from foldrank.progress import SILENT, Progress
 from foldrank.staging import check_output, staged_folder
@@ -47,8 +47,8 @@ def apply_plan(
     decoder = read_decoder(model)
     changed, receipts = transform(model, plan, progress)
     changed.graph.name = _graph_name(bundle, plan, model)
-    with staged_folder(out, force=force) as stage:
-        known = write_model(changed, stage, progress)
+    with staged_folder(out, force=force) as stage, HashedFile(stage / DATA) as data:
+        known = {MODEL: stream_model(changed, data, progress)}
         check_file(stage / MODEL, "the written graph")
         known |= _copy_rest(bundle, model, stage)
         _write_configs(bundle, plan, decoder, stage)
@@ -57,6 +57,7 @@ def apply_plan(
         _write_json(stage / "reports" / "receipts.json", [row for receipt in receipts for row in receipt.rows()])
         if card is not None:
             (stage / "README.md").write_text(card(stage, bundle.manifest), encoding="utf-8")
+        known[DATA] = data.entry()
         manifest = seal(
             stage, command=command, seed=seed, source=bundle.manifest.source, exporter=bundle.manifest.exporter,
             dtype=bundle.manifest.dtype, versions=versions(), known=known,

@@ -24,7 +24,7 @@ class DropBlocks(GraphPass):
     def edit(self, model: ir.Model) -> Receipt:
         """Re-wire and remove. Raises PassRefused where a block is missing, is the first, or something else reads it."""
         decoder = read_decoder(model)
-        if reasons := list(self._misfits(model.graph, decoder)):
+        if reasons := list(self._misfits(decoder)):
             raise PassRefused(self.name, reasons, "plan again without removing these blocks")
         gone = [decoder.by_number[number] for number in self.leaving]
         for first, last in _runs(sorted(decoder.position(block.number) for block in gone)):
@@ -37,7 +37,7 @@ class DropBlocks(GraphPass):
             for b in gone
         ))
 
-    def _misfits(self, graph: ir.Graph, decoder: Decoder) -> Iterator[str]:
+    def _misfits(self, decoder: Decoder) -> Iterator[str]:
         if missing := [b for b in self.leaving if b not in decoder.by_number]:
             yield f"block {missing[0]} is not in the graph"
             return
@@ -51,6 +51,10 @@ class DropBlocks(GraphPass):
             made = [v for node in block.nodes for v in node.outputs if v.is_graph_output()]
             if others := [v.name for v in made if v not in block.kv.present]:
                 yield f"block {number} makes the output {others[0]}"
+            passed_on = {id(v) for v in decoder.boundaries[decoder.position(number) + 1]}
+            if needed := [(v, n) for node in block.nodes for v in node.outputs if id(v) not in passed_on
+                          for n in v.consumers() if n not in members]:
+                yield f"{needed[0][1].name} outside of block {number} reads the shape of its {needed[0][0].name}"
 
 
 def _runs(positions: Sequence[int]) -> Iterator[tuple[int, int]]:

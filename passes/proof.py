@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -12,7 +12,7 @@ import numpy as np
 from foldrank.digests import DTYPES, WeightDigest
 from foldrank.errors import PlanMismatch
 from foldrank.graph.decoder import Linear
-from foldrank.graph.weights import row_chunks
+from foldrank.graph.weights import CHUNK_BYTES, Array, read_rows, row_chunks
 from foldrank.sites import Site
 
 
@@ -36,8 +36,21 @@ def _mismatches(digests: Mapping[Site, WeightDigest], linear: Linear) -> list[st
     if not asked:
         return []
     hashes = {site: hashlib.sha256() for site in asked}
-    for rows in row_chunks(linear.tensor):
+    if linear.transposed:
         for site, found in hashes.items():
-            found.update(np.ascontiguousarray(rows[:, linear.columns(site.role)]).view(np.uint8).data)
+            for rows in _turned_chunks(linear, linear.columns(site.role)):
+                found.update(rows.view(np.uint8).data)
+    else:
+        for rows in row_chunks(linear.tensor):
+            for site, found in hashes.items():
+                found.update(np.ascontiguousarray(rows[:, linear.columns(site.role)]).view(np.uint8).data)
     dtype = next(name for name, stored in DTYPES.items() if stored == linear.tensor.dtype.numpy())
     return [str(site) for site, found in hashes.items() if getattr(digests[site], dtype) != found.hexdigest()]
+
+
+def _turned_chunks(linear: Linear, columns: slice) -> Iterator[Array]:
+    """Rows of W [in, these columns] in pieces, of a weight that is stored [out, in]: read whole, turned in pieces."""
+    stored = read_rows(linear.tensor, columns.start, columns.stop)
+    step = max(1, CHUNK_BYTES // max(1, stored[:, :1].nbytes))
+    for start in range(0, stored.shape[1], step):
+        yield np.ascontiguousarray(stored[:, start : start + step].T)

@@ -12,6 +12,8 @@ import onnx_ir as ir
 from foldrank.graph.dialects import Dialect
 
 _BLOCK = re.compile(r"/model/layers\.(\d{1,5})/")
+_ATTENTION = re.compile(r"/model/layers\.\d{1,5}/attn/")
+"""transformers' own modules, whose paths other exporters keep, are called self_attn there."""
 _LINEAR = re.compile(r"/model/layers\.\d+/(attn|mlp)/(\w+)_proj/MatMul\w*")
 _ROLES = {
     ("attn", "qkv"): ("q", "k", "v"), ("attn", "q"): ("q",), ("attn", "k"): ("k",), ("attn", "v"): ("v",),
@@ -21,7 +23,7 @@ _ROLES = {
 
 
 def _recognizes(model: ir.Model) -> bool:
-    return any(_BLOCK.match(node.name or "") for node in model.graph)
+    return any(_ATTENTION.match(node.name or "") for node in model.graph)
 
 
 def _block_of(node: ir.Node) -> int | None:
