@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from foldrank.graph.invariants import check_file
 from foldrank.graph.load import load_model
 from foldrank.passes.configs import shrink_config, shrink_genai_config
 from foldrank.passes.pipeline import transform
+from foldrank.passes.proof import proofs_beside
 from foldrank.passes.write import DATA, MODEL, HashedFile, stream_model
 from foldrank.planfile import Plan
 from foldrank.progress import SILENT, Progress
@@ -45,23 +47,25 @@ def apply_plan(
     _check_source(bundle, plan)
     model = load_model(bundle.model)
     decoder = read_decoder(model)
-    changed, receipts = transform(model, plan, progress)
-    changed.graph.name = _graph_name(bundle, plan, model)
-    with staged_folder(out, force=force) as stage, HashedFile(stage / DATA) as data:
-        known = {MODEL: stream_model(changed, data, progress)}
-        check_file(stage / MODEL, "the written graph")
-        known |= _copy_rest(bundle, model, stage)
-        _write_configs(bundle, plan, decoder, stage)
-        known |= _write_plan(plan, stage)
-        (stage / "reports").mkdir()
-        _write_json(stage / "reports" / "receipts.json", [row for receipt in receipts for row in receipt.rows()])
-        if card is not None:
-            (stage / "README.md").write_text(card(stage, bundle.manifest), encoding="utf-8")
-        known[DATA] = data.entry()
-        manifest = seal(
-            stage, command=command, seed=seed, source=bundle.manifest.source, exporter=bundle.manifest.exporter,
-            dtype=bundle.manifest.dtype, versions=versions(), known=known,
-        )
+    with proofs_beside() as proofs:
+        changed, receipts = transform(model, plan, progress)
+        changed.graph.name = _graph_name(bundle, plan, model)
+        with staged_folder(out, force=force) as stage, HashedFile(stage / DATA) as data:
+            known = {MODEL: stream_model(changed, data, progress, between=partial(proofs.settle, wait=False))}
+            check_file(stage / MODEL, "the written graph")
+            known |= _copy_rest(bundle, model, stage)
+            _write_configs(bundle, plan, decoder, stage)
+            known |= _write_plan(plan, stage)
+            (stage / "reports").mkdir()
+            _write_json(stage / "reports" / "receipts.json", [row for receipt in receipts for row in receipt.rows()])
+            if card is not None:
+                (stage / "README.md").write_text(card(stage, bundle.manifest), encoding="utf-8")
+            proofs.settle()
+            known[DATA] = data.entry()
+            manifest = seal(
+                stage, command=command, seed=seed, source=bundle.manifest.source, exporter=bundle.manifest.exporter,
+                dtype=bundle.manifest.dtype, versions=versions(), known=known,
+            )
     return Bundle(Path(out).absolute(), manifest)
 
 
