@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from foldrank.graph.decoder import Decoder, read_decoder
 from foldrank.graph.invariants import check_file
 from foldrank.graph.load import load_model
 from foldrank.passes.configs import shrink_config, shrink_genai_config
+from foldrank.passes.link import link_model
 from foldrank.passes.pipeline import transform
 from foldrank.passes.proof import proofs_beside
 from foldrank.passes.write import DATA, MODEL, HashedFile, stream_model
@@ -35,11 +37,12 @@ _OWN = ("reports/", "plan/", "README.md", "report.html", MANIFEST, MODEL, *_CONF
 
 def apply_plan(
     bundle: Bundle, plan: Plan, out: Path, *, command: str, seed: int | None, force: bool = False,
-    progress: Progress = SILENT, card: Callable[[Path, Manifest], str] | None = None,
+    progress: Progress = SILENT, card: Callable[[Path, Manifest], str] | None = None, link_data: bool = False,
 ) -> Bundle:
     """Write the compressed bundle `out`, whole or not at all, and return it.
 
     `card` makes README.md from the staged folder and the dense bundle's manifest; without it there is none.
+    `link_data` shares the dense bundle's data files, where no weight changes and the file system can (passes/link.py).
     Peak memory: about twice the largest tensor. Raises PlanMismatch (another model's plan, a compressed bundle),
     PassRefused, GraphNotRecognized, UnsafeModel, SourceError (the output).
     """
@@ -50,8 +53,12 @@ def apply_plan(
     with proofs_beside() as proofs:
         changed, receipts = transform(model, plan, progress)
         changed.graph.name = _graph_name(bundle, plan, model)
-        with staged_folder(out, force=force) as stage, HashedFile(stage / DATA) as data:
-            known = {MODEL: stream_model(changed, data, progress, between=partial(proofs.settle, wait=False))}
+        with staged_folder(out, force=force) as stage, contextlib.ExitStack() as writing:
+            if link_data:
+                known = link_model(changed, bundle, stage)
+            else:
+                data = writing.enter_context(HashedFile(stage / DATA))
+                known = {MODEL: stream_model(changed, data, progress, between=partial(proofs.settle, wait=False))}
             check_file(stage / MODEL, "the written graph")
             known |= _copy_rest(bundle, model, stage)
             _write_configs(bundle, plan, decoder, stage)
@@ -61,7 +68,8 @@ def apply_plan(
             if card is not None:
                 (stage / "README.md").write_text(card(stage, bundle.manifest), encoding="utf-8")
             proofs.settle()
-            known[DATA] = data.entry()
+            if not link_data:
+                known[DATA] = data.entry()
             manifest = seal(
                 stage, command=command, seed=seed, source=bundle.manifest.source, exporter=bundle.manifest.exporter,
                 dtype=bundle.manifest.dtype, versions=versions(), known=known,

@@ -22,7 +22,7 @@ from foldrank.graph.weights import CHUNK_BYTES, open_data
 from foldrank.progress import SILENT, Progress, track
 
 MODEL, DATA = "model.onnx", "model.onnx.data"
-_INLINE_BYTES = 256
+INLINE_BYTES = 256
 """Smaller tensors stay in the graph file, where shape inference can see them."""
 _ALIGNMENT = 64
 """Bytes: a cache line, so that kernels can read mapped weights as they lie."""
@@ -50,8 +50,8 @@ def stream_model(
         between()
         tensor, name = value.const_value, str(value.name)
         assert tensor is not None
-        if tensor.nbytes <= _INLINE_BYTES:
-            value.const_value = ir.Tensor(np.array(tensor.numpy()), dtype=tensor.dtype, name=name)
+        if tensor.nbytes <= INLINE_BYTES:
+            value.const_value = in_graph(tensor, name)
             continue
         data.pad(_ALIGNMENT)
         start = data.position
@@ -64,6 +64,11 @@ def stream_model(
     graph = ir.to_proto(model).SerializeToString()
     (data.path.parent / MODEL).write_bytes(graph)
     return FileEntry(hashlib.sha256(graph).hexdigest(), len(graph))
+
+
+def in_graph(tensor: ir.TensorProtocol, name: str) -> ir.Tensor:
+    """A small tensor, to be written into the graph file."""
+    return ir.Tensor(np.array(tensor.numpy()), dtype=tensor.dtype, name=name)
 
 
 class HashedFile:

@@ -26,7 +26,7 @@ DECODER = random_decoder(Shape(), seed=2)
 
 
 def dense_of(tmp_path: Path, places: list[tuple[str, int]]) -> Bundle:
-    """The decoder's bundle, its weights dealt out to files, each file's first weight at an offset (a hole before it)."""
+    """The decoder's bundle, its weights dealt out to files, each from an offset on (a hole before it)."""
     first = write_bundle(DECODER, tmp_path / "first")
     folder = tmp_path / "dense"
     folder.mkdir()
