@@ -110,6 +110,6 @@ def test_command_line(dense: Bundle, tmp_path: Path) -> None:
     (tmp_path / "plan").mkdir()
     top(dense).plan().write(tmp_path / "plan")
     arguments = ["apply", str(dense.path), str(tmp_path / "plan"), "-o", str(tmp_path / "small"), "--link-data"]
-    with pytest.raises(SystemExit, match="^0$"):
+    with pytest.raises(SystemExit, match=r"^0$"):
         main(arguments)
     assert Bundle.open(tmp_path / "small").manifest.command == "apply --link-data"
