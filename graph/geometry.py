@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from foldrank.errors import GraphNotRecognized
 from foldrank.graph.blocks import linear_nodes
-from foldrank.graph.cache import KVPair
+from foldrank.graph.cache import KVPair, axes
 from foldrank.graph.dialects import Dialect
 from foldrank.graph.linears import pairs_in, stored_matrix, tensor_at
 
@@ -21,8 +21,8 @@ Geometry = tuple[int, int, int]
 
 def geometry(nodes: Sequence[ir.Node], pair: KVPair, dialect: Dialect, where: str) -> Geometry:
     """(query heads, KV heads, head size). Raises GraphNotRecognized where they cannot be read."""
-    shape = pair.past[0].shape
-    kv_heads, size = (shape[1], shape[3]) if shape is not None and len(shape) == 4 else (None, None)
+    shape = axes(pair.past[0])
+    kv_heads, size = (shape[1], shape[3]) if len(shape) == 4 else (None, None)
     heads = _attribute(nodes)
     if isinstance(kv_heads, int):
         columns = _columns(nodes, dialect)

@@ -1,4 +1,7 @@
-"""A checkpoint in PyTorch, edited by hand: what any export of it must compute after a plan. Knows no graph."""
+"""A checkpoint in PyTorch, edited by hand: what any export of it must compute after a plan.
+
+`Model` knows no graph; `prove` compares it with one that foldrank changed.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from synthetic import run_onnx, worst
 
 from foldrank.digests import WeightDigest, combine
 from foldrank.edits import Edit, FoldBlocks, LowRank, ReplaceWeight
+from foldrank.graph.invariants import check_file
+from foldrank.graph.load import load_model
+from foldrank.passes.pipeline import transform
+from foldrank.passes.write import write_model
 from foldrank.planfile import Plan, PlanDocument, Source
 from foldrank.sites import Site
 
+CLOSE = 1e-4
+"""fp32 graphs against float64: largest error over the largest logit."""
 _LLAMA = {**{role: (f"self_attn.{role}_proj", 0, 1) for role in "qkvo"},
           **{role: (f"mlp.{role}_proj", 0, 1) for role in ("gate", "up", "down")}}
 PATHS: dict[str, tuple[str, dict[str, tuple[str, int, int]]]] = {
@@ -129,3 +139,18 @@ class Model:
         config.num_hidden_layers = len(kept)
         with torch.no_grad():
             return self.model.double()(torch.from_numpy(ids)[None], use_cache=False).logits[0].numpy()
+
+
+def prove(graph: Path, model: Model, folder: Path) -> Path:
+    """The graph, after the model's plan, computes what the model does, prefilled and cached; ONNX's checks pass."""
+    changed, _ = transform(load_model(graph), model.plan())
+    folder.mkdir(exist_ok=True)
+    write_model(changed, folder)
+    check_file(folder / "model.onnx", "written")
+    ids = np.random.default_rng(4).integers(3, 250, 40)
+    expected = model.logits(ids)
+    for steps in (None, (17, 1, 1, 21)):
+        found = run_onnx(folder / "model.onnx", ids, steps)
+        assert worst(found, expected) < CLOSE
+        assert (found.argmax(-1) == expected.argmax(-1)).all()
+    return folder / "model.onnx"
