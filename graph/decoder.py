@@ -56,7 +56,7 @@ def read_decoder(model: ir.Model) -> Decoder:
     pairs = kv_pairs(model.graph, where)
     flowing = stream(model.graph, (value for pair in pairs for value in pair.past))
     membership = members(model.graph, partial(_block_number, dialect), flowing)
-    owners = [_owner(pair, membership, where) for pair in pairs]
+    owners = [_owner(pair, membership, flowing, where) for pair in pairs]
     if len(set(owners)) != len(owners):
         raise GraphNotRecognized(where, f"several KV pairs belong to one block: {owners}", "export it again")
     nodes: dict[int, list[ir.Node]] = {number: [] for number in owners}
@@ -97,11 +97,12 @@ def _block_number(dialect: Dialect, node: ir.Node) -> int | None:
     return marked if marked is not None else dialect.block_of(node)
 
 
-def _owner(pair: KVPair, membership: dict[ir.Node, int], where: str) -> int:
-    """The block that reads the past and makes the present. Nodes before the stack may ask the past's length."""
+def _owner(pair: KVPair, membership: dict[ir.Node, int], flowing: set[ir.Node], where: str) -> int:
+    """The block that reads the past and makes the present. Others may ask the past's length."""
     touching = [*pair.past[0].consumers(), *pair.past[1].consumers()]
     touching += [node for value in pair.present if (node := value.producer()) is not None]
-    numbers = {number for node in touching if (number := membership.get(node)) is not None}
+    numbers = {number for node in touching
+               if node in flowing and (number := membership.get(node)) is not None}
     if len(numbers) == 1:
         return numbers.pop()
     raise GraphNotRecognized(where, f"KV pair {pair.number} is not read and made within one block",

@@ -10,7 +10,7 @@ from foldrank.errors import GraphNotRecognized
 from foldrank.graph.blocks import linear_nodes
 from foldrank.graph.cache import KVPair, axes
 from foldrank.graph.dialects import Dialect
-from foldrank.graph.linears import pairs_in, stored_matrix, tensor_at
+from foldrank.graph.linears import pairs_in, stored_matrix, stored_parts, tensor_at
 
 _ATTENTION = ("GroupQueryAttention", "MultiHeadAttention", "Attention", "PagedAttention")
 _QKV = {"q", "k", "v"}
@@ -42,11 +42,21 @@ def _attribute(nodes: Sequence[ir.Node]) -> int | None:
 
 
 def _columns(nodes: Sequence[ir.Node], dialect: Dialect) -> int:
-    """Output columns of q, k and v together, dense or paired."""
+    """Output columns of q, k and v together: dense, quantised or paired."""
     found = 0
     for node, roles in linear_nodes(nodes, dialect):
         if set(roles) <= _QKV and (stored := stored_matrix(node)) is not None:
             place, turned = stored
             found += tensor_at(place).shape.numpy()[0 if turned else 1]
+        elif set(roles) <= _QKV:
+            found += _quantised_columns(node)
     pairs = (pair for pair in pairs_in(nodes) if {role for site in pair.sites for role in site.roles} <= _QKV)
     return found + sum(pair.shape[1] for pair in pairs)
+
+
+def _quantised_columns(node: ir.Node) -> int:
+    """A MatMulNBits says N; before a MatMul stands a DequantizeLinear of a matrix [in, out]."""
+    if (attribute := node.attributes.get("N")) is not None:
+        return attribute.as_int()
+    shapes = (tensor_at(place).shape.numpy() for place in stored_parts(node))
+    return next((shape[1] for shape in shapes if len(shape) == 2), 0)

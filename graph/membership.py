@@ -2,7 +2,8 @@
 
 Two kinds of nodes are told apart. The *stream* depends on the values of the tokens or of the cache; the rest (masks,
 angles, lengths) depends on positions and shapes alone. Exporters name the rest after the block that was traced first;
-what several blocks read of it is shared, belongs to none, and stays when blocks leave.
+what several blocks read of it is shared, belongs to none, and stays when blocks leave; what one block alone reads is
+its own.
 """
 
 from __future__ import annotations
@@ -34,10 +35,13 @@ def members(
     found = {node: number for node in graph if (number := named(node)) is not None}
     found |= _between(graph, found, flowing)
     for node in reversed(graph):
-        if node in found and node not in flowing:
-            readers = {found.get(reader) for value in node.outputs for reader in value.consumers()}
-            if readers - {found[node]}:
-                del found[node]
+        if node in flowing:
+            continue
+        readers = {found.get(reader) for value in node.outputs for reader in value.consumers()}
+        if len(readers) == 1 and None not in readers:
+            found[node] = next(number for number in readers if number is not None)
+        elif readers:
+            found.pop(node, None)
     return found
 
 

@@ -10,6 +10,7 @@ import re
 import onnx_ir as ir
 
 from foldrank.graph.dialects import Dialect
+from foldrank.graph.dialects.modules import LINEAR_OPERATORS
 
 _BLOCK = re.compile(r"/model/layers\.(\d{1,5})/")
 _ATTENTION = re.compile(r"/model/layers\.\d{1,5}/attn/")
@@ -32,7 +33,7 @@ def _block_of(node: ir.Node) -> int | None:
 
 
 def _roles_of(node: ir.Node) -> tuple[str, ...] | None:
-    match = _LINEAR.fullmatch(node.name or "")
+    match = _LINEAR.fullmatch(node.name or "") if node.op_type in LINEAR_OPERATORS else None
     return _ROLES.get((match.group(1), match.group(2))) if match else None
 
 
