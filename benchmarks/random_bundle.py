@@ -36,8 +36,10 @@ _MS = "com.microsoft"
 
 
 def write_random(size: int, folder: Path, *, seed: int = 0) -> tuple[Bundle, Plan]:
-    """Write a bundle of about `size` bytes (4 MB to 40 GB). Raises ValueError, SourceError, OSError."""
+    """Write a bundle of at least `size` bytes (4 MB to 40 GB), by a block at most. Raises ValueError, SourceError."""
     shape = replace(shape_of(size // 4), tied=False)
+    while 4 * shape.parameters < size:
+        shape = replace(shape, blocks=shape.blocks + 1)
     with staged_folder(folder) as stage, HashedFile(stage / DATA) as data:
         graph = _Graph(data, np.random.default_rng(seed))
         model = _model(shape, graph)
@@ -168,8 +170,9 @@ def _norm(
     name, (residual, branch) = f"/model/layers.{i}/{label}", stream
     gain = g.weight(f"model.layers.{i}.{label}.weight", s.hidden, around=1.0)
     if branch is None:
-        op, more = "SimplifiedLayerNormalization", {"axis": -1, "stash_type": 1}
-        return g.node(op, f"{name}/LayerNorm", [residual, gain], epsilon=1e-5, **more), residual
+        normed = g.node("SimplifiedLayerNormalization", f"{name}/LayerNorm", [residual, gain], epsilon=1e-5, axis=-1,
+                        stash_type=1)
+        return normed, residual
     outputs = [ir.Value(name=f"{name}/output_{j}" if j in (0, 3) else "") for j in range(4)]
     g.node("SkipSimplifiedLayerNormalization", f"{name}/SkipLayerNorm", [residual, branch, gain], outputs, _MS,
            epsilon=1e-5)

@@ -49,7 +49,6 @@ def apply_plan(
     check_output(out, force=force)
     _check_source(bundle, plan)
     model = load_model(bundle.model)
-    decoder = read_decoder(model)
     with proofs_beside() as proofs:
         changed, receipts = transform(model, plan, progress)
         changed.graph.name = _graph_name(bundle, plan, model)
@@ -61,7 +60,7 @@ def apply_plan(
                 known = {MODEL: stream_model(changed, data, progress, between=partial(proofs.settle, wait=False))}
             check_file(stage / MODEL, "the written graph")
             known |= _copy_rest(bundle, model, stage)
-            _write_configs(bundle, plan, decoder, stage)
+            _write_configs(bundle, plan, read_decoder(model), stage)
             known |= _write_plan(plan, stage)
             (stage / "reports").mkdir()
             _write_json(stage / "reports" / "receipts.json", [row for receipt in receipts for row in receipt.rows()])

@@ -35,7 +35,8 @@ class Proofs:
         """Raise PlanMismatch if a proof has failed; without `wait`, judge only those that are done."""
         if not wait and not (self._running and self._running[0][0].done()):
             return
-        wrong, plan_source = [], ""
+        wrong: list[str] = []
+        plan_source = ""
         while self._running and (wait or wrong or self._running[0][0].done()):
             future, plan_source = self._running.popleft()
             wrong += future.result()
