@@ -26,39 +26,44 @@ from foldrank.planfile import Plan
 from foldrank.staging import sync_tree
 from foldrank.verbs.apply import apply
 
-_PEAK = """
-import sys
+APPLY = """
 from foldrank.verbs.apply import apply
 import foldrank.passes.apply, foldrank.reporting.card
+work = apply
+"""
+"""What a child imports; `work` takes its arguments."""
+_PEAK = """
+import sys
 def peak():
     status = open("/proc/self/status").read()
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
 before = peak()
-apply(*sys.argv[1:4])
+work(*sys.argv[1:])
 print(before, peak())
 """
-_ALLOWANCE = 512 << 20
+ALLOWANCE = 512 << 20
 """Bytes over twice the largest tensor that apply may use."""
 
 
 def measure(bundle: Path, plan: Path, work: Path, *, pairs: int = 7, seed: int = 0) -> dict[str, Any]:
     """Ratio of apply to copy over `pairs` interleaved pairs, and peak memory. `work` is an empty folder."""
-    before, peak = _peak(bundle, plan, work / "peak")
+    before, peak = peak_of(APPLY, bundle, plan, work / "peak")
     out = Bundle.open(work / "peak")
     size = sum(entry.bytes for entry in out.manifest.files.values())
     applied: list[float] = []
     copied: list[float] = []
     for i in range(pairs + 1):  # the first pair warms caches and is dropped
         turns: list[tuple[list[float], Callable[[], object]]] = [
-            (applied, lambda: apply(bundle, plan, work / "apply")), (copied, lambda: _copy(out.path, work / "copy")),
+            (applied, lambda: apply(bundle, plan, work / "apply")),
+            (copied, lambda: copy_synced(out.path, work / "copy")),
         ]
         for samples, run in turns if i % 2 else reversed(turns):
-            samples.append(_seconds(run))
+            samples.append(seconds(run))
         for name in ("apply", "copy"):
             shutil.rmtree(work / name)
     ratios = [a / c for a, c in zip(applied[1:], copied[1:], strict=True)]
     found = estimate([ratios], seed)
-    limit = _ALLOWANCE + 2 * _largest_tensor(bundle, out.path)
+    limit = ALLOWANCE + 2 * largest_tensor(bundle, out.path)
     return {
         "environment": environment(len(os.sched_getaffinity(0))),
         "output_bytes": size, "edits": len(Plan.read(plan).edits), "pairs": pairs, "seed": seed,
@@ -69,27 +74,29 @@ def measure(bundle: Path, plan: Path, work: Path, *, pairs: int = 7, seed: int =
     }
 
 
-def _seconds(run: Callable[[], object]) -> float:
+def seconds(run: Callable[[], object]) -> float:
+    """Wall time of one call."""
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
 
 
-def _copy(source: Path, target: Path) -> None:
+def copy_synced(source: Path, target: Path) -> None:
+    """Copy a folder and wait for the disk."""
     shutil.copytree(source, target)
     sync_tree(target)
 
 
-def _peak(bundle: Path, plan: Path, out: Path) -> tuple[int, int]:
-    """(VmHWM after imports, VmHWM after one apply), in bytes."""
-    done = subprocess.run(
-        [sys.executable, "-c", _PEAK, str(bundle), str(plan), str(out)], check=True, capture_output=True, text=True
-    )
+def peak_of(program: str, *arguments: Path) -> tuple[int, int]:
+    """(VmHWM after the program's imports, VmHWM after its `work` ran once) of a child, in bytes."""
+    command = [sys.executable, "-c", program + _PEAK, *map(str, arguments)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
     before, peak = map(int, done.stdout.split())
     return before, peak
 
 
-def _largest_tensor(*folders: Path) -> int:
+def largest_tensor(*folders: Path) -> int:
+    """Bytes of the largest initializer of these bundles."""
     from foldrank.graph.load import load_model
 
     graphs = [load_model(folder / "model.onnx").graph for folder in folders]

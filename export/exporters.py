@@ -6,21 +6,17 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from foldrank.errors import ExportError
-
-EXPORTERS = {"genai": "foldrank.export.genai:export"}
-"""Those that work."""
-
-PLANNED = ("transformers", "optimum")
-"""Names of the contract that later versions will serve."""
+EXPORTERS = {
+    "genai": "foldrank.export.genai:export",
+    "transformers": "foldrank.export.standard:by_transformers",
+    "optimum": "foldrank.export.standard:by_optimum",
+}
 
 
 def exporter(name: str) -> tuple[str, Callable[..., Any]]:
-    """Name and function; "auto" chooses. Raises ExportError (not there yet), ValueError (no such name)."""
-    if name in PLANNED:
-        raise ExportError(f"exporter {name}", "is not available yet in this version", "--exporter genai")
+    """Name and function; "auto" is genai. Raises ValueError (no such name)."""
     chosen = "genai" if name == "auto" else name
     if chosen not in EXPORTERS:
-        raise ValueError(f"no exporter {name!r}; one of auto, {', '.join((*EXPORTERS, *PLANNED))}")
+        raise ValueError(f"no exporter {name!r}; one of auto, {', '.join(EXPORTERS)}")
     module, function = EXPORTERS[chosen].split(":")
     return chosen, getattr(importlib.import_module(module), function)

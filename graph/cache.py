@@ -1,4 +1,7 @@
-"""The KV cache as graph inputs and outputs: pairs `past_key_values.N.key/.value` and `present.N.key/.value`."""
+"""The KV cache as graph inputs and outputs: pairs `past_key_values.N.key/.value` and `present.N.key/.value`.
+
+transformers.exporters calls them `input.past_key_values.layers.N.keys/.values` and `output.…`; both are read.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,8 @@ import onnx_ir as ir
 
 from foldrank.errors import GraphNotRecognized
 
-_PAST = re.compile(r"past_key_values\.(\d{1,5})\.(key|value)")
-_PRESENT = re.compile(r"present\.(\d{1,5})\.(key|value)")
+_PAST = re.compile(r"(?:input\.)?past_key_values\.(?:layers\.)?(\d{1,5})\.(key|value)s?")
+_PRESENT = re.compile(r"(?:output\.past_key_values\.(?:layers\.)?|present\.)(\d{1,5})\.(key|value)s?")
 
 
 @dataclass(frozen=True)
@@ -43,3 +46,20 @@ def _numbered(values: Iterable[ir.Value], pattern: re.Pattern[str]) -> dict[tupl
         (int(match.group(1)), match.group(2)): value
         for value in values if (match := pattern.fullmatch(value.name or ""))
     }
+
+
+def axes(value: ir.Value) -> tuple[int | str | None, ...]:
+    """A value's declared shape; numbers that an exporter wrote as symbols (transformers does) are numbers again."""
+    texts = [axis.value if isinstance(axis, ir.SymbolicDim) else axis for axis in value.shape or ()]
+    return tuple(int(axis) if isinstance(axis, str) and axis.isdecimal() else axis for axis in texts)
+
+
+def echoes(graph: ir.Graph) -> list[tuple[ir.Value, ir.Value]]:
+    """(input, output) where the graph hands an input on unchanged and reads it nowhere else: state of the exporter's
+    cache object (the width of a sliding window) that the graph has as constants."""
+    outputs = {id(v) for v in graph.outputs}
+    return [
+        (value, node.outputs[0]) for value in graph.inputs if len(value.uses()) == 1
+        for node in value.consumers()
+        if node.op_type == "Identity" and id(node.outputs[0]) in outputs and not node.outputs[0].uses()
+    ]

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import onnx_ir as ir
 
 from foldrank.errors import GraphNotRecognized
-from foldrank.graph.blocks import Block, Linear, Pair, read_block
+from foldrank.graph.blocks import Block, read_block
 from foldrank.graph.boundaries import crossing_values
 from foldrank.graph.cache import KVPair, kv_pairs
 from foldrank.graph.dialects import DIALECTS, Dialect
+from foldrank.graph.forms import Surroundings
+from foldrank.graph.geometry import geometry
+from foldrank.graph.linears import Linear, Pair
 from foldrank.graph.marks import block_of
+from foldrank.graph.membership import members, stream
 
 __all__ = ["Block", "Decoder", "KVPair", "Linear", "Pair", "read_decoder"]
-
-_ATTENTION = ("GroupQueryAttention", "MultiHeadAttention", "Attention", "PagedAttention")
 
 
 @dataclass(frozen=True)
@@ -52,22 +54,27 @@ def read_decoder(model: ir.Model) -> Decoder:
     where = model.graph.name or "graph"
     dialect = _dialect(model, where)
     pairs = kv_pairs(model.graph, where)
-    membership = {node: number for node in model.graph if (number := _block_number(node, dialect)) is not None}
-    owners = [_owner(pair, membership, where) for pair in pairs]
+    flowing = stream(model.graph, (value for pair in pairs for value in pair.past))
+    membership = members(model.graph, partial(_block_number, dialect), flowing)
+    owners = [_owner(pair, membership, flowing, where) for pair in pairs]
     if len(set(owners)) != len(owners):
         raise GraphNotRecognized(where, f"several KV pairs belong to one block: {owners}", "export it again")
     nodes: dict[int, list[ir.Node]] = {number: [] for number in owners}
     for node in model.graph:
         if (number := membership.get(node)) in nodes:
             nodes[number].append(node)
-    widths = [_geometry(nodes[number], pair, dialect, where) for number, pair in zip(owners, pairs, strict=True)]
+    widths = [geometry(nodes[number], pair, dialect, where) for number, pair in zip(owners, pairs, strict=True)]
     if len(set(widths)) != 1:
         raise GraphNotRecognized(where, f"blocks differ in (heads, KV heads, head size): {sorted(set(widths))}",
                                  "such models are not supported")
+    boundaries = crossing_values(model.graph, list(nodes.items()), flowing, where)
     blocks = tuple(
-        read_block(number, nodes[number], pair, widths[0], dialect) for number, pair in zip(owners, pairs, strict=True)
+        read_block(
+            number, nodes[number], pair, widths[0], dialect,
+            Surroundings(frozenset(nodes[number]), boundaries[i], boundaries[i + 1], pair.past, pair.present),
+        )
+        for i, (number, pair) in enumerate(zip(owners, pairs, strict=True))
     )
-    boundaries = crossing_values(model.graph, blocks, where)
     heads, kv_heads, head_size = widths[0]
     return Decoder(
         dialect.name, blocks, boundaries, heads, kv_heads, head_size, _tied(model.graph), _count(model, dialect)
@@ -85,40 +92,21 @@ def _dialect(model: ir.Model, where: str) -> Dialect:
                              "export with `foldrank export`")
 
 
-def _block_number(node: ir.Node, dialect: Dialect) -> int | None:
+def _block_number(dialect: Dialect, node: ir.Node) -> int | None:
     marked = block_of(node)
     return marked if marked is not None else dialect.block_of(node)
 
 
-def _owner(pair: KVPair, membership: dict[ir.Node, int], where: str) -> int:
-    """The block that reads the past and makes the present. Nodes before the stack may ask the past's length."""
+def _owner(pair: KVPair, membership: dict[ir.Node, int], flowing: set[ir.Node], where: str) -> int:
+    """The block that reads the past and makes the present. Others may ask the past's length."""
     touching = [*pair.past[0].consumers(), *pair.past[1].consumers()]
     touching += [node for value in pair.present if (node := value.producer()) is not None]
-    numbers = {number for node in touching if (number := membership.get(node)) is not None}
+    numbers = {number for node in touching
+               if node in flowing and (number := membership.get(node)) is not None}
     if len(numbers) == 1:
         return numbers.pop()
     raise GraphNotRecognized(where, f"KV pair {pair.number} is not read and made within one block",
                              "export with `foldrank export`")
-
-
-def _geometry(nodes: list[ir.Node], pair: KVPair, dialect: Dialect, where: str) -> tuple[int, int, int]:
-    """(query heads, KV heads, head size) from the attention operator, the cache's shape, the width of k or qkv."""
-    shape = pair.past[0].shape
-    kv_heads = shape[1] if shape is not None and len(shape) == 4 else None
-    counts = (n.attributes.get("num_heads") for n in nodes if n.op_type in _ATTENTION)
-    heads = next((a.as_int() for a in counts if a is not None), None)
-    last = shape[3] if shape is not None and len(shape) == 4 else None
-    size = last if isinstance(last, int) else None
-    if size is None and heads and isinstance(kv_heads, int):
-        shares = {("q", "k", "v"): heads + 2 * kv_heads, ("k",): kv_heads}
-        for node in nodes:
-            roles, weight = dialect.roles_of(node), node.inputs[-1] if node.inputs else None
-            if roles in shares and weight is not None and weight.const_value is not None:
-                size = weight.const_value.shape.numpy()[-1] // shares[roles]
-    if not (heads and isinstance(kv_heads, int) and size):
-        raise GraphNotRecognized(where, f"block with KV pair {pair.number}: heads or head size cannot be read",
-                                 "export with `foldrank export`")
-    return heads, kv_heads, size
 
 
 def _tied(graph: ir.Graph) -> bool:

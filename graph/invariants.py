@@ -21,6 +21,14 @@ def check_graph(model: ir.Model, stage: str, *, finished: bool = False) -> None:
     kv_pairs(model.graph, stage)
 
 
+def unknown_ports(graph: ir.Graph) -> list[str]:
+    """Inputs and outputs that a bundle has not, and a lack of logits."""
+    known = {v.name for pair in kv_pairs(graph, "graph") for v in (*pair.past, *pair.present)}
+    inputs = {str(v.name) for v in graph.inputs if v.name not in known}
+    outputs = {str(v.name) for v in graph.outputs if v.name not in known}
+    return sorted(inputs - {"input_ids", "attention_mask", "position_ids"}) + sorted(outputs ^ {"logits"})
+
+
 def check_file(path: Path, stage: str) -> None:
     """ONNX's own checker and shape inference over a written graph; weights are not read. Raises InvariantBroken."""
     model = onnx.load(str(path), load_external_data=False)
@@ -84,8 +92,5 @@ def _finished(graph: ir.Graph) -> Iterator[str]:
     for value in (*graph.inputs, *graph.outputs):
         if value.type is None or value.shape is None:
             yield f"{value.name} has no type or shape"
-    cache = {v.name for pair in pairs for v in (*pair.past, *pair.present)}
-    inputs = {v.name for v in graph.inputs} - cache
-    outputs = {v.name for v in graph.outputs} - cache
-    if not inputs <= {"input_ids", "attention_mask", "position_ids"} or outputs != {"logits"}:
-        yield f"inputs {sorted(map(str, inputs))} or outputs {sorted(map(str, outputs))} are not those of a bundle"
+    if odd := unknown_ports(graph):
+        yield f"inputs or outputs {odd} are not those of a bundle"

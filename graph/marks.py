@@ -8,11 +8,11 @@ MADE_BY = "foldrank.made_by"
 SITE = "foldrank.site"
 """The site a made node computes, or several joined by commas, in source numbering."""
 PART = "foldrank.part"
-"""What a made node is to its site: A or B of a pair, the dense rest of a packed weight, or the join of its pieces."""
+"""What a made node is to its site: A or B of a pair, the dense rest of a packed weight, their join, or its bias."""
 BLOCK = "foldrank.block"
 """Source number of the block a node belongs to, where its name says another."""
 
-PARTS = ("A", "B", "dense", "join")
+PARTS = ("A", "B", "dense", "join", "bias")
 
 
 def block_of(node: ir.Node) -> int | None:

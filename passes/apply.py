@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,10 @@ from foldrank.graph.decoder import Decoder, read_decoder
 from foldrank.graph.invariants import check_file
 from foldrank.graph.load import load_model
 from foldrank.passes.configs import shrink_config, shrink_genai_config
+from foldrank.passes.link import link_model
 from foldrank.passes.pipeline import transform
-from foldrank.passes.write import DATA, MODEL, write_model
+from foldrank.passes.proof import proofs_beside
+from foldrank.passes.write import DATA, MODEL, HashedFile, stream_model
 from foldrank.planfile import Plan
 from foldrank.progress import SILENT, Progress
 from foldrank.staging import check_output, staged_folder
@@ -33,34 +37,42 @@ _OWN = ("reports/", "plan/", "README.md", "report.html", MANIFEST, MODEL, *_CONF
 
 def apply_plan(
     bundle: Bundle, plan: Plan, out: Path, *, command: str, seed: int | None, force: bool = False,
-    progress: Progress = SILENT, card: Callable[[Path, Manifest], str] | None = None,
+    progress: Progress = SILENT, card: Callable[[Path, Manifest], str] | None = None, link_data: bool = False,
 ) -> Bundle:
     """Write the compressed bundle `out`, whole or not at all, and return it.
 
     `card` makes README.md from the staged folder and the dense bundle's manifest; without it there is none.
+    `link_data` shares the dense bundle's data files, where no weight changes and the file system can (passes/link.py).
     Peak memory: about twice the largest tensor. Raises PlanMismatch (another model's plan, a compressed bundle),
     PassRefused, GraphNotRecognized, UnsafeModel, SourceError (the output).
     """
     check_output(out, force=force)
     _check_source(bundle, plan)
     model = load_model(bundle.model)
-    decoder = read_decoder(model)
-    changed, receipts = transform(model, plan, progress)
-    changed.graph.name = _graph_name(bundle, plan, model)
-    with staged_folder(out, force=force) as stage:
-        known = write_model(changed, stage, progress)
-        check_file(stage / MODEL, "the written graph")
-        known |= _copy_rest(bundle, model, stage)
-        _write_configs(bundle, plan, decoder, stage)
-        known |= _write_plan(plan, stage)
-        (stage / "reports").mkdir()
-        _write_json(stage / "reports" / "receipts.json", [row for receipt in receipts for row in receipt.rows()])
-        if card is not None:
-            (stage / "README.md").write_text(card(stage, bundle.manifest), encoding="utf-8")
-        manifest = seal(
-            stage, command=command, seed=seed, source=bundle.manifest.source, exporter=bundle.manifest.exporter,
-            dtype=bundle.manifest.dtype, versions=versions(), known=known,
-        )
+    with proofs_beside() as proofs:
+        changed, receipts = transform(model, plan, progress)
+        changed.graph.name = _graph_name(bundle, plan, model)
+        with staged_folder(out, force=force) as stage, contextlib.ExitStack() as writing:
+            if link_data:
+                known = link_model(changed, bundle, stage)
+            else:
+                data = writing.enter_context(HashedFile(stage / DATA))
+                known = {MODEL: stream_model(changed, data, progress, between=partial(proofs.settle, wait=False))}
+            check_file(stage / MODEL, "the written graph")
+            known |= _copy_rest(bundle, model, stage)
+            _write_configs(bundle, plan, read_decoder(model), stage)
+            known |= _write_plan(plan, stage)
+            (stage / "reports").mkdir()
+            _write_json(stage / "reports" / "receipts.json", [row for receipt in receipts for row in receipt.rows()])
+            if card is not None:
+                (stage / "README.md").write_text(card(stage, bundle.manifest), encoding="utf-8")
+            proofs.settle()
+            if not link_data:
+                known[DATA] = data.entry()
+            manifest = seal(
+                stage, command=command, seed=seed, source=bundle.manifest.source, exporter=bundle.manifest.exporter,
+                dtype=bundle.manifest.dtype, versions=versions(), known=known,
+            )
     return Bundle(Path(out).absolute(), manifest)
 
 

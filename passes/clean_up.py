@@ -1,7 +1,4 @@
-"""Remove what no output needs any more: nodes whose results nothing reads, initializers and constants left behind.
-
-Sets right what an exporter declared wrongly of its constants (the genai builder says [] for one of shape [1]).
-"""
+"""Remove what no output needs any more: nodes whose results nothing reads, initializers and constants left behind."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ class CleanUp(GraphPass):
 
     def edit(self, model: ir.Model) -> Receipt:
         """Nodes first: initializers may lose their last reader."""
-        changes = (*_dead_nodes(model.graph), *_dead_initializers(model.graph), *_constants(model.graph))
+        changes = (*_dead_nodes(model.graph), *_dead_initializers(model.graph))
         return Receipt(self.name, self.effect, changes)
 
 
@@ -40,15 +37,3 @@ def _dead_initializers(graph: ir.Graph) -> Iterator[Change]:
         if not value.uses() and not value.is_graph_output():
             graph.initializers.pop(name)
             yield Change(name, value.const_value.nbytes if value.const_value is not None else 0, 0, "nothing reads it")
-
-
-def _constants(graph: ir.Graph) -> Iterator[Change]:
-    for node in graph:
-        attribute = node.attributes.get("value") if node.op_type == "Constant" else None
-        if attribute is None or attribute.type != ir.AttributeType.TENSOR:
-            continue
-        output, shape = node.outputs[0], attribute.as_tensor().shape
-        if output.shape is not None and tuple(output.shape) != tuple(shape):
-            reason = f"is {list(shape)}, was declared {list(output.shape)}"
-            output.shape = ir.Shape(shape.numpy())
-            yield Change(str(output.name), 0, 0, reason)

@@ -9,6 +9,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from foldrank.errors import PassRefused
+from foldrank.graph.cache import axes
 from foldrank.graph.decoder import Block, Decoder, read_decoder
 from foldrank.passes.base import Change, Effect, GraphPass, Receipt
 
@@ -24,12 +25,15 @@ class DropBlocks(GraphPass):
     def edit(self, model: ir.Model) -> Receipt:
         """Re-wire and remove. Raises PassRefused where a block is missing, is the first, or something else reads it."""
         decoder = read_decoder(model)
-        if reasons := list(self._misfits(model.graph, decoder)):
+        if reasons := list(self._misfits(decoder)):
             raise PassRefused(self.name, reasons, "plan again without removing these blocks")
         gone = [decoder.by_number[number] for number in self.leaving]
         for first, last in _runs(sorted(decoder.position(block.number) for block in gone)):
             _bypass(decoder, first, last)
         removed = {node for block in gone for node in block.nodes}
+        for value in (v for block in gone for v in block.kv.past):
+            if (other := self._stand_in(value, decoder)) is not None:
+                _ask_another(value, other, removed)
         _forget_cache(model.graph, gone)
         model.graph.remove(removed, safe=True)
         return Receipt(self.name, self.effect, tuple(
@@ -37,7 +41,7 @@ class DropBlocks(GraphPass):
             for b in gone
         ))
 
-    def _misfits(self, graph: ir.Graph, decoder: Decoder) -> Iterator[str]:
+    def _misfits(self, decoder: Decoder) -> Iterator[str]:
         if missing := [b for b in self.leaving if b not in decoder.by_number]:
             yield f"block {missing[0]} is not in the graph"
             return
@@ -46,11 +50,33 @@ class DropBlocks(GraphPass):
             if decoder.position(number) == 0:
                 yield f"block {number} is the first in the graph, whose input has another form"
             members = set(block.nodes)
-            if readers := [n.name for v in block.kv.past for n in v.consumers() if n not in members]:
+            if readers := [n.name for v in block.kv.past if self._stand_in(v, decoder) is None
+                           for n in v.consumers() if n not in members]:
+                yield f"the cache of block {number} is read outside the block, by {readers[0]}"
+            if readers := [n.name for v in block.kv.past for n in v.consumers()
+                           if n not in members and n.op_type != "Shape"]:
                 yield f"the cache of block {number} is read outside the block, by {readers[0]}"
             made = [v for node in block.nodes for v in node.outputs if v.is_graph_output()]
             if others := [v.name for v in made if v not in block.kv.present]:
                 yield f"block {number} makes the output {others[0]}"
+            passed_on = {id(v) for v in decoder.boundaries[decoder.position(number) + 1]}
+            if needed := [(v, n) for node in block.nodes for v in node.outputs if id(v) not in passed_on
+                          for n in v.consumers() if n not in members]:
+                yield f"{needed[0][1].name} outside of block {number} reads the shape of its {needed[0][0].name}"
+
+    def _stand_in(self, past: ir.Value, decoder: Decoder) -> ir.Value | None:
+        """A cache input that stays and is declared of the same shape, symbol by symbol: its length may be asked
+        instead. Exporters ask any block's cache for the length of the past."""
+        staying = (block for block in decoder.blocks if block.number not in self.leaving)
+        values = (value for block in staying for value in block.kv.past)
+        return next((v for v in values if None not in axes(v) and axes(v) == axes(past) != ()), None)
+
+
+def _ask_another(past: ir.Value, other: ir.Value, removed: set[ir.Node]) -> None:
+    """Readers of a leaving cache's shape, outside its block, read another's."""
+    for use in list(past.uses()):
+        if use.node not in removed:
+            use.node.replace_input_with(use.idx, other)
 
 
 def _runs(positions: Sequence[int]) -> Iterator[tuple[int, int]]:

@@ -17,6 +17,8 @@ from foldrank.digests import WeightDigest
 from foldrank.edits import FoldBlocks
 from foldrank.errors import PassRefused, PlanMismatch
 from foldrank.graph.decoder import Block, Decoder, Linear, read_decoder
+from foldrank.graph.forms import Code
+from foldrank.graph.linears import initializer_at, tensor_at
 from foldrank.graph.marks import BLOCK, MADE_BY
 from foldrank.graph.weights import combination, set_initializer
 from foldrank.passes.base import Change, Effect, GraphPass, Receipt
@@ -64,30 +66,48 @@ def _misfits(fold: FoldBlocks, decoder: Decoder) -> Iterator[str]:
         yield f"blocks {fold.blocks} are not neighbours in the graph"
     meeting = sorted({fold.blocks[0], fold.into, fold.norm_source, *fold.sources})
     first, *others = (decoder.by_number[b] for b in meeting)
+    copied = _is_copy(fold)
     for block in (first, *others):
-        if problems := [*block.opaque, *block.unknown, *(f"pair at {p.sites[0]}" for p in block.pairs)]:
+        if problems := [*(() if copied else block.opaque), *(f"pair at {p.sites[0]}" for p in block.pairs)]:
             yield f"block {block.number} holds what cannot be merged: {problems[0]}"
     for block in others:
         if difference := _difference(first, block):
             yield f"blocks {first.number} and {block.number} are of different kinds: {difference}"
+        elif odd := _unequal(first, block):
+            yield f"block {block.number} holds what cannot be merged: {odd}, neither weight, bias nor norm"
+
+
+def _is_copy(fold: FoldBlocks) -> bool:
+    """Whether the merged block is one of the blocks as it stands, but for its norms."""
+    return [fold.coefficients[b] for b in fold.sources] == [1.0]
+
+
+def _unequal(a: Block, b: Block) -> str | None:
+    """The first initializers of a and b that are no weight, bias or norm parameter and differ in content."""
+    for one, other in zip(a.others, b.others, strict=True):
+        if tensor_at(one).tobytes() != tensor_at(other).tobytes():
+            return f"{initializer_at(one).name} and {initializer_at(other).name}"
+    return None
 
 
 def _difference(a: Block, b: Block) -> str | None:
     """What makes two blocks different kinds, in words; None where they are of one kind."""
     if a.kind == b.kind:
         return None
-    nodes_a, nodes_b = a.kind[0], b.kind[0]
-    if len(nodes_a) != len(nodes_b):
-        return f"{len(nodes_a)} and {len(nodes_b)} nodes"
-    for one, other in zip(nodes_a, nodes_b, strict=True):
-        if one != other:
-            return f"{one[1]} {_shown(one)} against {other[1]} {_shown(other)}"
-    return "weights of different shapes"
+    if len(a.kind) != len(b.kind):
+        return f"{len(a.kind)} and {len(b.kind)} nodes"
+    both = enumerate(zip(a.kind, b.kind, strict=True))
+    place, one, other = next((i, one, other) for i, (one, other) in both if one != other)
+    names = [block.nodes[place].name if place < len(block.nodes) else "what leaves" for block in (a, b)]
+    return f"{names[0]}: {_shown(one, other)} against {names[1]}: {_shown(other, one)}"
 
 
-def _shown(signature: tuple[object, ...]) -> str:
-    attributes = signature[2]
-    return ", ".join(f"{n}={v}" for n, v in attributes) if isinstance(attributes, tuple) else str(attributes)
+def _shown(code: Code, against: Code) -> str:
+    """What one node is, as far as it differs from another."""
+    parts = [str(code[1])] if code[:2] != against[:2] else []
+    parts += [f"{name}={value}" for name, value in code[2] if (name, value) not in against[2]]
+    parts += [f"reads {' '.join(map(str, c or ()))}" for c in code[3] if c not in against[3]]
+    return f"{', '.join(parts):.120}" or "the same, wired otherwise"
 
 
 def _writes(fold: FoldBlocks, decoder: Decoder) -> Iterator[_Write]:
@@ -95,14 +115,17 @@ def _writes(fold: FoldBlocks, decoder: Decoder) -> Iterator[_Write]:
     low = decoder.by_number[fold.blocks[0]]
     sources = [decoder.by_number[b] for b in (fold.sources or fold.blocks[:1])]
     coefficients = [fold.coefficients[b.number] for b in sources]
-    unchanged = [b.number for b in sources] == [low.number] and coefficients == [1.0]
+    unchanged = [b.number for b in sources] == [low.number] and _is_copy(fold)
     for i, linear in enumerate(low.linears if not unchanged else ()):
-        yield linear.node, 1, _merged([b.linears[i].tensor for b in sources], coefficients)
+        yield *linear.place, _merged([b.linears[i].tensor for b in sources], coefficients)
         if linear.bias is not None:
             yield *linear.bias, _merged([_bias_tensor(b.linears[i]) for b in sources], coefficients)
+    if _is_copy(fold) and not unchanged:
+        for place, other in zip(low.quantised, sources[0].quantised, strict=True):
+            yield *place, tensor_at(other)
     if fold.norm_source != low.number:
-        for (node, slot), (other, at) in zip(low.norms, decoder.by_number[fold.norm_source].norms, strict=True):
-            yield node, slot, _tensor(other, at)
+        for place, other in zip(low.norms, decoder.by_number[fold.norm_source].norms, strict=True):
+            yield *place, tensor_at(other)
 
 
 def _merged(tensors: list[ir.TensorProtocol], coefficients: list[float]) -> ir.TensorProtocol:
@@ -112,14 +135,7 @@ def _merged(tensors: list[ir.TensorProtocol], coefficients: list[float]) -> ir.T
 
 def _bias_tensor(linear: Linear) -> ir.TensorProtocol:
     assert linear.bias is not None  # blocks of one kind have their biases at the same linears
-    return _tensor(*linear.bias)
-
-
-def _tensor(node: ir.Node, slot: int) -> ir.TensorProtocol:
-    value = node.inputs[slot]
-    assert value is not None
-    assert value.const_value is not None
-    return value.const_value
+    return tensor_at(linear.bias)
 
 
 def _apply(graph: ir.Graph, decoder: Decoder, fold: FoldBlocks, writes: list[_Write]) -> Change:

@@ -1,6 +1,6 @@
-"""Put several matrices in the place of one MatMul: pieces of its columns, computed apart, joined on the last axis.
+"""Put several matrices in the place of one MatMul or Gemm: pieces of its columns, computed apart, then joined.
 
-A bias that follows stays where it is, behind the join.
+A bias that follows stays where it is, behind the join; a Gemm's own becomes an Add there.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from functools import partial
 from itertools import groupby
 from typing import TypeVar
 
-import numpy as np
 import onnx_ir as ir
 
 from foldrank.graph.decoder import Linear
+from foldrank.graph.linears import initializer_at, read_columns
 from foldrank.graph.marks import BLOCK, MADE_BY, PART, SITE
-from foldrank.graph.weights import Array, add_initializer, lazily, read
+from foldrank.graph.weights import add_initializer, lazily
 from foldrank.sites import Site
 
 T = TypeVar("T")
@@ -33,9 +33,10 @@ class DensePiece:
     def of(cls, linear: Linear, roles: Sequence[str]) -> DensePiece:
         """The columns of these neighbouring roles of a packed weight."""
         columns = slice(linear.columns(roles[0]).start, linear.columns(roles[-1]).stop)
-        shape = (linear.tensor.shape.numpy()[0], columns.stop - columns.start)
+        shape = (linear.shape[0], columns.stop - columns.start)
         sites = tuple(Site(linear.block, (role,)) for role in roles)
-        return cls(sites, lazily(partial(_take_columns, linear.tensor, columns), linear.tensor.dtype, shape))
+        read_later = partial(read_columns, linear.tensor, linear.transposed, columns)
+        return cls(sites, lazily(read_later, linear.tensor.dtype, shape))
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,14 @@ class Surgery:
             for piece in pieces
         ]
         result = results[0] if len(results) == 1 else self._join(linear, results)
+        if linear.bias is not None and linear.bias[0] is linear.node:
+            sites = ",".join(map(str, linear.sites))
+            operands = [result, initializer_at(linear.bias)]
+            result = self._node(linear, "Add", operands, "bias", sites, f"{linear.node.name}/bias")
         linear.node.outputs[0].replace_all_uses_with(result)
         weight = linear.weight
         self._graph.remove(linear.node, safe=True)
-        if not weight.uses():
+        if not weight.uses():  # a Transpose that reads it is dead now, and cleaned up with it
             self._graph.initializers.pop(str(weight.name))
 
     def _join(self, linear: Linear, results: Sequence[ir.Value]) -> ir.Value:
@@ -101,9 +106,7 @@ class Surgery:
         self, linear: Linear, op: str, inputs: Sequence[ir.Value | None], part: str, site: str, name: str
     ) -> ir.Value:
         attributes = [ir.AttrInt64("axis", -1)] if op == "Concat" else []
-        marks = {MADE_BY: self._made_by, SITE: site, PART: part}
-        if BLOCK in linear.node.metadata_props:  # a fold gave the block another number than its names have
-            marks[BLOCK] = linear.node.metadata_props[BLOCK]
+        marks = {MADE_BY: self._made_by, SITE: site, PART: part, BLOCK: str(linear.block)}
         node = ir.Node("", op, inputs, attributes, name=name, metadata_props=marks)
         output = node.outputs[0]
         output.name = f"{name}/output_0"
@@ -116,13 +119,9 @@ class Surgery:
 def _result_shape(linear: Linear, inputs: Sequence[ir.Value | None], op: str) -> ir.Shape | None:
     """Leading axes as the linear's, the last as the weight's."""
     whole = linear.node.outputs[0].shape
-    if whole is None or op == "Concat":
+    if whole is None or op in ("Concat", "Add"):
         return ir.Shape(whole) if whole is not None else None
     weight = inputs[1]
     assert weight is not None
     assert weight.shape is not None
     return ir.Shape([*whole.dims[:-1], weight.shape[1]])
-
-
-def _take_columns(tensor: ir.TensorProtocol, columns: slice) -> Array:
-    return np.ascontiguousarray(read(tensor)[:, columns])

@@ -1,7 +1,8 @@
 """Run a plan's passes over a copy of a model, in an order fixed by kind, asking the laws of the graph after each.
 
 Weights first, then low rank, then blocks leave, then the cache is renumbered, then clean-up: so site numbers stay true
-until the end. The head size is stated before all, since later it can no longer be read from a weight's shape.
+until the end. Declarations are set right and the head size is stated before all, since later it can no longer be read
+from a weight's shape.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from foldrank.errors import InvariantBroken, PlanMismatch
+from foldrank.errors import GraphNotRecognized, InvariantBroken, PlanMismatch
+from foldrank.graph.cache import echoes
 from foldrank.graph.decoder import read_decoder
-from foldrank.graph.invariants import check_graph
+from foldrank.graph.invariants import check_graph, unknown_ports
 from foldrank.passes.base import GraphPass, Receipt
-from foldrank.passes.cache import RenumberCache, StateHeadSize
+from foldrank.passes.cache import DropEchoes, RenumberCache, StateHeadSize
 from foldrank.passes.clean_up import CleanUp
+from foldrank.passes.declarations import SetDeclarations
 from foldrank.passes.drop_blocks import DropBlocks
 from foldrank.passes.fold_blocks import FoldWeights
 from foldrank.passes.low_rank import FactorLinears
@@ -33,6 +36,8 @@ def passes_for(plan: Plan) -> tuple[GraphPass, ...]:
 
 
 def _passes(plan: Plan, leaving: tuple[int, ...], name: str) -> Iterator[GraphPass]:
+    yield SetDeclarations()
+    yield DropEchoes()
     yield StateHeadSize()
     if plan.folds:
         yield FoldWeights(plan.folds, plan.document.source.weights, name)
@@ -52,6 +57,10 @@ def transform(model: ir.Model, plan: Plan, progress: Progress = SILENT) -> tuple
     Raises PlanMismatch, PassRefused, GraphNotRecognized; InvariantBroken names the folder of a reproducer.
     """
     blocks, planned = len(read_decoder(model).blocks), plan.document.source.blocks
+    passed_on = {port.name for pair in echoes(model.graph) for port in pair}
+    if odd := [name for name in unknown_ports(model.graph) if name not in passed_on]:
+        what = f"inputs or outputs {', '.join(odd[:4])} are not those of a decoder with a plain cache"
+        raise GraphNotRecognized(model.graph.name or "graph", what, "export it with another exporter")
     if blocks != planned:
         what = f"has {blocks} blocks, the plan was made for {plan.document.source.name} with {planned}"
         raise PlanMismatch(model.graph.name or "graph", what, "apply the plan to a dense export of that checkpoint")

@@ -2,42 +2,121 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import ContextVar
 from functools import partial
 
 import numpy as np
+import onnx_ir as ir
 
 from foldrank.digests import DTYPES, WeightDigest
 from foldrank.errors import PlanMismatch
 from foldrank.graph.decoder import Linear
-from foldrank.graph.weights import row_chunks
+from foldrank.graph.weights import CHUNK_BYTES, Array, read_rows, row_chunks
 from foldrank.sites import Site
+
+
+class Proofs:
+    """Proofs under way in threads of their own. Nothing may be published before `settle` has returned."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(2, "proof")
+        self._running: deque[tuple[Future[list[str]], str]] = deque()
+
+    def add(self, linear: Linear, digests: Mapping[Site, WeightDigest], plan_source: str) -> None:
+        """Begin to compare one linear's roles, as its weight is now: the graph may change meanwhile."""
+        self._running.append((self._pool.submit(_mismatches, digests, linear, linear.tensor), plan_source))
+
+    def settle(self, *, wait: bool = True) -> None:
+        """Raise PlanMismatch if a proof has failed; without `wait`, judge only those that are done."""
+        if not wait and not (self._running and self._running[0][0].done()):
+            return
+        wrong: list[str] = []
+        plan_source = ""
+        while self._running and (wait or wrong or self._running[0][0].done()):
+            future, plan_source = self._running.popleft()
+            wrong += future.result()
+        if wrong:
+            raise _mismatch(wrong, plan_source)
+
+    def close(self) -> None:
+        """End the threads; proofs that have not begun are dropped."""
+        self._pool.shutdown(cancel_futures=True)
+
+
+_LATER: ContextVar[Proofs | None] = ContextVar("proofs", default=None)
+
+
+@contextlib.contextmanager
+def proofs_beside() -> Iterator[Proofs]:
+    """Within it, `prove` may return while it still compares. The caller settles before anything comes of it."""
+    proofs = Proofs()
+    token = _LATER.set(proofs)
+    try:
+        yield proofs
+    finally:
+        _LATER.reset(token)
+        proofs.close()
 
 
 def prove(linears: Iterable[Linear], digests: Mapping[Site, WeightDigest], plan_source: str) -> None:
     """Compare every role of the linears that has a digest. Reads each weight once, in pieces, two weights at a time.
 
-    Raises PlanMismatch naming sites.
+    Raises PlanMismatch naming sites: now, or, within `proofs_beside`, when those are settled. A transposed weight is
+    read whole, so it is proved now: nothing else needs memory yet.
     """
+    later = _LATER.get()
+    at_once = [linear for linear in linears if later is None or not _later(later, linear, digests, plan_source)]
+    compare, tensors = partial(_mismatches, digests), [linear.tensor for linear in at_once]
     with ThreadPoolExecutor(2) as pool:
-        wrong = [site for sites in pool.map(partial(_mismatches, digests), linears) for site in sites]
+        wrong = [site for sites in pool.map(compare, at_once, tensors) for site in sites]
     if wrong:
-        shown = ", ".join(wrong[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
-        raise PlanMismatch(
-            shown, f"the graph holds other weights than the plan was made for ({plan_source})",
-            "apply the plan to a dense export of that checkpoint, or plan again",
-        )
+        raise _mismatch(wrong, plan_source)
 
 
-def _mismatches(digests: Mapping[Site, WeightDigest], linear: Linear) -> list[str]:
+def _later(proofs: Proofs, linear: Linear, digests: Mapping[Site, WeightDigest], plan_source: str) -> bool:
+    """Whether the linear is proved beside; only one that lies in a file is, in pieces."""
+    if linear.transposed or not isinstance(linear.tensor, ir.ExternalTensor):
+        return False
+    proofs.add(linear, digests, plan_source)
+    return True
+
+
+def _mismatch(sites: list[str], plan_source: str) -> PlanMismatch:
+    shown = ", ".join(sites[:5]) + (f" and {len(sites) - 5} more" if len(sites) > 5 else "")
+    return PlanMismatch(
+        shown, f"the graph holds other weights than the plan was made for ({plan_source})",
+        "apply the plan to a dense export of that checkpoint, or plan again",
+    )
+
+
+def _mismatches(
+    digests: Mapping[Site, WeightDigest], linear: Linear, tensor: ir.TensorProtocol
+) -> list[str]:
+    """Sites of the linear, stored as `tensor`, whose weight has another digest."""
     asked = [site for site in linear.sites if site in digests]
     if not asked:
         return []
     hashes = {site: hashlib.sha256() for site in asked}
-    for rows in row_chunks(linear.tensor):
+    if linear.transposed:
         for site, found in hashes.items():
-            found.update(np.ascontiguousarray(rows[:, linear.columns(site.role)]).view(np.uint8).data)
-    dtype = next(name for name, stored in DTYPES.items() if stored == linear.tensor.dtype.numpy())
+            for rows in _turned_chunks(tensor, linear.columns(site.role)):
+                found.update(rows.view(np.uint8).data)
+    else:
+        for rows in row_chunks(tensor):
+            for site, found in hashes.items():
+                found.update(np.ascontiguousarray(rows[:, linear.columns(site.role)]).view(np.uint8).data)
+    dtype = next(name for name, stored in DTYPES.items() if stored == tensor.dtype.numpy())
     return [str(site) for site, found in hashes.items() if getattr(digests[site], dtype) != found.hexdigest()]
+
+
+def _turned_chunks(tensor: ir.TensorProtocol, columns: slice) -> Iterator[Array]:
+    """Rows of W [in, these columns] in pieces, of a weight that is stored [out, in]: read whole, turned in pieces."""
+    stored = read_rows(tensor, columns.start, columns.stop)
+    step = max(1, CHUNK_BYTES // max(1, stored[:, :1].nbytes))
+    for start in range(0, stored.shape[1], step):
+        yield np.ascontiguousarray(stored[:, start : start + step].T)

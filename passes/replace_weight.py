@@ -43,18 +43,20 @@ class ReplaceWeights(GraphPass):
         prove(touched, {p: d for e in self.edits for p, d in zip(e.site.parts, e.replaces, strict=True)}, self.source)
         for linear, copies in touched.items():
             tensor = lazily(
-                partial(self._patched, linear.tensor, copies), linear.tensor.dtype, linear.tensor.shape.numpy()
+                partial(self._patched, linear.tensor, copies, linear.transposed), linear.tensor.dtype,
+                linear.tensor.shape.numpy(),
             )
-            set_initializer(model.graph, linear.node, 1, tensor)
+            set_initializer(model.graph, *linear.place, tensor)
             linear.node.metadata_props[MADE_BY] = self.name
         changes = tuple(Change(str(e.site), 0, 0, f"is {e.tensor} now") for e in self.edits)
         return Receipt(self.name, self.effect, changes)
 
-    def _patched(self, old: ir.TensorProtocol, copies: list[tuple[slice, str, slice]]) -> Array:
-        """The old matrix with columns from the plan's arrays."""
+    def _patched(self, old: ir.TensorProtocol, copies: list[tuple[slice, str, slice]], transposed: bool) -> Array:
+        """The old matrix, as it is stored, with columns of W from the plan's arrays."""
         weight = np.array(read(old))
+        matrix = weight.T if transposed else weight
         for into, name, columns in copies:
-            weight[:, into] = cast(self.arrays[name], weight.dtype)[:, columns]
+            matrix[:, into] = cast(self.arrays[name], weight.dtype)[:, columns]
         return weight
 
 

@@ -42,6 +42,6 @@ def misfits(site: Site, shape: tuple[int, ...], decoder: Decoder) -> Iterator[st
     if len({id(linear.node.inputs[0]) for linear in linears}) > 1:
         yield f"{site}: its roles do not read one input"
     spans = column_spans(site, decoder)
-    found = (linears[0].tensor.shape.numpy()[0], spans[site.roles[-1]].stop)
+    found = (linears[0].shape[0], spans[site.roles[-1]].stop)
     if found != tuple(shape):
         yield f"{site}: weight is {found}, plan says {tuple(shape)}"

@@ -27,5 +27,9 @@ class Dialect:
     """Whether an initializer is a table (rotary angles) rather than a parameter."""
 
 
-DIALECTS = ("foldrank.graph.dialects.genai:DIALECT",)
+DIALECTS = (
+    "foldrank.graph.dialects.genai:DIALECT",
+    "foldrank.graph.dialects.optimum:DIALECT",
+    "foldrank.graph.dialects.torch_export:DIALECT",
+)
 """Asked in this order; the first that recognizes a model reads it."""

@@ -10,8 +10,11 @@ import re
 import onnx_ir as ir
 
 from foldrank.graph.dialects import Dialect
+from foldrank.graph.dialects.modules import LINEAR_OPERATORS
 
 _BLOCK = re.compile(r"/model/layers\.(\d{1,5})/")
+_ATTENTION = re.compile(r"/model/layers\.\d{1,5}/attn/")
+"""transformers' own modules, whose paths other exporters keep, are called self_attn there."""
 _LINEAR = re.compile(r"/model/layers\.\d+/(attn|mlp)/(\w+)_proj/MatMul\w*")
 _ROLES = {
     ("attn", "qkv"): ("q", "k", "v"), ("attn", "q"): ("q",), ("attn", "k"): ("k",), ("attn", "v"): ("v",),
@@ -21,7 +24,7 @@ _ROLES = {
 
 
 def _recognizes(model: ir.Model) -> bool:
-    return any(_BLOCK.match(node.name or "") for node in model.graph)
+    return any(_ATTENTION.match(node.name or "") for node in model.graph)
 
 
 def _block_of(node: ir.Node) -> int | None:
@@ -30,7 +33,7 @@ def _block_of(node: ir.Node) -> int | None:
 
 
 def _roles_of(node: ir.Node) -> tuple[str, ...] | None:
-    match = _LINEAR.fullmatch(node.name or "")
+    match = _LINEAR.fullmatch(node.name or "") if node.op_type in LINEAR_OPERATORS else None
     return _ROLES.get((match.group(1), match.group(2))) if match else None
 
 

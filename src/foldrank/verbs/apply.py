@@ -11,9 +11,12 @@ from foldrank.progress import SILENT, Progress
 
 def apply(
     bundle: Bundle | Path | str, plan: Plan | Path | str, output: Path | str, *, seed: int | None = 0,
-    force: bool = False, progress: Progress = SILENT,
+    force: bool = False, progress: Progress = SILENT, link_data: bool = False,
 ) -> Bundle:
     """Write the compressed bundle `output`. Needs neither torch nor onnxruntime.
+
+    `link_data`, for quick trials: where only blocks leave, write a new graph alone and let its data files share the
+    dense bundle's blocks on disk. The manifest's command says so, since weights that left are still in those files.
 
     Raises SourceError, BundleError, PlanFormatError, PlanMismatch, PassRefused, GraphNotRecognized, UnsafeModel.
     """
@@ -24,7 +27,8 @@ def apply(
     plan = plan if isinstance(plan, Plan) else Plan.read(plan)
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     return apply_plan(
-        bundle, plan, Path(output), command="apply", seed=seed, force=force, progress=progress, card=_card
+        bundle, plan, Path(output), command="apply --link-data" if link_data else "apply", seed=seed, force=force,
+        progress=progress, card=_card, link_data=link_data,
     )
 
 

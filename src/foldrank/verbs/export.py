@@ -13,22 +13,28 @@ from foldrank.progress import SILENT, Progress
 from foldrank.reporting.card import model_card
 from foldrank.runtime.providers import short_name
 from foldrank.staging import check_output, staged_folder
+from foldrank.verbs.adopt import adopt
 from foldrank.versions import versions
 
 
 def export(
     model: str | Path, output: str | Path, *, exporter: str = "auto", dtype: str = "fp32", provider: str = "cpu",
     force: bool = False, offline: bool = False, trust_remote_code: bool = False, seed: int = 0,
-    progress: Progress = SILENT,
+    graph: str | Path | None = None, progress: Progress = SILENT,
 ) -> Bundle:
     """Export a checkpoint folder or hub id to a dense ONNX bundle.
 
+    `graph`: adopt this .onnx file (or its folder), which `exporter` made earlier from that checkpoint.
+
     `dtype`: fp32, fp16 or bf16 (bf16 runs on CUDA only). `provider`: cpu or cuda, for whose kernels the graph is
-    written; no such device is needed. Nothing in it is random: `seed` is only noted. Raises SourceError, ExportError.
+    written; no such device is needed. Nothing in it is random: `seed` is only noted. Raises SourceError, ExportError,
+    and UnsafeModel where an adopted graph breaks a rule of safe loading.
     """
     if dtype not in DTYPES:
         raise ValueError(f"no dtype {dtype!r}; one of {', '.join(DTYPES)}")
     name, run = find_exporter(exporter)
+    if graph is not None and exporter not in ("transformers", "optimum"):
+        raise ValueError(f"which exporter made {graph}? --exporter transformers or optimum")
     target = short_name(provider)
     check_output(output, force=force)
     checkpoint = Checkpoint.open(model, offline=offline, trust_remote_code=trust_remote_code)
@@ -38,11 +44,15 @@ def export(
         "architecture": checkpoint.architecture,
     }
     with staged_folder(output, force=force) as folder:
-        known = run(checkpoint, folder, dtype=dtype, provider=target, trust_remote_code=trust_remote_code,
-                    progress=progress)
+        if graph is not None:
+            known = adopt(Path(graph), checkpoint, folder, dtype=dtype, provider=target, progress=progress)
+        else:
+            known = run(checkpoint, folder, dtype=dtype, provider=target, trust_remote_code=trust_remote_code,
+                        progress=progress)
         facts: dict[str, Any] = {"source": source, "exporter": name, "dtype": dtype, "versions": versions()}
         card = model_card(folder, manifest=facts, also=("README.md", "manifest.json"))
         (folder / "README.md").write_text(card, encoding="utf-8")
         command = f"export {checkpoint.name} --exporter {name} --dtype {dtype} --provider {target}"
+        command += f" --from {graph}" if graph is not None else ""
         seal(folder, command=command, seed=seed, known=known, **facts)
     return Bundle.open(output)

@@ -89,7 +89,7 @@ def _sites(block: Block) -> list[dict[str, Any]]:
 
 
 def _dense_sites(block: int, linear: Linear) -> Iterator[tuple[Site, dict[str, Any]]]:
-    dtype, rows = _dtype(linear.tensor.dtype.numpy()), linear.tensor.shape.numpy()[0]
+    dtype, rows = _dtype(linear.tensor.dtype.numpy()), linear.shape[0]
     if linear.roles in PACKED.values():
         site = Site(block, linear.roles)
         yield site, _row(site, (rows, sum(linear.widths)), dtype, None)

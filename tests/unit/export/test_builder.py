@@ -9,7 +9,8 @@ import pytest
 
 from foldrank.errors import ExportError
 from foldrank.export import builder
-from foldrank.export.builder import BuilderFailed, build, check_architecture, known_architectures
+from foldrank.export.builder import build, check_architecture, known_architectures
+from foldrank.export.child import ExporterFailed
 
 
 def stand_in(monkeypatch: pytest.MonkeyPatch, folder: Path, body: str) -> Path:
@@ -49,7 +50,7 @@ def test_the_reason_is_the_last_exception_and_the_log_comes_along(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = stand_in(monkeypatch, tmp_path, "print('Reading layer 0', flush=True)\nraise ValueError('no such head')")
-    with pytest.raises(BuilderFailed, match=r"failed: ValueError: no such head; -v") as failed:
+    with pytest.raises(ExporterFailed, match=r"failed: ValueError: no such head; -v") as failed:
         run(output)
     assert "Reading layer 0" in failed.value.log
     assert failed.value.exit_code == 3
@@ -57,13 +58,13 @@ def test_the_reason_is_the_last_exception_and_the_log_comes_along(
 
 def test_a_child_that_is_killed_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = stand_in(monkeypatch, tmp_path, "import os; os.kill(os.getpid(), 9)")
-    with pytest.raises(BuilderFailed, match=r"SIGKILL \(out of memory"):
+    with pytest.raises(ExporterFailed, match=r"SIGKILL \(out of memory"):
         run(output)
 
 
 def test_a_full_disk_is_named_with_its_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = stand_in(monkeypatch, tmp_path, "raise OSError(28, 'No space left on device')")
-    with pytest.raises(BuilderFailed, match="make room"):
+    with pytest.raises(ExporterFailed, match="make room"):
         run(output)
 
 
@@ -96,7 +97,7 @@ print(os.environ["HF_HUB_OFFLINE"], os.environ["ORT_DISABLE_TELEMETRY"], os.getc
 sys.exit("seen")
 """)
     started = time.monotonic()
-    with pytest.raises(BuilderFailed) as failed:
+    with pytest.raises(ExporterFailed) as failed:
         run(output)
     assert failed.value.log.startswith(f"1 1 {output / '.builder'} ['-i', '{tmp_path}'")
     assert time.monotonic() - started < 30

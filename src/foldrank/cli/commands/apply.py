@@ -13,16 +13,20 @@ from foldrank.cli import options, output, progress
 @click.argument("bundle", type=options.PATH)
 @click.argument("plan", type=options.PATH)
 @options.output
+@click.option("--link-data", is_flag=True, help="For trials: share the old data file's blocks on disk; only where no "
+              "weight changes, on file systems that can (btrfs, XFS).")
 @options.seed
 @options.reporting
 def command(
-    bundle: Path, plan: Path, output_: Path, force: bool, seed: int, as_json: bool, quiet: bool, verbose: bool
+    bundle: Path, plan: Path, output_: Path, force: bool, link_data: bool, seed: int, as_json: bool, quiet: bool,
+    verbose: bool,
 ) -> None:
     """Apply a plan to a dense bundle, in the ONNX graph. Needs neither torch nor ONNX Runtime."""
     from foldrank.verbs.apply import apply
 
     with progress.shown(quiet) as shown:
-        made = options.usage(apply, bundle, plan, output_, seed=seed, force=force, progress=shown)
+        made = options.usage(apply, bundle, plan, output_, seed=seed, force=force, progress=shown,
+                             link_data=link_data)
     receipts = made.json("reports/receipts.json")
     size = sum(entry.bytes for entry in made.manifest.files.values())
     if as_json:

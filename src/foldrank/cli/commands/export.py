@@ -13,13 +13,14 @@ from foldrank.cli import options, output, progress
 @click.argument("model")
 @options.output
 @options.exporting
+@click.option("--from", "graph", type=options.PATH, help="An .onnx file or its folder that --exporter made earlier.")
 @options.provider
 @options.source
 @options.seed
 @options.reporting
 def command(
-    model: str, output_: Path, force: bool, exporter: str | None, dtype: str | None, provider: str | None,
-    provider_options: dict[str, str], offline: bool, trust_remote_code: bool, seed: int,
+    model: str, output_: Path, force: bool, exporter: str | None, graph: Path | None, dtype: str | None,
+    provider: str | None, provider_options: dict[str, str], offline: bool, trust_remote_code: bool, seed: int,
     as_json: bool, quiet: bool, verbose: bool,
 ) -> None:
     """Export a checkpoint folder or hub id to a dense ONNX bundle."""
@@ -28,7 +29,8 @@ def command(
     with progress.shown(quiet) as shown:
         bundle = options.usage(
             export, model, output_, exporter=exporter or "auto", dtype=dtype or "fp32", provider=provider or "cpu",
-            force=force, offline=offline, trust_remote_code=trust_remote_code, seed=seed, progress=shown,
+            force=force, offline=offline, trust_remote_code=trust_remote_code, seed=seed, graph=graph,
+            progress=shown,
         )
     files = {name: entry.bytes for name, entry in bundle.manifest.files.items()}
     if as_json:

@@ -1,0 +1,70 @@
+"""genai_config.json for a graph of standard operators, whose cache grows with every token.
+
+Observed with onnxruntime-genai 0.18: it feeds position_ids where they are named, and leaves the mask out where the
+graph has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from foldrank import strictjson
+from foldrank.checkpoint import Checkpoint
+from foldrank.export.ports import Ports, sizes
+
+_TYPES = frozenset({"gemma", "gemma2", "gemma3_text", "granite", "llama", "mistral", "olmo", "phi", "phi3", "qwen2",
+                    "qwen3", "smollm3"})
+"""Model types whose cache onnxruntime-genai takes pair by pair; its `gpt2` is another layout (one tensor a block)."""
+
+_CONTEXT = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length")
+_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+def genai_settings(checkpoint: Checkpoint, ports: Ports) -> dict[str, Any]:
+    """The file's content; finish.py names the provider."""
+    text = checkpoint.text_config
+    heads, head_size = sizes(checkpoint)
+    context = next((int(text[key]) for key in _CONTEXT if text.get(key)), 2048)
+    kind = str(text.get("model_type", ""))
+    return {
+        "model": {
+            **_token_ids(checkpoint),
+            "context_length": context,
+            "decoder": {
+                "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
+                "filename": "model.onnx",
+                "head_size": head_size,
+                "hidden_size": int(text.get("hidden_size") or text["n_embd"]),
+                "inputs": {
+                    **{name: name for name in ports.inputs},
+                    "past_key_names": "past_key_values.%d.key", "past_value_names": "past_key_values.%d.value",
+                },
+                "outputs": {
+                    "logits": "logits",
+                    "present_key_names": "present.%d.key", "present_value_names": "present.%d.value",
+                },
+                "num_attention_heads": heads,
+                "num_hidden_layers": ports.pairs,
+                "num_key_value_heads": ports.kv_heads,
+            },
+            "type": kind if kind in _TYPES else "decoder",
+            "vocab_size": int(text["vocab_size"]),
+        },
+        "search": {"do_sample": False, "max_length": context, "num_beams": 1, "past_present_share_buffer": False},
+    }
+
+
+def _token_ids(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Of generation_config.json, else of config.json. Padding, where nothing is named, is the end of text."""
+    path = checkpoint.path / "generation_config.json"
+    generation: Mapping[str, Any] = strictjson.read(path) if path.is_file() else {}
+    found: dict[str, Any] = {}
+    for key in _TOKENS:
+        value = generation.get(key, checkpoint.text_config.get(key))
+        if value is not None:
+            found[key] = value
+    if "pad_token_id" not in found and "eos_token_id" in found:
+        end = found["eos_token_id"]
+        found["pad_token_id"] = end[0] if isinstance(end, list) else end
+    return found

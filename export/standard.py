@@ -1,0 +1,113 @@
+"""Export to a graph of standard operators: through transformers.exporters, or optimum-onnx in an interpreter that has it.
+
+Both leave the files that a bundle of the genai exporter has, under the same input and output names.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+
+from foldrank import strictjson
+from foldrank.bundle import FileEntry
+from foldrank.checkpoint import Checkpoint
+from foldrank.digests import sha256_file
+from foldrank.errors import ExportError
+from foldrank.export.child import run_child
+from foldrank.export.finish import finish_files, finish_graph
+from foldrank.export.ports import Ports, common_ports
+from foldrank.export.settings import genai_settings
+from foldrank.progress import SILENT, Progress
+
+MODEL, DATA = "model.onnx", "model.onnx.data"
+OPTIMUM_PYTHON = "FOLDRANK_OPTIMUM_PYTHON"
+"""Environment variable: the interpreter that has optimum-onnx, where this one has not."""
+
+_TESTED = "'optimum-onnx==0.1.0' 'transformers==4.57.6' 'torch==2.13.0' onnxruntime"
+
+
+def by_transformers(
+    checkpoint: Checkpoint, folder: Path, *, dtype: str, provider: str, trust_remote_code: bool = False,
+    progress: Progress = SILENT,
+) -> dict[str, FileEntry]:
+    """Fill an empty folder with everything but card and manifest. Gives the entries of files that were digested.
+
+    Raises ExportError.
+    """
+    check_provider(provider)
+    for name in ("torch", "transformers.exporters", "onnxscript"):
+        if not _importable(name):
+            raise ExportError("exporter transformers", f"{name} is not installed",
+                              "pip install 'transformers>=5.23' torch onnxscript")
+    command = [sys.executable, "-m", "foldrank.export.trace", str(checkpoint.path), str(folder / MODEL), dtype]
+    command += ["trust"] if trust_remote_code else []
+    run_child(command, folder, where=checkpoint.path, who="transformers.exporters", progress=progress)
+    model = ir.load(folder / MODEL)
+    ports = common_ports(model, checkpoint, dtype=dtype)
+    onnx.save(ir.to_proto(model), folder / MODEL)
+    return finish(folder, checkpoint, ports, provider)
+
+
+def by_optimum(
+    checkpoint: Checkpoint, folder: Path, *, dtype: str, provider: str, trust_remote_code: bool = False,
+    progress: Progress = SILENT,
+) -> dict[str, FileEntry]:
+    """As `by_transformers`, with optimum-onnx, which writes fp32 only on a machine without a GPU. Raises ExportError."""
+    check_provider(provider)
+    raw = folder / ".raw"
+    raw.mkdir()
+    command = [optimum_python(), "-m", "optimum.exporters.onnx", "-m", str(checkpoint.path),
+               "--task", "text-generation-with-past", "--dtype", dtype, str(raw)]
+    command += ["--trust-remote-code"] if trust_remote_code else []
+    run_child(command, raw, where=checkpoint.path, who="optimum-onnx", progress=progress)
+    model = ir.load(raw / MODEL)
+    ports = common_ports(model, checkpoint, dtype=dtype)
+    ir.save(model, folder / MODEL, external_data=DATA)
+    del model
+    shutil.rmtree(raw)
+    return finish(folder, checkpoint, ports, provider)
+
+
+def optimum_python() -> str:
+    """The interpreter that has optimum-onnx: the one named by the environment, else this one. Raises ExportError."""
+    if named := os.environ.get(OPTIMUM_PYTHON):
+        if not os.access(named, os.X_OK):
+            raise ExportError(OPTIMUM_PYTHON, f"{named} is no program", "name the python of that environment")
+        return os.path.abspath(named)
+    if not _importable("optimum.exporters.onnx"):
+        raise ExportError(
+            "exporter optimum", "optimum-onnx is not installed here, and it needs an older transformers",
+            f"python -m venv optimum && optimum/bin/pip install {_TESTED} && "
+            f"export {OPTIMUM_PYTHON}=$PWD/optimum/bin/python",
+        )
+    return sys.executable
+
+
+def check_provider(provider: str) -> None:
+    """Raise ExportError where a bundle cannot be written for the provider."""
+    if provider not in ("cpu", "cuda"):
+        raise ExportError(f"provider {provider}", "bundles are written for cpu and cuda",
+                          "--provider cpu: a graph of standard operators is the same for all")
+
+
+def finish(folder: Path, checkpoint: Checkpoint, ports: Ports, provider: str) -> dict[str, FileEntry]:
+    """Everything beside model.onnx and its data, and the graph's name. Gives the data file's entry."""
+    data = folder / DATA
+    entry = FileEntry(sha256_file(data), data.stat().st_size)
+    (folder / "genai_config.json").write_text(strictjson.dumps(genai_settings(checkpoint, ports)), encoding="utf-8")
+    finish_graph(folder, entry.sha256)
+    finish_files(folder, checkpoint, provider)
+    return {DATA: entry}
+
+
+def _importable(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False

@@ -1,0 +1,56 @@
+"""torch.onnx.export(dynamo=True), plain or through transformers.exporters (5.23): scopes of modules in node metadata.
+
+`pkg.torch.onnx.name_scopes` lists the modules a node was traced in, `namespace` the same in another spelling. What
+blocks share carries the scope of the block that was traced first.
+"""
+
+from __future__ import annotations
+
+import re
+
+import onnx_ir as ir
+
+from foldrank.graph.dialects import Dialect
+from foldrank.graph.dialects.modules import LINEAR_OPERATORS, roles_of_module
+
+_KEYS = ("pkg.torch.onnx.name_scopes", "namespace")
+_WORD = re.compile(r"[\w.]+")
+_BLOCK = re.compile(r"(?:\w+\.)*(?:layers|h|blocks|block)\.(\d{1,5})(?:\.([\w.]+))?")
+
+
+def _scope(node: ir.Node) -> tuple[int, str] | None:
+    """(block, path of the innermost module inside it)."""
+    text = next((node.metadata_props[key] for key in _KEYS if key in node.metadata_props), "")
+    found = [match for word in _WORD.findall(text) if (match := _BLOCK.fullmatch(word))]
+    return (int(found[-1].group(1)), found[-1].group(2) or "") if found else None
+
+
+def _recognizes(model: ir.Model) -> bool:
+    return any(_scope(node) is not None for node in model.graph)
+
+
+def _block_of(node: ir.Node) -> int | None:
+    scope = _scope(node)
+    return scope[0] if scope is not None else None
+
+
+def _roles_of(node: ir.Node) -> tuple[str, ...] | None:
+    if node.op_type not in LINEAR_OPERATORS:
+        return None
+    scope = _scope(node)
+    return roles_of_module(scope[1]) if scope is not None else _packed(node)
+
+
+def _packed(node: ir.Node) -> tuple[str, ...] | None:
+    """ort_fusions pack linears that read one input, without a scope: three are q, k, v, two are gate and up."""
+    users = node.outputs[0].consumers()
+    if len(users) != 1 or users[0].op_type != "Split":
+        return None
+    return {3: ("q", "k", "v"), 2: ("gate", "up")}.get(len(users[0].outputs))
+
+
+def _is_buffer(name: str) -> bool:
+    return "rotary_emb" in name or "inv_freq" in name
+
+
+DIALECT = Dialect("torch", _recognizes, _block_of, _roles_of, _is_buffer)

@@ -1,0 +1,129 @@
+"""Graphs of standard operators, exported or adopted: bundles whose logits are PyTorch's, and which genai loads."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from foldrank.bundle import Bundle
+from foldrank.errors import ExportError, UnsafeModel
+from foldrank.runtime.decoding import OrtDecoder
+from foldrank.runtime.providers import resolve
+from foldrank.verbs.export import export
+from foldrank.verbs.run import run
+
+FAMILIES = ("llama", "mistral", "qwen2", "gemma2", "gpt2", "opt")
+TOLERANCE = 1e-4
+"""Of the largest logit: float32 through some six blocks, summed in another order."""
+
+
+def torch_logits(checkpoint: Path, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    positions = torch.from_numpy(np.maximum(mask.cumsum(1) - 1, 0))
+    options: dict[str, Any] = {} if model.config.model_type == "opt" else {"position_ids": positions}
+    with torch.no_grad():
+        return model(torch.from_numpy(ids), attention_mask=torch.from_numpy(mask), **options).logits.numpy()
+
+
+def error(wanted: np.ndarray, found: np.ndarray) -> float:
+    return float(np.abs(wanted - found).max() / np.abs(wanted).max())
+
+
+def check_logits(bundle: Bundle, checkpoint: Path, *, padded: bool) -> None:
+    ids = np.random.default_rng(0).integers(1, 250, (2, 12))
+    ones = np.ones_like(ids)
+    wanted = torch_logits(checkpoint, ids, ones)
+    decoder = OrtDecoder.open(bundle.path, resolve("cpu"), threads=1)
+    assert error(wanted, decoder.prefill(ids)) < TOLERANCE
+    assert error(wanted * 1.01, decoder.prefill(ids)) > TOLERANCE
+    steps = [decoder.prefill(ids[:, :5]), *(decoder.step(ids[:, a:b]) for a, b in ((5, 9), (9, 10), (10, 12)))]
+    assert error(wanted, np.concatenate(steps, axis=1)) < TOLERANCE
+    if padded:
+        mask = ones.copy()
+        mask[0, :4] = 0
+        wanted, found = torch_logits(checkpoint, ids, mask), decoder.prefill(ids, mask)
+        assert error(wanted[mask == 1], found[mask == 1]) < TOLERANCE
+
+
+def check_ports(bundle: Bundle, blocks: int) -> None:
+    graph = onnx.load(bundle.model, load_external_data=False).graph
+    cache = {f"{n}.{part}" for n in range(blocks) for part in ("key", "value")}
+    assert {p.name for p in graph.input} - {"attention_mask", "position_ids"} == {
+        "input_ids", *(f"past_key_values.{c}" for c in cache)}
+    assert {p.name for p in graph.output} == {"logits", *(f"present.{c}" for c in cache)}
+    sizes = [p.type.tensor_type.shape.dim for p in graph.input if p.name.startswith("past")]
+    assert {(dims[1].dim_value > 0, dims[3].dim_value) for dims in sizes} == {(True, 16)}
+    assert graph.name.startswith("foldrank_")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_optimum_graph_is_adopted_as_it_is(family: str, shared: Path, tmp_path: Path) -> None:
+    source = shared / "fixtures" / "tiny" / family
+    made = export(source / "checkpoint", tmp_path / "out", exporter="optimum", graph=source / "optimum")
+    check_ports(made, 5 if family in ("mistral", "qwen2", "gpt2", "opt") else 6)
+    # The gpt2 graph has lost its mask, and with it any notion of padding.
+    check_logits(made, source / "checkpoint", padded=family not in ("gpt2", "gemma2"))
+    found = run(made, "hello", max_new_tokens=8, threads=1)
+    assert (found["engine"], len(found["tokens"])) == ("onnxruntime-genai", 8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
+def test_transformers_exporters_make_a_bundle(family: str, shared: Path, tmp_path: Path) -> None:
+    checkpoint = shared / "fixtures" / "tiny" / family / "checkpoint"
+    made = export(checkpoint, tmp_path / "out", exporter="transformers")
+    check_ports(made, 5 if family == "gpt2" else 6)
+    assert {"attention_mask", "position_ids"} <= {
+        p.name for p in onnx.load(made.model, load_external_data=False).graph.input}
+    check_logits(made, checkpoint, padded=True)
+    assert len(run(made, "hello", max_new_tokens=8, threads=1)["tokens"]) == 8
+
+
+@pytest.mark.slow
+def test_optimum_makes_a_bundle_in_an_interpreter_of_its_own(specs_5m: Path, tmp_path: Path) -> None:
+    if "FOLDRANK_OPTIMUM_PYTHON" not in os.environ:
+        pytest.skip("FOLDRANK_OPTIMUM_PYTHON names no interpreter with optimum-onnx")
+    made = export(specs_5m, tmp_path / "out", exporter="optimum")
+    check_logits(made, specs_5m, padded=True)
+    assert " the " in run(made, "This proposal adds", max_new_tokens=24, threads=1)["text"]
+
+
+def test_without_optimum_the_way_to_it_is_told(
+    specs_5m: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FOLDRANK_OPTIMUM_PYTHON", raising=False)
+    monkeypatch.setattr("foldrank.export.standard._importable", lambda name: False)
+    with pytest.raises(ExportError, match=r"optimum-onnx==0\.1\.0.*transformers==4\.57\.6"):
+        export(specs_5m, tmp_path / "out", exporter="optimum")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("other", "reason"), [("mistral", "beyond those of a decoder of 5"), ("gemma2", "embedding")])
+def test_a_graph_of_another_checkpoint_is_refused(other: str, reason: str, shared: Path, tmp_path: Path) -> None:
+    tiny = shared / "fixtures" / "tiny"
+    with pytest.raises(ExportError, match=reason):
+        export(tiny / other / "checkpoint", tmp_path / "out", exporter="optimum", graph=tiny / "llama" / "optimum")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_adopted_graph_has_the_dtype_it_has(shared: Path, tmp_path: Path) -> None:
+    tiny = shared / "fixtures" / "tiny" / "llama"
+    with pytest.raises(ExportError, match="is fp32, not fp16; --dtype fp32"):
+        export(tiny / "checkpoint", tmp_path / "out", exporter="optimum", graph=tiny / "optimum", dtype="fp16")
+    with pytest.raises(ValueError, match="which exporter made"):
+        export(tiny / "checkpoint", tmp_path / "out", graph=tiny / "optimum")
+
+
+def test_a_damaged_graph_is_refused(shared: Path, tmp_path: Path) -> None:
+    tiny = shared / "fixtures" / "tiny" / "llama"
+    bad = Path(shutil.copytree(tiny / "optimum", tmp_path / "bad")) / "model.onnx"
+    bad.write_bytes(bad.read_bytes()[:5000])
+    with pytest.raises(UnsafeModel):
+        export(tiny / "checkpoint", tmp_path / "out", exporter="optimum", graph=bad.parent)

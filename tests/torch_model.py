@@ -1,0 +1,156 @@
+"""A checkpoint in PyTorch, edited by hand: what any export of it must compute after a plan.
+
+`Model` knows no graph; `prove` compares it with one that foldrank changed.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from synthetic import run_onnx, worst
+
+from foldrank.digests import WeightDigest, combine
+from foldrank.edits import Edit, FoldBlocks, LowRank, ReplaceWeight
+from foldrank.graph.invariants import check_file
+from foldrank.graph.load import load_model
+from foldrank.passes.pipeline import transform
+from foldrank.passes.write import write_model
+from foldrank.planfile import Plan, PlanDocument, Source
+from foldrank.sites import Site
+
+CLOSE = 1e-4
+"""fp32 graphs against float64: largest error over the largest logit."""
+_LLAMA = {**{role: (f"self_attn.{role}_proj", 0, 1) for role in "qkvo"},
+          **{role: (f"mlp.{role}_proj", 0, 1) for role in ("gate", "up", "down")}}
+PATHS: dict[str, tuple[str, dict[str, tuple[str, int, int]]]] = {
+    "gpt2": ("transformer.h", {
+        "q": ("attn.c_attn", 0, 3), "k": ("attn.c_attn", 1, 3), "v": ("attn.c_attn", 2, 3), "o": ("attn.c_proj", 0, 1),
+        "up": ("mlp.c_fc", 0, 1), "down": ("mlp.c_proj", 0, 1)}),
+    "opt": ("model.decoder.layers", {
+        **{role: (f"self_attn.{role}_proj", 0, 1) for role in "qkv"}, "o": ("self_attn.out_proj", 0, 1),
+        "up": ("fc1", 0, 1), "down": ("fc2", 0, 1)}),
+}
+"""Family: where its blocks are, and for each role (module, part, of so many equal parts of its output)."""
+
+
+class Model:
+    """The model, float32 until it is run; `edits` and `arrays` are the plan that its changes stand for."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        from transformers import AutoModelForCausalLM
+
+        self.model: Any = AutoModelForCausalLM.from_pretrained(
+            checkpoint, dtype=torch.float32, attn_implementation="eager")
+        self.path, self.roles = PATHS.get(self.model.config.model_type, ("model.layers", _LLAMA))
+        self.layers = self.model.get_submodule(self.path)
+        self.original = copy.deepcopy(self.layers)
+        self.edits: list[Edit] = []
+        self.arrays: dict[str, np.ndarray] = {}
+        self.gone: set[int] = set()
+
+    def _matrix(self, layer: torch.nn.Module, role: str) -> torch.Tensor:
+        """View [in, out] of one role."""
+        path, part, parts = self.roles[role]
+        module: Any = layer.get_submodule(path)
+        whole = module.weight if type(module).__name__ == "Conv1D" else module.weight.T
+        width = whole.shape[1] // parts
+        return whole[:, part * width : (part + 1) * width]
+
+    def weight(self, block: int, role: str, original: bool = False) -> np.ndarray:
+        """[in, out]."""
+        layer = (self.original if original else self.layers)[block]
+        return np.ascontiguousarray(self._matrix(layer, role).detach().numpy())
+
+    def fold(self, blocks: tuple[int, ...], coefficients: dict[int, float], norms: str = "bottom",
+             into: int | None = None) -> Model:
+        """Merge; the merged block stands where the lowest was."""
+        into = blocks[0] if into is None else into
+        values = [coefficients[b] for b in blocks]
+        merged = copy.deepcopy(self.original[blocks[0]])
+        kept = self.original[blocks[0] if norms == "bottom" else blocks[-1]]
+        with torch.no_grad():
+            for name, parameter in merged.named_parameters():
+                if "norm" in name or "ln_" in name:
+                    parameter.copy_(kept.get_parameter(name))
+                else:
+                    olds = [self.original[b].get_parameter(name).detach().numpy() for b in blocks]
+                    parameter.copy_(torch.from_numpy(combine(olds, values)))
+        self.layers[into] = merged
+        self.edits.append(FoldBlocks(into, blocks, coefficients, norms))
+        self.gone |= set(blocks) - {into}
+        return self
+
+    def low_rank(self, site: str, rank: int) -> Model:
+        """A random pair."""
+        parsed, weights = self._site(site)
+        rng = np.random.default_rng(rank)
+        n_in, n_out = weights[0].shape[0], sum(w.shape[1] for w in weights)
+        a = (rng.standard_normal((n_in, rank)) / np.sqrt(n_in)).astype(np.float32)
+        b = (rng.standard_normal((rank, n_out)) / np.sqrt(rank)).astype(np.float32)
+        self.edits.append(LowRank(parsed, (n_in, n_out), rank, (f"{site}.A", f"{site}.B"),
+                                  tuple(WeightDigest.of(w) for w in weights)))
+        self.arrays |= {f"{site}.A": a, f"{site}.B": b}
+        self._set(parsed, torch.from_numpy(a).double() @ torch.from_numpy(b).double())
+        return self
+
+    def replace(self, site: str) -> Model:
+        """A random dense weight."""
+        parsed, weights = self._site(site)
+        shape = weights[0].shape[0], sum(w.shape[1] for w in weights)
+        new = (np.random.default_rng(shape).standard_normal(shape) / np.sqrt(shape[0])).astype(np.float32)
+        self.edits.append(ReplaceWeight(parsed, f"{site}.W", tuple(WeightDigest.of(w) for w in weights)))
+        self.arrays[f"{site}.W"] = new
+        self._set(parsed, torch.from_numpy(new))
+        return self
+
+    def _site(self, site: str) -> tuple[Site, list[np.ndarray]]:
+        parsed = Site.parse(site)
+        return parsed, [self.weight(parsed.block, role) for role in parsed.roles]
+
+    def _set(self, site: Site, whole: torch.Tensor) -> None:
+        start = 0
+        with torch.no_grad():
+            for role in site.roles:
+                matrix = self._matrix(self.layers[site.block], role)
+                matrix.copy_(whole[:, start : start + matrix.shape[1]])
+                start += matrix.shape[1]
+
+    def plan(self, config_sha256: str = "0" * 64) -> Plan:
+        """The plan of all edits so far."""
+        named = sorted({b for e in self.edits if isinstance(e, FoldBlocks) for b in e.blocks})
+        digests = {f"block.{b:02d}.{role}": WeightDigest.of(self.weight(b, role, original=True))
+                   for b in named for role in self.roles}
+        source = Source("tiny", config_sha256, "x", len(self.original), digests)
+        return Plan(PlanDocument(source, None, (), {}, {}, tuple(self.edits)), self.arrays)
+
+    def logits(self, ids: np.ndarray) -> np.ndarray:
+        """[T, vocab] of one sequence, float64. A merged block runs where its lowest was, as that kind of attention."""
+        places = {fold.into: fold.blocks[0] for fold in self.edits if isinstance(fold, FoldBlocks)}
+        kept = [i for i in range(len(self.layers)) if i not in self.gone]
+        parent, _, name = self.path.rpartition(".")
+        setattr(self.model.get_submodule(parent), name, torch.nn.ModuleList([self.layers[i] for i in kept]))
+        config = self.model.config
+        if getattr(config, "layer_types", None):
+            config.layer_types = [config.layer_types[places.get(i, i)] for i in kept]
+        config.num_hidden_layers = len(kept)
+        with torch.no_grad():
+            return self.model.double()(torch.from_numpy(ids)[None], use_cache=False).logits[0].numpy()
+
+
+def prove(graph: Path, model: Model, folder: Path) -> Path:
+    """The graph, after the model's plan, computes what the model does, prefilled and cached; ONNX's checks pass."""
+    changed, _ = transform(load_model(graph), model.plan())
+    folder.mkdir(exist_ok=True)
+    write_model(changed, folder)
+    check_file(folder / "model.onnx", "written")
+    ids = np.random.default_rng(4).integers(3, 250, 40)
+    expected = model.logits(ids)
+    for steps in (None, (17, 1, 1, 21)):
+        found = run_onnx(folder / "model.onnx", ids, steps)
+        assert worst(found, expected) < CLOSE
+        assert (found.argmax(-1) == expected.argmax(-1)).all()
+    return folder / "model.onnx"

@@ -1,0 +1,97 @@
+"""Which nodes are a block's: names, the stream between them, what is shared, and refusals that name the odd one."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import onnx_ir as ir
+import pytest
+
+from foldrank.errors import GraphNotRecognized, PassRefused
+from foldrank.graph.decoder import read_decoder
+from foldrank.graph.load import load_model
+from foldrank.passes.drop_blocks import DropBlocks
+
+
+@pytest.fixture
+def llama(shared: Path) -> ir.Model:
+    """Six blocks, as optimum wrote them."""
+    return load_model(shared / "fixtures" / "tiny" / "llama" / "optimum" / "model.onnx")
+
+
+def named(model: ir.Model, name: str) -> ir.Node:
+    return next(node for node in model.graph if node.name == name)
+
+
+def test_what_all_blocks_read_is_no_blocks_own_though_named_after_one(llama: ir.Model) -> None:
+    """The rotary angles with an axis put in were traced in block 0."""
+    decoder = read_decoder(llama)
+    angles = named(llama, "/model/layers.0/self_attn/Unsqueeze_6")
+    readers = {name.split("/")[2] for name in (str(node.name) for node in angles.outputs[0].consumers())}
+    assert readers == {f"layers.{i}" for i in range(6)}
+    assert not any(angles in block.nodes for block in decoder.blocks)
+    assert len({block.kind for block in decoder.blocks}) == 1
+
+
+def test_form_does_not_depend_on_names_or_order_of_nodes(llama: ir.Model) -> None:
+    """Constants moved to the front, every node and value that is no linear renamed."""
+    before = [block.kind for block in read_decoder(llama).blocks]
+    constants = [node for node in llama.graph if node.op_type == "Constant"]
+    llama.graph.remove(constants)
+    llama.graph.insert_before(next(iter(llama.graph)), reversed(constants))
+    number = itertools.count()
+    for node in llama.graph:
+        if node.op_type not in ("MatMul", "Constant") and "layers." in str(node.name):
+            node.name = f"{'/'.join(str(node.name).split('/')[:3])}/n{next(number)}"
+    assert [block.kind for block in read_decoder(llama).blocks] == before
+
+
+def test_nodes_without_a_name_belong_where_the_stream_says(llama: ir.Model) -> None:
+    """Every node between two named ones of a block: here all but norms' first casts, linears and additions."""
+    before = read_decoder(llama)
+    kept = ("_proj/MatMul", "/Add", "/Add_1", "/Cast")
+    for i, node in enumerate(llama.graph):
+        if "layers." in str(node.name) and not str(node.name).endswith(kept):
+            node.name = f"n{i}"
+    after = read_decoder(llama)
+    assert [block.kind for block in after.blocks] == [block.kind for block in before.blocks]
+    assert [[v.name for v in values] for values in after.boundaries] == [
+        [v.name for v in values] for values in before.boundaries]
+
+
+def test_a_value_that_skips_a_block_is_named(llama: ir.Model) -> None:
+    value = named(llama, "/model/layers.1/self_attn/o_proj/MatMul").outputs[0]
+    named(llama, "/model/layers.4/Add").replace_input_with(0, value)
+    with pytest.raises(GraphNotRecognized, match=r"goes from block 1 to another place.*layers\.4/Add"):
+        read_decoder(llama)
+
+
+def test_a_boundary_made_by_another_operator_is_named_with_its_neighbour(llama: ir.Model) -> None:
+    old = named(llama, "/model/layers.3/Add_1").outputs[0]
+    uses = list(old.uses())
+    node = ir.Node("", "Neg", [old], name="/model/layers.3/Neg")
+    node.outputs[0].name = "negated"
+    for use in uses:
+        use.node.replace_input_with(use.idx, node.outputs[0])
+    llama.graph.insert_after(named(llama, "/model/layers.3/Add_1"), node)
+    with pytest.raises(GraphNotRecognized, match=r"block 3 differs.*negated and /model/layers\.0/Add_1_output_0"):
+        read_decoder(llama)
+
+
+def test_a_block_whose_inner_shape_is_asked_for_outside_does_not_leave(llama: ir.Model) -> None:
+    inner = named(llama, "/model/layers.2/self_attn/Transpose_1").outputs[0]
+    for i in (3, 4):
+        named(llama, f"/model/layers.{i}/self_attn/Shape_3").replace_input_with(0, inner)
+    with pytest.raises(PassRefused, match=r"Shape_3 outside of block 2 reads the shape of its .*Transpose_1"):
+        DropBlocks((2,)).edit(llama)
+
+
+def test_cache_of_another_shape_is_not_asked_for_a_length(llama: ir.Model) -> None:
+    """The mask's length comes from block 3's cache, whose length has a symbol of its own: block 3 must stay."""
+    value = next(v for v in llama.graph.inputs if v.name == "past_key_values.3.key")
+    named(llama, "/model/Shape").replace_input_with(0, value)
+    DropBlocks((3,)).edit(llama.clone())
+    value.shape = ir.Shape(["batch_size", 2, "window", 16])
+    with pytest.raises(PassRefused, match="cache of block 3 is read outside"):
+        DropBlocks((3,)).edit(llama)

@@ -1,0 +1,140 @@
+"""Graphs that transformers.exporters (5.23) and torch.onnx.export themselves make, against their checkpoints edited in
+PyTorch by this test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from foldrank.errors import PassRefused
+from foldrank.graph.decoder import read_decoder
+from foldrank.graph.load import load_model
+from foldrank.passes.pipeline import transform
+
+pytest.importorskip("torch")
+from torch_model import Model, prove
+
+Export = Callable[[str], tuple[Path, Path]]
+SLOW = ("llama-fused", "llama-plain", "qwen2", "gpt2", "opt")
+FAMILIES = ["llama", *(pytest.param(family, marks=pytest.mark.slow) for family in SLOW)]
+
+
+@pytest.fixture(scope="session")
+def export(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Export:
+    """Export a tiny checkpoint once per session: (checkpoint, decode graph)."""
+    done: dict[str, tuple[Path, Path]] = {}
+
+    def make(name: str) -> tuple[Path, Path]:
+        if name not in done:
+            checkpoint = shared / "fixtures" / "tiny" / name.partition("-")[0] / "checkpoint"
+            folder = tmp_path_factory.mktemp("export")
+            if name.endswith("-plain"):
+                _export_plainly(checkpoint, folder)
+            else:
+                _export(checkpoint, folder, "cpu" if name.endswith("-fused") else None)
+            done[name] = checkpoint, folder / "decode.onnx"
+        return done[name]
+
+    return make
+
+
+def _export(checkpoint: Path, folder: Path, fusions: str | None) -> None:
+    """A padded sample: with a mask of ones alone the attention_mask vanishes."""
+    pytest.importorskip("transformers.exporters")
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.exporters import OnnxConfig, OnnxExporter
+
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    ids = torch.arange(3, 15).reshape(2, 6)
+    mask = torch.ones_like(ids)
+    mask[0, :2] = 0
+    config = OnnxConfig(dynamic=True, ort_fusions=fusions)
+    sample = {"input_ids": ids, "attention_mask": mask}
+    OnnxExporter().export_for_generation(model, sample, config, multi_token_decode=True).save_pretrained(folder)
+
+
+def _export_plainly(checkpoint: Path, folder: Path) -> None:
+    """torch.onnx.export(dynamo=True) of a wrapper that any reader of its manual would write, the common names given."""
+    import torch
+    from transformers import AutoModelForCausalLM, DynamicCache
+
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, attn_implementation="eager").eval()
+    blocks, heads = model.config.num_hidden_layers, model.config.num_key_value_heads
+
+    class Wrapper(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, input_ids, attention_mask, position_ids, *past):  # type: ignore[no-untyped-def]
+            cache = DynamicCache()
+            for i in range(blocks):
+                cache.update(past[2 * i], past[2 * i + 1], i)
+            out = self.model(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids,
+                             past_key_values=cache, use_cache=True)
+            return (out.logits, *(t for layer in out.past_key_values.layers for t in (layer.keys, layer.values)))
+
+    past = tuple(torch.randn(2, heads, 5, 16) for _ in range(2 * blocks))
+    ids = torch.arange(3, 9).reshape(2, 3)
+    args = (ids, torch.ones(2, 8, dtype=torch.int64), torch.arange(5, 8)[None].repeat(2, 1), *past)
+    ports = [f"{{}}.{i}.{kind}" for i in range(blocks) for kind in ("key", "value")]
+    step = {0: "batch", 1: "sequence"}
+    program = torch.onnx.export(
+        Wrapper(), args, dynamo=True, output_names=["logits", *(p.format("present") for p in ports)],
+        input_names=["input_ids", "attention_mask", "position_ids", *(p.format("past_key_values") for p in ports)],
+        dynamic_shapes=(step, {0: "batch", 1: "total"}, step, tuple({0: "batch", 2: "past"} for _ in past)),
+    )
+    program.save(folder / "decode.onnx", external_data=True)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_graph_computes_what_the_plan_says(export: Export, tmp_path: Path, family: str) -> None:
+    checkpoint, graph = export(family)
+    decoder = read_decoder(load_model(graph))
+    last = len(decoder.blocks) - 1
+    up = "gate_up" if "gate" in Model(checkpoint).roles else "up"
+    plans: dict[str, Callable[[Model], object]] = {
+        "empty": lambda m: m,
+        "start": lambda m: m.fold((0, 1), {0: 0.0, 1: 1.0}, "top"),
+        "middle": lambda m: m.fold((1, 2, 3), {1: 0.5, 2: 0.25, 3: 0.25}, into=3),
+        "end": lambda m: m.fold(tuple(range(last - 3, last + 1)), dict.fromkeys(range(last - 3, last + 1), 0.25)),
+        "roles": lambda m: [m.low_rank(f"block.{i % last:02d}.{role}", 5 + i) for i, role in enumerate(m.roles)],
+        "packed": lambda m: m.low_rank("block.00.qkv", 13).low_rank(f"block.01.{up}", 17).replace("block.02.v"),
+        "both": lambda m: m.fold((1, 2), {1: 0.5, 2: 0.5}).low_rank("block.01.qkv", 13).low_rank("block.03.down", 8),
+    }
+    for name, edit in plans.items():
+        model = Model(checkpoint)
+        edit(model)
+        prove(graph, model, tmp_path / name)
+
+
+def test_cache_and_names_are_the_common_ones(export: Export, tmp_path: Path) -> None:
+    """The exporter asks blocks 3 and 4 for the length of the past: they may leave all the same."""
+    checkpoint, graph = export("llama")
+    before = load_model(graph)
+    asked = {int(str(v.name).split(".")[3]) for v in before.graph.inputs for n in v.consumers()
+             if "past" in str(v.name) and n.op_type == "Shape"}
+    model = Model(checkpoint).fold(tuple(range(1, 6)), {1: 1.0, 2: 0.0, 3: 0.0, 4: 0.0, 5: 0.0})
+    assert asked & set(range(2, 6))
+    small = load_model(prove(graph, model, tmp_path))
+    cache = [f"{{}}.{i}.{kind}" for i in (0, 1) for kind in ("key", "value")]
+    assert [v.name for v in small.graph.inputs] == [
+        "input_ids", "attention_mask", "position_ids", *(name.format("past_key_values") for name in cache)]
+    assert [v.name for v in small.graph.outputs] == ["logits", *(name.format("present") for name in cache)]
+    assert {tuple(v.shape)[1::2] for v in small.graph.inputs if "past" in v.name} == {(2, 16)}
+
+
+@pytest.mark.slow
+def test_gemma2_merges_blocks_of_one_kind_and_loses_the_echo_of_its_window(export: Export, tmp_path: Path) -> None:
+    checkpoint, graph = export("gemma2")
+    assert any("_sliding_window" in str(v.name) for v in load_model(graph).graph.inputs)
+    with pytest.raises(PassRefused, match="different kinds"):
+        transform(load_model(graph), Model(checkpoint).fold((1, 2), {1: 0.0, 2: 1.0}).plan())
+    model = Model(checkpoint).fold((1, 2, 3), {1: 0.5, 2: 0.0, 3: 0.5}, "top").low_rank("block.04.gate_up", 9)
+    for layer in model.layers:  # traced with SDPA, which leaves the soft cap of attention out
+        layer.self_attn.attn_logit_softcapping = None
+    small = load_model(prove(graph, model, tmp_path))
+    assert not any("_sliding_window" in str(v.name) for v in (*small.graph.inputs, *small.graph.outputs))
