@@ -1,4 +1,4 @@
-"""An exporter as a child process, so that its memory goes back: what it prints, why it failed, and that it ends with us.
+"""An exporter as a child process, so that its memory goes back: what it prints, why it failed; it ends when we do.
 
 Knows processes. Knows nothing of what the child writes.
 """

@@ -1,4 +1,4 @@
-"""Export to a graph of standard operators: through transformers.exporters, or optimum-onnx in an interpreter that has it.
+"""Export to a graph of standard operators: by transformers.exporters, or optimum-onnx in an interpreter that has it.
 
 Both leave the files that a bundle of the genai exporter has, under the same input and output names.
 """
@@ -58,7 +58,7 @@ def by_optimum(
     checkpoint: Checkpoint, folder: Path, *, dtype: str, provider: str, trust_remote_code: bool = False,
     progress: Progress = SILENT,
 ) -> dict[str, FileEntry]:
-    """As `by_transformers`, with optimum-onnx, which writes fp32 only on a machine without a GPU. Raises ExportError."""
+    """As `by_transformers`, with optimum-onnx, which on a CPU writes fp32 whatever is asked. Raises ExportError."""
     check_provider(provider)
     raw = folder / ".raw"
     raw.mkdir()
