@@ -22,7 +22,7 @@ from foldrank.plans.request import Request, parse
 from foldrank.plans.similarity import debiased_cka
 from foldrank.plans.texts import Windows, cut_windows, load_tokenizer, read_text
 from foldrank.progress import SILENT, Progress
-from foldrank.sites import ROLES, Site
+from foldrank.sites import Site
 from foldrank.versions import versions
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def calibration_windows(checkpoint: Checkpoint, path: Path | None, tokens: int |
     asked = CALIBRATION_TOKENS if tokens is None else tokens
     if asked < 16:
         raise ValueError(f"calibration tokens: {asked} are too few; give 16 or more")
-    context = checkpoint.config.get("max_position_embeddings") or WINDOW
+    context = checkpoint.config.get("max_position_embeddings") or checkpoint.config.get("n_positions") or WINDOW
     window = min(WINDOW, context, asked)
     tokenizer = load_tokenizer(checkpoint.path)
     return cut_windows(
@@ -113,7 +113,7 @@ def _source(checkpoint: Checkpoint, decoder: Decoder, runs: Sequence[_Run]) -> S
     named = sorted({number for fold in _edits(runs) if isinstance(fold, FoldBlocks) for number in fold.blocks})
     weights = {
         str(Site(number, (role,))): WeightDigest.of(decoder.blocks[number].weight(role).cpu().numpy())
-        for number in named for role in ROLES
+        for number in named for role in decoder.blocks[number].roles
     }
     return Source(
         name=checkpoint.name, config_sha256=checkpoint.config_sha256, architecture=checkpoint.architecture,

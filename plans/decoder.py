@@ -1,4 +1,4 @@
-"""The torch view of a checkpoint's decoder: blocks in a row, seven single-role linears in each, and how to run them.
+"""The torch view of a checkpoint's decoder: blocks in a row, linears by single role in each, and how to run them.
 
 A `Decoder` never changes. Folding blocks or replacing weights gives a new one that shares every untouched tensor, and a
 block is run by calling the model's own module with the tensors of the moment: no copy of a model is ever made.
@@ -15,24 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from transformers.pytorch_utils import Conv1D
 
 from foldrank.digests import combine
 from foldrank.edits import FoldBlocks
-from foldrank.errors import ProviderUnavailable, SourceError
-from foldrank.plans.capture import block_arguments
-from foldrank.sites import ROLES
+from foldrank.plans.capture import Arguments, block_arguments, first_input, last_state, logits_of
+from foldrank.plans.families import FAMILIES, Family
+from foldrank.plans.loading import load_model
+from foldrank.sites import PACKED
 
 if TYPE_CHECKING:
     from foldrank.checkpoint import Checkpoint
-
-FAMILIES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
-"""Architectures whose blocks are known to be laid out as PATHS says: pre-norm, rotary, gated MLP."""
-
-PATHS = {
-    "q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj", "o": "self_attn.o_proj",
-    "gate": "mlp.gate_proj", "up": "mlp.up_proj", "down": "mlp.down_proj",
-}
-"""Where a block's module keeps each role."""
 
 BATCH_TOKENS = 4096
 """Tokens run through a block at once."""
@@ -46,19 +39,50 @@ class Block:
     kind: str
     module: nn.Module
     tensors: Mapping[str, Tensor]
+    family: Family
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles it has, in the order of `ROLES`; a family without a gate has no `gate`."""
+        return self.family.roles
 
     def weight(self, role: str) -> Tensor:
-        """W [in, out] of y = x @ W: the one place where PyTorch's [out, in] is turned."""
-        return self.tensors[f"{PATHS[role]}.weight"].T
+        """W [in, out] of y = x @ W: a view of the role's columns where its weight is packed."""
+        path = self.family.path(role)
+        return self._packed(path)[:, self._columns(path, role)]
 
     def linear(self, role: str) -> nn.Module:
         """The module that applies the role, for hooks."""
-        return self.module.get_submodule(PATHS[role])
+        return self.module.get_submodule(self.family.path(role))
 
     def with_weights(self, weights: Mapping[str, Tensor]) -> Block:
         """The block with other W [in, out] for some roles; biases stay."""
-        turned = {f"{PATHS[role]}.weight": weight.T for role, weight in weights.items()}
-        return replace(self, tensors={**self.tensors, **turned})
+        tensors = dict(self.tensors)
+        for path in dict.fromkeys(self.family.path(role) for role in weights):
+            held = self.family.linears[path]
+            whole = torch.cat([weights.get(role, self.weight(role)) for role in held], dim=1)
+            tensors[f"{path}.weight"] = whole if self._in_out(path) else whole.T
+        return replace(self, tensors=tensors)
+
+    def _packed(self, path: str) -> Tensor:
+        """All columns [in, out] of a linear: the one place where PyTorch's [out, in] is turned."""
+        weight = self.tensors[f"{path}.weight"]
+        return weight if self._in_out(path) else weight.T
+
+    def _in_out(self, path: str) -> bool:
+        return isinstance(self.module.get_submodule(path), Conv1D)
+
+    def _columns(self, path: str, role: str) -> slice:
+        """Columns of a role. Queries are as wide as what `o` reads, keys and values share the rest; gate, up halve."""
+        held = self.family.linears[path]
+        width = self._packed(path).shape[1]
+        if held == PACKED["qkv"]:
+            query = self._packed(self.family.path("o")).shape[0]
+            widths = [query, (width - query) // 2, (width - query) // 2]
+        else:
+            widths = [width // len(held)] * len(held)
+        start = sum(widths[: held.index(role)])
+        return slice(start, start + widths[held.index(role)])
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -67,8 +91,8 @@ class Block:
 
     @property
     def site_parameters(self) -> int:
-        """Numbers in the seven weights."""
-        return sum(self.weight(role).numel() for role in ROLES)
+        """Numbers in the weights of its roles."""
+        return sum(self.weight(role).numel() for role in self.roles)
 
     @property
     def parameters(self) -> int:
@@ -82,22 +106,24 @@ class Decoder:
 
     model: Any
     blocks: tuple[Block, ...]
-    _arguments: dict[int, tuple[dict[str, Any], ...]]
+    family: Family
+    _arguments: dict[int, tuple[Arguments, ...]]
 
     @classmethod
     def of(cls, model: Any) -> Decoder:
         """View of a transformers causal language model of a known family."""
-        kinds = getattr(model.config, "layer_types", None) or ["full_attention"] * len(model.model.layers)
+        family = FAMILIES[type(model).__name__]
+        layers = model.get_submodule(family.layers)
         blocks = tuple(
-            Block(number, kinds[number], module, {n: p.detach() for n, p in module.named_parameters()})
-            for number, module in enumerate(model.model.layers)
+            Block(number, kind, module, {n: p.detach() for n, p in module.named_parameters()}, family)
+            for number, (kind, module) in enumerate(zip(_kinds(model.config, len(layers)), layers, strict=True))
         )
-        return cls(model, blocks, {})
+        return cls(model, blocks, family, {})
 
     @property
     def device(self) -> torch.device:
         """Where the weights live."""
-        return self.model.model.embed_tokens.weight.device
+        return next(self.model.parameters()).device
 
     @property
     def site_parameters(self) -> int:
@@ -107,13 +133,12 @@ class Decoder:
     @property
     def other_parameters(self) -> int:
         """Numbers outside the blocks; a tied embedding counts once."""
-        inside = {id(p) for p in self.model.model.layers.parameters()}
+        inside = {id(p) for p in self.model.get_submodule(self.family.layers).parameters()}
         return sum(p.numel() for p in self.model.parameters() if id(p) not in inside)
 
     def embed(self, ids_NT: np.ndarray) -> Tensor:
         """Input of the first block [N, T, C]."""
-        with torch.no_grad():
-            return self.model.model.embed_tokens(torch.from_numpy(ids_NT).to(self.device))
+        return first_input(self.model, self.family.layers, torch.from_numpy(ids_NT).to(self.device))
 
     def run(self, block: Block, hidden_NTC: Tensor) -> Tensor:
         """Output [N, T, C] of one block, in batches that bound memory."""
@@ -125,11 +150,11 @@ class Decoder:
 
     def norm(self, hidden_NTC: Tensor) -> Tensor:
         """The last hidden state after the final norm."""
-        return self.model.model.norm(hidden_NTC)
+        return last_state(self.model, self.family.layers, hidden_NTC)
 
     def logits(self, hidden_NTC: Tensor) -> Tensor:
         """Logits [N, T, V] of the last block's output."""
-        return self.model.lm_head(self.norm(hidden_NTC))
+        return logits_of(self.model, self.family.layers, hidden_NTC)
 
     def forward(self, ids_NT: np.ndarray) -> Tensor:
         """Output of the last block [N, T, C], before the final norm."""
@@ -149,11 +174,18 @@ class Decoder:
         gone = {number for fold in folds for number in fold.leaving}
         return self.with_blocks([merged.get(b.number, b) for b in self.blocks if b.number not in gone])
 
-    def _arguments_of(self, window: int) -> tuple[dict[str, Any], ...]:
+    def _arguments_of(self, window: int) -> tuple[Arguments, ...]:
         """What the model's own forward hands each source block for windows of this length: mask, rotary, positions."""
         if window not in self._arguments:
-            self._arguments[window] = block_arguments(self.model, window)
+            self._arguments[window] = block_arguments(self.model, self.family.layers, window)
         return self._arguments[window]
+
+
+def _kinds(config: Any, count: int) -> list[str]:
+    """What tells blocks of one model apart: the attention's reach, and whether positions are rotated."""
+    reach = getattr(config, "layer_types", None) or ["full_attention"] * count
+    rotated = getattr(config, "no_rope_layers", None) or [1] * count  # 1 where they are, despite the name
+    return [kind if turned else f"{kind} without rotary positions" for kind, turned in zip(reach, rotated, strict=True)]
 
 
 def merge(blocks: Sequence[Block], fold: FoldBlocks) -> Block:
@@ -163,7 +195,7 @@ def merge(blocks: Sequence[Block], fold: FoldBlocks) -> Block:
     norms, into = named[fold.norm_source], named[fold.into]
     tensors: dict[str, Tensor] = {}
     for name in into.tensors:
-        if _is_projection(name):
+        if _is_projection(into.family, name):
             tensors[name] = _combined([part.tensors[name] for part in parts], fold)
         else:
             tensors[name] = norms.tensors[name]
@@ -178,40 +210,13 @@ def _combined(tensors: Sequence[Tensor], fold: FoldBlocks) -> Tensor:
     return torch.from_numpy(combine([t.cpu().numpy() for t in tensors], coefficients)).to(tensors[0].device)
 
 
-def _is_projection(name: str) -> bool:
-    return any(name.startswith(f"{path}.") for path in PATHS.values())
+def _is_projection(family: Family, name: str) -> bool:
+    return any(name.startswith(f"{path}.") for path in family.linears)
 
 
 def load_decoder(checkpoint: Checkpoint, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Decoder:
     """Load a checkpoint for planning, from its folder and its safetensors alone. Raises SourceError."""
     return Decoder.of(load_model(checkpoint, dtype=dtype, device=device))
-
-
-def load_model(checkpoint: Checkpoint, *, dtype: torch.dtype, device: str = "cpu") -> Any:
-    """The transformers model of a known family, in evaluation mode. Raises SourceError."""
-    if checkpoint.architecture not in FAMILIES:
-        raise SourceError(
-            checkpoint.path, f"architecture {checkpoint.architecture} cannot be planned for",
-            f"known are {', '.join(FAMILIES)}",
-        )
-    if not device.startswith("cpu") and not torch.accelerator.is_available():
-        raise ProviderUnavailable(device, "PyTorch finds no such device here", "plan on the cpu")
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            checkpoint.path, dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=False,
-            attn_implementation="sdpa",
-        )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()
-        raise SourceError(
-            checkpoint.path, f"cannot be loaded: {reason[0] if reason else type(error).__name__}",
-            "check that config.json and the safetensors files belong together",
-        ) from None
-    return model.requires_grad_(False).eval().to(device)
 
 
 @contextmanager
@@ -228,6 +233,6 @@ def watch_inputs(block: Block, seen: Callable[[str, Tensor], None], roles: Seque
             handle.remove()
 
 
-def _call(module: nn.Module, tensors: dict[str, Tensor], hidden: Tensor, arguments: dict[str, Any]) -> Tensor:
-    output = functional_call(module, tensors, (hidden,), arguments)
+def _call(module: nn.Module, tensors: dict[str, Tensor], hidden: Tensor, arguments: Arguments) -> Tensor:
+    output = functional_call(module, tensors, (hidden, *arguments.positional), arguments.named)
     return output[0] if isinstance(output, tuple) else output

@@ -30,7 +30,7 @@ from foldrank.digests import WeightDigest
 from foldrank.edits import LowRank
 from foldrank.plans import allocation
 from foldrank.plans.decoder import Block, Decoder
-from foldrank.plans.grams import INPUT_OF, WATCHED, BlockStatistics, block_statistics
+from foldrank.plans.grams import BlockStatistics, block_statistics, input_of, watched
 from foldrank.plans.method import Method, Result, Task
 from foldrank.plans.ranks import Candidate, Ranks, from_ratios, smallest, spend, total
 from foldrank.plans.truncation import Truncations, truncations
@@ -86,11 +86,12 @@ def run(task: Task, settings: Settings) -> Result:
 METHOD = Method("dipsvd", Settings, run, folds=False)
 
 
-def sites_of(block: int, packed: str) -> tuple[Site, ...]:
+def sites_of(block: Block, packed: str) -> tuple[Site, ...]:
     """The sites of a block in the order in which it applies them, packed or single."""
     if packed == "split":
-        return tuple(Site(block, (role,)) for role in ROLES)
-    return tuple(Site(block, roles) for roles in (PACKED["qkv"], ("o",), PACKED["gate_up"], ("down",)))
+        return tuple(Site(block.number, (role,)) for role in block.roles)
+    first = PACKED["gate_up"] if "gate" in block.roles else ("up",)
+    return tuple(Site(block.number, roles) for roles in (PACKED["qkv"], ("o",), first, ("down",)))
 
 
 def stacked(block: Block, site: Site) -> Tensor:
@@ -109,7 +110,7 @@ def decompose(task: Task, settings: Settings) -> Decomposed:
         ranks.append(allocation.effective_rank(statistics.output))
     candidates = tuple(
         _candidate(block, site, sites[site])
-        for block in task.decoder.blocks for site in sites_of(block.number, settings.packed)
+        for block in task.decoder.blocks for site in sites_of(block, settings.packed)
     )
     return Decomposed(sites, candidates, tuple(ranks))
 
@@ -148,18 +149,18 @@ def _candidate(block: Block, site: Site, parts: Truncations) -> Candidate:
 def _truncated(block: Block, statistics: BlockStatistics, settings: Settings) -> dict[Site, Truncations]:
     metrics = {
         role: metric(statistics.inputs[role], settings.whitening, top_share=settings.top_share, weight=settings.weight)
-        for role in WATCHED
+        for role in watched(block)
     }
     return {
-        site: truncations(stacked(block, site), metrics[INPUT_OF[site.roles[0]]])
-        for site in sites_of(block.number, settings.packed)
+        site: truncations(stacked(block, site), metrics[input_of(block, site.roles[0])])
+        for site in sites_of(block, settings.packed)
     }
 
 
 def _replaced(decoder: Decoder, pairs: dict[Site, tuple[Tensor, Tensor]]) -> Decoder:
     """The model with A B in the place of W, rounded as a pair in float32 computes it."""
     weights: dict[int, dict[str, Tensor]] = {}
-    widths = {block.number: {role: block.weight(role).shape[1] for role in ROLES} for block in decoder.blocks}
+    widths = {block.number: {role: block.weight(role).shape[1] for role in block.roles} for block in decoder.blocks}
     for site, (a, b) in pairs.items():
         columns = (a @ b).split([widths[site.block][role] for role in site.roles], dim=1)
         weights.setdefault(site.block, {}).update(zip(site.roles, columns, strict=True))

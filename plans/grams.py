@@ -1,4 +1,4 @@
-"""Gram matrices of a block's inputs: four for seven linears, float64, one block at a time.
+"""Gram matrices of a block's inputs: one for each distinct input, float64, one block at a time.
 
 Knows blocks and hidden states. Knows nothing of what the statistics are for.
 """
@@ -13,11 +13,17 @@ from torch import Tensor
 
 from foldrank.plans.decoder import Block, Decoder, watch_inputs
 
-WATCHED = ("q", "o", "gate", "down")
-"""One role for each distinct input of a block."""
 
-INPUT_OF = {"q": "q", "k": "q", "v": "q", "o": "o", "gate": "gate", "up": "gate", "down": "down"}
-"""The watched role that reads the same input."""
+def input_of(block: Block, role: str) -> str:
+    """The watched role that reads the same input: q for q, k and v; gate, or up where there is no gate, for both."""
+    if role in ("k", "v"):
+        return "q"
+    return "gate" if role == "up" and "gate" in block.roles else role
+
+
+def watched(block: Block) -> tuple[str, ...]:
+    """One role for each distinct input of the block."""
+    return tuple(role for role in block.roles if input_of(block, role) == role)
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ def block_statistics(decoder: Decoder, block: Block, hidden_NTC: Tensor) -> tupl
         gram = _gram(inputs)
         sums[role] = gram if role not in sums else sums[role].add_(gram)
 
-    with torch.no_grad(), watch_inputs(block, add, WATCHED):
+    with torch.no_grad(), watch_inputs(block, add, watched(block)):
         output = decoder.run(block, hidden_NTC)
         return BlockStatistics(sums, _gram(output)), output
 

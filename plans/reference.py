@@ -7,6 +7,7 @@ model family gives them (float32 inside), also in a float64 reference.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,13 +18,36 @@ from foldrank.digests import WeightDigest
 from foldrank.edits import FoldBlocks, LowRank, ReplaceWeight
 from foldrank.errors import PlanMismatch
 from foldrank.planfile import Plan
-from foldrank.plans.decoder import load_model
+from foldrank.plans.loading import load_model
+from foldrank.plans.unpacking import stack, unpack
 from foldrank.sites import Site
 
 if TYPE_CHECKING:
     from foldrank.checkpoint import Checkpoint
 
-_HOMES = dict.fromkeys(("q", "k", "v", "o"), "self_attn") | dict.fromkeys(("gate", "up", "down"), "mlp")
+_BY_BLOCK = ("layer_types", "no_rope_layers")
+"""Entries of a config that hold one value per block."""
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A block taken apart. `places`: for every role the module that holds its Linear, and the name it has there."""
+
+    module: nn.Module
+    places: dict[str, tuple[nn.Module, str]]
+
+    def linear(self, role: str) -> nn.Linear:
+        parent, name = self.places[role]
+        found = parent.get_submodule(name)
+        assert isinstance(found, nn.Linear)
+        return found
+
+    def put(self, role: str, module: nn.Module) -> None:
+        parent, name = self.places[role]
+        if isinstance(parent, nn.ModuleDict):
+            parent[name] = module
+        else:
+            setattr(parent, name, module)
 
 
 def reference_model(checkpoint: Checkpoint, plan: Plan | None, dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -34,7 +58,8 @@ def reference_model(checkpoint: Checkpoint, plan: Plan | None, dtype: torch.dtyp
     model = load_model(checkpoint, dtype=dtype)
     if plan is None:
         return model
-    layers = list(model.model.layers)
+    parent, name = stack(model)
+    layers = [_Layer(module, unpack(module, model.config)) for module in getattr(parent, name)]
     _check_source(checkpoint, layers, plan)
     with torch.no_grad():
         for fold in plan.folds:
@@ -49,7 +74,7 @@ def reference_model(checkpoint: Checkpoint, plan: Plan | None, dtype: torch.dtyp
     return model.eval()
 
 
-def _check_source(checkpoint: Checkpoint, layers: list[nn.Module], plan: Plan) -> None:
+def _check_source(checkpoint: Checkpoint, layers: list[_Layer], plan: Plan) -> None:
     source = plan.document.source
     reasons = []
     if source.config_sha256 != checkpoint.config_sha256:
@@ -76,35 +101,33 @@ def _untouched(plan: Plan) -> list[tuple[Site, WeightDigest]]:
     return found
 
 
-def _holds(layers: list[nn.Module], site: Site, digest: WeightDigest) -> bool:
-    weight = _linear(layers[site.block], site.role).weight.detach().to(torch.float32)
+def _holds(layers: list[_Layer], site: Site, digest: WeightDigest) -> bool:
+    if site.role not in layers[site.block].places:
+        return False
+    weight = layers[site.block].linear(site.role).weight.detach().to(torch.float32)
     return digest.matches(np.ascontiguousarray(weight.cpu().numpy().T))
 
 
-def _linear(layer: nn.Module, role: str) -> nn.Linear:
-    return getattr(getattr(layer, _HOMES[role]), f"{role}_proj")
-
-
-def _fold(layers: list[nn.Module], fold: FoldBlocks) -> None:
+def _fold(layers: list[_Layer], fold: FoldBlocks) -> None:
     """Write the combination into block `into`. Sums run over copies taken before the first write."""
-    weights: dict[str, torch.Tensor] = {}
-    for name, parameter in layers[fold.into].named_parameters():
-        if "norm" in name:
-            weights[name] = layers[fold.norm_source].get_parameter(name).detach().clone()
+    into, weights = layers[fold.into].module, {}
+    for name, parameter in into.named_parameters():
+        if not isinstance(into.get_submodule(name.rpartition(".")[0]), nn.Linear):  # the gains of a norm
+            weights[name] = layers[fold.norm_source].module.get_parameter(name).detach().clone()
             continue
         total = torch.zeros_like(parameter, dtype=torch.float64)
         for number in fold.blocks:
-            total += fold.coefficients[number] * layers[number].get_parameter(name).detach().to(torch.float64)
+            total += fold.coefficients[number] * layers[number].module.get_parameter(name).detach().to(torch.float64)
         weights[name] = total.to(parameter.dtype)
-    for name, parameter in layers[fold.into].named_parameters():
+    for name, parameter in into.named_parameters():
         parameter.copy_(weights[name])
 
 
-def _factor(layer: nn.Module, site: Site, a_IR: np.ndarray, b_RO: np.ndarray, dtype: torch.dtype) -> None:
+def _factor(layer: _Layer, site: Site, a_IR: np.ndarray, b_RO: np.ndarray, dtype: torch.dtype) -> None:
     """Put two Linears in the place of each role; roles of a packed site share A and take their columns of B."""
     start = 0
     for role in site.roles:
-        old = _linear(layer, role)
+        old = layer.linear(role)
         b = b_RO[:, start : start + old.out_features]
         start += old.out_features
         down = nn.Linear(old.in_features, a_IR.shape[1], bias=False, dtype=dtype)
@@ -113,26 +136,31 @@ def _factor(layer: nn.Module, site: Site, a_IR: np.ndarray, b_RO: np.ndarray, dt
         up.weight.copy_(torch.from_numpy(np.array(b.T)))
         if old.bias is not None:
             up.bias.copy_(old.bias)
-        setattr(getattr(layer, _HOMES[role]), f"{role}_proj", nn.Sequential(down, up))
+        layer.put(role, nn.Sequential(down, up))
     if start != b_RO.shape[1]:
         raise PlanMismatch(site, f"its factors write {b_RO.shape[1]} columns, the checkpoint has {start}", "plan again")
 
 
-def _overwrite(layer: nn.Module, site: Site, tensor_IO: np.ndarray) -> None:
+def _overwrite(layer: _Layer, site: Site, tensor_IO: np.ndarray) -> None:
     start = 0
     for role in site.roles:
-        linear = _linear(layer, role)
+        linear = layer.linear(role)
         part = tensor_IO[:, start : start + linear.out_features]
         start += linear.out_features
         linear.weight.copy_(torch.from_numpy(np.array(part.T)))
 
 
 def _keep_layers(model: Any, surviving: tuple[int, ...]) -> None:
-    kept = [model.model.layers[number] for number in surviving]
+    """Drop the other blocks, number what is left for the cache, and let lists of the config by block follow."""
+    parent, name = stack(model)
+    layers, config = getattr(parent, name), model.config
+    kept = [layers[number] for number in surviving]
     for index, layer in enumerate(kept):
-        layer.self_attn.layer_idx = index
-    model.model.layers = nn.ModuleList(kept)
-    config = model.config
+        for module in layer.modules():
+            if hasattr(module, "layer_idx"):
+                module.layer_idx = index
+    setattr(parent, name, nn.ModuleList(kept))
     config.num_hidden_layers = len(kept)
-    if getattr(config, "layer_types", None):
-        config.layer_types = [config.layer_types[number] for number in surviving]
+    for entry in _BY_BLOCK:
+        if values := getattr(config, entry, None):
+            setattr(config, entry, [values[number] for number in surviving])

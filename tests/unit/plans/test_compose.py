@@ -122,7 +122,7 @@ def test_keep_one_plans_nothing(checkpoint: Checkpoint) -> None:
     assert plan.document.predicted["parameters_after"] == plan.document.predicted["parameters_before"]
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2"])
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "gpt2", "opt"])
 def test_every_known_family_plans_and_its_reference_runs(
     shared: Path, family: str, tmp_path: Path, ids: np.ndarray
 ) -> None:
@@ -135,10 +135,9 @@ def test_every_known_family_plans_and_its_reference_runs(
     assert torch.isfinite(model(input_ids=torch.from_numpy(ids)).logits).all()
 
 
-@pytest.mark.parametrize("family", ["gpt2", "gemma2", "opt"])
-def test_other_families_are_refused_and_nothing_is_left(shared: Path, family: str, tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="cannot be planned for; known are Llama"):
-        plan_verb(shared / "fixtures" / "tiny" / family / "checkpoint", tmp_path / "plan", methods=["dipsvd:keep=0.7"])
+def test_alternating_kinds_are_refused_by_a_fold_and_nothing_is_left(shared: Path, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="is of another kind"):
+        plan_verb(shared / "fixtures" / "tiny" / "gemma2" / "checkpoint", tmp_path / "plan", methods=["slm:keep=0.7"])
     assert list(tmp_path.iterdir()) == []
 
 

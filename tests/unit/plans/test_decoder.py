@@ -29,7 +29,7 @@ def test_blocks_in_a_row_are_the_model(make_model: MakeModel, ids: np.ndarray, a
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2"])
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "gemma2", "gpt2", "opt"])
 def test_real_checkpoints_of_the_known_families(shared: Path, family: str, ids: np.ndarray) -> None:
     from foldrank.checkpoint import Checkpoint
 
@@ -41,9 +41,14 @@ def test_real_checkpoints_of_the_known_families(shared: Path, family: str, ids: 
 
 
 def test_other_families_are_refused_by_name() -> None:
-    checkpoint: Any = SimpleNamespace(path="somewhere", architecture="GPT2LMHeadModel")
-    with pytest.raises(SourceError, match="GPT2LMHeadModel cannot be planned for; known are Llama"):
-        load_decoder(checkpoint)
+    reasons = {
+        "BloomForCausalLM": "; known are Llama", "MixtralForCausalLM": ": it is a mixture of experts",
+        "GPTNeoXForCausalLM": ": its packed weight interleaves", "FalconForCausalLM": ": its packed weight interleaves",
+    }
+    for architecture, reason in reasons.items():
+        checkpoint: Any = SimpleNamespace(path="somewhere", architecture=architecture)
+        with pytest.raises(SourceError, match=f"{architecture} cannot be planned for{reason}"):
+            load_decoder(checkpoint)
 
 
 def test_weights_are_in_out_and_replacing_them_leaves_the_model_alone(make_model: MakeModel, ids: np.ndarray) -> None:

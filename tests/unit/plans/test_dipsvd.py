@@ -100,8 +100,9 @@ def test_digests_after_a_fold_are_of_the_combination_as_each_dtype_holds_it(
 
 
 @pytest.mark.parametrize("packed", ["joint", "split"])
-def test_sites_cover_every_role_once(packed: str) -> None:
-    assert tuple(role for site in sites_of(3, packed) for role in site.roles) == ROLES
+def test_sites_cover_every_role_once(make_model: MakeModel, packed: str) -> None:
+    block = Decoder.of(make_model()).blocks[3]
+    assert tuple(role for site in sites_of(block, packed) for role in site.roles) == ROLES
 
 
 def test_run_twice_gives_the_same_edits_and_factors(make_model: MakeModel, ids: np.ndarray) -> None:

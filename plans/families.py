@@ -1,0 +1,78 @@
+"""The table of families: where a model keeps its blocks, and in each block the linears by role.
+
+Knows names of modules. A packed linear names its roles in storage order along the output; a family without a gate has
+six roles. What stands before, between and after the blocks (scaled embeddings, positions, four norms, multipliers,
+soft-capping) is never described here: it is asked of the model itself (`capture.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from foldrank.sites import ROLES
+
+
+@dataclass(frozen=True)
+class Family:
+    """`layers`: path of the list of blocks. `linears`: path in a block to the roles its output holds, in order."""
+
+    layers: str
+    linears: Mapping[str, tuple[str, ...]]
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles of a block, in the order of `ROLES`."""
+        held = {role for roles in self.linears.values() for role in roles}
+        return tuple(role for role in ROLES if role in held)
+
+    def path(self, role: str) -> str:
+        """Path in a block of the linear that holds the role."""
+        return next(path for path, roles in self.linears.items() if role in roles)
+
+
+_ATTENTION = {f"self_attn.{role}_proj": (role,) for role in "qkvo"}
+_GATED = Family("model.layers", {**_ATTENTION, **{f"mlp.{role}_proj": (role,) for role in ("gate", "up", "down")}})
+_PHI3 = Family("model.layers", {
+    "self_attn.qkv_proj": ("q", "k", "v"), "self_attn.o_proj": ("o",),
+    "mlp.gate_up_proj": ("gate", "up"), "mlp.down_proj": ("down",),
+})
+_GPT2 = Family("transformer.h", {
+    "attn.c_attn": ("q", "k", "v"), "attn.c_proj": ("o",), "mlp.c_fc": ("up",), "mlp.c_proj": ("down",),
+})
+_OPT = Family("model.decoder.layers", {
+    **{f"self_attn.{role}_proj": (role,) for role in "qkv"}, "self_attn.out_proj": ("o",),
+    "fc1": ("up",), "fc2": ("down",),
+})
+
+FAMILIES: dict[str, Family] = {
+    "LlamaForCausalLM": _GATED,
+    "MistralForCausalLM": _GATED,
+    "Qwen2ForCausalLM": _GATED,
+    "Qwen3ForCausalLM": _GATED,
+    "GemmaForCausalLM": _GATED,
+    "Gemma2ForCausalLM": _GATED,
+    "Gemma3ForCausalLM": _GATED,
+    "GraniteForCausalLM": _GATED,
+    "SmolLM3ForCausalLM": _GATED,
+    "Olmo2ForCausalLM": _GATED,
+    "Phi3ForCausalLM": _PHI3,
+    "GPT2LMHeadModel": _GPT2,
+    "OPTForCausalLM": _OPT,
+}
+"""Every family that can be planned for, by the architecture its config names."""
+
+_EXPERTS = (
+    "MixtralForCausalLM", "Qwen2MoeForCausalLM", "Qwen3MoeForCausalLM", "OlmoeForCausalLM", "PhimoeForCausalLM",
+    "GraniteMoeForCausalLM", "DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM", "GptOssForCausalLM", "DbrxForCausalLM",
+)
+
+REFUSED: dict[str, str] = {
+    **dict.fromkeys(_EXPERTS, "it is a mixture of experts"),
+    "GPTNeoXForCausalLM": "its packed weight interleaves q, k and v head by head",
+    "FalconForCausalLM": "its packed weight interleaves q, k and v by groups of heads",
+}
+"""Architectures that are recognised and refused, with the reason."""
+
+EAGER = ("Gemma2ForCausalLM",)
+"""Families whose soft-capped attention transformers computes in its eager form only."""
