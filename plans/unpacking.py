@@ -71,7 +71,7 @@ def _parent(layer: nn.Module, path: str) -> tuple[nn.Module | None, str]:
 def _linear(module: Any) -> nn.Linear:
     if isinstance(module, Conv1D):
         return _made(module.weight.T, module.bias)
-    return module  # type: ignore[no-any-return]
+    return module
 
 
 def _widths(roles: tuple[str, ...], whole: nn.Linear, config: Any) -> list[int]:
