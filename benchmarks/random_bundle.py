@@ -55,7 +55,8 @@ def write_random(size: int, folder: Path, *, seed: int = 0) -> tuple[Bundle, Pla
                   "architecture": "LlamaForCausalLM"}
         known = {DATA: data.entry(), MODEL: FileEntry(hashlib.sha256(proto).hexdigest(), len(proto))}
         manifest = seal(stage, command="benchmark", seed=seed, source=source, exporter="genai", dtype="fp32",
-                        versions=versions(), known=known)
+                        versions=versions(), known=known,
+                        weights=(known, {site: digest.fp32 for site, digest in graph.digests.items()}))
     folds = tuple(FoldBlocks(i, (i, i + 1), {i: 0.0, i + 1: 1.0}, "top") for i in range(1, shape.blocks - 1, 4))
     named = {b for fold in folds for b in fold.blocks}
     weights = {site: digest for site, digest in graph.digests.items() if int(site[6:8]) in named}

@@ -23,7 +23,7 @@ from foldrank.graph.linears import Linear, Pair
 from foldrank.graph.marks import block_of
 from foldrank.graph.membership import members, stream
 
-__all__ = ["Block", "Decoder", "KVPair", "Linear", "Pair", "read_decoder"]
+__all__ = ["Block", "Decoder", "KVPair", "Linear", "Pair", "View", "read_decoder"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,18 @@ class Decoder:
     def position(self, number: int) -> int:
         """Place of a block in the stack, counted from the input."""
         return next(i for i, block in enumerate(self.blocks) if block.number == number)
+
+
+class View:
+    """The decoder view of a model, read when first asked for. Worth nothing after a change of the model."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self._model = model
+
+    @cached_property
+    def decoder(self) -> Decoder:
+        """Raises GraphNotRecognized."""
+        return read_decoder(self._model)
 
 
 def read_decoder(model: ir.Model) -> Decoder:

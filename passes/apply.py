@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from foldrank.graph.load import load_model
 from foldrank.passes.configs import shrink_config, shrink_genai_config
 from foldrank.passes.link import link_model
 from foldrank.passes.pipeline import transform
-from foldrank.passes.proof import proofs_beside
+from foldrank.passes.proof import known_weights, proofs_beside
 from foldrank.passes.write import DATA, MODEL, HashedFile, stream_model
 from foldrank.planfile import Plan
 from foldrank.progress import SILENT, Progress
@@ -49,21 +50,23 @@ def apply_plan(
     check_output(out, force=force)
     _check_source(bundle, plan)
     model = load_model(bundle.model)
-    with proofs_beside() as proofs:
-        changed, receipts = transform(model, plan, progress)
+    decoder = read_decoder(model)
+    with proofs_beside(known_weights(decoder, bundle.weight_digests)) as proofs, \
+            staged_folder(out, force=force) as stage, ThreadPoolExecutor(1, "copy") as pool:
+        copied = pool.submit(_copies, bundle, model, plan, stage)
+        changed, receipts = transform(model, plan, progress, decoder)
         changed.graph.name = _graph_name(bundle, plan, model)
-        with staged_folder(out, force=force) as stage, contextlib.ExitStack() as writing:
+        with contextlib.ExitStack() as writing:
             if link_data:
                 known = link_model(changed, bundle, stage)
             else:
                 data = writing.enter_context(HashedFile(stage / DATA))
                 known = {MODEL: stream_model(changed, data, progress, between=partial(proofs.settle, wait=False))}
             check_file(stage / MODEL, "the written graph")
-            known |= _copy_rest(bundle, model, stage)
-            _write_configs(bundle, plan, read_decoder(model), stage)
-            known |= _write_plan(plan, stage)
+            _write_configs(bundle, plan, decoder, stage)
             (stage / "reports").mkdir()
             _write_json(stage / "reports" / "receipts.json", [row for receipt in receipts for row in receipt.rows()])
+            known |= copied.result()
             if card is not None:
                 (stage / "README.md").write_text(card(stage, bundle.manifest), encoding="utf-8")
             proofs.settle()
@@ -91,6 +94,11 @@ def _graph_name(bundle: Bundle, plan: Plan, model: ir.Model) -> str:
     """A name no other bundle's graph has: engine caches are keyed on it."""
     made_of = [*(entry.sha256 for entry in bundle.manifest.files.values()), plan.document.text()]
     return f"{model.graph.name or 'graph'}_{hashlib.sha256(' '.join(made_of).encode()).hexdigest()[:12]}"
+
+
+def _copies(bundle: Bundle, model: ir.Model, plan: Plan, stage: Path) -> dict[str, FileEntry]:
+    """What needs no pass: the dense bundle's other files and the plan's folder. Gives the digests that are known."""
+    return _copy_rest(bundle, model, stage) | _write_plan(plan, stage)
 
 
 def _copy_rest(bundle: Bundle, model: ir.Model, stage: Path) -> dict[str, FileEntry]:

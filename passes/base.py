@@ -9,6 +9,8 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
+from foldrank.graph.decoder import View
+
 
 class Effect(enum.Enum):
     """What a pass does to the numbers a graph computes."""
@@ -52,8 +54,11 @@ class GraphPass(ir.passes.InPlacePass):
     effect: ClassVar[Effect]
 
     @abc.abstractmethod
-    def edit(self, model: ir.Model) -> Receipt:
-        """Change the graph, or raise PassRefused or PlanMismatch and leave it as it was."""
+    def edit(self, model: ir.Model, view: View | None = None) -> Receipt:
+        """Change the graph, or raise PassRefused or PlanMismatch and leave it as it was.
+
+        `view`: the model as it is now, where the caller has read it already. It is worth nothing after a change.
+        """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """onnx-ir's way in."""

@@ -8,7 +8,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from foldrank.graph.cache import echoes, kv_pairs
-from foldrank.graph.decoder import read_decoder
+from foldrank.graph.decoder import View
 from foldrank.passes.base import Change, Effect, GraphPass, Receipt
 
 
@@ -20,7 +20,7 @@ class RenumberCache(GraphPass):
     name: ClassVar[str] = "renumber_cache"
     effect: ClassVar[Effect] = Effect.EXACT
 
-    def edit(self, model: ir.Model) -> Receipt:
+    def edit(self, model: ir.Model, view: View | None = None) -> Receipt:
         """Rename. Ascending order, and numbers only go down, so no name is taken while another still has it."""
         changes = []
         for number, pair in enumerate(kv_pairs(model.graph, self.name)):
@@ -43,9 +43,9 @@ class StateHeadSize(GraphPass):
     name: ClassVar[str] = "state_head_size"
     effect: ClassVar[Effect] = Effect.EXACT
 
-    def edit(self, model: ir.Model) -> Receipt:
+    def edit(self, model: ir.Model, view: View | None = None) -> Receipt:
         """Set the axes of heads and head size of every cache input and output that has a symbol there."""
-        decoder = read_decoder(model)
+        decoder = (view or View(model)).decoder
         cache = [v for block in decoder.blocks for v in (*block.kv.past, *block.kv.present)]
         named = [v for v in cache if v.shape is not None and len(v.shape) == 4
                  and not (isinstance(v.shape[1], int) and isinstance(v.shape[3], int))]
@@ -64,7 +64,7 @@ class DropEchoes(GraphPass):
     name: ClassVar[str] = "drop_echoes"
     effect: ClassVar[Effect] = Effect.EXACT
 
-    def edit(self, model: ir.Model) -> Receipt:
+    def edit(self, model: ir.Model, view: View | None = None) -> Receipt:
         """Remove each pair and the Identity between."""
         changes = []
         for value, output in echoes(model.graph):

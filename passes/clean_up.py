@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
+from foldrank.graph.decoder import View
 from foldrank.passes.base import Change, Effect, GraphPass, Receipt
 
 
@@ -18,7 +19,7 @@ class CleanUp(GraphPass):
     name: ClassVar[str] = "clean_up"
     effect: ClassVar[Effect] = Effect.EXACT
 
-    def edit(self, model: ir.Model) -> Receipt:
+    def edit(self, model: ir.Model, view: View | None = None) -> Receipt:
         """Nodes first: initializers may lose their last reader."""
         changes = (*_dead_nodes(model.graph), *_dead_initializers(model.graph))
         return Receipt(self.name, self.effect, changes)

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
+from foldrank.graph.decoder import View
 from foldrank.passes.base import Change, Effect, GraphPass, Receipt
 
 
@@ -21,7 +22,7 @@ class SetDeclarations(GraphPass):
     name: ClassVar[str] = "set_declarations"
     effect: ClassVar[Effect] = Effect.EXACT
 
-    def edit(self, model: ir.Model) -> Receipt:
+    def edit(self, model: ir.Model, view: View | None = None) -> Receipt:
         """Compare each with its data."""
         return Receipt(self.name, self.effect, (*_constants(model.graph), *_initializers(model.graph)))
 

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from foldrank.errors import PassRefused
 from foldrank.graph.cache import axes
-from foldrank.graph.decoder import Block, Decoder, read_decoder
+from foldrank.graph.decoder import Block, Decoder, View
 from foldrank.passes.base import Change, Effect, GraphPass, Receipt
 
 
@@ -22,9 +22,9 @@ class DropBlocks(GraphPass):
     name: ClassVar[str] = "drop_blocks"
     effect: ClassVar[Effect] = Effect.APPROXIMATE
 
-    def edit(self, model: ir.Model) -> Receipt:
+    def edit(self, model: ir.Model, view: View | None = None) -> Receipt:
         """Re-wire and remove. Raises PassRefused where a block is missing, is the first, or something else reads it."""
-        decoder = read_decoder(model)
+        decoder = (view or View(model)).decoder
         if reasons := list(self._misfits(decoder)):
             raise PassRefused(self.name, reasons, "plan again without removing these blocks")
         gone = [decoder.by_number[number] for number in self.leaving]

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from foldrank.digests import WeightDigest
 from foldrank.edits import FoldBlocks
 from foldrank.errors import PassRefused, PlanMismatch
-from foldrank.graph.decoder import Block, Decoder, Linear, read_decoder
+from foldrank.graph.decoder import Block, Decoder, Linear, View
 from foldrank.graph.forms import Code
 from foldrank.graph.linears import initializer_at, tensor_at
 from foldrank.graph.marks import BLOCK, MADE_BY
@@ -38,9 +38,9 @@ class FoldWeights(GraphPass):
     name: ClassVar[str] = "fold_weights"
     effect: ClassVar[Effect] = Effect.APPROXIMATE
 
-    def edit(self, model: ir.Model) -> Receipt:
+    def edit(self, model: ir.Model, view: View | None = None) -> Receipt:
         """Prove every block named, then write. Raises PassRefused (blocks of different kinds), PlanMismatch."""
-        decoder = read_decoder(model)
+        decoder = (view or View(model)).decoder
         if reasons := [reason for fold in self.folds for reason in _misfits(fold, decoder)]:
             raise PassRefused(self.name, reasons, "plan again without merging these blocks")
         linears = [li for fold in self.folds for b in fold.blocks for li in decoder.by_number[b].linears]

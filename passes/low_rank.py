@@ -17,7 +17,7 @@ import onnx_ir as ir
 from foldrank.digests import cast
 from foldrank.edits import LowRank
 from foldrank.errors import PassRefused
-from foldrank.graph.decoder import Decoder, Linear, read_decoder
+from foldrank.graph.decoder import Decoder, Linear, View
 from foldrank.graph.weights import Array, lazily
 from foldrank.passes.base import Change, Effect, GraphPass, Receipt
 from foldrank.passes.pieces import DensePiece, PairPiece, Surgery, runs
@@ -35,9 +35,9 @@ class FactorLinears(GraphPass):
     name: ClassVar[str] = "low_rank"
     effect: ClassVar[Effect] = Effect.APPROXIMATE
 
-    def edit(self, model: ir.Model) -> Receipt:
+    def edit(self, model: ir.Model, view: View | None = None) -> Receipt:
         """Prove every weight replaced, then replace. Raises PassRefused, PlanMismatch."""
-        decoder = read_decoder(model)
+        decoder = (view or View(model)).decoder
         if reasons := [r for edit in self.edits for r in misfits(edit.site, edit.shape, decoder)]:
             raise PassRefused(self.name, reasons, "apply the plan to an export of the checkpoint it was made for")
         if reasons := [r for edit in self.edits for r in self._overflows(edit, decoder)]:

@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from foldrank.errors import GraphNotRecognized, InvariantBroken, PlanMismatch
 from foldrank.graph.cache import echoes
-from foldrank.graph.decoder import read_decoder
+from foldrank.graph.decoder import Decoder, View, read_decoder
 from foldrank.graph.invariants import check_graph, unknown_ports
 from foldrank.passes.base import GraphPass, Receipt
 from foldrank.passes.cache import DropEchoes, RenumberCache, StateHeadSize
@@ -51,12 +51,15 @@ def _passes(plan: Plan, leaving: tuple[int, ...], name: str) -> Iterator[GraphPa
     yield CleanUp()
 
 
-def transform(model: ir.Model, plan: Plan, progress: Progress = SILENT) -> tuple[ir.Model, tuple[Receipt, ...]]:
+def transform(
+    model: ir.Model, plan: Plan, progress: Progress = SILENT, view: Decoder | None = None
+) -> tuple[ir.Model, tuple[Receipt, ...]]:
     """A changed copy of the model and what was done; the model given stays as it is, tensors are shared.
 
-    Raises PlanMismatch, PassRefused, GraphNotRecognized; InvariantBroken names the folder of a reproducer.
+    `view`: the model as it is, where the caller has read it already. Raises PlanMismatch, PassRefused,
+    GraphNotRecognized; InvariantBroken names the folder of a reproducer.
     """
-    blocks, planned = len(read_decoder(model).blocks), plan.document.source.blocks
+    blocks, planned = len((view or read_decoder(model)).blocks), plan.document.source.blocks
     passed_on = {port.name for pair in echoes(model.graph) for port in pair}
     if odd := [name for name in unknown_ports(model.graph) if name not in passed_on]:
         what = f"inputs or outputs {', '.join(odd[:4])} are not those of a decoder with a plain cache"
@@ -70,12 +73,18 @@ def transform(model: ir.Model, plan: Plan, progress: Progress = SILENT) -> tuple
 def run(
     model: ir.Model, passes: Sequence[GraphPass], plan: Plan, progress: Progress = SILENT
 ) -> tuple[ir.Model, tuple[Receipt, ...]]:
-    """Run passes in place, each followed by the laws of the graph."""
-    receipts = []
+    """Run passes in place, each followed by the laws of the graph. What a pass has read serves the next, until one
+    changes something."""
+    receipts: list[Receipt] = []
+    view = View(model)
     for step in track(passes, "passes", len(passes), progress):
-        receipts.append(step.edit(model))
+        receipts.append(step.edit(model, view))
+        last = step is passes[-1]
+        if not receipts[-1].changes and not last:
+            continue  # the laws held before
+        view = View(model)
         try:
-            check_graph(model, step.name, finished=step is passes[-1])
+            check_graph(model, step.name, finished=last)
         except InvariantBroken as broken:
             remedy = f"{broken.remedy}, with {_reproducer(model, plan)}"
             raise InvariantBroken(broken.where, broken.what, remedy) from broken

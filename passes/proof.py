@@ -1,35 +1,49 @@
-"""Names never decide alone: a weight is the plan's weight when its content has the plan's digest."""
+"""Names never decide alone: a weight is the plan's weight when its content has the plan's digest.
+
+The digest is taken here, or is known: a bundle's manifest holds those of its weights, bound to the digests of the files
+they lie in, which were proved when the bundle was opened.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
 from functools import partial
 
-import numpy as np
 import onnx_ir as ir
 
 from foldrank.digests import DTYPES, WeightDigest
 from foldrank.errors import PlanMismatch
-from foldrank.graph.decoder import Linear
-from foldrank.graph.weights import CHUNK_BYTES, Array, read_rows, row_chunks
+from foldrank.graph.decoder import Decoder, Linear
+from foldrank.graph.stored import role_digests
 from foldrank.sites import Site
+
+Known = Mapping[int, Mapping[str, str]]
+"""id of a tensor that lies in a file -> role -> digest of that role's columns."""
+
+
+def known_weights(decoder: Decoder, by_site: Mapping[str, str]) -> Known:
+    """What is known of the tensors of a graph as it was read: they are shared, not copied, by what edits it."""
+    return {
+        id(linear.tensor): {site.role: by_site[str(site)] for site in linear.sites if str(site) in by_site}
+        for block in decoder.blocks for linear in block.linears if isinstance(linear.tensor, ir.ExternalTensor)
+    }
 
 
 class Proofs:
     """Proofs under way in threads of their own. Nothing may be published before `settle` has returned."""
 
-    def __init__(self) -> None:
+    def __init__(self, known: Known) -> None:
+        self.known = known
         self._pool = ThreadPoolExecutor(2, "proof")
         self._running: deque[tuple[Future[list[str]], str]] = deque()
 
     def add(self, linear: Linear, digests: Mapping[Site, WeightDigest], plan_source: str) -> None:
         """Begin to compare one linear's roles, as its weight is now: the graph may change meanwhile."""
-        self._running.append((self._pool.submit(_mismatches, digests, linear, linear.tensor), plan_source))
+        self._running.append((self._pool.submit(_mismatches, digests, {}, linear, linear.tensor), plan_source))
 
     def settle(self, *, wait: bool = True) -> None:
         """Raise PlanMismatch if a proof has failed; without `wait`, judge only those that are done."""
@@ -52,9 +66,10 @@ _LATER: ContextVar[Proofs | None] = ContextVar("proofs", default=None)
 
 
 @contextlib.contextmanager
-def proofs_beside() -> Iterator[Proofs]:
-    """Within it, `prove` may return while it still compares. The caller settles before anything comes of it."""
-    proofs = Proofs()
+def proofs_beside(known: Known) -> Iterator[Proofs]:
+    """Within it, `prove` may return while it still compares, and uses the digests that are known of tensors that the
+    caller keeps alive. The caller settles before anything comes of it."""
+    proofs = Proofs(known)
     token = _LATER.set(proofs)
     try:
         yield proofs
@@ -70,8 +85,12 @@ def prove(linears: Iterable[Linear], digests: Mapping[Site, WeightDigest], plan_
     read whole, so it is proved now: nothing else needs memory yet.
     """
     later = _LATER.get()
-    at_once = [linear for linear in linears if later is None or not _later(later, linear, digests, plan_source)]
-    compare, tensors = partial(_mismatches, digests), [linear.tensor for linear in at_once]
+    known = later.known if later is not None else {}
+    at_once = [
+        linear for linear in linears
+        if later is None or not _later(later, linear, digests, plan_source)
+    ]
+    compare, tensors = partial(_mismatches, digests, known), [linear.tensor for linear in at_once]
     with ThreadPoolExecutor(2) as pool:
         wrong = [site for sites in pool.map(compare, at_once, tensors) for site in sites]
     if wrong:
@@ -79,8 +98,8 @@ def prove(linears: Iterable[Linear], digests: Mapping[Site, WeightDigest], plan_
 
 
 def _later(proofs: Proofs, linear: Linear, digests: Mapping[Site, WeightDigest], plan_source: str) -> bool:
-    """Whether the linear is proved beside; only one that lies in a file is, in pieces."""
-    if linear.transposed or not isinstance(linear.tensor, ir.ExternalTensor):
+    """Whether the linear is proved beside; only one that lies in a file is, in pieces, unless its digest is known."""
+    if linear.transposed or not isinstance(linear.tensor, ir.ExternalTensor) or id(linear.tensor) in proofs.known:
         return False
     proofs.add(linear, digests, plan_source)
     return True
@@ -95,28 +114,12 @@ def _mismatch(sites: list[str], plan_source: str) -> PlanMismatch:
 
 
 def _mismatches(
-    digests: Mapping[Site, WeightDigest], linear: Linear, tensor: ir.TensorProtocol
+    digests: Mapping[Site, WeightDigest], known: Known, linear: Linear, tensor: ir.TensorProtocol
 ) -> list[str]:
     """Sites of the linear, stored as `tensor`, whose weight has another digest."""
     asked = [site for site in linear.sites if site in digests]
-    if not asked:
-        return []
-    hashes = {site: hashlib.sha256() for site in asked}
-    if linear.transposed:
-        for site, found in hashes.items():
-            for rows in _turned_chunks(tensor, linear.columns(site.role)):
-                found.update(rows.view(np.uint8).data)
-    else:
-        for rows in row_chunks(tensor):
-            for site, found in hashes.items():
-                found.update(np.ascontiguousarray(rows[:, linear.columns(site.role)]).view(np.uint8).data)
+    found = dict(known.get(id(tensor), {}))
+    if missing := [site.role for site in asked if site.role not in found]:
+        found |= role_digests(linear, tensor, missing)
     dtype = next(name for name, stored in DTYPES.items() if stored == tensor.dtype.numpy())
-    return [str(site) for site, found in hashes.items() if getattr(digests[site], dtype) != found.hexdigest()]
-
-
-def _turned_chunks(tensor: ir.TensorProtocol, columns: slice) -> Iterator[Array]:
-    """Rows of W [in, these columns] in pieces, of a weight that is stored [out, in]: read whole, turned in pieces."""
-    stored = read_rows(tensor, columns.start, columns.stop)
-    step = max(1, CHUNK_BYTES // max(1, stored[:, :1].nbytes))
-    for start in range(0, stored.shape[1], step):
-        yield np.ascontiguousarray(stored[:, start : start + step].T)
+    return [str(site) for site in asked if getattr(digests[site], dtype) != found[site.role]]

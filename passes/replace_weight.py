@@ -13,7 +13,7 @@ import onnx_ir as ir
 from foldrank.digests import cast
 from foldrank.edits import ReplaceWeight
 from foldrank.errors import PassRefused
-from foldrank.graph.decoder import Decoder, Linear, read_decoder
+from foldrank.graph.decoder import Decoder, Linear, View
 from foldrank.graph.marks import MADE_BY
 from foldrank.graph.weights import Array, lazily, read, set_initializer
 from foldrank.passes.base import Change, Effect, GraphPass, Receipt
@@ -31,9 +31,9 @@ class ReplaceWeights(GraphPass):
     name: ClassVar[str] = "replace_weight"
     effect: ClassVar[Effect] = Effect.APPROXIMATE
 
-    def edit(self, model: ir.Model) -> Receipt:
+    def edit(self, model: ir.Model, view: View | None = None) -> Receipt:
         """Prove every weight replaced, then replace. Raises PassRefused, PlanMismatch."""
-        decoder = read_decoder(model)
+        decoder = (view or View(model)).decoder
         if reasons := [r for e in self.edits for r in misfits(e.site, self.arrays[e.tensor].shape, decoder)]:
             raise PassRefused(self.name, reasons, "apply the plan to an export of the checkpoint it was made for")
         touched: dict[Linear, list[tuple[slice, str, slice]]] = {}

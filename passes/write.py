@@ -1,6 +1,6 @@
 """Write a model: each tensor streamed once from where it lies to one new data file.
 
-Never more than one tensor and a queue of chunks in memory. Beside reading and writing, one thread hashes what was
+Never more than two tensors and a queue of chunks in memory. Beside reading and writing, one thread hashes what was
 written and another sends it to disk, so that neither has to wait for the other.
 """
 
@@ -146,7 +146,7 @@ def _chunks(tensor: ir.TensorProtocol) -> Iterator[memoryview]:
     else:
         data = memoryview(tensor.tobytes())
     for start in range(0, len(data), CHUNK_BYTES):
-        yield memoryview(bytes(data[start : start + CHUNK_BYTES]))  # a view in the queue would keep the whole tensor
+        yield data[start : start + CHUNK_BYTES]  # a tensor lives until its last piece is hashed: one more at most
 
 
 def _file_chunks(tensor: ir.ExternalTensor) -> Iterator[memoryview]:

@@ -6,7 +6,7 @@ Knows files and their digests. Knows nothing of what stands in the graph.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -32,6 +32,14 @@ class FileEntry:
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
+class WeightDigests:
+    """sha256 of the weights W [in, out] as stored, by site, taken when the `files` they lie in had these digests."""
+
+    files: dict[str, str]
+    sites: dict[str, str]
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
 class Manifest:
     """What manifest.json holds. `files` maps relative POSIX paths; `source` names the checkpoint and its digests."""
 
@@ -43,6 +51,7 @@ class Manifest:
     dtype: str
     created: str
     files: dict[str, FileEntry]
+    weights: WeightDigests | None = None
     schema: Literal["foldrank.bundle/1"] = SCHEMA
 
 
@@ -77,6 +86,14 @@ class Bundle:
         """The plan folder of a compressed bundle."""
         return self.path / "plan" if "plan/plan.json" in self.manifest.files else None
 
+    @property
+    def weight_digests(self) -> dict[str, str]:
+        """sha256 of weights by site, as far as they are known of the files as they are."""
+        weights, files = self.manifest.weights, self.manifest.files
+        if weights is None or weights.files != {n: files[n].sha256 for n in weights.files if n in files}:
+            return {}
+        return weights.sites
+
     def json(self, name: str) -> Any:
         """A JSON file of the bundle, or None where it is not there."""
         return strictjson.read(self.path / name) if name in self.manifest.files else None
@@ -97,8 +114,10 @@ class Bundle:
 def seal(
     folder: Path, *, command: str, seed: int | None, source: Mapping[str, str], exporter: str, dtype: str,
     versions: Mapping[str, str], known: Mapping[str, FileEntry] | None = None,
+    weights: tuple[Iterable[str], Mapping[str, str]] | None = None,
 ) -> Manifest:
-    """Write the manifest of a staged folder, last. `known` spares digests that were taken while writing."""
+    """Write the manifest of a staged folder, last. `known` spares digests that were taken while writing; `weights` are
+    the files that weights lie in and the weights' digests by site."""
     known = known or {}
     files = {
         name: known.get(name) or _entry(path)
@@ -108,6 +127,7 @@ def seal(
     manifest = Manifest(
         command=command, seed=seed, versions=dict(versions), source=dict(source), exporter=exporter, dtype=dtype,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), files=files,
+        weights=weights and WeightDigests({name: files[name].sha256 for name in weights[0]}, dict(weights[1])),
     )
     (folder / MANIFEST).write_text(_text(manifest), encoding="utf-8")
     return manifest

@@ -9,6 +9,7 @@ from foldrank.bundle import Bundle, seal
 from foldrank.checkpoint import Checkpoint, check_finite
 from foldrank.digests import DTYPES
 from foldrank.export.exporters import exporter as find_exporter
+from foldrank.graph.stored import stored_weights
 from foldrank.progress import SILENT, Progress
 from foldrank.reporting.card import model_card
 from foldrank.runtime.providers import short_name
@@ -54,5 +55,5 @@ def export(
         (folder / "README.md").write_text(card, encoding="utf-8")
         command = f"export {checkpoint.name} --exporter {name} --dtype {dtype} --provider {target}"
         command += f" --from {graph}" if graph is not None else ""
-        seal(folder, command=command, seed=seed, known=known, **facts)
+        seal(folder, command=command, seed=seed, known=known, weights=stored_weights(folder / "model.onnx"), **facts)
     return Bundle.open(output)

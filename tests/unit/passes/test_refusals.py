@@ -18,6 +18,7 @@ from synthetic import Decoder, PlanMaker, Shape, random_decoder, worst, write_bu
 from foldrank.bundle import Bundle
 from foldrank.edits import LowRank
 from foldrank.errors import GraphNotRecognized, InvariantBroken, PassRefused, PlanMismatch, SourceError
+from foldrank.graph.decoder import View
 from foldrank.graph.invariants import check_graph
 from foldrank.graph.load import load_model
 from foldrank.passes.drop_blocks import DropBlocks
@@ -240,8 +241,8 @@ def test_pair_already_there(tmp_path: Path) -> None:
 
 def test_broken_invariant_names_a_reproducer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Breaks(DropBlocks):
-        def edit(self, model: ir.Model):  # type: ignore[no-untyped-def]
-            receipt = super().edit(model)
+        def edit(self, model: ir.Model, view: View | None = None):  # type: ignore[no-untyped-def]
+            receipt = super().edit(model, view)
             model.graph.initializers.pop("model.layers.2.mlp.down_proj.MatMul.weight")
             return receipt
 
