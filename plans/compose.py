@@ -5,7 +5,6 @@ Knows methods by their interface only (`plans/method.py`).
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from foldrank.digests import WeightDigest
+from foldrank.digests import WeightDigest, sha256_array
 from foldrank.edits import Edit, FoldBlocks, LowRank
 from foldrank.planfile import Calibration, Keep, Plan, PlanDocument, Source, Step
 from foldrank.plans.decoder import Decoder, load_decoder
@@ -126,7 +125,7 @@ def _inputs(checkpoint: Checkpoint, windows: Windows, seed: int, device: str) ->
     files = sorted({tensor.path for tensor in checkpoint.tensors.values()})
     return (
         code_version(), torch.__version__, checkpoint.config_sha256, *(sha256_of(file) for file in files),
-        hashlib.sha256(np.ascontiguousarray(windows.ids)).hexdigest(), str(windows.ids.shape), str(seed), device,
+        sha256_array(windows.ids), str(windows.ids.shape), str(seed), device,
     )
 
 
@@ -159,10 +158,10 @@ def _step(run: _Run) -> Step:
 def _predicted(decoder: Decoder, runs: Sequence[_Run]) -> dict[str, float | int]:
     """What the plan leaves of the blocks' weights and of the whole model, with the methods' own figures."""
     last = runs[-1].result.decoder
-    sites, saved = last.site_parameters, 0
-    for edit in _edits(runs):
-        if isinstance(edit, LowRank):
-            saved += edit.shape[0] * edit.shape[1] - edit.rank * sum(edit.shape)
+    sites = last.site_parameters
+    pairs = [(edit, run.result.arrays) for run in runs for edit in run.result.edits if isinstance(edit, LowRank)]
+    factors = {name: arrays[name].size for edit, arrays in pairs for name in edit.factors}  # a shared one counts once
+    saved = sum(edit.shape[0] * edit.shape[1] for edit, _ in pairs) - sum(factors.values())
     before, after = (d.other_parameters + sum(b.parameters for b in d.blocks) for d in (decoder, last))
     found: dict[str, float | int] = {
         "keep": (sites - saved) / decoder.site_parameters,

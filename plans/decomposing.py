@@ -22,7 +22,7 @@ from foldrank.plans.decoder import Block
 from foldrank.plans.factoring import Pair, factored, sites_of, stacked
 from foldrank.plans.grams import BlockStatistics, block_statistics, input_of
 from foldrank.plans.method import Result, Task
-from foldrank.plans.ranks import Candidate, Ranks, smallest, spend, total
+from foldrank.plans.ranks import Candidate, Ranks, from_ratios, smallest, spend, total
 from foldrank.plans.shelf import Finding, States, walk
 from foldrank.plans.truncation import truncations
 from foldrank.plans.whitening import Metric
@@ -106,6 +106,16 @@ def within(budget: Budget, task: Task, candidates: Sequence[Candidate], start: R
         return spend(candidates, start, numbers, budget.align)
     except ValueError as error:
         raise ValueError(f"{name}: keep={budget.keep}: {error}") from None
+
+
+def uniform(task: Task, budget: Budget, metrics: Metrics, name: str) -> Result:
+    """The result of the same ratio for every site. Raises ValueError where the budget is below the smallest ranks."""
+    if budget.keep == 1:
+        return Result(task.decoder, edits=(), kept=1.0)
+    parts = decompose(task, metrics, budget.packed)
+    same = {c.site.block: budget.keep for c in parts.candidates}
+    ranks = within(budget, task, parts.candidates, from_ratios(parts.candidates, same, budget.align), name)
+    return truncated(task, parts, ranks, name)
 
 
 def truncated(task: Task, parts: Decomposed, ranks: Ranks, name: str) -> Result:

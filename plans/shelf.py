@@ -74,12 +74,10 @@ def walk(
     The newest states lie on the shelf too: a walk that was interrupted goes on at the block it was interrupted in.
     """
     found = _found(blocks, shelf)
-    states = None
-    if 0 < len(found) < len(blocks):
-        last = shelf.get(_states(blocks[len(found) - 1]))
-        states = last and {name: tensor.to(device) for name, tensor in last.tensors.items()}
-        if states is None:
-            found = {}
+    last = shelf.get(_states(blocks[len(found) - 1])) if 0 < len(found) < len(blocks) else None
+    states = None if last is None else {name: tensor.to(device) for name, tensor in last.tensors.items()}
+    if states is None and len(found) < len(blocks):
+        found = {}
     progress.start(stage, len(blocks))
     progress.advance(stage, len(found))
     for position in range(len(found), len(blocks)):

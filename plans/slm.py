@@ -31,7 +31,7 @@ from foldrank.plans.decoder import Block, Decoder
 from foldrank.plans.method import Method, Result, Task
 from foldrank.plans.shelf import Finding
 from foldrank.plans.similarity import mean_cosine
-from foldrank.plans.windows import Bounds, Memo, Outcome, Window, merge_windows, search_threshold
+from foldrank.plans.windows import Bounds, Loop, Memo, Outcome, Search, Window, merge_windows, search_threshold
 
 Rule = Literal["top", "rdsc", "mean", "bottom"]
 
@@ -132,6 +132,11 @@ def _compared(decoder: Decoder, hidden_NTC: Tensor, settings: Settings) -> Tenso
 
 def run(task: Task, settings: Settings) -> Result:
     """Choose windows and fold them. Raises ValueError where the budget is out of reach, SourceError on unlike kinds."""
+    return merged(task, settings, merge_windows, "slm")
+
+
+def merged(task: Task, settings: Settings, loop: Loop, name: str) -> Result:
+    """Choose windows by a loop and fold them. Raises as `run`."""
     decoder = task.decoder
     count = len(decoder.blocks)
     bounds = settings.bounds(count)
@@ -140,22 +145,23 @@ def run(task: Task, settings: Settings) -> Result:
         outcome, threshold = Outcome((), ()), 1.0
     else:
         for neighbours in bounds.runs:
-            _check_alike([decoder.blocks[number] for number in neighbours])
-        _check_reachable(settings, bounds, count, target)
+            _check_alike(name, [decoder.blocks[number] for number in neighbours])
+        _check_reachable(settings, bounds, count, target, name)
         ids = task.ids[: settings.windows, : settings.tokens]
         cache = PrefixCache.of(decoder, ids, settings)
-        similarity = _told(cache, task)
-        task.progress.start("slm", None)
+        similarity = _told(cache, task, name)
+        task.progress.start(name, None)
         if target is None:
             threshold = float(settings.threshold or 0.0)
-            outcome = merge_windows(similarity, bounds, threshold=threshold)
+            outcome = loop(similarity, bounds, threshold=threshold)
         else:
-            threshold, outcome = _search(similarity, count, bounds, target, settings)
-        task.progress.finish("slm")
+            found = search_threshold(similarity, bounds, blocks=count, target=target, loop=loop)
+            threshold, outcome = found.threshold, _reached(found, count, target, name, settings)
+        task.progress.finish(name)
     folds = tuple(fold(window, settings) for window in sorted(outcome.windows))
     return Result(
         decoder=decoder.folded(folds), edits=folds, kept=1 - outcome.removed / count,
-        predicted=_predicted(outcome, threshold), diagnostics=_diagnostics(outcome),
+        predicted=_predicted(outcome, threshold, name), diagnostics=_diagnostics(outcome),
     )
 
 
@@ -169,35 +175,32 @@ def _target(settings: Settings, count: int) -> int | None:
     return settings.blocks
 
 
-def _check_reachable(settings: Settings, bounds: Bounds, count: int, target: int | None) -> None:
+def _check_reachable(settings: Settings, bounds: Bounds, count: int, target: int | None, name: str) -> None:
     fewest = count - sum(len(run) - 1 for run in bounds.runs)
     if target is not None and target < fewest:
         named = f", protect={settings.protect}" if settings.protect else ""
         raise ValueError(
-            f"slm: {target} of {count} blocks cannot be reached with protect_first={settings.protect_first}, "
+            f"{name}: {target} of {count} blocks cannot be reached with protect_first={settings.protect_first}, "
             f"protect_last={settings.protect_last}{named}: {fewest} is the fewest"
         )
 
 
-def _search(
-    similarity: Memo, count: int, bounds: Bounds, target: int, settings: Settings
-) -> tuple[float, Outcome]:
-    found = search_threshold(similarity, bounds, blocks=count, target=target)
+def _reached(found: Search, count: int, target: int, name: str, settings: Settings) -> Outcome:
     if found.outcome is None:
         raise ValueError(
-            f"slm: no threshold leaves {target} of {count} blocks or fewer; rule {settings.rule} reaches "
+            f"{name}: no threshold leaves {target} of {count} blocks or fewer; rule {settings.rule} reaches "
             f"{', '.join(map(str, found.reachable))}"
         )
-    return found.threshold, found.outcome
+    return found.outcome
 
 
-def _told(cache: PrefixCache, task: Task) -> Memo:
+def _told(cache: PrefixCache, task: Task, name: str) -> Memo:
     """Similarities, those that an interrupted plan measured taken from the shelf."""
     held = task.shelf.get("similarities")
     known = [] if held is None else list(held.values["known"])
 
     def measure(committed: tuple[Window, ...], candidate: Window) -> float:
-        task.progress.advance("slm")
+        task.progress.advance(name)
         value = cache.similarity(committed, candidate)
         known.append((committed, candidate, value))
         task.shelf.put("similarities", Finding(values={"known": known}))
@@ -206,20 +209,20 @@ def _told(cache: PrefixCache, task: Task) -> Memo:
     return Memo(measure, {(tuple(map(tuple, c)), tuple(w)): value for c, w, value in known})
 
 
-def _check_alike(blocks: Sequence[Block]) -> None:
+def _check_alike(name: str, blocks: Sequence[Block]) -> None:
     for block in blocks[1:]:
         first = blocks[0]
         if block.kind != first.kind or type(block.module) is not type(first.module) or block.shapes != first.shapes:
             raise SourceError(
                 f"block.{block.number:02d}",
                 f"is of another kind ({block.kind}) than block.{first.number:02d} ({first.kind})",
-                "slm merges blocks of one kind only; use a method that keeps blocks apart, such as dipsvd",
+                f"{name} merges blocks of one kind only; use a method that keeps blocks apart, such as dipsvd",
             )
 
 
-def _predicted(outcome: Outcome, threshold: float) -> dict[str, float | int]:
+def _predicted(outcome: Outcome, threshold: float, name: str) -> dict[str, float | int]:
     accepted = [trial.similarity for trial in outcome.trials if trial.accepted and trial.window in outcome.windows]
-    return {"slm.threshold": threshold, "slm.similarity": accepted[-1] if accepted else 1.0}
+    return {f"{name}.threshold": threshold, f"{name}.similarity": accepted[-1] if accepted else 1.0}
 
 
 def _diagnostics(outcome: Outcome) -> dict[str, object]:

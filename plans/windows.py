@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 Window = tuple[int, int]
 """Lowest and highest block of a merge, both included; at least two blocks."""
@@ -109,7 +110,15 @@ class Search:
     reachable: tuple[int, ...]
 
 
-def search_threshold(similarity: Similarity, bounds: Bounds, *, blocks: int, target: int) -> Search:
+class Loop(Protocol):
+    """A way from a threshold to windows, such as `merge_windows`."""
+
+    def __call__(self, similarity: Similarity, bounds: Bounds, *, threshold: float) -> Outcome: ...
+
+
+def search_threshold(
+    similarity: Similarity, bounds: Bounds, *, blocks: int, target: int, loop: Loop = merge_windows
+) -> Search:
     """The highest threshold that leaves `target` blocks, else the one that leaves most below it.
 
     Exact, and without assuming that more merging follows from a lower threshold: every decision stays as it is for all
@@ -121,7 +130,7 @@ def search_threshold(similarity: Similarity, bounds: Bounds, *, blocks: int, tar
     reachable: set[int] = set()
     threshold = 1.0
     while True:
-        outcome = merge_windows(similarity, bounds, threshold=threshold)
+        outcome = loop(similarity, bounds, threshold=threshold)
         left = blocks - outcome.removed
         reachable.add(left)
         if most < left <= target:
