@@ -91,7 +91,7 @@ def compare(checkpoint: Checkpoint, keep: float, *, seed: int = 0) -> dict[str, 
     model = load_model(checkpoint, dtype=torch.float32)
     ids = calibration_windows(checkpoint, None, None, seed).ids[: settings.windows, : settings.tokens]
     blocks = len(model.model.layers)
-    bounds = {"lowest": settings.protect_first, "highest": blocks - 1 - settings.protect_last}
+    bounds = settings.bounds(blocks)
     target = int(keep * blocks + 1e-9)
 
     def cached() -> Similarity:
@@ -99,12 +99,12 @@ def compare(checkpoint: Checkpoint, keep: float, *, seed: int = 0) -> dict[str, 
 
     naive = Counted(naive_similarity(model, ids, settings.rule, settings.norms))
     ours = Counted(cached())
-    slow, slow_s = _timed(lambda: search_threshold(naive, blocks=blocks, target=target, **bounds))
+    slow, slow_s = _timed(lambda: search_threshold(naive, bounds, blocks=blocks, target=target))
     fast, fast_s = _timed(
-        lambda: search_threshold(Memo(_restarted(ours, cached)), blocks=blocks, target=target, **bounds)
+        lambda: search_threshold(Memo(_restarted(ours, cached)), bounds, blocks=blocks, target=target)
     )
-    loop_slow = _timed(lambda: merge_windows(naive.measure, threshold=slow.threshold, **bounds))[1]
-    loop_fast = _timed(lambda: merge_windows(cached(), threshold=fast.threshold, **bounds))[1]
+    loop_slow = _timed(lambda: merge_windows(naive.measure, bounds, threshold=slow.threshold))[1]
+    loop_fast = _timed(lambda: merge_windows(cached(), bounds, threshold=fast.threshold))[1]
     return {
         "model": checkpoint.name, "keep": keep, "tokens": int(ids.size),
         "environment": environment(torch.get_num_threads()),

@@ -6,5 +6,9 @@ if not __name__.startswith("foldrank."):  # found as a top-level folder: a secon
 METHODS = {
     "slm": "foldrank.plans.slm:METHOD",
     "dipsvd": "foldrank.plans.dipsvd:METHOD",
+    **{name: f"foldrank.plans.{name}:METHOD" for name in (
+        "shortgpt", "laco", "sleb", "shortened", "unified_skip",
+        "svd", "fwsvd", "asvd", "svd_llm", "svd_llm_v2", "basis_sharing",
+    )},
 }
 """Every method by the name `--method` gives it, as `module:attribute`."""

@@ -10,14 +10,13 @@ notes on the paper where both are high.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from foldrank.plans.decoder import Decoder
+from foldrank.plans.gradients import gradients
 
 EXPONENT = 0.3
 SPREAD = 0.25
@@ -26,19 +25,13 @@ QUARTERS = 4
 
 
 def sensitivities(decoder: Decoder, ids_NT: np.ndarray) -> np.ndarray:
-    """S_l before normalisation, one per block: gradients of the next-token loss, summed over the windows.
-
-    Cost: one backward pass per window; memory: gradients of the blocks once.
-    """
-    sums: list[dict[str, Tensor]] = [{} for _ in decoder.blocks]
-    for row in ids_NT:
-        for gathered, gradients in zip(sums, _gradients(decoder, row[None]), strict=True):
-            for name, gradient in gradients.items():
-                gathered[name] = gradient if name not in gathered else gathered[name] + gradient
-    return np.array([
-        sum(float(g.norm() / block.tensors[name].norm().clamp_min(1e-12)) for name, g in gathered.items())
-        for block, gathered in zip(decoder.blocks, sums, strict=True)
-    ])
+    """S_l before normalisation, one per block: gradients of the next-token loss, summed over the windows."""
+    found = [
+        sum(float(g.norm() / found.block.tensors[name].float().norm().clamp_min(1e-12))
+            for name, g in found.summed().items())
+        for found in gradients(decoder, ids_NT)
+    ]
+    return np.array(found[::-1])
 
 
 def effective_rank(gram_CC: Tensor) -> int:
@@ -74,19 +67,3 @@ def rescaled(wanted: np.ndarray, keep: float) -> np.ndarray:
         else:
             high = middle
     return np.minimum(wanted * low, ceiling)
-
-
-def _gradients(decoder: Decoder, ids_1T: np.ndarray) -> list[dict[str, Tensor]]:
-    """Gradient of the mean next-token loss for every parameter of every block."""
-    blocks = [
-        replace(block, tensors={name: tensor.detach().requires_grad_() for name, tensor in block.tensors.items()})
-        for block in decoder.blocks
-    ]
-    hidden = decoder.embed(ids_1T)
-    for block in blocks:
-        hidden = decoder.run(block, hidden)
-    logits = decoder.logits(hidden)[0, :-1]
-    loss = functional.cross_entropy(logits, torch.from_numpy(ids_1T[0, 1:]).to(logits.device))
-    parameters = [tensor for block in blocks for tensor in block.tensors.values()]
-    found = iter(torch.autograd.grad(loss, parameters))
-    return [{name: next(found) for name in block.tensors} for block in blocks]

@@ -5,6 +5,7 @@ Knows methods by their interface only (`plans/method.py`).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,16 +14,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from foldrank.digests import WeightDigest
+from foldrank.digests import WeightDigest, sha256_array
 from foldrank.edits import Edit, FoldBlocks, LowRank
 from foldrank.planfile import Calibration, Keep, Plan, PlanDocument, Source, Step
 from foldrank.plans.decoder import Decoder, load_decoder
 from foldrank.plans.method import Result, Task
 from foldrank.plans.request import Request, parse
+from foldrank.plans.resume import code_version, open_shelf
+from foldrank.plans.shelf import MemoryShelf, Shelf
 from foldrank.plans.similarity import debiased_cka
 from foldrank.plans.texts import Windows, cut_windows, load_tokenizer, read_text
 from foldrank.progress import SILENT, Progress
 from foldrank.sites import Site
+from foldrank.verified import sha256_of
 from foldrank.versions import versions
 
 if TYPE_CHECKING:
@@ -52,7 +56,8 @@ def make_plan(
     requests = parse_all(methods)
     decoder = load_decoder(checkpoint, device=device)
     windows = calibration_windows(checkpoint, calibration, calibration_tokens, seed)
-    runs = run_all(decoder, requests, windows.ids, seed, progress)
+    with open_shelf(*_inputs(checkpoint, windows, seed, device)) as shelf:
+        runs = run_all(decoder, requests, windows.ids, seed, progress, shelf)
     return Plan(
         document=PlanDocument(
             source=_source(checkpoint, decoder, runs),
@@ -79,6 +84,9 @@ def parse_all(methods: Sequence[str]) -> tuple[Request, ...]:
     folding = [request.method.folds for request in requests]
     if folding != sorted(folding, reverse=True):
         raise ValueError(f"methods {', '.join(names)}: methods that fold blocks come before those that replace weights")
+    for folds, what in ((True, "fold blocks"), (False, "replace weights")):
+        if folding.count(folds) > 1:
+            raise ValueError(f"methods {', '.join(names)}: several of them {what}; one can")
     return requests
 
 
@@ -96,17 +104,29 @@ def calibration_windows(checkpoint: Checkpoint, path: Path | None, tokens: int |
 
 
 def run_all(
-    decoder: Decoder, requests: Sequence[Request], ids_NT: np.ndarray, seed: int, progress: Progress = SILENT
+    decoder: Decoder, requests: Sequence[Request], ids_NT: np.ndarray, seed: int, progress: Progress = SILENT,
+    shelf: Shelf | None = None,
 ) -> tuple[_Run, ...]:
-    """Run methods in order, each on the model as left by the ones before."""
+    """Run methods in order, each on the model as left by the ones before, with a part of the shelf for each."""
+    shelf = shelf or MemoryShelf()
     task = Task(decoder, ids_NT, seed, source=decoder, progress=progress)
     runs = []
     for request in requests:
-        result = request.method.run(task, request.settings)
+        shelf = shelf.under(f"{request.method.name} {json.dumps(request.values, sort_keys=True)}")
+        result = request.method.run(replace(task, shelf=shelf), request.settings)
         folds = {edit.into: edit for edit in result.edits if isinstance(edit, FoldBlocks)}
         task = replace(task, decoder=result.decoder, folds={**task.folds, **folds})
         runs.append(_Run(request, result))
     return tuple(runs)
+
+
+def _inputs(checkpoint: Checkpoint, windows: Windows, seed: int, device: str) -> tuple[str, ...]:
+    """All that a plan's findings follow from, besides the methods' settings."""
+    files = sorted({tensor.path for tensor in checkpoint.tensors.values()})
+    return (
+        code_version(), torch.__version__, checkpoint.config_sha256, *(sha256_of(file) for file in files),
+        sha256_array(windows.ids), str(windows.ids.shape), str(seed), device,
+    )
 
 
 def _source(checkpoint: Checkpoint, decoder: Decoder, runs: Sequence[_Run]) -> Source:
@@ -138,10 +158,10 @@ def _step(run: _Run) -> Step:
 def _predicted(decoder: Decoder, runs: Sequence[_Run]) -> dict[str, float | int]:
     """What the plan leaves of the blocks' weights and of the whole model, with the methods' own figures."""
     last = runs[-1].result.decoder
-    sites, saved = last.site_parameters, 0
-    for edit in _edits(runs):
-        if isinstance(edit, LowRank):
-            saved += edit.shape[0] * edit.shape[1] - edit.rank * sum(edit.shape)
+    sites = last.site_parameters
+    pairs = [(edit, run.result.arrays) for run in runs for edit in run.result.edits if isinstance(edit, LowRank)]
+    factors = {name: arrays[name].size for edit, arrays in pairs for name in edit.factors}  # a shared one counts once
+    saved = sum(edit.shape[0] * edit.shape[1] for edit, _ in pairs) - sum(factors.values())
     before, after = (d.other_parameters + sum(b.parameters for b in d.blocks) for d in (decoder, last))
     found: dict[str, float | int] = {
         "keep": (sites - saved) / decoder.site_parameters,

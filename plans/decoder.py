@@ -1,7 +1,8 @@
 """The torch view of a checkpoint's decoder: blocks in a row, linears by single role in each, and how to run them.
 
 A `Decoder` never changes. Folding blocks or replacing weights gives a new one that shares every untouched tensor, and a
-block is run by calling the model's own module with the tensors of the moment: no copy of a model is ever made.
+block is run by calling the model's own module with the tensors of the moment: no copy of a model is ever made. Tensors
+keep the dtype the checkpoint stores; a block is widened to float32 for as long as it is run or its weights are read.
 """
 
 from __future__ import annotations
@@ -47,9 +48,9 @@ class Block:
         return self.family.roles
 
     def weight(self, role: str) -> Tensor:
-        """W [in, out] of y = x @ W: a view of the role's columns where its weight is packed."""
+        """W [in, out] of y = x @ W, float32 at least; the role's columns where its weight is packed."""
         path = self.family.path(role)
-        return self._packed(path)[:, self._columns(path, role)]
+        return _widened(self._packed(path)[:, self._columns(path, role)])
 
     def linear(self, role: str) -> nn.Module:
         """The module that applies the role, for hooks."""
@@ -92,7 +93,7 @@ class Block:
     @property
     def site_parameters(self) -> int:
         """Numbers in the weights of its roles."""
-        return sum(self.weight(role).numel() for role in self.roles)
+        return sum(self.tensors[f"{path}.weight"].numel() for path in self.family.linears)
 
     @property
     def parameters(self) -> int:
@@ -133,8 +134,13 @@ class Decoder:
     @property
     def other_parameters(self) -> int:
         """Numbers outside the blocks; a tied embedding counts once."""
+        return sum(parameter.numel() for parameter in self.around)
+
+    @property
+    def around(self) -> list[nn.Parameter]:
+        """The parameters outside the blocks, each once."""
         inside = {id(p) for p in self.model.get_submodule(self.family.layers).parameters()}
-        return sum(p.numel() for p in self.model.parameters() if id(p) not in inside)
+        return [p for p in self.model.parameters() if id(p) not in inside]
 
     def embed(self, ids_NT: np.ndarray) -> Tensor:
         """Input of the first block [N, T, C]."""
@@ -144,7 +150,7 @@ class Decoder:
         """Output [N, T, C] of one block, in batches that bound memory."""
         arguments = self._arguments_of(hidden_NTC.shape[1])[block.number]
         size = max(1, BATCH_TOKENS // hidden_NTC.shape[1])
-        tensors = dict(block.tensors)
+        tensors = {name: tensor.to(hidden_NTC.dtype) for name, tensor in block.tensors.items()}
         parts = [_call(block.module, tensors, part, arguments) for part in hidden_NTC.split(size)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
@@ -207,16 +213,28 @@ def _combined(tensors: Sequence[Tensor], fold: FoldBlocks) -> Tensor:
     for coefficient, tensor in zip(coefficients, tensors, strict=True):
         if coefficient == 1.0 and sum(c != 0.0 for c in coefficients) == 1:
             return tensor  # shared, not copied
-    return torch.from_numpy(combine([t.cpu().numpy() for t in tensors], coefficients)).to(tensors[0].device)
+    found = combine([_widened(t).cpu().numpy() for t in tensors], coefficients)
+    return torch.from_numpy(found).to(tensors[0].device)
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    """The tensor itself, or in float32 where it is narrower: exact."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _is_projection(family: Family, name: str) -> bool:
     return any(name.startswith(f"{path}.") for path in family.linears)
 
 
-def load_decoder(checkpoint: Checkpoint, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Decoder:
-    """Load a checkpoint for planning, from its folder and its safetensors alone. Raises SourceError."""
-    return Decoder.of(load_model(checkpoint, dtype=dtype, device=device))
+def load_decoder(checkpoint: Checkpoint, *, device: str = "cpu") -> Decoder:
+    """Load a checkpoint for planning, from its folder and its safetensors alone. Raises SourceError.
+
+    The blocks stay in the dtype they are stored in; what is around them is float32, so that all computing is.
+    """
+    decoder = Decoder.of(load_model(checkpoint, dtype=None, device=device))
+    for parameter in decoder.around:
+        parameter.data = _widened(parameter.data)
+    return decoder
 
 
 @contextmanager

@@ -28,10 +28,14 @@ def watched(block: Block) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class BlockStatistics:
-    """Sums over tokens of x^T x: `inputs` by watched role [I, I], `output` of the block's result [C, C]; float64."""
+    """Sums over tokens, float64. Of x^T x: `inputs` by watched role [I, I], `output` of the block's result [C, C].
+
+    Of |x|: `magnitudes` by watched role [I].
+    """
 
     inputs: Mapping[str, Tensor]
     output: Tensor
+    magnitudes: Mapping[str, Tensor]
 
 
 def block_statistics(decoder: Decoder, block: Block, hidden_NTC: Tensor) -> tuple[BlockStatistics, Tensor]:
@@ -40,14 +44,16 @@ def block_statistics(decoder: Decoder, block: Block, hidden_NTC: Tensor) -> tupl
     float64: a Gram matrix squares the condition number of the inputs. Cost per token and input: I^2 multiply-adds.
     """
     sums: dict[str, Tensor] = {}
+    sizes: dict[str, Tensor] = {}
 
     def add(role: str, inputs: Tensor) -> None:
-        gram = _gram(inputs)
+        gram, size = _gram(inputs), inputs.flatten(0, -2).abs().sum(dim=0, dtype=torch.float64)
         sums[role] = gram if role not in sums else sums[role].add_(gram)
+        sizes[role] = size if role not in sizes else sizes[role].add_(size)
 
     with torch.no_grad(), watch_inputs(block, add, watched(block)):
         output = decoder.run(block, hidden_NTC)
-        return BlockStatistics(sums, _gram(output)), output
+        return BlockStatistics(sums, _gram(output), sizes), output
 
 
 def _gram(states_NTC: Tensor) -> Tensor:

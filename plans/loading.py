@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from foldrank.checkpoint import Checkpoint
 
 
-def load_model(checkpoint: Checkpoint, *, dtype: torch.dtype, device: str = "cpu") -> Any:
-    """The transformers model of a known family, in evaluation mode. Raises SourceError."""
+def load_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None, device: str = "cpu") -> Any:
+    """The transformers model of a known family, in evaluation mode; dtype None: as stored. Raises SourceError."""
     if checkpoint.architecture not in FAMILIES:
         because = f": {REFUSED[checkpoint.architecture]}" if checkpoint.architecture in REFUSED else ""
         raise SourceError(
@@ -29,7 +29,8 @@ def load_model(checkpoint: Checkpoint, *, dtype: torch.dtype, device: str = "cpu
     logging.disable_progress_bar()
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            checkpoint.path, dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=False,
+            checkpoint.path, dtype=dtype or _stored_dtype(checkpoint), use_safetensors=True, local_files_only=True,
+            trust_remote_code=False,
             attn_implementation="eager" if checkpoint.architecture in EAGER else "sdpa",
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
@@ -39,3 +40,10 @@ def load_model(checkpoint: Checkpoint, *, dtype: torch.dtype, device: str = "cpu
             "check that config.json and the safetensors files belong together",
         ) from None
     return model.requires_grad_(False).eval().to(device)
+
+
+def _stored_dtype(checkpoint: Checkpoint) -> torch.dtype:
+    """The one dtype that all floating-point weights are stored in; float32 where there are several."""
+    found = {tensor.dtype.name for tensor in checkpoint.tensors.values() if tensor.dtype.kind not in "iub"}
+    known = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+    return known.get(found.pop(), torch.float32) if len(found) == 1 else torch.float32

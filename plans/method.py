@@ -13,12 +13,16 @@ import numpy as np
 
 from foldrank.edits import FoldBlocks, LowRank
 from foldrank.plans.decoder import Decoder
+from foldrank.plans.shelf import MemoryShelf, Shelf
 from foldrank.progress import SILENT, Progress
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a method is given: the model as the methods before left it, token ids [N, T], and the fold of each block."""
+    """What a method is given: the model as the methods before left it, token ids [N, T], and the fold of each block.
+
+    `shelf` is for findings that an interrupted plan need not make again.
+    """
 
     decoder: Decoder
     ids: np.ndarray
@@ -26,6 +30,7 @@ class Task:
     source: Decoder
     folds: Mapping[int, FoldBlocks] = field(default_factory=dict)
     progress: Progress = SILENT
+    shelf: Shelf = field(default_factory=MemoryShelf)
 
 
 @dataclass(frozen=True)

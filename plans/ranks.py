@@ -49,7 +49,12 @@ Ranks = dict[Site, int | None]
 
 def from_ratios(candidates: Sequence[Candidate], ratios: Mapping[int, float], align: int) -> Ranks:
     """Reference ranks floor(in * out * ratio / (in + out)) by block, rounded down to `align` (never to nothing)."""
-    return {c.site: _start(c, ratios[c.site.block], align) for c in candidates}
+    return from_site_ratios(candidates, {c.site: ratios[c.site.block] for c in candidates}, align)
+
+
+def from_site_ratios(candidates: Sequence[Candidate], ratios: Mapping[Site, float], align: int) -> Ranks:
+    """As `from_ratios`, with a ratio of its own for each site."""
+    return {c.site: _start(c, ratios[c.site], align) for c in candidates}
 
 
 def smallest(candidates: Sequence[Candidate], align: int) -> Ranks:

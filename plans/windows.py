@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 Window = tuple[int, int]
 """Lowest and highest block of a merge, both included; at least two blocks."""
@@ -44,27 +45,45 @@ class Outcome:
         return {t.window: t.similarity for t in self.trials if t.accepted and t.window in self.windows}
 
 
-def merge_windows(similarity: Similarity, *, lowest: int, highest: int, threshold: float) -> Outcome:
-    """Grow windows downward from `highest` while similarity stays above the threshold; never below `lowest`.
+@dataclass(frozen=True)
+class Bounds:
+    """Where windows may lie: from `lowest` to `highest`, over no protected block."""
+
+    lowest: int
+    highest: int
+    protected: frozenset[int] = frozenset()
+
+    @property
+    def runs(self) -> tuple[tuple[int, ...], ...]:
+        """The longest runs of neighbours that may merge, topmost first; blocks that stay alone are left out."""
+        runs: list[tuple[int, ...]] = [()]
+        for block in range(self.lowest, self.highest + 1):
+            runs = [*runs, ()] if block in self.protected else [*runs[:-1], (*runs[-1], block)]
+        return tuple(run for run in reversed(runs) if len(run) > 1)
+
+
+def merge_windows(similarity: Similarity, bounds: Bounds, *, threshold: float) -> Outcome:
+    """Grow windows downward from the top of each run while similarity stays above the threshold.
 
     A window that stops growing is committed and the block that failed becomes the next top; a block that cannot even
     merge with its lower neighbour is passed over. Cost: at most one evaluation per pair of neighbours and window.
     """
     committed: list[Window] = []
     trials: list[Trial] = []
-    high = highest
-    while high > lowest:
-        low = high
-        while low > lowest:
-            candidate = (low - 1, high)
-            value = similarity(tuple(committed), candidate)
-            trials.append(Trial(candidate, value, value > threshold))
-            if value <= threshold:
-                break
-            low -= 1
-        if low < high:
-            committed.append((low, high))
-        high = low - 1
+    for run in bounds.runs:
+        lowest, high = run[0], run[-1]
+        while high > lowest:
+            low = high
+            while low > lowest:
+                candidate = (low - 1, high)
+                value = similarity(tuple(committed), candidate)
+                trials.append(Trial(candidate, value, value > threshold))
+                if value <= threshold:
+                    break
+                low -= 1
+            if low < high:
+                committed.append((low, high))
+            high = low - 1
     return Outcome(tuple(committed), tuple(trials))
 
 
@@ -91,7 +110,15 @@ class Search:
     reachable: tuple[int, ...]
 
 
-def search_threshold(similarity: Similarity, *, blocks: int, lowest: int, highest: int, target: int) -> Search:
+class Loop(Protocol):
+    """A way from a threshold to windows, such as `merge_windows`."""
+
+    def __call__(self, similarity: Similarity, bounds: Bounds, *, threshold: float) -> Outcome: ...
+
+
+def search_threshold(
+    similarity: Similarity, bounds: Bounds, *, blocks: int, target: int, loop: Loop = merge_windows
+) -> Search:
     """The highest threshold that leaves `target` blocks, else the one that leaves most below it.
 
     Exact, and without assuming that more merging follows from a lower threshold: every decision stays as it is for all
@@ -103,7 +130,7 @@ def search_threshold(similarity: Similarity, *, blocks: int, lowest: int, highes
     reachable: set[int] = set()
     threshold = 1.0
     while True:
-        outcome = merge_windows(similarity, lowest=lowest, highest=highest, threshold=threshold)
+        outcome = loop(similarity, bounds, threshold=threshold)
         left = blocks - outcome.removed
         reachable.add(left)
         if most < left <= target:

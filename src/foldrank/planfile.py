@@ -230,11 +230,10 @@ def _named_arrays(edits: tuple[Edit, ...]) -> Iterator[tuple[str, tuple[int, int
 
 
 def _check_arrays(path: Path, edits: tuple[Edit, ...], arrays: Mapping[str, np.ndarray]) -> None:
-    named = dict(_named_arrays(edits))
-    if set(named) != set(arrays):
-        odd = sorted(set(named) ^ set(arrays))[:5]
+    named = list(_named_arrays(edits))  # a factor that several edits share stands here several times
+    if odd := sorted({name for name, _ in named} ^ set(arrays))[:5]:
         raise PlanFormatError(path, f"edits and factors.safetensors disagree about {', '.join(odd)}", "plan again")
     shapes = arrays.shapes if isinstance(arrays, FactorFile) else {k: v.shape for k, v in arrays.items()}
-    for name, shape in named.items():
+    for name, shape in named:
         if shape is not None and tuple(shapes[name]) != shape:
             raise PlanFormatError(path, f"{name} is {tuple(shapes[name])}, its edit says {shape}", "plan again")

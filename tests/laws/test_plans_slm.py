@@ -16,7 +16,7 @@ from foldrank.benchmarks.planning import naive_similarity
 from foldrank.plans.decoder import Decoder, merge
 from foldrank.plans.method import Task
 from foldrank.plans.slm import PrefixCache, Settings, coefficients, fold, run
-from foldrank.plans.windows import Memo, Outcome, merge_windows, search_threshold
+from foldrank.plans.windows import Bounds, Memo, Outcome, merge_windows, search_threshold
 
 RULES = ("top", "rdsc", "mean", "bottom")
 IDS = np.random.default_rng(0).integers(0, 61, size=(4, 12))
@@ -52,8 +52,8 @@ def test_prefix_cache_decides_as_the_naive_procedure(seed: int, rule: Any, norms
     cached = PrefixCache.of(Decoder.of(model), IDS, options).similarity
     naive = naive_similarity(model, IDS, rule, norms)
     for threshold in (-1.0, 0.3, 0.6, 0.9):
-        ours = merge_windows(cached, lowest=0, highest=blocks - 1, threshold=threshold)
-        theirs = merge_windows(naive, lowest=0, highest=blocks - 1, threshold=threshold)
+        ours = merge_windows(cached, Bounds(0, blocks - 1), threshold=threshold)
+        theirs = merge_windows(naive, Bounds(0, blocks - 1), threshold=threshold)
         assert decisions(ours) == decisions(theirs)
         assert [t.similarity for t in ours.trials] == pytest.approx([t.similarity for t in theirs.trials], abs=1e-5)
 
@@ -65,7 +65,7 @@ def test_search_decides_as_the_naive_procedure(seed: int, target: int) -> None:
     cached = Memo(PrefixCache.of(Decoder.of(model), IDS, Settings(blocks=target)).similarity)
     naive = naive_similarity(model, IDS, "top", "bottom")
     ours, theirs = (
-        search_threshold(s, blocks=6, lowest=1, highest=4, target=target) for s in (cached, Memo(naive))
+        search_threshold(s, Bounds(1, 4), blocks=6, target=target) for s in (cached, Memo(naive))
     )
     assert (ours.outcome is None) == (theirs.outcome is None)
     if ours.outcome is not None and theirs.outcome is not None:

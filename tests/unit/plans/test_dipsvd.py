@@ -12,7 +12,8 @@ import torch
 from foldrank.digests import WeightDigest, combine
 from foldrank.edits import FoldBlocks
 from foldrank.plans.decoder import Decoder
-from foldrank.plans.dipsvd import Settings, run, sites_of
+from foldrank.plans.dipsvd import Settings, run
+from foldrank.plans.factoring import sites_of
 from foldrank.plans.method import Result, Task
 from foldrank.sites import ROLES, Site
 

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from foldrank.plans.windows import Memo, Window, merge_windows, search_threshold
+from foldrank.plans.windows import Bounds, Memo, Window, merge_windows, search_threshold
 
 
 def constant(value: float):  # type: ignore[no-untyped-def]
@@ -19,13 +19,13 @@ def arbitrary(seed: int):  # type: ignore[no-untyped-def]
 
 
 def test_a_window_that_passes_to_the_lowest_block_is_committed() -> None:
-    outcome = merge_windows(constant(1.0), lowest=1, highest=6, threshold=0.5)
+    outcome = merge_windows(constant(1.0), Bounds(1, 6), threshold=0.5)
     assert outcome.windows == ((1, 6),)
     assert outcome.removed == 5
 
 
 def test_threshold_one_merges_nothing_and_asks_once_a_pair() -> None:
-    outcome = merge_windows(constant(1.0), lowest=0, highest=4, threshold=1.0)
+    outcome = merge_windows(constant(1.0), Bounds(0, 4), threshold=1.0)
     assert outcome.windows == ()
     assert [t.window for t in outcome.trials] == [(3, 4), (2, 3), (1, 2), (0, 1)]
 
@@ -38,14 +38,14 @@ def test_the_block_that_fails_becomes_the_next_top() -> None:
         asked.append(candidate)
         return 0.9 if candidate in passes else 0.1
 
-    outcome = merge_windows(similarity, lowest=0, highest=5, threshold=0.5)
+    outcome = merge_windows(similarity, Bounds(0, 5), threshold=0.5)
     assert asked == [(4, 5), (3, 5), (2, 5), (1, 2), (0, 2)]
     assert outcome.windows == ((3, 5), (1, 2))
 
 
 @pytest.mark.parametrize("seed", range(40))
 def test_windows_are_disjoint_descending_within_bounds_and_never_single(seed: int) -> None:
-    outcome = merge_windows(arbitrary(seed), lowest=2, highest=11, threshold=-0.2)
+    outcome = merge_windows(arbitrary(seed), Bounds(2, 11), threshold=-0.2)
     previous = 12
     for low, high in outcome.windows:
         assert 2 <= low < high < previous
@@ -64,20 +64,20 @@ def test_search_finds_what_trying_every_threshold_finds(seed: int) -> None:
     while pending:
         threshold = pending.pop()
         if threshold not in everything:
-            outcome = merge_windows(memo, lowest=lowest, highest=highest, threshold=threshold)
+            outcome = merge_windows(memo, Bounds(lowest, highest), threshold=threshold)
             everything[threshold] = blocks - outcome.removed
             pending += [t.similarity - 1e-12 for t in outcome.trials] + [t.similarity for t in outcome.trials]
     for target in range(3, 8):
-        found = search_threshold(Memo(arbitrary(seed)), blocks=blocks, lowest=lowest, highest=highest, target=target)
+        found = search_threshold(Memo(arbitrary(seed)), Bounds(lowest, highest), blocks=blocks, target=target)
         under = [count for count in everything.values() if count <= target]
         assert found.outcome is not None
         assert blocks - found.outcome.removed == max(under)
-        again = merge_windows(memo, lowest=lowest, highest=highest, threshold=found.threshold)
+        again = merge_windows(memo, Bounds(lowest, highest), threshold=found.threshold)
         assert again.windows == found.outcome.windows
 
 
 def test_search_that_reaches_nothing_says_what_it_saw() -> None:
-    found = search_threshold(constant(0.3), blocks=4, lowest=1, highest=2, target=2)
+    found = search_threshold(constant(0.3), Bounds(1, 2), blocks=4, target=2)
     assert found.outcome is None
     assert found.reachable == (3, 4)
 

@@ -1,0 +1,62 @@
+"""Gradients of the next-token loss, block by block from the top: one block's gradients are in memory at a time.
+
+The forward pass keeps each block's input; going back, a block is run again and what reached its output is pulled
+through it. Cost: two forward passes and a backward one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from foldrank.plans.decoder import Block, Decoder
+
+
+@dataclass(frozen=True)
+class BlockGradients:
+    """Gradients of the mean loss of each window, one mapping a window: parameter name to tensor, float32."""
+
+    block: Block
+    windows: tuple[Mapping[str, Tensor], ...]
+
+    def summed(self) -> dict[str, Tensor]:
+        """Sum over the windows, by parameter."""
+        return {name: torch.stack([w[name] for w in self.windows]).sum(dim=0) for name in self.windows[0]}
+
+
+def gradients(decoder: Decoder, ids_NT: np.ndarray) -> Iterator[BlockGradients]:
+    """Every block's, from the top block to the lowest."""
+    hidden, inputs = decoder.embed(ids_NT), []
+    with torch.no_grad():
+        for block in decoder.blocks:
+            inputs.append(hidden)
+            hidden = decoder.run(block, hidden)
+    arriving = [_at_the_top(decoder, hidden[n : n + 1], ids_NT[n]) for n in range(len(ids_NT))]
+    for block, hidden in zip(reversed(decoder.blocks), reversed(inputs), strict=True):
+        passed = [_through(decoder, block, hidden[n : n + 1], arriving[n]) for n in range(len(ids_NT))]
+        arriving = [below for below, _ in passed]
+        yield BlockGradients(block, tuple(found for _, found in passed))
+
+
+def _at_the_top(decoder: Decoder, hidden_1TC: Tensor, ids_T: np.ndarray) -> Tensor:
+    """Gradient of the window's mean next-token loss with respect to the last block's output."""
+    hidden = hidden_1TC.detach().requires_grad_()
+    logits = decoder.logits(hidden)[0, :-1]
+    loss = functional.cross_entropy(logits, torch.from_numpy(ids_T[1:]).to(logits.device))
+    return torch.autograd.grad(loss, hidden)[0]
+
+
+def _through(
+    decoder: Decoder, block: Block, hidden_1TC: Tensor, arriving_1TC: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Gradients with respect to a block's input and to its parameters."""
+    hidden = hidden_1TC.detach().requires_grad_()
+    tensors = {name: tensor.detach().float().requires_grad_() for name, tensor in block.tensors.items()}
+    output = decoder.run(replace(block, tensors=tensors), hidden)
+    below, *found = torch.autograd.grad(output, [hidden, *tensors.values()], arriving_1TC)
+    return below, dict(zip(tensors, found, strict=True))
