@@ -9,7 +9,6 @@ own. The folder goes when the plan is made. FOLDRANK_NO_CACHE keeps everything i
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -26,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from foldrank.errors import SourceError
 from foldrank.plans.shelf import Finding, MemoryShelf, Shelf
 
 FORGET_S = 30 * 24 * 3600
@@ -89,7 +89,7 @@ class _StoredFinding(Finding):
 
 @dataclass(frozen=True)
 class FolderShelf:
-    """A shelf in a folder. Raises OSError where the disk is full."""
+    """A shelf in a folder. Raises SourceError where the disk is full."""
 
     folder: Path
     stage: str = ""
@@ -115,10 +115,14 @@ class FolderShelf:
         tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in finding.tensors.items()}
         try:
             save_file(tensors, draft, metadata={"values": json.dumps(dict(finding.values))})
-        except SafetensorError as error:
-            raise OSError(errno.EIO, str(error), str(draft)) from None
-        with draft.open("rb") as file:
-            os.fsync(file.fileno())
+            with draft.open("rb") as file:
+                os.fsync(file.fileno())
+        except (OSError, SafetensorError) as error:
+            draft.unlink(missing_ok=True)
+            raise SourceError(
+                path.parent, f"what was found so far cannot be written: {error}",
+                "make room and run the same command again, or set FOLDRANK_NO_CACHE to keep it in memory",
+            ) from None
         draft.replace(path)
         return self.get(name) or finding
 

@@ -159,7 +159,13 @@ def test_an_output_that_exists_is_refused_early(specs_5m: Path, tmp_path: Path) 
         plan_verb(specs_5m, tmp_path / "plan", methods=["slm:keep=0.9"])
 
 
-def test_a_disk_that_fills_up_is_one_clear_error_and_leaves_nothing(specs_5m: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_disk_that_fills_up_is_one_clear_error_and_leaves_nothing(
+    specs_5m: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch,
+    cached: bool,
+) -> None:
+    monkeypatch.setenv("FOLDRANK_NO_CACHE", "" if cached else "1")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
     try:
