@@ -17,6 +17,7 @@ from torch import Tensor
 
 from foldrank.plans.decoder import Decoder
 from foldrank.plans.gradients import gradients
+from foldrank.sites import Site
 
 EXPONENT = 0.3
 SPREAD = 0.25
@@ -32,6 +33,17 @@ def sensitivities(decoder: Decoder, ids_NT: np.ndarray) -> np.ndarray:
         for found in gradients(decoder, ids_NT)
     ]
     return np.array(found[::-1])
+
+
+def curvatures(decoder: Decoder, ids_NT: np.ndarray) -> dict[Site, float]:
+    """Mean squared gradient of the loss by a number of each role's output: a loss of y of |dy|^2 costs in proportion.
+
+    The diagonal, averaged over outputs, of the empirical Fisher information of what a linear puts out.
+    """
+    return {
+        Site(found.block.number, (role,)): float(np.mean([sizes[role] for sizes in found.outputs]))
+        for found in gradients(decoder, ids_NT) for role in found.block.roles
+    }
 
 
 def effective_rank(gram_CC: Tensor) -> int:

@@ -90,6 +90,35 @@ def test_coefficients_add_up_to_one_and_rdsc_of_two_is_top(low: int, size: int) 
     assert coefficients("rdsc", low, low + 1) == coefficients("top", low, low + 1)
 
 
+@given(st.integers(0, 20), st.sampled_from(RULES))
+def test_a_window_of_one_is_the_identity(block: int, rule: Any) -> None:
+    assert coefficients(rule, block, block) == {block: 1.0}
+
+
+def test_named_blocks_merge_with_none_and_windows_stop_at_them() -> None:
+    result, decoder = folded(random_llama(9, 2), threshold=-1.0, protect="3+6-7")
+    assert [e.blocks for e in result.edits] == [(1, 2), (4, 5)]
+    assert [b.number for b in decoder.blocks] == [0, 1, 3, 4, 6, 7, 8]
+    with pytest.raises(ValueError, match=r"6 of 9 blocks cannot be reached.*protect=3\+6-7: 7 is the fewest"):
+        folded(random_llama(9, 2), blocks=6, protect="3+6-7")
+    with pytest.raises(ValueError, match="protect=9: there is no block 9"):
+        folded(random_llama(9, 2), blocks=6, protect="9")
+
+
+def test_similarity_of_logits_is_that_of_what_the_model_puts_out() -> None:
+    model = random_llama(4, 8)
+    result, _ = folded(model, threshold=-1.0, similarity="logits")
+    changed, tokens = copy.deepcopy(model), torch.from_numpy(IDS)
+    layers = list(changed.model.layers)
+    merged = copy.deepcopy(layers[2])  # rule top: the upper block with the norms of the lower
+    for name in ("input_layernorm", "post_attention_layernorm"):
+        getattr(merged, name).load_state_dict(getattr(layers[1], name).state_dict())
+    changed.model.layers = torch.nn.ModuleList([layers[0], merged, layers[3]])
+    one, other = (m(input_ids=tokens, use_cache=False).logits.double().flatten(1) for m in (model, changed))
+    wanted = torch.nn.functional.cosine_similarity(one, other, dim=1).mean()
+    assert result.diagnostics["slm_trace"][0]["similarity"] == pytest.approx(float(wanted), abs=1e-5)
+
+
 @pytest.mark.parametrize("blocks", [4, 7])
 def test_a_threshold_of_minus_one_merges_all_allowed_blocks_and_of_one_none(blocks: int) -> None:
     model = random_llama(blocks, 3)

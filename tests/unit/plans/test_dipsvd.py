@@ -42,6 +42,21 @@ def test_budget_holds_for_every_choice(
         assert keep - 0.05 < result.kept <= keep
 
 
+@pytest.mark.parametrize("options", [
+    {"ratios": "closed-form"}, {"ratios": "closed-form", "whitening": "dgd", "packed": "split"},
+    {"inputs": "sequential", "feed_forward": 0.5}, {"refit": True, "ratios": "uniform"},
+], ids=str)
+def test_budget_holds_for_ratios_in_closed_form_and_for_fits(
+    make_model: MakeModel, ids: np.ndarray, options: dict[str, Any]
+) -> None:
+    decoder = Decoder.of(make_model(4, architecture="qwen2"))
+    for keep in (0.3, 0.85):
+        result = factored(decoder, ids, keep=keep, align=4, **options)
+        saved = sum(e.shape[0] * e.shape[1] - e.rank * sum(e.shape) for e in result.edits)  # type: ignore[union-attr]
+        assert 1 - saved / decoder.site_parameters == pytest.approx(result.kept)
+        assert keep - 0.05 < result.kept <= keep
+
+
 def test_pairs_stand_for_the_weights_the_decoder_then_runs(make_model: MakeModel, ids: np.ndarray) -> None:
     decoder = Decoder.of(make_model(3, architecture="qwen2"))
     result = factored(decoder, ids, keep=0.6, align=1)

@@ -1,0 +1,197 @@
+"""Findings on disk: kept when a plan is cut short, gone when it is made, never taken from another plan or owner."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import foldrank
+from foldrank.benchmarks.random_checkpoint import Shape, write_checkpoint
+from foldrank.planfile import Plan
+from foldrank.plans.decoder import Block, Decoder
+from foldrank.plans.resume import FolderShelf, open_shelf
+from foldrank.plans.shelf import Finding, MemoryShelf, Shelf, States, walk
+from foldrank.progress import SILENT
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("FOLDRANK_NO_CACHE", raising=False)
+    return tmp_path / "foldrank" / "plans"
+
+
+def test_what_is_put_comes_back_bit_for_bit_and_by_rows(tmp_path: Path) -> None:
+    shelf = FolderShelf(tmp_path).under("a stage")
+    a = torch.randn(5, 3)[:, :2].T
+    shelf.put("x", Finding({"a": a, "losses": torch.rand(4, dtype=torch.float64)}, {"n": 3, "f": 0.1}))
+    held = FolderShelf(tmp_path).under("a stage").get("x")
+    assert held is not None
+    assert dict(held.values) == {"n": 3, "f": 0.1}
+    assert sorted(held.tensors) == ["a", "losses"]
+    assert torch.equal(held.tensors["a"], a)
+    assert torch.equal(held.rows("a", 1), a[:1])
+    assert FolderShelf(tmp_path).under("another").get("x") is None
+    shelf.drop("x")
+    assert shelf.get("x") is None
+    assert not list(tmp_path.rglob("*.draft"))
+
+
+def cut_short(cache: Path) -> Path:
+    """The folder of a plan that failed after it had found `x`."""
+    shelf = open_shelf("inputs")
+    shelf.__enter__().put("x", Finding(values={"n": 1}))
+    shelf.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+    (folder,) = cache.iterdir()
+    return folder
+
+
+def test_folder_stays_when_a_plan_fails_and_goes_when_it_is_made(cache: Path) -> None:
+    def plan(*, fails: bool) -> Finding | None:
+        with open_shelf("inputs") as shelf:
+            found = shelf.get("x")
+            shelf.put("x", Finding(values={"n": 1}))
+            if fails:
+                raise RuntimeError("cut short")
+            return found
+
+    with pytest.raises(RuntimeError):
+        plan(fails=True)
+    with open_shelf("other inputs") as shelf:
+        assert shelf.get("x") is None
+    found = plan(fails=False)
+    assert found is not None
+    assert list(cache.iterdir()) == []
+
+
+@pytest.mark.parametrize("owner", [
+    {"pid": 2**22 + 1, "boot_id": None}, {"pid": 1, "boot_id": "another boot"}, "", {"pid": "x"},
+], ids=["dead", "rebooted", "empty", "nonsense"])
+def test_a_lock_whose_owner_is_gone_is_taken_over(cache: Path, owner: Any) -> None:
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    folder = cut_short(cache)
+    if isinstance(owner, dict) and owner.get("boot_id", "") is None:
+        owner["boot_id"] = boot
+    (folder / "lock").write_text(json.dumps(owner) if owner else "")
+    with open_shelf("inputs") as shelf:
+        assert shelf.get("x") is not None
+        assert json.loads((folder / "lock").read_text()) == {"pid": os.getpid(), "boot_id": boot}
+
+
+def test_beside_a_living_owner_a_plan_works_in_a_folder_of_its_own(cache: Path) -> None:
+    with open_shelf("inputs") as first:
+        first.put("x", Finding(values={"n": 1}))
+        with open_shelf("inputs") as second:
+            assert second.get("x") is None
+            second.put("x", Finding(values={"n": 2}))
+        held = first.get("x")
+        assert held is not None
+        assert held.values["n"] == 1
+    assert list(cache.iterdir()) == []
+
+
+def test_what_was_left_a_month_ago_is_thrown_away(cache: Path) -> None:
+    old, young = cache / "old", cache / "young"
+    for folder in (old, young):
+        folder.mkdir(parents=True)
+    os.utime(old, (time.time() - 40 * 24 * 3600,) * 2)
+    with open_shelf("inputs"):
+        assert not old.exists()
+        assert young.exists()
+
+
+def test_without_a_cache_findings_stay_in_memory(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FOLDRANK_NO_CACHE", "1")
+    with open_shelf("inputs") as shelf:
+        assert isinstance(shelf, MemoryShelf)
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize("cut", [0, 1, 2, 3])
+def test_a_walk_goes_on_at_the_block_it_was_cut_short_in(
+    make_model: Callable[..., Any], ids: np.ndarray, tmp_path: Path, cut: int
+) -> None:
+    decoder = Decoder.of(make_model(4))
+
+    def walked(shelf: Shelf, fails_at: int | None) -> tuple[list[int], dict[int, Finding]]:
+        seen: list[int] = []
+
+        def step(block: Block, states: States) -> tuple[Finding, States]:
+            seen.append(block.number)
+            if block.number == fails_at:
+                raise KeyboardInterrupt
+            hidden = decoder.run(block, states["hidden"])
+            return Finding({"sum": hidden.sum(dim=(0, 1))}), {"hidden": hidden}
+
+        return seen, walk(decoder.blocks, shelf, lambda: {"hidden": decoder.embed(ids)}, step, stage="walk",
+                          device=decoder.device, progress=SILENT)
+
+    shelf = FolderShelf(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        walked(shelf, cut)
+    seen, found = walked(shelf, None)
+    assert seen == list(range(cut, 4))
+    _, whole = walked(MemoryShelf(), None)
+    for number in range(4):
+        assert torch.equal(found[number].tensors["sum"], whole[number].tensors["sum"])
+    assert walked(shelf, None)[0] == []
+
+
+ASKED: Any = {"methods": ["dipsvd:keep=0.7,packed=joint"], "calibration_tokens": 512}
+
+PROGRAM = f"""
+import sys, time
+import foldrank
+import foldrank.plans.decomposing as decomposing
+made, slow = decomposing.truncations, float(sys.argv[3])
+def truncations(*arguments):
+    print("site", flush=True)
+    time.sleep(slow)
+    return made(*arguments)
+decomposing.truncations = truncations
+foldrank.plan(sys.argv[1], sys.argv[2], **{ASKED})
+"""
+"""Plans as asked, slowly, with a line for every site that is decomposed."""
+
+
+def test_a_killed_plan_repeats_at_most_one_block_and_ends_the_same(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = Shape(blocks=6, hidden=128, vocabulary=257, tied=True)
+    checkpoint, sites = write_checkpoint(shape, tmp_path / "checkpoint"), 6 * 4
+
+    def start(slow: float) -> subprocess.Popen[str]:
+        return subprocess.Popen([sys.executable, "-c", PROGRAM, str(checkpoint), str(tmp_path / "plan"), str(slow)],
+                                stdout=subprocess.PIPE, text=True)
+
+    with start(0.1) as killed:
+        assert killed.stdout is not None
+        before = 0
+        while before < 10 and killed.stdout.readline():
+            before += 1
+        killed.send_signal(signal.SIGKILL)
+        before += len(killed.stdout.readlines())
+    assert not (tmp_path / "plan").exists()
+    assert len(list(cache.iterdir())) == 1
+    with start(0.0) as resumed:
+        assert resumed.stdout is not None
+        after = len(resumed.stdout.readlines())
+    assert before < sites
+    assert sites <= before + after <= sites + 4
+    assert list(cache.iterdir()) == []
+    monkeypatch.setenv("FOLDRANK_NO_CACHE", "1")
+    whole, made = foldrank.plan(checkpoint, **ASKED), Plan.read(tmp_path / "plan")
+    assert made.edits == whole.edits
+    for name, array in whole.arrays.items():
+        np.testing.assert_allclose(made.arrays[name], array, atol=1e-6)
