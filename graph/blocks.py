@@ -78,7 +78,8 @@ def read_block(
         if sum(widths) != columns:
             opaque.append(f"{node.name} ({columns} columns for {', '.join(roles)})")
             continue
-        linears.append(Linear(number, roles, node, widths, bias_of(node), place, turned))
+        together = dialect.interleaves(node)
+        linears.append(Linear(number, roles, node, widths, bias_of(node), place, turned, interleaved=together))
     norms = tuple(norm_parameters(ordered))
     weights = {id(initializer_at(place)) for place in (*_places(linears), *norms, *quantised)}
     own = {id(value) for value in _own(nodes)} | weights
@@ -119,6 +120,8 @@ def _widths(roles: tuple[str, ...], columns: int, geometry: tuple[int, int, int]
     heads, kv_heads, size = geometry
     if len(roles) == 1:
         return (columns,)
+    if set(roles) == {"q", "k", "v"}:  # a cache may hold more KV heads than the weight makes (Falcon repeats them)
+        return (heads * size, *[(columns - heads * size) // 2] * 2)
     if set(roles) <= {"q", "k", "v"}:
         return tuple((heads if role == "q" else kv_heads) * size for role in roles)
     return (columns // len(roles),) * len(roles)

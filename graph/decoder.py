@@ -17,6 +17,7 @@ from foldrank.graph.blocks import Block, read_block
 from foldrank.graph.boundaries import crossing_values
 from foldrank.graph.cache import KVPair, kv_pairs
 from foldrank.graph.dialects import DIALECTS, Dialect
+from foldrank.graph.dialects.modules import mixes_experts
 from foldrank.graph.forms import Surroundings
 from foldrank.graph.geometry import geometry
 from foldrank.graph.linears import Linear, Pair
@@ -64,6 +65,9 @@ class View:
 def read_decoder(model: ir.Model) -> Decoder:
     """Find the decoder in a graph. Raises GraphNotRecognized, saying what differs from one."""
     where = model.graph.name or "graph"
+    if mixing := next((node for node in model.graph if mixes_experts(node)), None):
+        raise GraphNotRecognized(where, f"is a mixture of experts ({mixing.name or mixing.op_type})",
+                                 "give a dense model: mixtures are not supported in this version")
     dialect = _dialect(model, where)
     pairs = kv_pairs(model.graph, where)
     flowing = stream(model.graph, (value for pair in pairs for value in pair.past))

@@ -29,7 +29,7 @@ def geometry(nodes: Sequence[ir.Node], pair: KVPair, dialect: Dialect, where: st
         if not isinstance(size, int) and heads:
             size = columns // (heads + 2 * kv_heads)
         if not heads and isinstance(size, int) and size:
-            heads = columns // size - 2 * kv_heads
+            heads = (_read_by_o(nodes, dialect) or columns - 2 * kv_heads * size) // size
         if heads and heads > 0 and isinstance(size, int) and size:
             return heads, kv_heads, size
     raise GraphNotRecognized(where, f"block with KV pair {pair.number}: heads or head size cannot be read",
@@ -39,6 +39,15 @@ def geometry(nodes: Sequence[ir.Node], pair: KVPair, dialect: Dialect, where: st
 def _attribute(nodes: Sequence[ir.Node]) -> int | None:
     found = (node.attributes.get(name) for node in nodes if node.op_type in _ATTENTION for name in _HEADS)
     return next((attribute.as_int() for attribute in found if attribute is not None), None)
+
+
+def _read_by_o(nodes: Sequence[ir.Node], dialect: Dialect) -> int:
+    """Width of what `o` reads, which is that of all query heads; 0 where its weight does not tell."""
+    for node, roles in linear_nodes(nodes, dialect):
+        if roles == ("o",) and (stored := stored_matrix(node)) is not None:
+            place, turned = stored
+            return tensor_at(place).shape.numpy()[1 if turned else 0]
+    return next((pair.shape[0] for pair in pairs_in(nodes) if pair.sites[0].roles == ("o",)), 0)
 
 
 def _columns(nodes: Sequence[ir.Node], dialect: Dialect) -> int:

@@ -23,7 +23,8 @@ class Linear:
     """y = x @ W (+ bias): W [in, out], its columns the roles in storage order, `widths` columns each.
 
     `node` is the MatMul or Gemm, `place` where the stored matrix is read (a Transpose may stand between), `transposed`
-    whether it is stored [out, in].
+    whether it is stored [out, in]. `interleaved`: the roles lie head by head, so each stands for a run as wide as it
+    is, in storage order; only all of them together are something.
     """
 
     block: int
@@ -34,6 +35,7 @@ class Linear:
     """Where an initializer [out] is added: the Gemm itself, or the Add that follows."""
     place: Place
     transposed: bool
+    interleaved: bool = False
 
     @property
     def weight(self) -> ir.Value:

@@ -16,6 +16,7 @@ import torch
 
 from foldrank.digests import WeightDigest, sha256_array
 from foldrank.edits import Edit, FoldBlocks, LowRank
+from foldrank.errors import SourceError
 from foldrank.planfile import Calibration, Keep, Plan, PlanDocument, Source, Step
 from foldrank.plans.decoder import Decoder, load_decoder
 from foldrank.plans.method import Result, Task
@@ -114,6 +115,7 @@ def run_all(
     for request in requests:
         shelf = shelf.under(f"{request.method.name} {json.dumps(request.values, sort_keys=True)}")
         result = request.method.run(replace(task, shelf=shelf), request.settings)
+        _check_interleaved(decoder, request, result.edits)
         folds = {edit.into: edit for edit in result.edits if isinstance(edit, FoldBlocks)}
         task = replace(task, decoder=result.decoder, folds={**task.folds, **folds})
         runs.append(_Run(request, result))
@@ -127,6 +129,16 @@ def _inputs(checkpoint: Checkpoint, windows: Windows, seed: int, device: str) ->
         code_version(), torch.__version__, checkpoint.config_sha256, *(sha256_of(file) for file in files),
         sha256_array(windows.ids), str(windows.ids.shape), str(seed), device,
     )
+
+
+def _check_interleaved(decoder: Decoder, request: Request, edits: Sequence[Edit]) -> None:
+    """Raise SourceError where an edit takes one role out of a weight that holds several head by head."""
+    together = decoder.family.interleaved
+    sites = [edit.site for edit in edits if not isinstance(edit, FoldBlocks)]
+    if odd := [site for site in sites if set(site.roles) & set(together) and site.roles != together]:
+        weight = f"{decoder.family.path(together[0])} holds {', '.join(together)} head by head"
+        raise SourceError(odd[0], f"{weight}, so {odd[0].role} cannot be replaced alone",
+                          f"run {request.method.name} with packed weights taken as one")
 
 
 def _source(checkpoint: Checkpoint, decoder: Decoder, runs: Sequence[_Run]) -> Source:

@@ -15,10 +15,15 @@ from foldrank.sites import ROLES
 
 @dataclass(frozen=True)
 class Family:
-    """`layers`: path of the list of blocks. `linears`: path in a block to the roles its output holds, in order."""
+    """`layers`: path of the list of blocks. `linears`: path in a block to the roles its output holds, in order.
+
+    `interleaved`: roles that their linear holds head by head, so that none of them is a run of columns. They are edited
+    together; each stands for a run as wide as it is, in storage order, so that all of them are the weight as it lies.
+    """
 
     layers: str
     linears: Mapping[str, tuple[str, ...]]
+    interleaved: tuple[str, ...] = ()
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -44,6 +49,13 @@ _OPT = Family("model.decoder.layers", {
     **{f"self_attn.{role}_proj": (role,) for role in "qkv"}, "self_attn.out_proj": ("o",),
     "fc1": ("up",), "fc2": ("down",),
 })
+_NEOX, _FALCON = (
+    Family(layers, {
+        f"{attention}.query_key_value": ("q", "k", "v"), f"{attention}.dense": ("o",),
+        "mlp.dense_h_to_4h": ("up",), "mlp.dense_4h_to_h": ("down",),
+    }, interleaved=("q", "k", "v"))
+    for layers, attention in (("gpt_neox.layers", "attention"), ("transformer.h", "self_attention"))
+)
 
 FAMILIES: dict[str, Family] = {
     "LlamaForCausalLM": _GATED,
@@ -59,6 +71,8 @@ FAMILIES: dict[str, Family] = {
     "Phi3ForCausalLM": _PHI3,
     "GPT2LMHeadModel": _GPT2,
     "OPTForCausalLM": _OPT,
+    "GPTNeoXForCausalLM": _NEOX,
+    "FalconForCausalLM": _FALCON,
 }
 """Every family that can be planned for, by the architecture its config names."""
 
@@ -67,11 +81,7 @@ _EXPERTS = (
     "GraniteMoeForCausalLM", "DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM", "GptOssForCausalLM", "DbrxForCausalLM",
 )
 
-REFUSED: dict[str, str] = {
-    **dict.fromkeys(_EXPERTS, "it is a mixture of experts"),
-    "GPTNeoXForCausalLM": "its packed weight interleaves q, k and v head by head",
-    "FalconForCausalLM": "its packed weight interleaves q, k and v by groups of heads",
-}
+REFUSED: dict[str, str] = dict.fromkeys(_EXPERTS, "it is a mixture of experts")
 """Architectures that are recognised and refused, with the reason."""
 
 EAGER = ("Gemma2ForCausalLM",)

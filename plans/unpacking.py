@@ -11,14 +11,19 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-_STACKS = ("model.layers", "transformer.h", "model.decoder.layers")
+_STACKS = ("model.layers", "transformer.h", "model.decoder.layers", "gpt_neox.layers")
 _SINGLE = {
     "q": ("self_attn.q_proj",), "k": ("self_attn.k_proj",), "v": ("self_attn.v_proj",),
-    "o": ("self_attn.o_proj", "self_attn.out_proj", "attn.c_proj"),
-    "gate": ("mlp.gate_proj",), "up": ("mlp.up_proj", "mlp.c_fc", "fc1"),
-    "down": ("mlp.down_proj", "mlp.c_proj", "fc2"),
+    "o": ("self_attn.o_proj", "self_attn.out_proj", "attn.c_proj", "attention.dense", "self_attention.dense"),
+    "gate": ("mlp.gate_proj",), "up": ("mlp.up_proj", "mlp.c_fc", "fc1", "mlp.dense_h_to_4h"),
+    "down": ("mlp.down_proj", "mlp.c_proj", "fc2", "mlp.dense_4h_to_h"),
 }
-_PACKED = {"self_attn.qkv_proj": ("q", "k", "v"), "attn.c_attn": ("q", "k", "v"), "mlp.gate_up_proj": ("gate", "up")}
+_INTERLEAVED = ("attention.query_key_value", "self_attention.query_key_value")
+"""q, k and v head by head: cut in storage order all the same, as plans count their columns, and joined again."""
+_PACKED = {
+    "self_attn.qkv_proj": ("q", "k", "v"), "attn.c_attn": ("q", "k", "v"), "mlp.gate_up_proj": ("gate", "up"),
+    **dict.fromkeys(_INTERLEAVED, ("q", "k", "v")),
+}
 
 
 class Side(nn.ModuleDict):
@@ -78,9 +83,9 @@ def _widths(roles: tuple[str, ...], whole: nn.Linear, config: Any) -> list[int]:
     if roles == ("gate", "up"):
         return [whole.out_features // 2] * 2
     heads = config.num_attention_heads
-    keys = getattr(config, "num_key_value_heads", None) or heads
-    head = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return [heads * head, keys * head, keys * head]
+    queries = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
+    keys = (whole.out_features - queries) // 2
+    return [queries, keys, keys]
 
 
 def _parts(whole: nn.Linear, widths: list[int]) -> list[nn.Linear]:

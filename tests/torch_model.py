@@ -24,17 +24,27 @@ from foldrank.sites import Site
 
 CLOSE = 1e-4
 """fp32 graphs against float64: largest error over the largest logit."""
-_LLAMA = {**{role: (f"self_attn.{role}_proj", 0, 1) for role in "qkvo"},
-          **{role: (f"mlp.{role}_proj", 0, 1) for role in ("gate", "up", "down")}}
-PATHS: dict[str, tuple[str, dict[str, tuple[str, int, int]]]] = {
+IDS = np.random.default_rng(4).integers(3, 250, 40)
+Linears = dict[str, tuple[str, ...]]
+_LLAMA: Linears = {**{f"self_attn.{role}_proj": (role,) for role in "qkvo"},
+                   **{f"mlp.{role}_proj": (role,) for role in ("gate", "up", "down")}}
+_MLP: Linears = {"mlp.dense_h_to_4h": ("up",), "mlp.dense_4h_to_h": ("down",)}
+PATHS: dict[str, tuple[str, Linears]] = {
+    "phi3": ("model.layers", {
+        "self_attn.qkv_proj": ("q", "k", "v"), "self_attn.o_proj": ("o",), "mlp.gate_up_proj": ("gate", "up"),
+        "mlp.down_proj": ("down",)}),
     "gpt2": ("transformer.h", {
-        "q": ("attn.c_attn", 0, 3), "k": ("attn.c_attn", 1, 3), "v": ("attn.c_attn", 2, 3), "o": ("attn.c_proj", 0, 1),
-        "up": ("mlp.c_fc", 0, 1), "down": ("mlp.c_proj", 0, 1)}),
+        "attn.c_attn": ("q", "k", "v"), "attn.c_proj": ("o",), "mlp.c_fc": ("up",), "mlp.c_proj": ("down",)}),
     "opt": ("model.decoder.layers", {
-        **{role: (f"self_attn.{role}_proj", 0, 1) for role in "qkv"}, "o": ("self_attn.out_proj", 0, 1),
-        "up": ("fc1", 0, 1), "down": ("fc2", 0, 1)}),
+        **{f"self_attn.{role}_proj": (role,) for role in "qkv"}, "self_attn.out_proj": ("o",), "fc1": ("up",),
+        "fc2": ("down",)}),
+    "gpt_neox": ("gpt_neox.layers", {
+        "attention.query_key_value": ("q", "k", "v"), "attention.dense": ("o",), **_MLP}),
+    "falcon": ("transformer.h", {
+        "self_attention.query_key_value": ("q", "k", "v"), "self_attention.dense": ("o",), **_MLP}),
 }
-"""Family: where its blocks are, and for each role (module, part, of so many equal parts of its output)."""
+"""Model type: where its blocks are, and the modules with the roles they hold side by side (query_key_value in storage
+order: as wide as q, then k, then v are, whatever lies there)."""
 
 
 class Model:
@@ -45,7 +55,8 @@ class Model:
 
         self.model: Any = AutoModelForCausalLM.from_pretrained(
             checkpoint, dtype=torch.float32, attn_implementation="eager")
-        self.path, self.roles = PATHS.get(self.model.config.model_type, ("model.layers", _LLAMA))
+        self.path, self.linears = PATHS.get(self.model.config.model_type, ("model.layers", _LLAMA))
+        self.roles = [role for roles in self.linears.values() for role in roles]
         self.layers = self.model.get_submodule(self.path)
         self.original = copy.deepcopy(self.layers)
         self.edits: list[Edit] = []
@@ -54,16 +65,29 @@ class Model:
 
     def _matrix(self, layer: torch.nn.Module, role: str) -> torch.Tensor:
         """View [in, out] of one role."""
-        path, part, parts = self.roles[role]
+        path, roles = next((path, roles) for path, roles in self.linears.items() if role in roles)
         module: Any = layer.get_submodule(path)
         whole = module.weight if type(module).__name__ == "Conv1D" else module.weight.T
-        width = whole.shape[1] // parts
-        return whole[:, part * width : (part + 1) * width]
+        return whole.split(self._widths(roles, whole.shape[1]), dim=1)[roles.index(role)]
+
+    def _widths(self, roles: tuple[str, ...], columns: int) -> list[int]:
+        if roles != ("q", "k", "v"):
+            return [columns // len(roles)] * len(roles)
+        config = self.model.config
+        heads = config.num_attention_heads
+        queries = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
+        return [queries, (columns - queries) // 2, (columns - queries) // 2]
 
     def weight(self, block: int, role: str, original: bool = False) -> np.ndarray:
         """[in, out]."""
         layer = (self.original if original else self.layers)[block]
         return np.ascontiguousarray(self._matrix(layer, role).detach().numpy())
+
+    def kind(self, block: int) -> tuple[object, ...]:
+        """What the config says of one block alone."""
+        config = self.model.config
+        lists = (getattr(config, name, None) for name in ("layer_types", "no_rope_layers"))
+        return tuple(values[block] if values else None for values in lists)
 
     def fold(self, blocks: tuple[int, ...], coefficients: dict[int, float], norms: str = "bottom",
              into: int | None = None) -> Model:
@@ -143,14 +167,21 @@ class Model:
 
 def prove(graph: Path, model: Model, folder: Path) -> Path:
     """The graph, after the model's plan, computes what the model does, prefilled and cached; ONNX's checks pass."""
-    changed, _ = transform(load_model(graph), model.plan())
+    changed = edited(graph, model, folder)
+    expected = model.logits(IDS)
+    for steps in (None, (17, 1, 1, 21)):
+        found = run_onnx(changed, IDS, steps)
+        assert worst(found, expected) < CLOSE
+        assert (found.argmax(-1) == expected.argmax(-1)).all()
+    return changed
+
+
+def edited(graph: Path, model: Model, folder: Path) -> Path:
+    """The graph after the model's plan, written and checked as ONNX checks it; opset and IR version are as before."""
+    before = load_model(graph)
+    changed, _ = transform(before, model.plan())
+    assert (changed.ir_version, changed.graph.opset_imports) == (before.ir_version, before.graph.opset_imports)
     folder.mkdir(exist_ok=True)
     write_model(changed, folder)
     check_file(folder / "model.onnx", "written")
-    ids = np.random.default_rng(4).integers(3, 250, 40)
-    expected = model.logits(ids)
-    for steps in (None, (17, 1, 1, 21)):
-        found = run_onnx(folder / "model.onnx", ids, steps)
-        assert worst(found, expected) < CLOSE
-        assert (found.argmax(-1) == expected.argmax(-1)).all()
     return folder / "model.onnx"

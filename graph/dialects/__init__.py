@@ -25,6 +25,8 @@ class Dialect:
     roles_of: Callable[[ir.Node], tuple[str, ...] | None]
     is_buffer: Callable[[str], bool]
     """Whether an initializer is a table (rotary angles) rather than a parameter."""
+    interleaves: Callable[[ir.Node], bool] = lambda _node: False
+    """Whether a linear holds its roles head by head."""
 
 
 DIALECTS = (

@@ -10,7 +10,7 @@ import re
 import onnx_ir as ir
 
 from foldrank.graph.dialects import Dialect
-from foldrank.graph.dialects.modules import LINEAR_OPERATORS, roles_of_module
+from foldrank.graph.dialects.modules import LINEAR_OPERATORS, is_interleaved, roles_of_module
 
 _BLOCK = re.compile(r"/(?:\w+/)*(?:layers|h|blocks|block)\.(\d{1,5})/(.+)")
 
@@ -24,15 +24,22 @@ def _block_of(node: ir.Node) -> int | None:
     return int(match.group(1)) if match else None
 
 
-def _roles_of(node: ir.Node) -> tuple[str, ...] | None:
+def _module(node: ir.Node) -> str:
+    """Path inside its block of the module that a node is named after; empty outside of blocks."""
     match = _BLOCK.fullmatch(node.name or "")
-    if match is None or node.op_type not in LINEAR_OPERATORS:
-        return None
-    return roles_of_module(match.group(2).rpartition("/")[0].replace("/", "."))
+    return match.group(2).rpartition("/")[0].replace("/", ".") if match else ""
+
+
+def _roles_of(node: ir.Node) -> tuple[str, ...] | None:
+    return roles_of_module(_module(node)) if node.op_type in LINEAR_OPERATORS else None
+
+
+def _interleaves(node: ir.Node) -> bool:
+    return is_interleaved(_module(node))
 
 
 def _is_buffer(name: str) -> bool:
     return "rotary_emb" in name
 
 
-DIALECT = Dialect("optimum", _recognizes, _block_of, _roles_of, _is_buffer)
+DIALECT = Dialect("optimum", _recognizes, _block_of, _roles_of, _is_buffer, _interleaves)

@@ -11,16 +11,15 @@ import re
 import onnx_ir as ir
 
 from foldrank.graph.dialects import Dialect
-from foldrank.graph.dialects.modules import LINEAR_OPERATORS, roles_of_module
+from foldrank.graph.dialects.modules import LINEAR_OPERATORS, SCOPES, is_interleaved, roles_of_module
 
-_KEYS = ("pkg.torch.onnx.name_scopes", "namespace")
 _WORD = re.compile(r"[\w.]+")
 _BLOCK = re.compile(r"(?:\w+\.)*(?:layers|h|blocks|block)\.(\d{1,5})(?:\.([\w.]+))?")
 
 
 def _scope(node: ir.Node) -> tuple[int, str] | None:
     """(block, path of the innermost module inside it)."""
-    text = next((node.metadata_props[key] for key in _KEYS if key in node.metadata_props), "")
+    text = next((node.metadata_props[key] for key in SCOPES if key in node.metadata_props), "")
     found = [match for word in _WORD.findall(text) if (match := _BLOCK.fullmatch(word))]
     return (int(found[-1].group(1)), found[-1].group(2) or "") if found else None
 
@@ -41,6 +40,11 @@ def _roles_of(node: ir.Node) -> tuple[str, ...] | None:
     return roles_of_module(scope[1]) if scope is not None else _packed(node)
 
 
+def _interleaves(node: ir.Node) -> bool:
+    scope = _scope(node)
+    return scope is not None and is_interleaved(scope[1])
+
+
 def _packed(node: ir.Node) -> tuple[str, ...] | None:
     """ort_fusions pack linears that read one input, without a scope: three are q, k, v, two are gate and up."""
     users = node.outputs[0].consumers()
@@ -53,4 +57,4 @@ def _is_buffer(name: str) -> bool:
     return "rotary_emb" in name or "inv_freq" in name
 
 
-DIALECT = Dialect("torch", _recognizes, _block_of, _roles_of, _is_buffer)
+DIALECT = Dialect("torch", _recognizes, _block_of, _roles_of, _is_buffer, _interleaves)

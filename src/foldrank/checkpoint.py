@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from foldrank import strictjson
-from foldrank.checkpoint_rules import config_problems, remote_code, text_config
+from foldrank.checkpoint_rules import config_problems, experts, remote_code, text_config
 from foldrank.errors import SourceError
 from foldrank.hub import snapshot
 from foldrank.progress import SILENT, Progress, track
@@ -74,6 +74,13 @@ class Checkpoint:
     def text_config(self) -> dict[str, Any]:
         """The decoder's part of the config; the config itself unless the model is multimodal."""
         return text_config(self.config)
+
+
+def check_dense(checkpoint: Checkpoint) -> None:
+    """Refuse a mixture of experts by name: its blocks have no one up and down. Raises SourceError."""
+    if count := experts(checkpoint.config):
+        raise SourceError(checkpoint.path, f"{checkpoint.architecture} is a mixture of {count} experts",
+                          "give a dense model: mixtures are not supported in this version")
 
 
 def check_finite(checkpoint: Checkpoint, progress: Progress = SILENT) -> None:

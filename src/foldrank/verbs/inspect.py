@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from foldrank.graph.decoder import Block, Decoder, Linear
 
 _DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
-_TENSOR = re.compile(r"(?:model\.)?layers\.(\d+)\.(?:self_attn|mlp)\.(\w+)_proj\.weight")
+_TENSOR = re.compile(r"(?:\w+\.)*(?:layers|h)\.(\d+)\.([\w.]+)\.weight")
 
 
 def inspect(path: Path | str) -> dict[str, Any]:
@@ -107,9 +107,10 @@ def _dtype(dtype: np.dtype[Any]) -> str:
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:
-    from foldrank.checkpoint import Checkpoint
+    from foldrank.checkpoint import Checkpoint, check_dense
 
     checkpoint = Checkpoint.open(path, offline=True)
+    check_dense(checkpoint)
     config = checkpoint.text_config
     heads = config.get("num_attention_heads", config.get("n_head"))
     width = config.get("hidden_size", config.get("n_embd"))
@@ -119,7 +120,7 @@ def _checkpoint(path: Path) -> dict[str, Any]:
         "kind": "checkpoint", "dialect": "safetensors", "name": checkpoint.name,
         "architecture": checkpoint.architecture,
         "blocks": checkpoint.blocks, "sites": [row for _, row in sorted(_stored_sites(checkpoint), key=itemgetter(0))],
-        "kv": {"pairs": checkpoint.blocks, "heads": config.get("num_key_value_heads", heads), "head_size": size,
+        "kv": {"pairs": checkpoint.blocks, "heads": _cached_heads(config, heads), "head_size": size,
                "query_heads": heads},
         "parameters": sum(tensor.size for tensor in tensors),
         "bytes": sum(tensor.end - tensor.start for tensor in tensors),
@@ -128,15 +129,27 @@ def _checkpoint(path: Path) -> dict[str, Any]:
     }
 
 
+def _cached_heads(config: Mapping[str, Any], heads: int | None) -> int | None:
+    """KV heads in the cache. Falcon has one, unless its new architecture repeats them for every query head."""
+    if config.get("model_type") == "falcon":
+        return heads if config.get("new_decoder_architecture") or not config.get("multi_query", True) else 1
+    return config.get("num_key_value_heads") or heads
+
+
 def _stored_sites(checkpoint: Checkpoint) -> Iterator[tuple[tuple[int, int], dict[str, Any]]]:
-    """(place, row) of each weight whose name tells its site; a checkpoint stores them [out, in]."""
+    """(place, row) of each weight whose name tells its site. A checkpoint stores them [out, in], GPT-2's Conv1D not."""
+    from foldrank.graph.dialects.modules import roles_of_module
+
     for name, tensor in checkpoint.tensors.items():
         match = _TENSOR.fullmatch(name)
-        if match is None or match.group(2) not in (*ROLES, *PACKED):
+        roles = roles_of_module(match.group(2)) if match else None
+        if match is None or roles is None:
             continue
-        site = Site(int(match.group(1)), PACKED.get(match.group(2), (match.group(2),)))
+        site = Site(int(match.group(1)), roles)
         place = (site.block, ROLES.index(site.roles[0]))
-        yield place, _row(site, (tensor.shape[1], tensor.shape[0]), _dtype(tensor.dtype), None)
+        rows, columns = tensor.shape
+        shape = (rows, columns) if checkpoint.architecture.startswith("GPT2") else (columns, rows)
+        yield place, _row(site, shape, _dtype(tensor.dtype), None)
 
 
 def _plan(path: Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ def plan(
     `methods` as on the command line (`"slm:keep=0.75"`), applied in order. Raises ValueError on wrong settings,
     SourceError on a checkpoint, text or output that cannot serve.
     """
-    from foldrank.checkpoint import Checkpoint, check_finite
+    from foldrank.checkpoint import Checkpoint, check_dense, check_finite
     from foldrank.plans.compose import make_plan, parse_all
     from foldrank.staging import check_output, staged_folder
 
@@ -30,6 +30,7 @@ def plan(
     if output is not None:
         check_output(output, force=force)
     checkpoint = Checkpoint.open(model, offline=offline, trust_remote_code=trust_remote_code)
+    check_dense(checkpoint)
     check_finite(checkpoint, progress)
     made = make_plan(
         checkpoint, methods, calibration=None if calibration is None else Path(calibration),

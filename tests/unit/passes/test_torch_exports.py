@@ -14,6 +14,7 @@ from foldrank.graph.load import load_model
 from foldrank.passes.pipeline import transform
 
 pytest.importorskip("torch")
+from exports import plainly
 from torch_model import Model, prove
 
 Export = Callable[[str], tuple[Path, Path]]
@@ -31,9 +32,9 @@ def export(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Export:
             checkpoint = shared / "fixtures" / "tiny" / name.partition("-")[0] / "checkpoint"
             folder = tmp_path_factory.mktemp("export")
             if name.endswith("-plain"):
-                _export_plainly(checkpoint, folder)
-            else:
-                _export(checkpoint, folder, "cpu" if name.endswith("-fused") else None)
+                done[name] = checkpoint, plainly(checkpoint, folder, "fp32")
+                return done[name]
+            _export(checkpoint, folder, "cpu" if name.endswith("-fused") else None)
             done[name] = checkpoint, folder / "decode.onnx"
         return done[name]
 
@@ -54,40 +55,6 @@ def _export(checkpoint: Path, folder: Path, fusions: str | None) -> None:
     config = OnnxConfig(dynamic=True, ort_fusions=fusions)
     sample = {"input_ids": ids, "attention_mask": mask}
     OnnxExporter().export_for_generation(model, sample, config, multi_token_decode=True).save_pretrained(folder)
-
-
-def _export_plainly(checkpoint: Path, folder: Path) -> None:
-    """torch.onnx.export(dynamo=True) of a wrapper that any reader of its manual would write, the common names given."""
-    import torch
-    from transformers import AutoModelForCausalLM, DynamicCache
-
-    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, attn_implementation="eager").eval()
-    blocks, heads = model.config.num_hidden_layers, model.config.num_key_value_heads
-
-    class Wrapper(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, input_ids, attention_mask, position_ids, *past):  # type: ignore[no-untyped-def]
-            cache = DynamicCache()
-            for i in range(blocks):
-                cache.update(past[2 * i], past[2 * i + 1], i)
-            out = self.model(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids,
-                             past_key_values=cache, use_cache=True)
-            return (out.logits, *(t for layer in out.past_key_values.layers for t in (layer.keys, layer.values)))
-
-    past = tuple(torch.randn(2, heads, 5, 16) for _ in range(2 * blocks))
-    ids = torch.arange(3, 9).reshape(2, 3)
-    args = (ids, torch.ones(2, 8, dtype=torch.int64), torch.arange(5, 8)[None].repeat(2, 1), *past)
-    ports = [f"{{}}.{i}.{kind}" for i in range(blocks) for kind in ("key", "value")]
-    step = {0: "batch", 1: "sequence"}
-    program = torch.onnx.export(
-        Wrapper(), args, dynamo=True, output_names=["logits", *(p.format("present") for p in ports)],
-        input_names=["input_ids", "attention_mask", "position_ids", *(p.format("past_key_values") for p in ports)],
-        dynamic_shapes=(step, {0: "batch", 1: "total"}, step, tuple({0: "batch", 2: "past"} for _ in past)),
-    )
-    program.save(folder / "decode.onnx", external_data=True)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
