@@ -16,7 +16,7 @@ from foldrank.errors import GraphNotRecognized
 from foldrank.graph.blocks import Block, read_block
 from foldrank.graph.boundaries import crossing_values
 from foldrank.graph.cache import KVPair, kv_pairs
-from foldrank.graph.dialects import DIALECTS, Dialect
+from foldrank.graph.dialects import DIALECTS, Dialect, unnamed
 from foldrank.graph.dialects.modules import mixes_experts
 from foldrank.graph.forms import Surroundings
 from foldrank.graph.geometry import geometry
@@ -103,9 +103,7 @@ def _dialect(model: ir.Model, where: str) -> Dialect:
         dialect: Dialect = getattr(importlib.import_module(module), name)
         if dialect.recognizes(model):
             return dialect
-    known = ", ".join(path.split(":")[0].rsplit(".", 1)[1] for path in DIALECTS)
-    raise GraphNotRecognized(where, f"no node is named as a known exporter names a decoder's ({known})",
-                             "export with `foldrank export`")
+    return unnamed.survey(model, where)
 
 
 def _block_number(dialect: Dialect, node: ir.Node) -> int | None:

@@ -11,6 +11,8 @@ PART = "foldrank.part"
 """What a made node is to its site: A or B of a pair, the dense rest of a packed weight, their join, or its bias."""
 BLOCK = "foldrank.block"
 """Source number of the block a node belongs to, where its name says another."""
+ROLES = "foldrank.roles"
+"""Roles of a linear, in storage order, joined by commas, in a graph whose names do not tell them."""
 
 PARTS = ("A", "B", "dense", "join", "bias")
 

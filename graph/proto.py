@@ -11,6 +11,11 @@ import onnx
 from foldrank.graph.external import Extent, extent, overlaps, stored_bytes
 
 DOMAINS = ("", "ai.onnx", "com.microsoft")
+_DECLARED = frozenset({
+    "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview", "ai.onnx.preview.training", "com.microsoft.experimental",
+    "com.microsoft.nchwc", "com.ms.internal.nhwc", "org.pytorch.aten",
+})
+"""Domains that ONNX Runtime declares in every graph that it saves, though no operator is of them."""
 _TYPED = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
 
 
@@ -40,6 +45,9 @@ def _header(model: onnx.ModelProto) -> Iterator[str]:
     seen: set[str] = set()
     for entry in model.opset_import:
         domain = "" if entry.domain == "ai.onnx" else entry.domain
+        if entry.domain in _DECLARED and domain not in seen:
+            seen.add(domain)
+            continue
         if entry.domain not in DOMAINS:
             yield f"operator domain {entry.domain!r:.60} is not allowed (standard and com.microsoft are)"
         elif domain in seen:

@@ -1,8 +1,8 @@
 """Run a plan's passes over a copy of a model, in an order fixed by kind, asking the laws of the graph after each.
 
 Weights first, then low rank, then blocks leave, then the cache is renumbered, then clean-up: so site numbers stay true
-until the end. Declarations are set right and the head size is stated before all, since later it can no longer be read
-from a weight's shape.
+until the end. Before all, blocks are marked where names do not tell them, declarations are set right and the head size
+is stated, since later it can no longer be read from a weight's shape.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from foldrank.passes.declarations import SetDeclarations
 from foldrank.passes.drop_blocks import DropBlocks
 from foldrank.passes.fold_blocks import FoldWeights
 from foldrank.passes.low_rank import FactorLinears
+from foldrank.passes.mark_blocks import MarkBlocks
 from foldrank.passes.replace_weight import ReplaceWeights
 from foldrank.planfile import Plan
 from foldrank.progress import SILENT, Progress, track
@@ -36,6 +37,7 @@ def passes_for(plan: Plan) -> tuple[GraphPass, ...]:
 
 
 def _passes(plan: Plan, leaving: tuple[int, ...], name: str) -> Iterator[GraphPass]:
+    yield MarkBlocks()
     yield SetDeclarations()
     yield DropEchoes()
     yield StateHeadSize()

@@ -1,0 +1,59 @@
+"""A graph whose nodes have no names that say anything: blocks and roles by dataflow, or by the marks a pass left.
+
+Marks are needed once a graph is edited: blocks of which one holds a low-rank pair do not repeat any more.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from foldrank.errors import GraphNotRecognized
+from foldrank.graph.cache import kv_pairs
+from foldrank.graph.dialects import Dialect
+from foldrank.graph.marks import ROLES, block_of
+from foldrank.graph.membership import stream
+from foldrank.graph.repeats import blocks_by_flow
+from foldrank.graph.roles import Roles, roles_by_flow
+
+NAME = "unnamed"
+_TABLES = {"GroupQueryAttention": 3, "RotaryEmbedding": 1, "MultiHeadAttention": 3}
+"""Operators that read tables of angles, and from which input slot on."""
+
+
+def survey(model: ir.Model, where: str) -> Dialect:
+    """A dialect for this graph alone. Raises GraphNotRecognized, naming what comes nearest to a repeating block."""
+    graph = model.graph
+    if is_marked(graph):
+        return _dialect(graph, {}, {})
+    pairs = kv_pairs(graph, where)
+    flowing = stream(graph, (value for pair in pairs for value in pair.past))
+    blocks = blocks_by_flow(graph, pairs, flowing, where)
+    roles: Roles = {}
+    for pair in pairs:
+        roles |= roles_by_flow([node for node, number in blocks.items() if number == pair.number], flowing, pair)
+    if not roles:
+        what = "blocks repeat, but which of their linears is q, k, v, o or of the MLP cannot be told"
+        raise GraphNotRecognized(where, what, "export with node names, or with `foldrank export`")
+    return _dialect(graph, blocks, roles)
+
+
+def is_marked(graph: ir.Graph) -> bool:
+    """Whether a pass has written blocks down."""
+    return any(block_of(node) is not None for node in graph)
+
+
+def _dialect(graph: ir.Graph, blocks: dict[ir.Node, int], roles: Roles) -> Dialect:
+    def roles_of(node: ir.Node) -> tuple[str, ...] | None:
+        marked = node.metadata_props.get(ROLES)
+        return tuple(marked.split(",")) if marked else roles.get(node)
+
+    return Dialect(
+        NAME, lambda _: True, lambda node: blocks.get(node, block_of(node)), roles_of,
+        lambda name: _is_table(graph.initializers[name]),
+    )
+
+
+def _is_table(value: ir.Value) -> bool:
+    """Whether an initializer is angles: read by nothing but operators that rotate, where they expect a table."""
+    uses = list(value.uses())
+    return bool(uses) and all(use.idx >= _TABLES.get(use.node.op_type, use.idx + 1) for use in uses)
