@@ -45,7 +45,11 @@ class FactorLinears(GraphPass):
         touched = _by_linear(self.edits, decoder, model.graph)
         digests = {part: d for e in self.edits for part, d in zip(e.site.parts, e.replaces, strict=True)}
         prove(touched, digests, self.source)
-        changes = tuple(_change(edit, targets(edit.site, decoder)[0].tensor.dtype) for edit in self.edits)
+        first = {edit.factors[0]: edit for edit in reversed(self.edits)}  # a basis that several share is counted once
+        changes = tuple(
+            _change(edit, targets(edit.site, decoder)[0].tensor.dtype, own=first[edit.factors[0]] is edit)
+            for edit in self.edits
+        )
         surgery = Surgery(model.graph, self.name)
         for linear, edits in touched.items():
             surgery.replace(linear, list(self._pieces(linear, edits, decoder)))
@@ -65,7 +69,7 @@ class FactorLinears(GraphPass):
             a, b = (partial(self._factor, name, dtype) for name in edit.factors)
             yield PairPiece(
                 edit.site, roles, a=lazily(a, dtype, (edit.shape[0], edit.rank)),
-                b=lazily(partial(b, columns), dtype, (edit.rank, columns.stop - columns.start)),
+                b=lazily(partial(b, columns), dtype, (edit.rank, columns.stop - columns.start)), basis=edit.factors[0],
             )
 
     def _factor(self, name: str, dtype: ir.DataType, columns: slice = slice(None)) -> Array:
@@ -89,9 +93,9 @@ def _by_linear(edits: tuple[LowRank, ...], decoder: Decoder, graph: ir.Graph) ->
     return dict(sorted(found.items(), key=lambda item: order[item[0].node]))
 
 
-def _change(edit: LowRank, dtype: ir.DataType) -> Change:
+def _change(edit: LowRank, dtype: ir.DataType, *, own: bool) -> Change:
     (n_in, n_out), itemsize = edit.shape, dtype.numpy().itemsize
     return Change(
-        str(edit.site), n_in * n_out * itemsize, edit.rank * (n_in + n_out) * itemsize,
+        str(edit.site), n_in * n_out * itemsize, edit.rank * (n_in * own + n_out) * itemsize,
         f"rank {edit.rank} of {min(n_in, n_out)}",
     )

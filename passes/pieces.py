@@ -41,12 +41,16 @@ class DensePiece:
 
 @dataclass(frozen=True)
 class PairPiece:
-    """Columns that a pair computes: A [in, rank], shared by all pieces of its site, and B [rank, out of this piece]."""
+    """Columns that a pair computes: A [in, rank], shared by all pieces of its site, and B [rank, out of this piece].
+
+    `basis` is A's name in the plan: sites that name the same one read one initializer.
+    """
 
     site: Site
     roles: tuple[str, ...]
     a: ir.TensorProtocol
     b: ir.TensorProtocol
+    basis: str
 
 
 def runs(roles: Sequence[str], owner: Mapping[str, T]) -> Iterator[tuple[tuple[str, ...], T | None]]:
@@ -57,11 +61,12 @@ def runs(roles: Sequence[str], owner: Mapping[str, T]) -> Iterator[tuple[tuple[s
 
 
 class Surgery:
-    """Replaces linears of one graph. Keeps x @ A of each site, so that pieces in several linears share it."""
+    """Replaces linears of one graph. Keeps every A, and x @ A of each site: pieces in several linears share them."""
 
     def __init__(self, graph: ir.Graph, made_by: str) -> None:
         self._graph, self._made_by = graph, made_by
         self._inner: dict[Site, ir.Value] = {}
+        self._bases: dict[tuple[str, ir.DataType | None], ir.Value] = {}
 
     def replace(self, linear: Linear, pieces: Iterable[DensePiece | PairPiece]) -> None:
         """Put the pieces in the MatMul's place. Linears must come in the graph's order."""
@@ -86,21 +91,27 @@ class Surgery:
 
     def _dense(self, linear: Linear, piece: DensePiece) -> ir.Value:
         sites, label = ",".join(map(str, piece.sites)), "_".join(site.role for site in piece.sites)
-        return self._matmul(linear, linear.node.inputs[0], piece.weight, "dense", sites, label)
+        return self._matmul(linear, linear.node.inputs[0], piece.weight, "dense", sites, label)[0]
 
     def _pair(self, linear: Linear, piece: PairPiece) -> ir.Value:
         role, site = piece.site.role, str(piece.site)
         if piece.site not in self._inner:
-            self._inner[piece.site] = self._matmul(linear, linear.node.inputs[0], piece.a, "A", site, f"{role}.A")
+            key = (piece.basis, piece.a.dtype)
+            basis = self._bases.get(key, piece.a)
+            inner = self._matmul(linear, linear.node.inputs[0], basis, "A", site, f"{role}.A")
+            self._inner[piece.site], self._bases[key] = inner
         label = f"{role}.B" if piece.roles == piece.site.roles else f"{role}.B.{'_'.join(piece.roles)}"
-        return self._matmul(linear, self._inner[piece.site], piece.b, "B", site, label)
+        return self._matmul(linear, self._inner[piece.site], piece.b, "B", site, label)[0]
 
     def _matmul(
-        self, linear: Linear, x: ir.Value | None, weight: ir.TensorProtocol, part: str, site: str, label: str
-    ) -> ir.Value:
-        base = str(linear.weight.name).removesuffix(".weight")
-        value = add_initializer(self._graph, f"{base}.{label}", weight)
-        return self._node(linear, "MatMul", [x, value], part, site, f"{linear.node.name}/{label.replace('.', '/')}")
+        self, linear: Linear, x: ir.Value | None, weight: ir.TensorProtocol | ir.Value, part: str, site: str, label: str
+    ) -> tuple[ir.Value, ir.Value]:
+        """The product, and the initializer it reads: a new one of a tensor, or the one given."""
+        if not isinstance(weight, ir.Value):
+            base = str(linear.weight.name).removesuffix(".weight")
+            weight = add_initializer(self._graph, f"{base}.{label}", weight)
+        name = f"{linear.node.name}/{label.replace('.', '/')}"
+        return self._node(linear, "MatMul", [x, weight], part, site, name), weight
 
     def _node(
         self, linear: Linear, op: str, inputs: Sequence[ir.Value | None], part: str, site: str, name: str

@@ -6,11 +6,12 @@ how the budget is shared (`ratios`):
     released     heuristic, more where sensitivity and effective rank are low   (the released code)
     formula      heuristic, more where they are high                            (the formula in notes on the paper)
     bayesian     per block, by a search over a measured objective               (`bayesian.py`)
-    spectrum     per site: rank by rank to whoever gains most relative loss per number (not in the paper; the default)
-    closed-form  per site: water-filling on losses times the loss's sensitivity to the site's output (`waterfill.py`)
-Which sign is right depends on the model. Perplexity over dense at keep 0.8 (plain, joint) for uniform / released /
-formula / spectrum: specs-5m (align 16) 1.058 / 1.065 / 1.022 / 1.013; a compact model of 300K parameters (align 2)
-2.77 / 2.24 / 4.86 / 2.78. `spectrum` is never far behind `uniform`, often ahead, and needs no gradients.
+    spectrum     per site: rank by rank to whoever gains most relative loss per number (not in the paper)
+    closed-form  per site: water-filling on losses times the loss's sensitivity to the site's output (`waterfill.py`;
+                 not in the paper; the default)
+Which sign of the heuristic is right depends on the model. Perplexity over dense at keep 0.8 (plain, joint), uniform /
+released / formula / spectrum: specs-5m (align 16) 1.058 / 1.065 / 1.022 / 1.013; a compact model of 300K parameters
+(align 2) 2.77 / 2.24 / 4.86 / 2.78. `closed-form` was ahead of `spectrum` wherever both ran: docs/methods.md.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Settings(Budget):
     whitening: Whitening = "plain"
     top_share: Annotated[float, Field(ge=0, le=1)] = 0.03
     weight: Annotated[float, Field(gt=0)] = 30.0
-    ratios: Literal["uniform", "released", "formula", "bayesian", "spectrum", "closed-form"] = "spectrum"
+    ratios: Literal["uniform", "released", "formula", "bayesian", "spectrum", "closed-form"] = "closed-form"
     objective: bayesian.Objective = "perplexity"
     evaluations: Annotated[int, Field(ge=1)] = 180
     inputs: Literal["original", "sequential"] = "original"

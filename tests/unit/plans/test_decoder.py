@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+from foldrank.checkpoint import Checkpoint
 from foldrank.edits import FoldBlocks
 from foldrank.errors import SourceError
 from foldrank.plans.decoder import Decoder, load_decoder, merge, watch_inputs
 from foldrank.plans.grams import block_statistics
+from foldrank.plans.loading import load_model
 
 MakeModel = Callable[..., Any]
 
@@ -31,13 +33,23 @@ def test_blocks_in_a_row_are_the_model(make_model: MakeModel, ids: np.ndarray, a
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "gemma2", "gpt2", "opt"])
 def test_real_checkpoints_of_the_known_families(shared: Path, family: str, ids: np.ndarray) -> None:
-    from foldrank.checkpoint import Checkpoint
-
     checkpoint = Checkpoint.open(shared / "fixtures" / "tiny" / family / "checkpoint")
     decoder = load_decoder(checkpoint)
     with torch.no_grad():
         theirs = decoder.model(input_ids=torch.from_numpy(ids), use_cache=False).logits
         torch.testing.assert_close(decoder.logits(decoder.forward(ids)), theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_blocks_stay_as_stored_and_compute_as_if_they_were_float32(specs_5m: Path, ids: np.ndarray) -> None:
+    checkpoint = Checkpoint.open(specs_5m)
+    stored, whole = load_decoder(checkpoint), Decoder.of(load_model(checkpoint, dtype=torch.float32))
+    assert {t.dtype for block in stored.blocks for t in block.tensors.values()} == {torch.float16}
+    assert {p.dtype for p in stored.around} == {torch.float32}
+    assert torch.equal(stored.blocks[1].weight("up"), whole.blocks[1].weight("up"))
+    hidden = stored.forward(ids)
+    assert hidden.dtype == torch.float32
+    assert torch.equal(hidden, whole.forward(ids))
+    assert torch.equal(stored.logits(hidden), whole.logits(hidden))
 
 
 def test_other_families_are_refused_by_name() -> None:

@@ -165,6 +165,7 @@ foldrank.plan(sys.argv[1], sys.argv[2], **{ASKED})
 """Plans as asked, slowly, with a line for every site that is decomposed."""
 
 
+@pytest.mark.slow
 def test_a_killed_plan_repeats_at_most_one_block_and_ends_the_same(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
