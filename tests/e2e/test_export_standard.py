@@ -128,6 +128,13 @@ def test_an_adopted_graph_has_the_dtype_it_has(shared: Path, tmp_path: Path) -> 
         export(tiny / "checkpoint", tmp_path / "out", graph=tiny / "optimum")
 
 
+@pytest.mark.parametrize("exporter", ["transformers", "optimum"])
+def test_bfloat16_is_refused_because_it_cannot_be_proved(exporter: str, specs_5m: Path, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="no bfloat16 kernels for the CPU"):
+        export(specs_5m, tmp_path / "out", exporter=exporter, dtype="bf16")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_damaged_graph_is_refused(shared: Path, tmp_path: Path) -> None:
     tiny = shared / "fixtures" / "tiny" / "llama"
     bad = Path(shutil.copytree(tiny / "optimum", tmp_path / "bad")) / "model.onnx"
