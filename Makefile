@@ -5,7 +5,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 CHECK := $(VENV)/check
 
-.PHONY: demo test lint types clean
+OPTIMUM := .venv-optimum
+
+.PHONY: demo test lint types clean optimum-env
 
 demo: $(READY)
 	$(BIN)/foldrank compress examples/specs-5m --method slm:keep=0.75 --method dipsvd:keep=0.8 -o build/demo --force
@@ -23,6 +25,20 @@ types: $(READY)
 	$(BIN)/pip install -q --no-deps --target $(CHECK) .
 	cd $(CHECK) && MYPYPATH=$(abspath $(CHECK)) $(abspath $(BIN))/mypy --config-file $(abspath pyproject.toml) -p foldrank
 
+# optimum-onnx needs an older transformers than the rest. Its environment has that and little more, and borrows torch,
+# onnx and onnxruntime from .venv: what is installed in it comes first on its path. Name it to foldrank with
+# FOLDRANK_OPTIMUM_PYTHON=$PWD/.venv-optimum/bin/python.
+optimum-env: $(OPTIMUM)/.ready
+
+$(OPTIMUM)/.ready: $(READY)
+	test -x $(OPTIMUM)/bin/python || $(PYTHON) -m venv $(OPTIMUM)
+	$(OPTIMUM)/bin/pip install -q --no-deps 'transformers==4.57.6' 'optimum==2.1.0' 'optimum-onnx==0.1.0' \
+		'huggingface_hub<1.0' 'tokenizers>=0.22,<=0.23.0' requests urllib3 certifi charset_normalizer idna
+	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' > \
+		$$($(OPTIMUM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/zz_borrowed.pth
+	HF_HUB_OFFLINE=1 $(OPTIMUM)/bin/python -c 'import optimum.exporters.onnx, optimum.onnxruntime'
+	touch $@
+
 $(READY): setup.cfg constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --upgrade pip
@@ -31,4 +47,4 @@ $(READY): setup.cfg constraints.txt
 	touch $(READY)
 
 clean:
-	rm -rf build $(VENV)
+	rm -rf build $(VENV) $(OPTIMUM)

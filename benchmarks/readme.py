@@ -1,4 +1,6 @@
-"""Write the figures of the README from the committed JSON: python -m foldrank.benchmarks.readme README.md
+"""Write the figures of README and docs from the committed JSON:
+
+    python -m foldrank.benchmarks.readme README.md docs/families.md
 
 A test renders them again and compares, so that a figure without its file cannot stay.
 """
@@ -13,21 +15,25 @@ from typing import Any
 
 import click
 
+from foldrank.benchmarks.families_table import consumers, families
+
 _PLACE = re.compile(r"(<!-- figures: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
 @click.command()
-@click.argument("readme", type=click.Path(path_type=Path, exists=True))
-def main(readme: Path) -> None:
-    """Fill every `<!-- figures: NAME -->` of the README from benchmarks/results/NAME.json beside it."""
-    results = readme.parent / "benchmarks" / "results"
-    readme.write_text(filled(readme.read_text(encoding="utf-8"), results), encoding="utf-8")
+@click.argument("pages", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
+@click.option("--results", type=click.Path(path_type=Path, exists=True), default=Path("benchmarks/results"))
+def main(pages: tuple[Path, ...], results: Path) -> None:
+    """Fill every `<!-- figures: NAME -->` of the pages from NAME.json among the results."""
+    for page in pages:
+        page.write_text(filled(page.read_text(encoding="utf-8"), results), encoding="utf-8")
 
 
 def filled(text: str, results: Path) -> str:
     """The text with every place filled. Raises KeyError for a name without a table, FileNotFoundError without JSON."""
     def fill(match: re.Match[str]) -> str:
-        data = json.loads((results / f"{match[2]}.json").read_text(encoding="utf-8"))
+        source = SOURCES.get(match[2], match[2])
+        data = json.loads((results / f"{source}.json").read_text(encoding="utf-8"))
         return f"{match[1]}{TABLES[match[2]](data)}\n{match[4]}"
 
     return _PLACE.sub(fill, text)
@@ -94,7 +100,10 @@ def _apply_cost(data: dict[str, Any]) -> str:
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "demo": _demo, "folded_decode": _folded_decode, "planning": _planning, "apply_cost": _apply_cost,
+    "families": families, "consumers": consumers,
 }
+SOURCES = {"consumers": "families"}
+"""Tables drawn from a file of another name."""
 
 
 if __name__ == "__main__":

@@ -62,8 +62,8 @@ def build(
     work.mkdir()
     command = [sys.executable, "-m", _MODULE, "-i", str(checkpoint), "-o", str(output), "-p", precision,
                "-e", execution_provider, "-c", str(work)]
-    if remote_code:
-        command += ["--extra_options", "hf_remote=true"]
+    # A cache cut to the window refuses to start empty, which every consumer but onnxruntime-genai does.
+    command += ["--extra_options", "windowed_kv_cache=false", *(["hf_remote=true"] if remote_code else [])]
     run_child(command, work, where=checkpoint, who="the model builder", steps=blocks, step="Reading layer ",
               progress=progress)
     if work.is_dir():

@@ -100,6 +100,9 @@ def _misfits(
         yield f"it lacks {', '.join(missing[:4])}"
     if len(set(inputs)) != len(inputs) or len(set(outputs)) != len(outputs):
         yield "two of its inputs or outputs mean the same"
+    if dtype != "bf16" and (odd_node := next(filter(_to_bf16, graph), None)) is not None:
+        yield (f"{odd_node.name} rounds to bfloat16 inside an {dtype} graph, as the model's own code does, and ONNX "
+               "Runtime has no such kernels for the CPU")
     for value, name in names.items():
         if name in past | present:
             yield from _cache_misfits(value, name, head_size, dtype, is_input=name in past)
@@ -107,6 +110,11 @@ def _misfits(
     wanted = checkpoint.text_config.get("vocab_size")
     if logits is not None and logits.shape is not None and isinstance(size := logits.shape[-1], int) and size != wanted:
         yield f"logits have {size} entries, config.json says {wanted}"
+
+
+def _to_bf16(node: ir.Node) -> bool:
+    target = node.attributes.get("to") if node.op_type == "Cast" else None
+    return target is not None and target.as_int() == ir.DataType.BFLOAT16
 
 
 def _cache_misfits(value: ir.Value, name: str, head_size: int, dtype: str, *, is_input: bool) -> Iterator[str]:

@@ -41,6 +41,7 @@ def by_transformers(
     Raises ExportError.
     """
     check_provider(provider)
+    check_dtype(dtype)
     for name in ("torch", "transformers.exporters", "onnxscript"):
         if not _importable(name):
             raise ExportError("exporter transformers", f"{name} is not installed",
@@ -60,6 +61,7 @@ def by_optimum(
 ) -> dict[str, FileEntry]:
     """As `by_transformers`, with optimum-onnx, which on a CPU writes fp32 whatever is asked. Raises ExportError."""
     check_provider(provider)
+    check_dtype(dtype)
     raw = folder / ".raw"
     raw.mkdir()
     command = [optimum_python(), "-m", "optimum.exporters.onnx", "-m", str(checkpoint.path),
@@ -94,6 +96,13 @@ def check_provider(provider: str) -> None:
     if provider not in ("cpu", "cuda"):
         raise ExportError(f"provider {provider}", "bundles are written for cpu and cuda",
                           "--provider cpu: a graph of standard operators is the same for all")
+
+
+def check_dtype(dtype: str) -> None:
+    """Raise ExportError for bf16, which nothing here can run: such a graph would leave unproved."""
+    if dtype == "bf16":
+        raise ExportError("dtype bf16", "ONNX Runtime has no bfloat16 kernels for the CPU, so a graph of standard "
+                          "operators in it cannot be proved", "--dtype fp16 or fp32, or --exporter genai for cuda")
 
 
 def finish(folder: Path, checkpoint: Checkpoint, ports: Ports, provider: str) -> dict[str, FileEntry]:

@@ -41,3 +41,13 @@ def dense_5m(specs_5m: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from foldrank.verbs.export import export
 
     return export(specs_5m, tmp_path_factory.mktemp("export") / "dense", dtype="fp32", offline=True).path
+
+
+@pytest.fixture(scope="session")
+def traced_llama(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny Llama through the transformers exporter, once per test run: half a minute."""
+    pytest.importorskip("transformers.exporters")
+    from foldrank.verbs.export import export
+
+    checkpoint = shared / "fixtures" / "tiny" / "llama" / "checkpoint"
+    return export(checkpoint, tmp_path_factory.mktemp("traced") / "llama", exporter="transformers", offline=True).path

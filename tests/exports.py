@@ -27,7 +27,7 @@ def genai_split(checkpoint: Path, folder: Path, dtype: str) -> Path:
     """The model builder without its packing of q, k and v."""
     command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", str(checkpoint), "-o",
                str(folder / "split"), "-p", dtype, "-e", "cpu", "-c", str(folder / "cache"),
-               "--extra_options", "disable_qkv_fusion=true"]
+               "--extra_options", "disable_qkv_fusion=true", "windowed_kv_cache=false"]
     subprocess.run(command, check=True, capture_output=True)
     return folder / "split" / "model.onnx"
 

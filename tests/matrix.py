@@ -22,6 +22,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import numpy as np
+import onnxruntime.capi.onnxruntime_pybind11_state as ort_errors
+from consumers import genai_tokens, optimum_python, optimum_tokens, own_tokens
 from exports import EXPORTERS, exported
 from running import Graph
 from tiny_families import TINY, save
@@ -40,7 +42,8 @@ STEPS = (17, 1, 1, 21)
 PADDED = 6
 Edit = Callable[[Model], object]
 _UPSTREAM = (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError, NotImplementedError, OSError,
-             AssertionError, subprocess.CalledProcessError)
+             AssertionError, subprocess.CalledProcessError, ort_errors.Fail, ort_errors.InvalidArgument,
+             ort_errors.InvalidGraph, ort_errors.NotImplemented, ort_errors.RuntimeException)
 
 
 def plans(model: Model) -> Iterator[tuple[str, Edit]]:
@@ -143,8 +146,30 @@ def _edited_cell(graph: Path, checkpoint: Path, dtype: str, only: str | None) ->
 
 
 def _line(error: BaseException) -> str:
-    text = str(getattr(error, "stderr", None) or error)
-    return " ".join(text.split())[-300:].replace(str(ROOT), "…")
+    if isinstance(error, FoldrankError):
+        return " ".join(error.what.split())[:200]
+    stderr = getattr(error, "stderr", None)
+    text = stderr.decode() if isinstance(stderr, bytes) else str(error)
+    return (text.strip().splitlines() or [type(error).__name__])[-1][:200]
+
+
+def loads(rows: list[dict[str, Any]], exports: Path) -> None:
+    """Say in each row whose export is a bundle which consumers load it: true where their tokens are foldrank's own."""
+    bundles = {exports / f"{r['family']}-{r['exporter']}-{r['dtype']}" / "bundle": r for r in rows}
+    bundles = {path: row for path, row in bundles.items() if (path / "manifest.json").is_file()}
+    python = optimum_python()
+    theirs = optimum_tokens(python, list(bundles)) if python and bundles else {}
+    for bundle, row in bundles.items():
+        wanted = own_tokens(bundle)
+        row["loads"] = {"optimum": _verdict(theirs.get(bundle, "no environment with optimum-onnx"), wanted)}
+        try:
+            row["loads"]["genai"] = _verdict(genai_tokens(bundle), wanted)
+        except (FoldrankError, *_UPSTREAM) as error:
+            row["loads"]["genai"] = _line(error)
+
+
+def _verdict(found: list[int] | str, wanted: list[int]) -> bool | str:
+    return " ".join(found.split())[:200] if isinstance(found, str) else found == wanted or "other tokens"
 
 
 def main() -> None:
@@ -158,7 +183,7 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         exports = asked.exports or Path(folder)
-        failed = False
+        rows, failed = [], False
         for family in asked.family:
             for exporter in asked.exporter:
                 for dtype in asked.dtype:
@@ -166,17 +191,19 @@ def main() -> None:
                     failed |= row["status"] == "failed"
                     worst = max((f["prefill_error"] for f in row.get("plans", {}).values()), default=None)
                     print(family, exporter, dtype, row["status"], worst, row.get("reason", ""), flush=True)
-                    record(row, asked.json)
+                    rows.append(row)
+                    record([row], asked.json)
+        loads(rows, exports)
+        record(rows, asked.json)
     sys.exit(failed)
 
 
-def record(row: dict[str, Any], path: Path) -> None:
-    """Put a cell in the file, in the place of an earlier one."""
+def record(rows: list[dict[str, Any]], path: Path) -> None:
+    """Put cells in the file, in the place of earlier ones."""
     data = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"cells": []}
-    key = ("family", "exporter", "dtype")
-    kept = [c for c in data["cells"] if any(c[k] != row[k] for k in key)]
+    found = {(c["family"], c["exporter"], c["dtype"]): c for c in (*data["cells"], *rows)}
     order = {name: i for i, name in enumerate([*TINY, *EXPORTERS])}
-    cells = sorted([*kept, row], key=lambda c: (order[c["family"]], order[c["exporter"]], c["dtype"]))
+    cells = sorted(found.values(), key=lambda c: (order[c["family"]], order[c["exporter"]], c["dtype"]))
     body = {"versions": versions(), "limits": LIMITS, "cells": cells}
     path.write_text(json.dumps(body, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 

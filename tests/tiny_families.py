@@ -59,7 +59,7 @@ TINY: dict[str, Tiny] = {
         "attention_multiplier": 0.3}),
     "smollm3": Tiny("SmolLM3ForCausalLM", "SmolLM3Config", {**OWN_HEAD, "no_rope_layers": [0, 1, 1, 1, 1, 0]}),
     "olmo2": Tiny("Olmo2ForCausalLM", "Olmo2Config", OWN_HEAD),
-    "phi3": Tiny("Phi3ForCausalLM", "Phi3Config", OWN_HEAD),
+    "phi3": Tiny("Phi3ForCausalLM", "Phi3Config", {**OWN_HEAD, "original_max_position_embeddings": 128}),
     "gpt2": Tiny("GPT2LMHeadModel", "GPT2Config", {
         "n_embd": 64, "n_head": 4, "n_layer": 6, "n_inner": 72, "n_positions": 128, "vocab_size": 260,
         "initializer_range": 0.2, "bos_token_id": 0, "eos_token_id": 0}),

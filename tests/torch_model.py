@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,13 @@ class Model:
         return Plan(PlanDocument(source, None, (), {}, {}, tuple(self.edits)), self.arrays)
 
     def logits(self, ids: np.ndarray) -> np.ndarray:
-        """[T, vocab] of one sequence, float64. A merged block runs where its lowest was, as that kind of attention."""
+        """[T, vocab] of one sequence, float64. No edit may follow."""
+        with torch.no_grad():
+            return self._final(torch.from_numpy(ids)[None], use_cache=False).logits[0].numpy()
+
+    @cached_property
+    def _final(self) -> Any:
+        """The model with the blocks that stay. A merged block runs where its lowest was, as that kind of attention."""
         places = {fold.into: fold.blocks[0] for fold in self.edits if isinstance(fold, FoldBlocks)}
         kept = [i for i in range(len(self.layers)) if i not in self.gone]
         parent, _, name = self.path.rpartition(".")
@@ -161,8 +168,7 @@ class Model:
         if getattr(config, "layer_types", None):
             config.layer_types = [config.layer_types[places.get(i, i)] for i in kept]
         config.num_hidden_layers = len(kept)
-        with torch.no_grad():
-            return self.model.double()(torch.from_numpy(ids)[None], use_cache=False).logits[0].numpy()
+        return self.model.double()
 
 
 def prove(graph: Path, model: Model, folder: Path) -> Path:

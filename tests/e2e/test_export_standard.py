@@ -78,9 +78,14 @@ def test_an_optimum_graph_is_adopted_as_it_is(family: str, shared: Path, tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
-def test_transformers_exporters_make_a_bundle(family: str, shared: Path, tmp_path: Path) -> None:
+def test_transformers_exporters_make_a_bundle(
+    family: str, shared: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     checkpoint = shared / "fixtures" / "tiny" / family / "checkpoint"
-    made = export(checkpoint, tmp_path / "out", exporter="transformers")
+    if family == "llama":
+        made = Bundle.open(request.getfixturevalue("traced_llama"))
+    else:
+        made = export(checkpoint, tmp_path / "out", exporter="transformers")
     check_ports(made, 5 if family == "gpt2" else 6)
     assert {"attention_mask", "position_ids"} <= {
         p.name for p in onnx.load(made.model, load_external_data=False).graph.input}
@@ -121,6 +126,13 @@ def test_an_adopted_graph_has_the_dtype_it_has(shared: Path, tmp_path: Path) -> 
         export(tiny / "checkpoint", tmp_path / "out", exporter="optimum", graph=tiny / "optimum", dtype="fp16")
     with pytest.raises(ValueError, match="which exporter made"):
         export(tiny / "checkpoint", tmp_path / "out", graph=tiny / "optimum")
+
+
+@pytest.mark.parametrize("exporter", ["transformers", "optimum"])
+def test_bfloat16_is_refused_because_it_cannot_be_proved(exporter: str, specs_5m: Path, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="no bfloat16 kernels for the CPU"):
+        export(specs_5m, tmp_path / "out", exporter=exporter, dtype="bf16")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_damaged_graph_is_refused(shared: Path, tmp_path: Path) -> None:
