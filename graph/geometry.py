@@ -64,8 +64,11 @@ def _columns(nodes: Sequence[ir.Node], dialect: Dialect) -> int:
 
 
 def _quantised_columns(node: ir.Node) -> int:
-    """A MatMulNBits says N; before a MatMul stands a DequantizeLinear of a matrix [in, out]."""
+    """A MatMulNBits says N; what is no plain matrix for another reason has columns on the last axis, [in, out] or
+    [1, in, out], but for a Gemm's [out, in]."""
     if (attribute := node.attributes.get("N")) is not None:
         return attribute.as_int()
+    turned = node.attributes.get("transB")
+    axis = 0 if turned is not None and turned.as_int() else -1
     shapes = (tensor_at(place).shape.numpy() for place in stored_parts(node))
-    return next((shape[1] for shape in shapes if len(shape) == 2), 0)
+    return next((shape[axis] for shape in shapes if len(shape) > 1), 0)

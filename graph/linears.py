@@ -145,7 +145,7 @@ def _behind(place: Place) -> list[Place]:
     if value is None or value.is_initializer():
         return [] if value is None else [place]
     producer = value.producer()
-    if producer is None or producer.op_type not in ("DequantizeLinear", "Transpose", "Cast", "Reshape"):
+    if producer is None or producer.op_type not in ("DequantizeLinear", "Transpose", "Cast", "Reshape", "Identity"):
         return []
     return [inner for slot in range(len(producer.inputs)) for inner in _behind((producer, slot))]
 

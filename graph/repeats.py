@@ -69,14 +69,15 @@ def blocks_by_flow(
         raise GraphNotRecognized(where, f"no block repeats between the KV pairs: {nearest.text}", _REMEDY)
     chosen = min(readings, key=_width)
     _refuse_doubt(flow, chosen, [r for r in readings if _width(r) == _width(chosen)], where)
-    found = {node: pair.number for pair, nodes in zip(pairs, chosen.blocks, strict=True) for node in flow.members(nodes)}
+    blocks = zip(pairs, chosen.blocks, strict=True)
+    found = {node: pair.number for pair, nodes in blocks for node in flow.members(nodes)}
     return _with_unneeded(graph, flow, flowing, found)
 
 
 def _with_unneeded(
     graph: ir.Graph, flow: Flow, flowing: set[ir.Node], found: dict[ir.Node, int]
 ) -> dict[ir.Node, int]:
-    """Nodes too whose values no output needs (shapes, perhaps): they are of the block that alone makes what they read."""
+    """Nodes too whose values no output needs (shapes, perhaps): of the block that alone makes what they read."""
     known = dict(found)
     for node in graph:
         if node in flowing and node not in flow.place:

@@ -77,7 +77,7 @@ def roles_by_flow(nodes: Sequence[ir.Node], flowing: set[ir.Node], pair: KVPair)
     asked = _NONE.union(*(walk.linears for walk in walks.values()))
     if len(results) != 1 or results & asked:
         return {}
-    found |= {node: ("o",) for node in results}
+    found |= dict.fromkeys(results, ("o",))
     return found | _mlp(block, [node for node in block.linears if node not in asked | results])
 
 

@@ -89,7 +89,9 @@ def set_initializer(graph: ir.Graph, node: ir.Node, slot: int, tensor: ir.Tensor
 
 
 def add_initializer(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
-    """Register a tensor under a name of its own; the tensor object itself stays as it is, others may hold it."""
+    """Register a tensor under this name, or a number behind it where it is taken (two readers of one weight get a pair
+    each); the tensor object itself stays as it is, others may hold it."""
+    name = _free_name(graph, name)
     shape = ir.Shape(tensor.shape.numpy())
     value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=shape, const_value=tensor)
     graph.register_initializer(value)

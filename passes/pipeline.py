@@ -61,11 +61,17 @@ def transform(
     `view`: the model as it is, where the caller has read it already. Raises PlanMismatch, PassRefused,
     GraphNotRecognized; InvariantBroken names the folder of a reproducer.
     """
-    blocks, planned = len((view or read_decoder(model)).blocks), plan.document.source.blocks
+    decoder = view or read_decoder(model)
+    blocks, planned = len(decoder.blocks), plan.document.source.blocks
     passed_on = {port.name for pair in echoes(model.graph) for port in pair}
     if odd := [name for name in unknown_ports(model.graph) if name not in passed_on]:
         what = f"inputs or outputs {', '.join(odd[:4])} are not those of a decoder with a plain cache"
         raise GraphNotRecognized(model.graph.name or "graph", what, "export it with another exporter")
+    numbers = [block.kv.number for block in decoder.blocks]
+    if gaps := sorted(set(range(numbers[-1] + 1)) - set(numbers)):
+        beside = [number for number in numbers if abs(number - gaps[0]) == 1]
+        what = f"KV pairs are numbered with gaps: no pair {gaps[0]}; nearest: {', '.join(map(str, beside))}"
+        raise GraphNotRecognized(model.graph.name or "graph", what, "apply the plan to a dense export")
     if blocks != planned:
         what = f"has {blocks} blocks, the plan was made for {plan.document.source.name} with {planned}"
         raise PlanMismatch(model.graph.name or "graph", what, "apply the plan to a dense export of that checkpoint")

@@ -34,4 +34,4 @@ DIALECTS = (
     "foldrank.graph.dialects.optimum:DIALECT",
     "foldrank.graph.dialects.torch_export:DIALECT",
 )
-"""Asked in this order; the first that recognizes a model reads it. Where none does, `unnamed` looks at dataflow alone."""
+"""Asked in this order; the first that recognizes a model reads it. Where none does, `unnamed` goes by dataflow."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from anonymous import strip_names
 from onnx import helper, numpy_helper
 from synthetic import ROLES, Decoder, PlanMaker, Shape, random_decoder, run_onnx, worst, write_graph
 
@@ -62,6 +63,9 @@ def test_a_fold_that_copies_a_block_takes_its_quantised_weights_as_they_are(tmp_
 @pytest.mark.parametrize("form", ["QOperator", "QDQ"])
 def test_quantised_weights_are_neither_merged_nor_factored(tmp_path: Path, form: str) -> None:
     model = load_model(quantised(DECODER, tmp_path / "dense", form))
+    bare = read_decoder(load_model(strip_names(tmp_path / "dense" / "model.onnx", tmp_path / "bare" / "model.onnx")))
+    assert (bare.dialect, [len(block.opaque) for block in bare.blocks]) == ("unnamed", [5] * 4)
+    assert [len(block.quantised) for block in bare.blocks] == [len(b.quantised) for b in read_decoder(model).blocks]
     assert [len(block.opaque) for block in read_decoder(model).blocks] == [5] * 4
     with pytest.raises(PassRefused, match=r"block\.02\.up.*not plain matrices: .*up_proj"):
         transform(model, PlanMaker(DECODER, "0" * 64).low_rank("block.02.up", 5).plan())

@@ -1,0 +1,14 @@
+"""Small random decoders, the graphs that exporters would write of them, and what they compute, in float64 numpy.
+
+Independent of foldrank's graph code and of torch: onnx.helper writes the graphs, the oracle is a plain forward pass.
+"""
+
+from synthetic.bundles import write_bundle
+from synthetic.decoders import ROLES, Decoder, Shape, random_decoder
+from synthetic.genai import write_graph
+from synthetic.plans import PlanMaker
+from synthetic.running import run_onnx, widened, worst
+from synthetic.standard import write_standard
+
+__all__ = ["ROLES", "Decoder", "PlanMaker", "Shape", "random_decoder", "run_onnx", "widened", "worst", "write_bundle",
+           "write_graph", "write_standard"]

@@ -1,0 +1,156 @@
+"""Random decoders of many kinds, and what they compute: a plain forward pass in float64."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import ml_dtypes
+import numpy as np
+
+ROLES = ("q", "k", "v", "o", "gate", "up", "down")
+EPSILON = 1e-6
+CONTEXT = 64
+NORMS = {"before": 2, "after": 2, "both": 4, "parallel": 2}
+"""How blocks are normed, and with how many norms: before each branch, after it, both; or two branches side by side."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a decoder looks like. The genai writer knows norms before branches, gates, and biases of q, k, v alone."""
+
+    blocks: int = 4
+    heads: int = 4
+    kv_heads: int = 2
+    head_size: int = 16
+    width: int = 48
+    mlp: int = 80
+    vocab: int = 50
+    packed: bool = True
+    biased: bool = False
+    tied: bool = True
+    dtype: str = "float32"
+    norms: str = "before"
+    gated: bool = True
+    qk_norm: bool = False
+    all_biased: bool = False
+    form: str = "matmul"
+    """How the standard writer stores weights."""
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Linears of a block."""
+        return tuple(role for role in ROLES if self.gated or role != "gate")
+
+    @property
+    def biases(self) -> tuple[str, ...]:
+        """Roles that have one."""
+        return self.roles if self.all_biased else self.roles[:3] if self.biased else ()
+
+    @property
+    def stored(self) -> np.dtype:
+        """Type of weights."""
+        return np.dtype(ml_dtypes.bfloat16 if self.dtype == "bfloat16" else self.dtype)
+
+    def linear(self, role: str) -> tuple[int, int]:
+        """[in, out] of a role."""
+        attention, cache = self.heads * self.head_size, self.kv_heads * self.head_size
+        return {"q": (self.width, attention), "k": (self.width, cache), "v": (self.width, cache),
+                "o": (attention, self.width), "gate": (self.width, self.mlp), "up": (self.width, self.mlp),
+                "down": (self.mlp, self.width)}[role]
+
+
+@dataclass
+class Decoder:
+    """Weights as stored. `blocks[i]`: roles, `bias.<role>`, `norm.<number>`, `norm.q` and `norm.k`."""
+
+    shape: Shape
+    blocks: list[dict[str, np.ndarray]]
+    head: np.ndarray
+    embedding: np.ndarray
+    norm: np.ndarray
+    windows: list[int] = field(default_factory=list)
+
+    def logits(self, ids: np.ndarray) -> np.ndarray:
+        """Logits [T, vocab] of one sequence, float64 throughout."""
+        x = self.embedding.astype(np.float64)[ids]
+        for block in self.blocks:
+            x = _block(x, {name: value.astype(np.float64) for name, value in block.items()}, self.shape)
+        return rms(x, self.norm.astype(np.float64)) @ self.head.astype(np.float64)
+
+
+def _block(x: np.ndarray, w: dict[str, np.ndarray], s: Shape) -> np.ndarray:
+    gains = [w[f"norm.{i}"] for i in range(NORMS[s.norms])]
+    match s.norms:
+        case "before":
+            x = x + _attention(rms(x, gains[0]), w, s)
+            return x + _mlp(rms(x, gains[1]), w)
+        case "after":
+            x = x + rms(_attention(x, w, s), gains[0])
+            return x + rms(_mlp(x, w), gains[1])
+        case "both":
+            x = x + rms(_attention(rms(x, gains[0]), w, s), gains[1])
+            return x + rms(_mlp(rms(x, gains[2]), w), gains[3])
+        case _:
+            return x + _attention(rms(x, gains[0]), w, s) + _mlp(rms(x, gains[1]), w)
+
+
+def rms(x: np.ndarray, gain: np.ndarray) -> np.ndarray:
+    return x / np.sqrt((x * x).mean(-1, keepdims=True) + EPSILON) * gain
+
+
+def _linear(x: np.ndarray, w: dict[str, np.ndarray], role: str) -> np.ndarray:
+    return x @ w[role] + w.get(f"bias.{role}", 0.0)
+
+
+def _mlp(x: np.ndarray, w: dict[str, np.ndarray]) -> np.ndarray:
+    changed = _linear(x, w, "gate" if "gate" in w else "up")
+    changed = changed / (1 + np.exp(-changed))
+    return _linear(changed * _linear(x, w, "up") if "gate" in w else changed, w, "down")
+
+
+def _attention(x: np.ndarray, w: dict[str, np.ndarray], s: Shape) -> np.ndarray:
+    parts = {}
+    for role, heads in (("q", s.heads), ("k", s.kv_heads), ("v", s.kv_heads)):
+        y = _linear(x, w, role).reshape(len(x), heads, s.head_size)
+        if f"norm.{role}" in w:
+            y = rms(y, w[f"norm.{role}"])
+        parts[role] = y.transpose(1, 0, 2)
+    q, k = (_rotate(parts[r], s) for r in "qk")
+    k, v = (np.repeat(p, s.heads // s.kv_heads, axis=0) for p in (k, parts["v"]))
+    scores = q @ k.transpose(0, 2, 1) / np.sqrt(s.head_size)
+    scores[:, np.triu(np.ones((len(x), len(x)), bool), 1)] = -np.inf
+    share = np.exp(scores - scores.max(-1, keepdims=True))
+    share /= share.sum(-1, keepdims=True)
+    return _linear((share @ v).transpose(1, 0, 2).reshape(len(x), -1), w, "o")
+
+
+def angles(size: int, length: int) -> np.ndarray:
+    return np.arange(length)[:, None] / 10000 ** (np.arange(0, size, 2) / size)[None]
+
+
+def _rotate(x: np.ndarray, s: Shape) -> np.ndarray:
+    """With tables of angles that are stored as weights are."""
+    angle, half = angles(s.head_size, x.shape[1]), s.head_size // 2
+    cos, sin = (wave(angle).astype(s.stored).astype(np.float64) for wave in (np.cos, np.sin))
+    low, high = x[..., :half], x[..., half:]
+    return np.concatenate([low * cos - high * sin, high * cos + low * sin], -1)
+
+
+def random_decoder(shape: Shape, seed: int = 0) -> Decoder:
+    """Weights large enough that every block matters."""
+    rng = np.random.default_rng(seed)
+
+    def draw(*dims: int, scale: float = 1.0, around: float = 0.0) -> np.ndarray:
+        return (around + rng.standard_normal(dims) * scale).astype(shape.stored)
+
+    blocks = []
+    for _ in range(shape.blocks):
+        block = {role: draw(*shape.linear(role), scale=1 / np.sqrt(shape.linear(role)[0])) for role in shape.roles}
+        block |= {f"norm.{i}": draw(shape.width, scale=0.2, around=1.0) for i in range(NORMS[shape.norms])}
+        block |= {f"bias.{r}": draw(shape.linear(r)[1], scale=0.3) for r in shape.biases}
+        if shape.qk_norm:
+            block |= {f"norm.{r}": draw(shape.head_size, scale=0.2, around=1.0) for r in "qk"}
+        blocks.append(block)
+    head = draw(shape.width, shape.vocab, scale=0.3)
+    embedding = head.T.copy() if shape.tied else draw(shape.vocab, shape.width)
+    return Decoder(shape, blocks, head, embedding, draw(shape.width, scale=0.2, around=1.0), [-1] * shape.blocks)
