@@ -6,5 +6,6 @@ if not __name__.startswith("foldrank."):  # found as a top-level folder: a secon
 METHODS = {
     "slm": "foldrank.plans.slm:METHOD",
     "dipsvd": "foldrank.plans.dipsvd:METHOD",
+    "auto": "foldrank.plans.auto:METHOD",
 }
 """Every method by the name `--method` gives it, as `module:attribute`."""
