@@ -1,8 +1,8 @@
 """Progressive measured allocation: again and again the move that costs least measured loss for what it saves.
 
 Predicted losses only shortlist. Every shortlisted move is built (its block refit on the Gram windows) and measured on
-the model as compressed so far: on few windows, then the best of them on all. What was measured corrects the
-predictions of like moves. After each step everything above it is refit.
+the model as compressed so far: on few windows, then the best of them on all, with everything above refit too. What was
+measured corrects the predictions of like moves.
 """
 
 from __future__ import annotations
@@ -70,11 +70,11 @@ class Step:
 
 @dataclass(frozen=True)
 class Trial:
-    """A move as measured: its block, and the loss it adds."""
+    """A move as measured: the loss it adds; of a finalist the whole model, refit from the move up."""
 
     move: Move
-    fitted: Fitted
     added: float
+    made: State | None = None
 
     @property
     def score(self) -> float:
@@ -149,17 +149,16 @@ class Search:
     def _try(self, state: State, move: Move, meter: Meter, known: float) -> Trial:
         fitted = refit(self.original, move.layout[move.position], state.inputs[move.position])
         added = self._added(state, move, fitted, meter, known)
+        above = state.blocks[move.position + move.span :]
+        hidden = state.measured[move.position][: len(meter.wanted)]
+        added = meter.loss(hidden, (fitted.block, *above)) - known
         if move.predicted > 0:
             self.factors[move.key] = min(max(added, LEAST) / move.predicted, 100.0)
-        return Trial(move, fitted, added)
+        return Trial(move, added)
 
     def _again(self, state: State, trial: Trial) -> Trial:
-        added = self._added(state, trial.move, trial.fitted, self.meter, state.loss)
-        return Trial(trial.move, trial.fitted, added)
-
-    def _added(self, state: State, move: Move, fitted: Fitted, meter: Meter, known: float) -> float:
-        above = state.blocks[move.position + move.span :]
-        return meter.loss(state.measured[move.position][: len(meter.wanted)], (fitted.block, *above)) - known
+        made = self.build(trial.move.layout, state, trial.move.position)
+        return Trial(trial.move, made.loss - state.loss, made)
 
     def _taken(self, state: State, finalists: Sequence[Trial], need: float) -> State:
         """The best, and others nearly as good that lower other blocks and are needed too; then all is refit."""
@@ -176,7 +175,9 @@ class Search:
                 )
                 taken.append(trial)
                 saved += move.saved
-        made = self.build(layout, state, min(trial.move.position for trial in taken))
+        made = best.made
+        if made is None or len(taken) > 1:
+            made = self.build(layout, state, min(trial.move.position for trial in taken))
         for trial in taken:
             self.steps.append(Step(trial.move.key[0], name(trial.move.unit), trial.move.saved, trial.move.predicted,
                                    trial.added, made.loss))

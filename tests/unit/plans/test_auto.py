@@ -15,7 +15,7 @@ from foldrank.errors import PlanFormatError
 from foldrank.plans.auto import Settings, run, shortened, split
 from foldrank.plans.costs import CostTable, Timing
 from foldrank.plans.decoder import Decoder
-from foldrank.plans.layout import GROUPS, Span, dense_layout
+from foldrank.plans.layout import GROUPS, Layout, dense_layout
 from foldrank.plans.meter import Meter
 from foldrank.plans.method import Result, Task
 from foldrank.plans.moves import Terms
@@ -107,12 +107,16 @@ def test_one_step_takes_the_move_that_an_exhaustive_trial_finds_cheapest(
     tried = search._shortlist(moves, need, need)
     taken = search._step(state, moves, need, need)
 
-    def added(span_position: int, span: Span, above: int) -> float:
-        block = refit(original, span, state.inputs[span_position]).block
-        blocks = (*state.blocks[:span_position], block, *state.blocks[span_position + above :])
-        return meter.loss(meter.start, blocks) - state.loss  # from the embeddings: no prefix is reused
+    def added(layout: Layout) -> float:
+        """From the embeddings up: nothing that the search holds is used again."""
+        hidden, blocks = original.states[0], []
+        for span in layout:
+            fitted = refit(original, span, hidden)
+            hidden = fitted.output
+            blocks.append(fitted.block)
+        return meter.loss(meter.start, blocks) - state.loss
 
-    scores = [max(added(m.position, m.layout[m.position], m.span), 1e-5) / m.saved for m in tried]
+    scores = [max(added(move.layout), 1e-5) / move.saved for move in tried]
     assert search.steps[0].tried / search.steps[0].saved <= min(scores) * (1 + 1e-3)
     assert taken.layout != layout
 
