@@ -10,5 +10,6 @@ METHODS = {
         "shortgpt", "laco", "sleb", "shortened", "unified_skip",
         "svd", "fwsvd", "asvd", "svd_llm", "svd_llm_v2", "basis_sharing",
     )},
+    "auto": "foldrank.plans.auto:METHOD",
 }
 """Every method by the name `--method` gives it, as `module:attribute`."""

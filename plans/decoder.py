@@ -170,6 +170,11 @@ class Decoder:
                 hidden = self.run(block, hidden)
         return hidden
 
+    def run_whole(self, block: Block, hidden_NTC: Tensor) -> Tensor:
+        """As `run`, all windows in one batch: where a hook must see every token at once."""
+        tensors = {name: tensor.to(hidden_NTC.dtype) for name, tensor in block.tensors.items()}
+        return _call(block.module, tensors, hidden_NTC, self._arguments_of(hidden_NTC.shape[1])[block.number])
+
     def with_blocks(self, blocks: Sequence[Block]) -> Decoder:
         """The same model with another row of blocks."""
         return replace(self, blocks=tuple(blocks))

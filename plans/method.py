@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from foldrank.edits import FoldBlocks, LowRank
+from foldrank.edits import Edit, FoldBlocks
 from foldrank.plans.decoder import Decoder
 from foldrank.plans.shelf import MemoryShelf, Shelf
 from foldrank.progress import SILENT, Progress
@@ -38,7 +38,7 @@ class Result:
     """What a method gives back. `kept` is the share of the site weights it was given that it leaves."""
 
     decoder: Decoder
-    edits: tuple[FoldBlocks | LowRank, ...]
+    edits: tuple[Edit, ...]
     kept: float
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
     predicted: Mapping[str, float | int] = field(default_factory=dict)

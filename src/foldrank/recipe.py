@@ -22,6 +22,10 @@ class Recipe:
     methods: tuple[str, ...] = ()
     calibration: str | None = None
     calibration_tokens: int | None = None
+    recover: str | None = None
+    recover_text: str | None = None
+    recover_tokens: int | None = None
+    recover_steps: int | None = None
     text: str | None = None
     seed: int | None = None
     exporter: str | None = None
@@ -73,7 +77,7 @@ _KEYS = tuple(Recipe.__dataclass_fields__)
 
 def _anchored(recipe: Recipe, folder: Path) -> Recipe:
     fields = {name: getattr(recipe, name) for name in _KEYS}
-    for name in ("calibration", "text"):
+    for name in ("calibration", "recover_text", "text"):
         if fields[name] is not None:
             fields[name] = str(folder / fields[name])
     return Recipe(**fields)

@@ -9,8 +9,11 @@ from typing import Any
 
 from foldrank import strictjson
 from foldrank.benchmarks.bench import paired_bench
+from foldrank.benchmarks.cost_table import group_shapes, measure_costs
 from foldrank.benchmarks.workload import ENGINES, FULL, QUICK
 from foldrank.bundle import Bundle
+from foldrank.errors import SourceError
+from foldrank.plans.costs import CostTable
 from foldrank.progress import SILENT, Progress
 from foldrank.runtime.providers import resolve
 from foldrank.runtime.session import default_threads
@@ -42,6 +45,27 @@ def bench(
     )
     compressed.with_files({REPORT: strictjson.dumps(result).encode()})
     return result
+
+
+def cost_table(
+    bundle: Bundle | Path | str, output: Path | str, *, provider: str = "cpu",
+    provider_options: Mapping[str, str] | None = None, threads: int | None = None, seed: int = 0,
+    progress: Progress = SILENT,
+) -> CostTable:
+    """Time dense and paired MatMuls of a dense bundle's shapes at several ranks and write the table as JSON.
+
+    Raises BundleError, ProviderUnavailable; SourceError where the file cannot be written.
+    """
+    from foldrank.verbs.inspect import inspect
+
+    shapes = group_shapes(inspect(_open(bundle).path)["sites"])
+    on = resolve(provider, provider_options)
+    made = measure_costs(shapes, on, threads=threads or default_threads(), seed=seed, progress=progress)
+    try:
+        Path(output).write_text(made.text(), encoding="utf-8")
+    except OSError as error:
+        raise SourceError(output, f"cannot be written: {error.strerror}", "choose another file") from None
+    return made
 
 
 def _open(bundle: Bundle | Path | str) -> Bundle:

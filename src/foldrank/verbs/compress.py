@@ -18,6 +18,10 @@ def compress(
     methods: Sequence[str],
     calibration: str | Path | None = None,
     calibration_tokens: int | None = None,
+    recover: str | None = None,
+    recover_text: str | Path | None = None,
+    recover_tokens: int | None = None,
+    recover_steps: int | None = None,
     text: str | Path | None = None,
     exporter: str = "auto",
     dtype: str = "fp32",
@@ -53,6 +57,7 @@ def compress(
     with workspace(output) as work:
         made = plan(
             model, None, methods=methods, calibration=calibration, calibration_tokens=calibration_tokens, seed=seed,
+            recover=recover, recover_text=recover_text, recover_tokens=recover_tokens, recover_steps=recover_steps,
             device=device, progress=progress, **trust,
         )
         if dense is not None and Path(dense).exists():

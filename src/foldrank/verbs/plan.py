@@ -10,23 +10,28 @@ from foldrank.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from foldrank.planfile import Plan
+    from foldrank.plans.recovering import Recovery
 
 
 def plan(
     model: str | Path, output: str | Path | None = None, *, methods: Sequence[str],
     calibration: str | Path | None = None, calibration_tokens: int | None = None, seed: int = 0, device: str = "cpu",
+    recover: str | None = None, recover_text: str | Path | None = None, recover_tokens: int | None = None,
+    recover_steps: int | None = None,
     force: bool = False, offline: bool = False, trust_remote_code: bool = False, progress: Progress = SILENT,
 ) -> Plan:
     """Compute a compression plan and, where `output` is given, write it there as a folder.
 
-    `methods` as on the command line (`"slm:keep=0.75"`), applied in order. Raises ValueError on wrong settings,
-    SourceError on a checkpoint, text or output that cannot serve.
+    `methods` as on the command line (`"slm:keep=0.75"`), applied in order. `recover` ("factors", "lora" or "norms")
+    trains the plan by distillation on `recover_text` (default: the calibration text). Raises ValueError on wrong
+    settings, SourceError on a checkpoint, text or output that cannot serve.
     """
     from foldrank.checkpoint import Checkpoint, check_dense, check_finite
     from foldrank.plans.compose import make_plan, parse_all
     from foldrank.staging import check_output, staged_folder
 
     parse_all(methods)
+    asked = _recovery(recover, recover_text or calibration, recover_tokens, recover_steps)
     if output is not None:
         check_output(output, force=force)
     checkpoint = Checkpoint.open(model, offline=offline, trust_remote_code=trust_remote_code)
@@ -36,7 +41,26 @@ def plan(
         checkpoint, methods, calibration=None if calibration is None else Path(calibration),
         calibration_tokens=calibration_tokens, seed=seed, device=device, progress=progress,
     )
+    if asked is not None:
+        from foldrank.plans.recovering import recovered
+
+        made = recovered(checkpoint, made, asked, seed=seed, device=device, progress=progress)
     if output is not None:
         with staged_folder(output, force=force) as folder:
             made.write(folder)
     return made
+
+
+def _recovery(kind: str | None, text: str | Path | None, tokens: int | None, steps: int | None) -> Recovery | None:
+    """What was asked for. Raises ValueError on a kind there is not, or too little of tokens or steps."""
+    from foldrank.plans.adapters import RATES
+    from foldrank.plans.recovering import Recovery
+
+    if kind is None:
+        return None
+    known = {name: name for name in RATES}
+    if kind not in known:
+        raise ValueError(f"recover {kind!r}: known are {', '.join(known)}")
+    if (tokens is not None and tokens < 64) or (steps is not None and steps < 1):
+        raise ValueError(f"recover: {tokens} tokens and {steps} steps are too few; give 64 tokens and 1 step or more")
+    return Recovery(known[kind], None if text is None else Path(text), tokens, steps)

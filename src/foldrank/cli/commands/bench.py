@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -11,7 +12,10 @@ from foldrank.cli import options, output, progress, results
 
 @click.command("bench")
 @click.argument("bundle", type=options.PATH)
-@click.option("--baseline", type=options.PATH, required=True, help="The dense bundle.")
+@click.option("--baseline", type=options.PATH, help="The dense bundle; needed but with --cost-table.")
+@click.option("--cost-table", type=options.PATH, metavar="FILE",
+              help="Only time the MatMuls of this dense bundle, dense and as pairs, and write the table that "
+                   "auto's cost_table reads.")
 @options.provider
 @options.speed_gate
 @click.option("--pairs", type=click.IntRange(min=20), default=None, help="Interleaved pairs a row.")
@@ -19,17 +23,27 @@ from foldrank.cli import options, output, progress, results
 @options.reporting
 @click.pass_context
 def command(
-    ctx: click.Context, bundle: Path, baseline: Path, provider: str | None, provider_options: dict[str, str],
-    min_speedup: float | None, pairs: int | None, seed: int, as_json: bool, quiet: bool, verbose: bool,
+    ctx: click.Context, bundle: Path, baseline: Path | None, cost_table: Path | None, provider: str | None,
+    provider_options: dict[str, str], min_speedup: float | None, pairs: int | None, seed: int, as_json: bool, quiet: bool, verbose: bool,
 ) -> None:
     """Measure speed and memory, paired and interleaved with the dense bundle in one run."""
     from foldrank.verbs.bench import bench
+    from foldrank.verbs.bench import cost_table as measure_table
 
+    if (baseline is None) == (cost_table is None):
+        raise click.UsageError("give --baseline DENSE to compare, or --cost-table FILE to time products", ctx)
+    on: dict[str, Any] = {"provider": provider or "cpu", "provider_options": provider_options, "seed": seed}
+    if cost_table is not None:
+        with progress.shown(quiet) as shown:
+            table = measure_table(bundle, cost_table, progress=shown, **on)
+        if as_json:
+            output.emit_json({"cost_table": str(cost_table.absolute()), "shapes": len(table.timings)})
+        else:
+            output.say(f"{len(table.timings)} shapes timed: {cost_table}")
+        return
     with progress.shown(quiet) as shown:
         found = options.usage(
-            bench, bundle, baseline=baseline, provider=provider or "cpu",
-            provider_options=provider_options, min_speedup=min_speedup, pairs=pairs,
-            seed=seed, progress=shown,
+            bench, bundle, baseline=baseline, min_speedup=min_speedup, pairs=pairs, progress=shown, **on,
         )
     if as_json:
         output.emit_json(found)

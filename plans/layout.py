@@ -1,0 +1,99 @@
+"""What becomes of every block: which neighbours one block stands for, and the rank of each of its sites.
+
+Knows numbers and shapes; no tensors. A layout never changes: every choice gives a new one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from foldrank.edits import FoldBlocks, rank_limit
+from foldrank.sites import Site
+
+Roles = tuple[str, ...]
+"""The roles of one site, in storage order."""
+
+GROUPS: tuple[Roles, ...] = (("q", "k", "v"), ("o",), ("gate", "up"), ("down",))
+"""Roles that read one input and are cut together, in the order in which a block applies them."""
+
+BRANCHES: tuple[tuple[Roles, ...], ...] = (GROUPS[:2], GROUPS[2:])
+"""Attention and MLP: sites that are worth lowering together, since neither is of use without the other."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """One surviving block: it stands for blocks low..high, with the weights of `source` (low or high).
+
+    `ranks` holds the sites that became pairs; a site that is not in it is dense.
+    """
+
+    low: int
+    high: int
+    source: int
+    ranks: Mapping[Roles, int] = field(default_factory=dict)
+
+    @property
+    def fold(self) -> FoldBlocks | None:
+        """The edit that leaves this block; None where it stands for itself alone."""
+        if self.low == self.high:
+            return None
+        blocks = tuple(range(self.low, self.high + 1))
+        weights = {number: float(number == self.source) for number in blocks}
+        return FoldBlocks(self.low, blocks, weights, "bottom" if self.source == self.low else "top")
+
+    def lowered(self, ranks: Mapping[Roles, int]) -> Span:
+        """The span with other ranks for some sites."""
+        return replace(self, ranks={**self.ranks, **ranks})
+
+    def site(self, roles: Roles) -> Site:
+        """The site of these roles, named as the surviving block is."""
+        return Site(self.low, roles)
+
+
+Layout = tuple[Span, ...]
+"""All surviving blocks, lowest first."""
+
+Shapes = Mapping[Roles, tuple[int, int]]
+"""[in, out] of every site of a block."""
+
+
+def dense_layout(numbers: tuple[int, ...]) -> Layout:
+    """Every block stands for itself, all sites dense."""
+    return tuple(Span(number, number, number) for number in numbers)
+
+
+def numbers_stored(layout: Layout, shapes: Shapes) -> int:
+    """Numbers in the weights of all sites."""
+    return sum(site_numbers(shape, span.ranks.get(roles)) for span in layout for roles, shape in shapes.items())
+
+
+def site_numbers(shape: tuple[int, int], rank: int | None) -> int:
+    """Numbers stored by one site: of the pair, or of W where rank is None."""
+    return shape[0] * shape[1] if rank is None else rank * sum(shape)
+
+
+def rank_of_share(shape: tuple[int, int], share: float, align: int) -> int:
+    """Largest rank, a multiple of `align` or 1, that stores at most this share of W's numbers; 1 where none does."""
+    rank = min(int(share * shape[0] * shape[1] / sum(shape) + 1e-9), rank_limit(*shape))
+    return rank // align * align or 1
+
+
+def merged(layout: Layout, position: int, *, top: bool) -> Layout:
+    """The layout with the spans at `position` and above it as one, with the weights and ranks of one of them."""
+    below, above = layout[position], layout[position + 1]
+    kept = above if top else below
+    one = Span(below.low, above.high, kept.source, kept.ranks)
+    return (*layout[:position], one, *layout[position + 2 :])
+
+
+def with_span(layout: Layout, position: int, span: Span) -> Layout:
+    """The layout with another span at a position."""
+    return (*layout[:position], span, *layout[position + 1 :])
+
+
+def pairs(layout: Layout) -> Iterator[tuple[Span, Roles, int]]:
+    """Every site that became a pair, with its rank."""
+    for span in layout:
+        for roles, rank in span.ranks.items():
+            yield span, roles, rank

@@ -1,0 +1,60 @@
+"""The cost table: graphs that compute what they are timed for, shapes by group, and a file that reads back."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from foldrank.benchmarks.cost_table import group_shapes, measure_costs, product
+from foldrank.errors import PlanFormatError
+from foldrank.plans.costs import CostTable, Latencies, Timing, interpolated
+from foldrank.plans.layout import GROUPS
+from foldrank.runtime.providers import resolve
+
+
+@pytest.mark.parametrize("rank", [None, 3])
+def test_a_timed_graph_computes_the_product(tmp_path: Path, rank: int | None) -> None:
+    import onnxruntime
+
+    model = product((9, 14), rank, np.random.default_rng(0))
+    onnx.save(model, str(tmp_path / "m.onnx"))
+    session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
+    x = np.random.default_rng(1).standard_normal((1, 2, 9), dtype=np.float32)
+    wanted = x
+    for weight in model.graph.initializer:
+        wanted = wanted @ onnx.numpy_helper.to_array(weight)
+    assert wanted.shape == (1, 2, 14)
+    np.testing.assert_allclose(session.run(None, {"x": x})[0], wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_single_and_packed_sites_give_the_same_groups() -> None:
+    single = [{"site": f"block.00.{role}", "shape": [8, out]} for role, out in (("q", 8), ("k", 4), ("v", 4))]
+    packed = [{"site": "block.00.qkv", "shape": [8, 16]}]
+    rest = [{"site": "block.00.down", "shape": [20, 8]}]
+    assert group_shapes(single + rest) == group_shapes(packed + rest) == {(8, 16), (20, 8)}
+
+
+def test_a_measured_table_reads_back_and_larger_products_take_longer(tmp_path: Path) -> None:
+    table = measure_costs([(1024, 2048), (32, 64)], resolve("cpu", None), threads=1, rounds=5)
+    path = tmp_path / "t.json"
+    path.write_text(table.text())
+    assert CostTable.read(path) == table
+    times = Latencies.of(table, {GROUPS[0]: (1024, 2048), GROUPS[1]: (32, 64)})
+    assert times.site((1024, 2048), None) > times.site((32, 64), None)
+    assert times.site((1024, 2048), 14) < times.site((1024, 2048), None)
+    assert table.environment["threads"] == 1
+
+
+def test_times_between_ranks_lie_on_a_line() -> None:
+    times = {4: 1.0, 8: 3.0}
+    assert [interpolated(times, rank) for rank in (1, 4, 6, 8, 16)] == [1.0, 1.0, 2.0, 3.0, 6.0]
+
+
+def test_tables_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="above 0"):
+        Timing((3, 4), 0.0, {1: 1.0})
+    path = tmp_path / "t.json"
+    path.write_text('{"timings": [], "environment": {}, "schema": "foldrank.costs/1", "more": 1}')
+    with pytest.raises(PlanFormatError, match="more"):
+        CostTable.read(path)

@@ -1,0 +1,213 @@
+"""The solver on small random decoders: budgets, determinism, choice against the whole tree, and what it hands on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from foldrank.edits import FoldBlocks, LowRank, ReplaceWeight
+from foldrank.errors import PlanFormatError
+from foldrank.plans.auto import Settings, run, shortened, split
+from foldrank.plans.block_refit import Original, refit, shapes_of
+from foldrank.plans.costs import CostTable, Timing
+from foldrank.plans.decoder import Decoder
+from foldrank.plans.layout import GROUPS, Layout, dense_layout
+from foldrank.plans.meter import Meter
+from foldrank.plans.method import Result, Task
+from foldrank.plans.moves import Terms
+from foldrank.plans.request import parse
+from foldrank.plans.search import Effort, Search
+
+MakeModel = Callable[..., Any]
+
+
+def solved(decoder: Decoder, ids: np.ndarray, **options: Any) -> Result:
+    return run(Task(decoder, ids, 0, source=decoder), Settings(**{"effort": "low", "align": 1, **options}))
+
+
+def stored_numbers(decoder: Decoder, result: Result) -> int:
+    """Numbers in the sites, counted from the edits alone."""
+    gone = {b for e in result.edits if isinstance(e, FoldBlocks) for b in e.leaving}
+    numbers = sum(block.site_parameters for block in decoder.blocks if block.number not in gone)
+    for edit in result.edits:
+        if isinstance(edit, LowRank):
+            numbers -= edit.shape[0] * edit.shape[1] - edit.rank * sum(edit.shape)
+    return numbers
+
+
+@pytest.mark.parametrize("keep", [0.95, 0.7, 0.4])
+@pytest.mark.parametrize("architecture", ["llama", "qwen2"])
+def test_the_budget_is_never_exceeded_and_used_up_to_a_rank(
+    make_model: MakeModel, ids: np.ndarray, keep: float, architecture: str
+) -> None:
+    decoder = Decoder.of(make_model(3, architecture=architecture))
+    result = solved(decoder, ids, keep=keep)
+    numbers = stored_numbers(decoder, result)
+    assert numbers == pytest.approx(result.kept * decoder.site_parameters)
+    assert numbers <= keep * decoder.site_parameters
+    assert numbers > (keep - 0.05) * decoder.site_parameters
+
+
+def test_edits_stand_for_the_weights_the_decoder_then_runs(make_model: MakeModel, ids: np.ndarray) -> None:
+    decoder = Decoder.of(make_model(4, architecture="qwen2"))
+    result = solved(decoder, ids, keep=0.5)
+    named = {block.number: block for block in result.decoder.blocks}
+    assert any(isinstance(edit, ReplaceWeight) for edit in result.edits)
+    for edit in result.edits:
+        if isinstance(edit, FoldBlocks):
+            continue
+        w = np.concatenate([named[edit.site.block].weight(role).numpy() for role in edit.site.roles], axis=1)
+        if isinstance(edit, LowRank):
+            found = result.arrays[edit.factors[0]] @ result.arrays[edit.factors[1]]
+        else:
+            found = result.arrays[edit.tensor]
+        np.testing.assert_allclose(found, w, atol=1e-5 * np.abs(w).max())
+
+
+def test_the_same_seed_gives_the_same_plan(make_model: MakeModel, ids: np.ndarray) -> None:
+    first, second = (solved(Decoder.of(make_model(3)), ids, keep=0.6) for _ in range(2))
+    assert first.edits == second.edits
+    assert all(np.array_equal(first.arrays[name], second.arrays[name]) for name in first.arrays)
+
+
+def test_with_folds_off_every_block_stays(make_model: MakeModel, ids: np.ndarray) -> None:
+    result = solved(Decoder.of(make_model(4)), ids, keep=0.4, fold=False)
+    assert len(result.decoder.blocks) == 4
+    assert not any(isinstance(edit, FoldBlocks) for edit in result.edits)
+
+
+def test_a_block_that_does_nothing_is_what_goes(make_model: MakeModel, ids: np.ndarray) -> None:
+    model = make_model(4)
+    for name in ("self_attn.o_proj.weight", "mlp.down_proj.weight"):
+        model.model.layers[2].get_parameter(name).zero_()
+    result = solved(Decoder.of(model), ids, keep=0.75)
+    assert result.predicted["auto.measured_nats"] < 1e-5
+    for fold in (edit for edit in result.edits if isinstance(edit, FoldBlocks)):
+        assert 2 in fold.blocks
+
+
+def test_one_step_takes_the_move_that_an_exhaustive_trial_finds_cheapest(
+    make_model: MakeModel, ids: np.ndarray
+) -> None:
+    decoder = Decoder.of(make_model(3))
+    measuring, fitting = split(ids)
+    original, meter = Original.of(decoder, fitting), Meter.of(decoder, measuring)
+    terms = _terms(decoder)
+    layout = dense_layout((0, 1, 2))
+    need = 0.3 * terms.cost(layout)
+    every = Effort(10_000, 10_000, 10_000, (0.0,))
+    search = Search(original, meter, terms, every, 0.0)
+    state = search.build(layout)
+    moves = terms.moves(layout, need)
+    tried = search._shortlist(moves, need, need)
+    taken = search._step(state, moves, need, need)
+
+    def added(layout: Layout) -> float:
+        """From the embeddings up: nothing that the search holds is used again."""
+        hidden, blocks = original.states[0], []
+        for span in layout:
+            fitted = refit(original, span, hidden)
+            hidden = fitted.output
+            blocks.append(fitted.block)
+        return meter.loss(meter.start, blocks) - state.loss
+
+    scores = [max(added(move.layout), 1e-5) / move.saved for move in tried]
+    assert search.steps[0].tried / search.steps[0].saved <= min(scores) * (1 + 1e-3)
+    assert taken.layout != layout
+
+
+def test_windows_that_measure_are_not_those_that_fit(ids: np.ndarray) -> None:
+    measuring, fitting = split(ids)
+    assert len(measuring) + len(fitting) == len(ids)
+    assert not {row.tobytes() for row in measuring} & {row.tobytes() for row in fitting}
+    one, other = split(ids[:1])
+    assert one.shape == other.shape == (1, 12)
+    assert not np.array_equal(one, other)
+
+
+def test_shortened_windows_hold_the_same_tokens() -> None:
+    ids = np.arange(3 * 512).reshape(3, 512)
+    assert shortened(ids).shape == (6, 256)
+    assert np.array_equal(shortened(ids).reshape(-1), ids.reshape(-1))
+
+
+def test_bytes_count_the_whole_model(make_model: MakeModel, ids: np.ndarray) -> None:
+    decoder = Decoder.of(make_model(3))
+    whole = decoder.other_parameters + sum(block.parameters for block in decoder.blocks)
+    result = solved(decoder, ids, bytes=2 * (whole - 9000), dtype="fp16")
+    left = decoder.other_parameters + sum(b.parameters - b.site_parameters for b in result.decoder.blocks)
+    assert left + stored_numbers(decoder, result) <= whole - 9000
+    with pytest.raises(ValueError, match="embeddings"):
+        solved(decoder, ids, bytes=100)
+
+
+def table(decoder: Decoder, folder: Path, *, slow: tuple[int, int] | None = None) -> str:
+    """A cost table where time is numbers, but for one shape whose pairs are never faster."""
+    timings = tuple(
+        Timing(shape, float(shape[0] * shape[1]),
+               {rank: float(rank * sum(shape)) * (1000 if shape == slow else 1) for rank in (1, 4, 16)})
+        for shape in sorted(set(shapes_of(decoder.blocks[0]).values()))
+    )
+    path = folder / "costs.json"
+    path.write_text(CostTable(timings, {}).text())
+    return str(path)
+
+
+def test_no_pair_stands_where_it_is_measured_slower(make_model: MakeModel, ids: np.ndarray, tmp_path: Path) -> None:
+    decoder = Decoder.of(make_model(3))
+    slow = shapes_of(decoder.blocks[0])[GROUPS[2]]
+    result = solved(decoder, ids, keep=0.7, fold=False, cost_table=table(decoder, tmp_path, slow=slow))
+    pairs = [edit for edit in result.edits if isinstance(edit, LowRank)]
+    assert pairs
+    assert all(edit.shape != slow for edit in pairs)
+
+
+def test_speedup_is_reached_by_the_table(make_model: MakeModel, ids: np.ndarray, tmp_path: Path) -> None:
+    decoder = Decoder.of(make_model(3))
+    result = solved(decoder, ids, speedup=1.5, cost_table=table(decoder, tmp_path))
+    assert stored_numbers(decoder, result) <= decoder.site_parameters / 1.5
+
+
+@pytest.mark.parametrize("text", ["auto", "auto:keep=0.5,bytes=10", "auto:speedup=2", "auto:keep=0.5,effort=most"])
+def test_settings_that_do_not_fit_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="auto"):
+        parse(text)
+
+
+def test_a_table_of_another_model_is_refused(make_model: MakeModel, ids: np.ndarray, tmp_path: Path) -> None:
+    decoder = Decoder.of(make_model(2))
+    path = tmp_path / "costs.json"
+    path.write_text(CostTable((Timing((3, 5), 1.0, {1: 0.5}),), {}).text())
+    with pytest.raises(ValueError, match="42x80"):
+        solved(decoder, ids, speedup=1.2, cost_table=str(path))
+    path.write_text("{}")
+    with pytest.raises(PlanFormatError):
+        solved(decoder, ids, speedup=1.2, cost_table=str(path))
+
+
+def test_a_budget_below_the_smallest_layout_is_refused(make_model: MakeModel, ids: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="smallest layout"):
+        solved(Decoder.of(make_model(2)), ids, keep=0.001)
+
+
+def _terms(decoder: Decoder) -> Terms:
+    from foldrank.plans.costs import Numbers
+    from foldrank.plans.fisher import predicted_losses
+
+    curves = predicted_losses(decoder, np.random.default_rng(1).integers(0, 61, size=(2, 16)), 0)
+    return Terms(shapes_of(decoder.blocks[0]), Numbers(), curves, 1, lambda _shape, _rank: True, lambda _l, _h: True)
+
+
+def test_predictions_are_part_of_the_result(make_model: MakeModel, ids: np.ndarray) -> None:
+    result = solved(Decoder.of(make_model(3)), ids, keep=0.8)
+    assert result.predicted["auto.measured_nats"] > 0
+    assert result.predicted["auto.predicted_nats"] > 0
+    steps = result.diagnostics["auto_steps"]
+    assert len(steps) == result.predicted["auto.steps"]
+    assert all(step["saved"] > 0 for step in steps)
+    assert torch.isfinite(torch.tensor([step["measured_nats"] for step in steps])).all()

@@ -1,0 +1,75 @@
+"""Predicted losses against brute force: sampled gradients one token at a time, and the truncation itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from foldrank.plans.block_refit import sites
+from foldrank.plans.decoder import Decoder
+from foldrank.plans.fisher import Moments, curve, fisher_moments, predicted_losses
+
+MakeModel = Callable[..., Any]
+ROLES = ("o",)
+
+
+@pytest.mark.parametrize("shape", [(9, 5), (5, 9), (6, 6)])
+def test_the_curve_is_half_the_two_sided_loss_of_the_best_truncation(shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    x, g, w = rng.normal(size=(40, shape[0])), rng.normal(size=(40, shape[1])), rng.normal(size=shape)
+    gram, fisher = x.T @ x, g.T @ g
+    moments = Moments({ROLES: torch.from_numpy(gram)}, {ROLES: torch.from_numpy(fisher)})
+    found = curve(torch.from_numpy(w), moments, ROLES, 40)
+    left, right = np.linalg.cholesky(gram / 40), np.linalg.cholesky(fisher / 40)
+    u, s, v = np.linalg.svd(left.T @ w @ right)
+    for rank in range(min(shape) + 1):
+        best = np.linalg.solve(left.T, (u[:, :rank] * s[:rank]) @ v[:rank]) @ np.linalg.inv(right)
+        change = w - best
+        exact = 0.5 * np.mean([(xi @ change @ gj) ** 2 for xi in x for gj in g])  # x and g independent, term by term
+        assert found[rank] == pytest.approx(exact, rel=1e-6, abs=1e-9 * found[0])
+
+
+def test_output_moments_are_those_of_gradients_taken_alone(make_model: MakeModel) -> None:
+    model = make_model(2)
+    ids = np.random.default_rng(4).integers(0, 61, size=(1, 8))
+    found = fisher_moments(Decoder.of(model), ids, seed=5)[1].outputs[("down",)]
+    with torch.no_grad():
+        logits = model(input_ids=torch.from_numpy(ids), use_cache=False).logits[0]
+    drawn = torch.multinomial(logits.softmax(-1), 1, generator=torch.Generator().manual_seed(5))
+    moved = torch.zeros(1, 8, 42, requires_grad=True)
+    handle = model.model.layers[1].mlp.down_proj.register_forward_hook(lambda _m, _a, out: out + moved)
+    with torch.enable_grad():
+        logs = model(input_ids=torch.from_numpy(ids), use_cache=False).logits[0].log_softmax(-1)
+        (slopes,) = torch.autograd.grad(-logs.gather(-1, drawn).sum(), moved)
+    handle.remove()
+    wanted = slopes[0].double().T @ slopes[0].double()
+    assert torch.allclose(found, wanted, rtol=1e-4, atol=1e-6 * float(wanted.abs().max()))
+
+
+def test_small_cuts_cost_what_is_predicted_within_a_factor(make_model: MakeModel) -> None:
+    """K-FAC is a second-order estimate that takes inputs and gradients as independent: the order of magnitude holds."""
+    decoder = Decoder.of(make_model(2))
+    ids = np.random.default_rng(6).integers(0, 61, size=(24, 24))
+    predicted = predicted_losses(decoder, ids, 0)[0][("down",)]
+    assert np.all(np.diff(predicted) <= 1e-12)
+    assert predicted[-1] == 0.0
+    assert set(predicted_losses(decoder, ids[:2], 0)[1]) == set(sites(decoder.blocks[1]))
+    rank = int(np.argmax(predicted < 0.02))
+    block = decoder.blocks[0]
+    moments = fisher_moments(decoder, ids, 0)[0]
+    from foldrank.plans.truncation import decompose
+    from foldrank.plans.whitening import Metric
+
+    root = Metric(moments.outputs[("down",)] / ids.size).root
+    weight = block.weight("down").double() @ root
+    basis, _ = decompose(weight, Metric(moments.inputs[("down",)] / ids.size))
+    cut = (weight @ basis[:, :rank] @ basis[:, :rank].T @ torch.linalg.pinv(root)).float()
+    changed = decoder.with_blocks([block.with_weights({"down": cut}), decoder.blocks[1]])
+    from foldrank.plans.meter import Meter
+
+    measured = Meter.of(decoder, ids).loss(decoder.embed(ids), changed.blocks)
+    assert predicted[rank] / 4 < measured < predicted[rank] * 4
