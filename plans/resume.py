@@ -40,7 +40,8 @@ def code_version() -> str:
 
 @contextmanager
 def open_shelf(*inputs: str) -> Iterator[Shelf]:
-    """A shelf for the plan that follows from these inputs. Emptied when the block ends well, kept when it does not."""
+    """A shelf for the plan that follows from these inputs. Thrown away when the plan is made or refused (ValueError),
+    kept when it is cut short."""
     base = _cache()
     if base is None:
         yield MemoryShelf()
@@ -54,6 +55,9 @@ def open_shelf(*inputs: str) -> Iterator[Shelf]:
     try:
         yield FolderShelf(folder)
         shutil.rmtree(folder, ignore_errors=True)
+    except ValueError:  # the same again would be refused again
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     finally:
         (folder / "lock").unlink(missing_ok=True)
 

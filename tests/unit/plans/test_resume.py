@@ -75,6 +75,13 @@ def test_folder_stays_when_a_plan_fails_and_goes_when_it_is_made(cache: Path) ->
     assert list(cache.iterdir()) == []
 
 
+def test_a_plan_that_is_refused_leaves_nothing(cache: Path) -> None:
+    shelf = open_shelf("inputs")
+    shelf.__enter__().put("x", Finding(values={"n": 1}))
+    assert shelf.__exit__(ValueError, ValueError("keep"), None) is not True
+    assert list(cache.iterdir()) == []
+
+
 @pytest.mark.parametrize("owner", [
     {"pid": 2**22 + 1, "boot_id": None}, {"pid": 1, "boot_id": "another boot"}, "", {"pid": "x"},
 ], ids=["dead", "rebooted", "empty", "nonsense"])
