@@ -10,8 +10,9 @@ import numpy as np
 ROLES = ("q", "k", "v", "o", "gate", "up", "down")
 EPSILON = 1e-6
 CONTEXT = 64
-NORMS = {"before": 2, "after": 2, "both": 4, "parallel": 2}
-"""How blocks are normed, and with how many norms: before each branch, after it, both; or two branches side by side."""
+NORMS = {"before": 2, "after": 2, "both": 4, "parallel": 2, "sum": 2}
+"""How blocks are normed, and with how many norms: before each branch, after it, both; two branches side by side; or the
+residual's sum after each branch."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,9 @@ def _block(x: np.ndarray, w: dict[str, np.ndarray], s: Shape) -> np.ndarray:
         case "both":
             x = x + rms(_attention(rms(x, gains[0]), w, s), gains[1])
             return x + rms(_mlp(rms(x, gains[2]), w), gains[3])
+        case "sum":
+            x = rms(x + _attention(x, w, s), gains[0])
+            return rms(x + _mlp(x, w), gains[1])
         case _:
             return x + _attention(rms(x, gains[0]), w, s) + _mlp(rms(x, gains[1]), w)
 

@@ -157,6 +157,9 @@ def _block(m: _Scribe, block: dict[str, np.ndarray], x: str, past: list[str], pr
         case "both":
             x = m.node("Add", x, norm(1, attention(norm(0, x))))
             return m.node("Add", x, norm(3, mlp(norm(2, x))))
+        case "sum":
+            x = norm(0, m.node("Add", x, attention(x)))
+            return norm(1, m.node("Add", x, mlp(x)))
         case _:
             return m.node("Add", m.node("Add", mlp(norm(1, x)), attention(norm(0, x))), x)
 

@@ -12,7 +12,7 @@ import onnx_ir as ir
 import pytest
 from anonymous import strip_names
 from onnx import helper, numpy_helper
-from synthetic import Shape, random_decoder, write_graph
+from synthetic import Shape, random_decoder, write_graph, write_standard
 
 from foldrank.errors import GraphNotRecognized
 from foldrank.graph.decoder import read_decoder
@@ -105,3 +105,33 @@ def test_linears_whose_part_cannot_be_told_are_refused(tmp_path: Path) -> None:
     found = read_decoder(bare(tmp_path, plain))
     assert [sorted(block.by_role) for block in found.blocks] == [["k", "o", "q", "v"]] * 5
     assert all(len(block.unknown) == 3 for block in found.blocks)
+
+
+def test_a_norm_that_may_be_either_neighbours_is_refused(tmp_path: Path) -> None:
+    """The residual's sum is normed behind each branch, and the embedding too: does a norm end a block or begin one?
+    Without the embedding's norm it can only end one."""
+    decoder = random_decoder(Shape(blocks=4, norms="sum", packed=False))
+    write_standard(decoder, tmp_path / "model.onnx")
+    proto = onnx.load(tmp_path / "model.onnx")
+    read = read_decoder(load_model(strip_names(tmp_path / "model.onnx", tmp_path / "bare" / "model.onnx")))
+    assert [len(block.norms) for block in read.blocks] == [2] * 4
+    embedded = next(n for n in proto.graph.node if n.op_type == "Gather" and "input_ids" in n.input)
+    value, place = embedded.output[0], list(proto.graph.node).index(embedded)
+    norm = [n for n in proto.graph.node if n.name.startswith("/model/layers.0/norm_1/")]
+    inside = {name for n in norm for name in n.output}
+    for i, node in enumerate(norm):
+        new = onnx.NodeProto.FromString(node.SerializeToString())
+        new.name += "/embedding"
+        new.input[:] = [f"{v}/embedding" if v in inside else value if node.op_type == "Cast" and not i else v
+                        for v in node.input]
+        new.output[:] = [f"{v}/embedding" for v in node.output]
+        proto.graph.node.insert(place + 1 + i, new)
+    normed = f"{norm[-1].output[0]}/embedding"
+    for node in proto.graph.node:
+        if "/embedding" not in node.name:
+            node.input[:] = [normed if v == value else v for v in node.input]
+    onnx.save(proto, tmp_path / "model.onnx")
+    model = load_model(strip_names(tmp_path / "model.onnx", tmp_path / "normed" / "model.onnx"))
+    told = r"two ways to part blocks: at v\d+ or v\d+; v\d+ may belong to either"
+    with pytest.raises(GraphNotRecognized, match=told):
+        read_decoder(model)
