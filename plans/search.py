@@ -148,7 +148,6 @@ class Search:
 
     def _try(self, state: State, move: Move, meter: Meter, known: float) -> Trial:
         fitted = refit(self.original, move.layout[move.position], state.inputs[move.position])
-        added = self._added(state, move, fitted, meter, known)
         above = state.blocks[move.position + move.span :]
         hidden = state.measured[move.position][: len(meter.wanted)]
         added = meter.loss(hidden, (fitted.block, *above)) - known

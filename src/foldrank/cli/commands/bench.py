@@ -24,7 +24,8 @@ from foldrank.cli import options, output, progress, results
 @click.pass_context
 def command(
     ctx: click.Context, bundle: Path, baseline: Path | None, cost_table: Path | None, provider: str | None,
-    provider_options: dict[str, str], min_speedup: float | None, pairs: int | None, seed: int, as_json: bool, quiet: bool, verbose: bool,
+    provider_options: dict[str, str], min_speedup: float | None, pairs: int | None, seed: int, as_json: bool,
+    quiet: bool, verbose: bool,
 ) -> None:
     """Measure speed and memory, paired and interleaved with the dense bundle in one run."""
     from foldrank.verbs.bench import bench

@@ -1,0 +1,161 @@
+"""What every method costs in quality, at every size: python -m foldrank.benchmarks.quality MODEL... -o quality.json
+
+One cell is a model, a method, a keep and a calibration seed. Cells that the file already has are not run again, so the
+table can be made in pieces. Plans are judged in memory, as the planner's own decoder runs them (the graph proof shows
+that graphs compute the same): perplexity over dense, KL(dense || compressed) in nats and top-1 agreement on held-out
+text, with the share of the block weights really kept and the seconds that planning took. A method that cannot reach a
+keep is written down with its reason. Whatever the outcome, it is printed as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from torch import Tensor
+
+from foldrank.benchmarks.environment import environment
+from foldrank.checkpoint import Checkpoint
+from foldrank.plans.compose import calibration_windows, parse_all, run_all
+from foldrank.plans.decoder import Block, Decoder, load_decoder
+from foldrank.plans.texts import cut_windows, load_tokenizer, read_text
+
+KEEPS = (0.95, 0.9, 0.8, 0.65, 0.5)
+SEEDS = (0, 1, 2)
+TOKENS, WINDOW = 20_480, 512
+"""Held-out tokens, in windows that do not overlap."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One entry of the table; `method` is what `--method` is given, but for keep."""
+
+    model: str
+    method: str
+    keep: float
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """Its name in the file."""
+        return f"{self.model} {self.method} keep={self.keep} seed={self.seed}"
+
+    @property
+    def request(self) -> str:
+        """As `--method` reads it."""
+        return f"{self.method}{',' if ':' in self.method else ':'}keep={self.keep}"
+
+
+@dataclass(frozen=True)
+class Judge:
+    """The dense model and what it says of held-out windows [N, T]."""
+
+    decoder: Decoder
+    ids: np.ndarray
+
+    def figures(self, blocks: Sequence[Block]) -> dict[str, float]:
+        """Perplexity over dense, KL in nats, top-1 agreement of the model with these blocks."""
+        sums = np.zeros(3)
+        for row in self.ids:
+            dense, small = (_logs(self.decoder, row[None], b) for b in (self.decoder.blocks, blocks))
+            targets = torch.from_numpy(row[1:, None]).to(dense.device)
+            sums += [
+                float((dense - small).gather(-1, targets).sum()),
+                float((dense.exp() * (dense - small)).sum()),
+                float((dense.argmax(-1) == small.argmax(-1)).sum()),
+            ]
+        nats, kl, same = sums / (self.ids.size - len(self.ids))
+        return {"perplexity_ratio": math.exp(nats), "kl_nats": max(0.0, kl), "top1_agreement": same}
+
+
+def cells(
+    models: Sequence[str], methods: Sequence[str], keeps: Sequence[float], seeds: Sequence[int]
+) -> Iterator[Cell]:
+    """Every cell, seeds outermost: a table cut short still has every method."""
+    for seed in seeds:
+        for model in models:
+            for keep in keeps:
+                for method in methods:
+                    yield Cell(model, method, keep, seed)
+
+
+def judge(checkpoint: Checkpoint, text: Path | None) -> Judge:
+    """The first TOKENS tokens of a held-out text, default the installed one."""
+    tokenizer = load_tokenizer(checkpoint.path)
+    windows = cut_windows(
+        read_text(text, "validation"), tokenizer, window=WINDOW, windows=TOKENS // WINDOW, seed=None
+    )
+    return Judge(load_decoder(checkpoint), windows.ids)
+
+
+def run_cell(cell: Cell, checkpoint: Checkpoint, dense: Judge) -> dict[str, Any]:
+    """Plan and judge one cell; `refused` where the method cannot reach that keep."""
+    ids = calibration_windows(checkpoint, None, None, cell.seed).ids
+    start = time.perf_counter()
+    try:
+        runs = run_all(dense.decoder, parse_all([cell.request]), ids, cell.seed)
+    except ValueError as error:
+        return {**asdict(cell), "refused": str(error)}
+    seconds = time.perf_counter() - start
+    result = runs[-1].result
+    return {**asdict(cell), **dense.figures(result.decoder.blocks), "kept": result.kept, "planning_s": seconds}
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The file as it is, or an empty one."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"cells": {}}
+
+
+def save(path: Path, found: dict[str, Any]) -> None:
+    """Write whole or not at all."""
+    beside = path.with_suffix(".part")
+    beside.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    beside.replace(path)
+
+
+def _logs(decoder: Decoder, ids_1T: np.ndarray, blocks: Sequence[Block]) -> Tensor:
+    """Log probabilities [T - 1, V] of the tokens but the first, float64."""
+    with torch.no_grad():
+        hidden = decoder.embed(ids_1T)
+        for block in blocks:
+            hidden = decoder.run(block, hidden)
+        return decoder.logits(hidden)[0, :-1].to(torch.float64).log_softmax(-1)
+
+
+@click.command()
+@click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True)
+@click.option("--method", "methods", multiple=True, required=True, help="As --method of plan, without keep.")
+@click.option("--keep", "keeps", multiple=True, type=float, default=KEEPS)
+@click.option("--seed", "seeds", multiple=True, type=int, default=SEEDS)
+@click.option("--text", type=click.Path(path_type=Path, exists=True), help="Held-out text; default: the installed one.")
+def main(
+    models: tuple[Path, ...], output: Path, methods: tuple[str, ...], keeps: tuple[float, ...], seeds: tuple[int, ...],
+    text: Path | None,
+) -> None:
+    """Run the cells that are missing, one after the other, saving after each."""
+    found = load(output)
+    found["environment"] = environment(torch.get_num_threads())
+    found["held_out"] = {"text": text.name if text else "validation.jsonl", "tokens": TOKENS, "window": WINDOW}
+    opened = {path.name: Checkpoint.open(path) for path in models}
+    judges: dict[str, Judge] = {}
+    for cell in cells(list(opened), methods, keeps, seeds):
+        if cell.key in found["cells"]:
+            continue
+        if cell.model not in judges:
+            judges[cell.model] = judge(opened[cell.model], text)
+        found["cells"][cell.key] = run_cell(cell, opened[cell.model], judges[cell.model])
+        save(output, found)
+        click.echo(f"{cell.key}: {found['cells'][cell.key].get('perplexity_ratio', 'refused')}", err=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""docs/quality.md and its picture from quality.json: python -m foldrank.benchmarks.quality_page quality.json docs
+
+A test renders the page again from the committed JSON and compares.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import click
+
+HEAD = """# Quality by method and size
+
+Perplexity over that of the dense model on {tokens:,} held-out tokens ({text}, windows of {window}), median over
+{seeds} calibration seeds (lowest to highest in brackets), without recovery. `keep` is what was asked of the decoder
+blocks' weights; methods that remove whole blocks can only go below it. Made by `foldrank.benchmarks.quality`, written
+from [`quality.json`](../benchmarks/results/quality.json), which has every cell.
+
+![perplexity over dense against the share of block weights kept](quality.svg)
+"""
+
+
+def page(found: Mapping[str, Any]) -> str:
+    """The page as Markdown."""
+    cells = list(found["cells"].values())
+    held = found["held_out"]
+    parts = [HEAD.format(**held, seeds=len({cell["seed"] for cell in cells}))]
+    for model in sorted({cell["model"] for cell in cells}):
+        mine = [cell for cell in cells if cell["model"] == model]
+        parts += [f"## {model}\n", _table(mine, "perplexity_ratio", "{:.3f}")]
+        parts += ["KL(dense || compressed), nats:\n", _table(mine, "kl_nats", "{:.3f}")]
+        parts += ["Top-1 agreement:\n", _table(mine, "top1_agreement", "{:.3f}")]
+        parts += ["Share of the block weights kept:\n", _table(mine, "kept", "{:.3f}")]
+        parts += ["Planning, seconds:\n", _table(mine, "planning_s", "{:.0f}")]
+    return "\n".join(parts)
+
+
+def _table(cells: list[dict[str, Any]], figure: str, form: str) -> str:
+    keeps = sorted({cell["keep"] for cell in cells}, reverse=True)
+    lines = [("method", *(f"keep {keep:g}" for keep in keeps)), tuple("---" for _ in range(len(keeps) + 1))]
+    for method in sorted({cell["method"] for cell in cells}):
+        held = [[c for c in cells if c["method"] == method and c["keep"] == keep] for keep in keeps]
+        lines.append((f"`{method}`", *(_entry(entries, figure, form) for entries in held)))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def _entry(cells: Iterable[dict[str, Any]], figure: str, form: str) -> str:
+    values = sorted(cell[figure] for cell in cells if figure in cell)
+    if not values:
+        return "out of reach" if list(cells) else ""
+    middle = form.format(median(values))
+    low, high = form.format(values[0]), form.format(values[-1])
+    return middle if low == high else f"{middle} ({low} to {high})"
+
+
+def picture(found: Mapping[str, Any], path: Path) -> None:
+    """Perplexity over dense (log scale) against the share kept, one panel a model, one line a method."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "foldrank"
+    from matplotlib import pyplot
+
+    cells = [cell for cell in found["cells"].values() if "perplexity_ratio" in cell]
+    models = sorted({cell["model"] for cell in cells})
+    figure, panels = pyplot.subplots(1, len(models), figsize=(5.5 * len(models), 4.2), squeeze=False)
+    for panel, model in zip(panels[0], models, strict=True):
+        for method in sorted({cell["method"] for cell in cells}):
+            points = _points([c for c in cells if (c["model"], c["method"]) == (model, method)])
+            panel.plot(*zip(*points, strict=True) if points else ((), ()), marker="o", ms=3, label=method,
+                       lw=2.2 if method.startswith("auto") else 1.0)
+        panel.set(title=model, xlabel="share of block weights kept", ylabel="perplexity over dense", yscale="log")
+    panels[0][-1].legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def _points(cells: list[dict[str, Any]]) -> list[tuple[float, float]]:
+    """Median share kept and perplexity ratio at each keep."""
+    return sorted(
+        (median(c["kept"] for c in cells if c["keep"] == keep),
+         median(c["perplexity_ratio"] for c in cells if c["keep"] == keep))
+        for keep in {c["keep"] for c in cells}
+    )
+
+
+@click.command()
+@click.argument("results", type=click.Path(path_type=Path, exists=True))
+@click.argument("folder", type=click.Path(path_type=Path, exists=True))
+def main(results: Path, folder: Path) -> None:
+    """Write quality.md and quality.svg into the folder."""
+    found = json.loads(results.read_text(encoding="utf-8"))
+    (folder / "quality.md").write_text(page(found), encoding="utf-8")
+    picture(found, folder / "quality.svg")
+
+
+if __name__ == "__main__":
+    main()

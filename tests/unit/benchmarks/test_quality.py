@@ -1,0 +1,86 @@
+"""The results program and its page: resumed cells, figures against plain PyTorch, and the page against its JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from foldrank.benchmarks.quality import Cell, Judge, cells, main
+from foldrank.benchmarks.quality_page import page, picture
+
+
+def test_a_cell_asks_for_its_keep() -> None:
+    assert Cell("m", "slm", 0.9, 0).request == "slm:keep=0.9"
+    assert Cell("m", "dipsvd:ratios=uniform", 0.5, 0).request == "dipsvd:ratios=uniform,keep=0.5"
+
+
+def test_every_method_comes_before_a_second_seed() -> None:
+    order = list(cells(["m", "n"], ["a", "b"], [0.9], [0, 1]))
+    assert [cell.seed for cell in order] == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert len({cell.key for cell in order}) == 8
+
+
+def test_figures_are_those_of_the_models_own_logits(specs_5m: Path) -> None:
+    from foldrank.checkpoint import Checkpoint
+    from foldrank.plans.decoder import load_decoder
+
+    decoder = load_decoder(Checkpoint.open(specs_5m))
+    ids = np.random.default_rng(0).integers(0, 4096, size=(2, 12))
+    assert Judge(decoder, ids).figures(decoder.blocks) == {
+        "perplexity_ratio": 1.0, "kl_nats": 0.0, "top1_agreement": 1.0}
+    found = Judge(decoder, ids).figures(decoder.blocks[:-1])
+    model = decoder.model
+    logs = []
+    for layers in (model.model.layers, model.model.layers[:-1]):
+        whole = model.model.layers
+        model.model.layers = layers
+        with torch.no_grad():
+            logs.append(model(input_ids=torch.from_numpy(ids), use_cache=False).logits[:, :-1].double().log_softmax(-1))
+        model.model.layers = whole
+    dense, small = (part.numpy() for part in logs)
+    nats = np.take_along_axis(dense - small, ids[:, 1:, None], axis=-1).mean()
+    assert found["perplexity_ratio"] == pytest.approx(np.exp(nats), rel=1e-4)
+    assert found["kl_nats"] == pytest.approx((np.exp(dense) * (dense - small)).sum(-1).mean(), rel=1e-4)
+    assert found["top1_agreement"] == (dense.argmax(-1) == small.argmax(-1)).mean()
+
+
+def test_cells_that_are_there_are_not_run_again(specs_5m: Path, tmp_path: Path) -> None:
+    path = tmp_path / "quality.json"
+    key = Cell(specs_5m.name, "slm", 0.9, 0).key
+    path.write_text(json.dumps({"cells": {key: {"perplexity_ratio": 7.0}}}))
+    found = CliRunner().invoke(
+        main, [str(specs_5m), "-o", str(path), "--method", "slm", "--keep", "0.9", "--keep", "0.01", "--seed", "0"])
+    assert found.exit_code == 0, found.output
+    made = json.loads(path.read_text())["cells"]
+    assert made[key] == {"perplexity_ratio": 7.0}
+    assert "cannot be reached" in made[Cell(specs_5m.name, "slm", 0.01, 0).key]["refused"]
+
+
+def entry(method: str, keep: float, seed: int, **figures: float) -> dict[str, object]:
+    whole = {"kl_nats": 0.1, "top1_agreement": 0.9, "kept": keep, "planning_s": 2.0, **figures}
+    return {"model": "m", "method": method, "keep": keep, "seed": seed, **whole}
+
+
+def test_the_page_shows_medians_and_what_is_out_of_reach(tmp_path: Path) -> None:
+    rows = [entry("a", 0.9, seed, perplexity_ratio=1.1 + seed) for seed in range(3)]
+    rows.append({"model": "m", "method": "b", "keep": 0.9, "seed": 0, "refused": "no"})
+    found = {"cells": {str(i): row for i, row in enumerate(rows)},
+             "held_out": {"text": "t", "tokens": 20480, "window": 512}}
+    text = page(found)
+    assert "| `a` | 2.100 (1.100 to 3.100) |" in text
+    assert "| `b` | out of reach |" in text
+    picture(found, tmp_path / "p.svg")
+    assert "<svg" in (tmp_path / "p.svg").read_text()
+
+
+def test_the_committed_page_is_that_of_the_committed_results(root: Path) -> None:
+    results = root / "benchmarks" / "results" / "quality.json"
+    if not results.exists():
+        assert not (root / "docs" / "quality.md").exists()
+        return
+    assert (root / "docs" / "quality.md").read_text() == page(json.loads(results.read_text()))
