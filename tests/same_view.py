@@ -22,7 +22,7 @@ def view(decoder: Decoder) -> list[tuple[Any, ...]]:
 
 
 def facts(decoder: Decoder) -> tuple[Any, ...]:
-    return (decoder.heads, decoder.kv_heads, decoder.head_size, decoder.tied, decoder.parameters,
+    return (decoder.heads, decoder.kv_heads, decoder.head_size, decoder.tied,
             [decoder.blocks[0].kind == block.kind for block in decoder.blocks], len(decoder.boundaries[-1]))
 
 
@@ -37,6 +37,8 @@ def same_view(named: Path, unnamed: Path) -> None:
     assert other.dialect == "unnamed" != one.dialect
     assert view(other) == view(one)
     assert facts(other) == facts(one), (facts(other), facts(one))
+    angles = one.parameters - other.parameters  # names miss the frequencies of rotation where a tool renamed them
+    assert angles in (0, one.head_size // 2)
     assert digests(models[1], other) == digests(models[0], one)
     order = [{node: i for i, node in enumerate(model.graph)} for model in models]
     for a, b in zip(one.blocks, other.blocks, strict=True):

@@ -55,8 +55,10 @@ def _dialect(graph: ir.Graph, flowing: set[ir.Node], blocks: dict[ir.Node, int],
 
 
 def _is_parameter(value: ir.Value, flowing: set[ir.Node], steps: int = 4) -> bool:
-    """Whether the stream reads an initializer itself, or after a lookup or a change of layout: what angles and masks
-    are computed from is none. Tables looked up by position are (some are learned)."""
+    """Whether the stream reads an initializer itself, or after a lookup or a change of layout: what angles are computed
+    from is none. Tables looked up by position are (some are learned), and single numbers, as in every dialect."""
+    if value.const_value is not None and value.const_value.size == 1:
+        return True
     for use in value.uses():
         operator = use.node.op_type
         if use.node in flowing:

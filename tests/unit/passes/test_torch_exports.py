@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from anonymous import strip_names
+from same_view import same_view
 
 from foldrank.errors import PassRefused
 from foldrank.graph.decoder import read_decoder
@@ -76,6 +78,13 @@ def test_graph_computes_what_the_plan_says(export: Export, tmp_path: Path, famil
         model = Model(checkpoint)
         edit(model)
         prove(graph, model, tmp_path / name)
+
+
+def test_without_scopes_the_same_blocks_and_sites_are_found(export: Export, tmp_path: Path) -> None:
+    checkpoint, graph = export("llama")
+    bare = strip_names(graph, tmp_path / "bare" / "model.onnx")
+    same_view(graph, bare)
+    prove(bare, Model(checkpoint).fold((1, 2), {1: 0.5, 2: 0.5}).low_rank("block.01.qkv", 13), tmp_path / "small")
 
 
 def test_cache_and_names_are_the_common_ones(export: Export, tmp_path: Path) -> None:
