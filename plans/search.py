@@ -134,7 +134,8 @@ class Search:
     def _shortlist(self, moves: Sequence[Move], need: float, whole: float) -> list[Move]:
         """The most promising, at most two of a kind at one place; by block, since trials of a block share work."""
         least = min(need, whole * self.stride)
-        ranked = sorted(moves, key=lambda move: self._expected(move) / move.saved + (move.saved < least))
+        long = [move for move in moves if move.saved >= least] or moves
+        ranked = sorted(long, key=lambda move: self._expected(move) / move.saved)
         counts: dict[tuple[int, Unit], int] = {}
         chosen: list[Move] = []
         for move in ranked:
