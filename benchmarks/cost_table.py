@@ -59,7 +59,7 @@ def measure_costs(
             onnx.save(product(shape, rank, rng), str(path))
             session = open_session(path, provider, threads=threads, spinning="in_runs")
             sessions[shape, rank] = (session.handle, {"x": rng.standard_normal((1, 1, shape[0]), dtype=np.float32)})
-        samples = {entry: [] for entry in ordered}
+        samples: dict[Any, list[float]] = {entry: [] for entry in ordered}
         for _ in track(range(rounds + 1), "cost table", rounds + 1, progress):
             for entry, (handle, feeds) in sessions.items():
                 samples[entry].append(_milliseconds(handle, feeds))

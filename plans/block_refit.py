@@ -74,7 +74,8 @@ class Original:
         return self._known[number]
 
     def _inputs(self, position: int) -> dict[Roles, Tensor]:
-        block, found = self.decoder.blocks[position], {}
+        block = self.decoder.blocks[position]
+        found: dict[Roles, list[Tensor]] = {}
         leads = {roles[0]: roles for roles in sites(block)}
 
         def see(role: str, inputs_NTI: Tensor) -> None:
