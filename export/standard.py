@@ -21,6 +21,7 @@ from foldrank.digests import sha256_file
 from foldrank.errors import ExportError
 from foldrank.export.child import run_child
 from foldrank.export.finish import finish_files, finish_graph
+from foldrank.export.older import older_checkpoint
 from foldrank.export.ports import Ports, common_ports
 from foldrank.export.settings import genai_settings
 from foldrank.progress import SILENT, Progress
@@ -62,9 +63,11 @@ def by_optimum(
     """As `by_transformers`, with optimum-onnx, which on a CPU writes fp32 whatever is asked. Raises ExportError."""
     check_provider(provider)
     check_dtype(dtype)
+    check_caps(checkpoint)
     raw = folder / ".raw"
     raw.mkdir()
-    command = [optimum_python(), "-m", "optimum.exporters.onnx", "-m", str(checkpoint.path),
+    source = older_checkpoint(checkpoint, folder / ".checkpoint")
+    command = [optimum_python(), "-m", "optimum.exporters.onnx", "-m", str(source),
                "--task", "text-generation-with-past", "--dtype", dtype, str(raw)]
     command += ["--trust-remote-code"] if trust_remote_code else []
     run_child(command, raw, where=checkpoint.path, who="optimum-onnx", progress=progress)
@@ -72,7 +75,8 @@ def by_optimum(
     ports = common_ports(model, checkpoint, dtype=dtype)
     ir.save(model, folder / MODEL, external_data=DATA)
     del model
-    shutil.rmtree(raw)
+    for done in (raw, source):
+        shutil.rmtree(done)
     return finish(folder, checkpoint, ports, provider)
 
 
@@ -103,6 +107,13 @@ def check_dtype(dtype: str) -> None:
     if dtype == "bf16":
         raise ExportError("dtype bf16", "ONNX Runtime has no bfloat16 kernels for the CPU, so a graph of standard "
                           "operators in it cannot be proved", "--dtype fp16 or fp32, or --exporter genai for cuda")
+
+
+def check_caps(checkpoint: Checkpoint) -> None:
+    """Raise ExportError where attention scores are soft-capped: optimum-onnx traces SDPA, which leaves the cap out."""
+    if checkpoint.text_config.get("attn_logit_softcapping"):
+        raise ExportError(checkpoint.path, "its attention scores are soft-capped, which optimum-onnx leaves out",
+                          "--exporter transformers or genai")
 
 
 def finish(folder: Path, checkpoint: Checkpoint, ports: Ports, provider: str) -> dict[str, FileEntry]:
