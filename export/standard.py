@@ -62,6 +62,7 @@ def by_optimum(
     """As `by_transformers`, with optimum-onnx, which on a CPU writes fp32 whatever is asked. Raises ExportError."""
     check_provider(provider)
     check_dtype(dtype)
+    check_caps(checkpoint)
     raw = folder / ".raw"
     raw.mkdir()
     command = [optimum_python(), "-m", "optimum.exporters.onnx", "-m", str(checkpoint.path),
@@ -103,6 +104,13 @@ def check_dtype(dtype: str) -> None:
     if dtype == "bf16":
         raise ExportError("dtype bf16", "ONNX Runtime has no bfloat16 kernels for the CPU, so a graph of standard "
                           "operators in it cannot be proved", "--dtype fp16 or fp32, or --exporter genai for cuda")
+
+
+def check_caps(checkpoint: Checkpoint) -> None:
+    """Raise ExportError where attention scores are soft-capped: optimum-onnx traces SDPA, which leaves the cap out."""
+    if checkpoint.text_config.get("attn_logit_softcapping"):
+        raise ExportError(checkpoint.path, "its attention scores are soft-capped, which optimum-onnx leaves out",
+                          "--exporter transformers or genai")
 
 
 def finish(folder: Path, checkpoint: Checkpoint, ports: Ports, provider: str) -> dict[str, FileEntry]:

@@ -80,7 +80,7 @@ class _Codes:
         attributes = tuple(sorted((name, _plain(a)) for name, a in node.attributes.items()))
         if node.op_type not in NORMS:
             return (node.domain, node.op_type, attributes, inputs)
-        epsilon = tuple(text for name, text in attributes if name == "epsilon")
+        epsilon = tuple((name, text) for name, text in attributes if name == "epsilon")
         read = (("enters",), *inputs[2:]) if self._norms_entering_sum(node) else inputs
         return ("norm", node.op_type.removeprefix("Skip"), epsilon, tuple(c for c in read if c is not None))
 

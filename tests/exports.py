@@ -12,6 +12,8 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from foldrank.checkpoint import Checkpoint
+from foldrank.export.genai import correct_scale
 from foldrank.export.trace import trace
 from foldrank.verbs.export import export
 
@@ -24,11 +26,12 @@ def _bundled(exporter: str) -> Callable[[Path, Path, str], Path]:
 
 
 def genai_split(checkpoint: Path, folder: Path, dtype: str) -> Path:
-    """The model builder without its packing of q, k and v."""
+    """The model builder without its packing of q, k and v; its faults set right as foldrank's exporter does."""
     command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", str(checkpoint), "-o",
                str(folder / "split"), "-p", dtype, "-e", "cpu", "-c", str(folder / "cache"),
                "--extra_options", "disable_qkv_fusion=true", "windowed_kv_cache=false"]
     subprocess.run(command, check=True, capture_output=True)
+    correct_scale(folder / "split" / "model.onnx", Checkpoint.open(checkpoint))
     return folder / "split" / "model.onnx"
 
 

@@ -135,6 +135,13 @@ def test_bfloat16_is_refused_because_it_cannot_be_proved(exporter: str, specs_5m
     assert list(tmp_path.iterdir()) == []
 
 
+def test_optimum_is_not_asked_for_a_soft_cap_that_it_leaves_out(shared: Path, tmp_path: Path) -> None:
+    checkpoint = shared / "fixtures" / "tiny" / "gemma2" / "checkpoint"
+    with pytest.raises(ExportError, match="which optimum-onnx leaves out; --exporter transformers or genai"):
+        export(checkpoint, tmp_path / "out", exporter="optimum")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_damaged_graph_is_refused(shared: Path, tmp_path: Path) -> None:
     tiny = shared / "fixtures" / "tiny" / "llama"
     bad = Path(shutil.copytree(tiny / "optimum", tmp_path / "bad")) / "model.onnx"
