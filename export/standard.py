@@ -63,7 +63,7 @@ def by_optimum(
     """As `by_transformers`, with optimum-onnx, which on a CPU writes fp32 whatever is asked. Raises ExportError."""
     check_provider(provider)
     check_dtype(dtype)
-    check_caps(checkpoint)
+    check_attention(checkpoint)
     raw = folder / ".raw"
     raw.mkdir()
     source = older_checkpoint(checkpoint, folder / ".checkpoint")
@@ -109,11 +109,18 @@ def check_dtype(dtype: str) -> None:
                           "operators in it cannot be proved", "--dtype fp16 or fp32, or --exporter genai for cuda")
 
 
-def check_caps(checkpoint: Checkpoint) -> None:
-    """Raise ExportError where attention scores are soft-capped: optimum-onnx traces SDPA, which leaves the cap out."""
+def check_attention(checkpoint: Checkpoint) -> None:
+    """Raise ExportError where SDPA, which optimum-onnx traces, is not the attention of the checkpoint.
+
+    It leaves a soft cap of the scores out; with Falcon's ALiBi it gives other logits than transformers' own eager form.
+    """
+    remedy = "--exporter transformers or genai"
     if checkpoint.text_config.get("attn_logit_softcapping"):
-        raise ExportError(checkpoint.path, "its attention scores are soft-capped, which optimum-onnx leaves out",
-                          "--exporter transformers or genai")
+        what = "its attention scores are soft-capped, which optimum-onnx leaves out"
+        raise ExportError(checkpoint.path, what, remedy)
+    if checkpoint.text_config.get("alibi"):
+        raise ExportError(checkpoint.path, "its attention is biased by distance (ALiBi), which optimum-onnx traces in "
+                          "a form that gives other logits than transformers' eager attention", remedy)
 
 
 def finish(folder: Path, checkpoint: Checkpoint, ports: Ports, provider: str) -> dict[str, FileEntry]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from tiny_families import TINY, save
 
 from foldrank.bundle import Bundle
 from foldrank.errors import ExportError, UnsafeModel
@@ -138,11 +139,14 @@ def test_bfloat16_is_refused_because_it_cannot_be_proved(exporter: str, specs_5m
     assert list(tmp_path.iterdir()) == []
 
 
-def test_optimum_is_not_asked_for_a_soft_cap_that_it_leaves_out(shared: Path, tmp_path: Path) -> None:
+def test_optimum_is_not_asked_for_attention_that_it_would_change(shared: Path, tmp_path: Path) -> None:
     checkpoint = shared / "fixtures" / "tiny" / "gemma2" / "checkpoint"
     with pytest.raises(ExportError, match="which optimum-onnx leaves out; --exporter transformers or genai"):
         export(checkpoint, tmp_path / "out", exporter="optimum")
-    assert list(tmp_path.iterdir()) == []
+    falcon = save(TINY["falcon-alibi"], tmp_path / "falcon", shared)
+    with pytest.raises(ExportError, match=r"ALiBi.*gives other logits than transformers' eager attention"):
+        export(falcon, tmp_path / "out", exporter="optimum")
+    assert [path.name for path in tmp_path.iterdir()] == ["falcon"]
 
 
 def test_a_damaged_graph_is_refused(shared: Path, tmp_path: Path) -> None:
