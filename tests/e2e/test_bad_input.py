@@ -162,12 +162,14 @@ def test_an_interrupt_in_the_middle_leaves_nothing(specs_5m: Path, tmp_path: Pat
     run = subprocess.Popen(
         [sys.executable, "-m", "foldrank", "compress", str(specs_5m), "--method", "slm:keep=0.75", "-o",
          str(tmp_path / "out")], stderr=subprocess.PIPE, text=True, env=ENVIRONMENT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
     )
     _wait_for(lambda: any(tmp_path.glob(".out.*.partial")), 60)
     time.sleep(3)
     run.send_signal(stop)
     _, stderr = run.communicate(timeout=60)
-    assert run.returncode == 130, stderr
+    # Where an interrupt passed through exec() of a text, CPython ends itself by SIGINT: a shell says 130 of both.
+    assert run.returncode in (130, -signal.SIGINT), stderr
     assert "error: interrupted" in stderr
     assert "Traceback" not in stderr
     assert list(tmp_path.iterdir()) == []

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import importlib
 import os
-import signal
 import sys
 import traceback
-from types import FrameType
-from typing import Any
 
 import click
 
 from foldrank import __version__
+from foldrank.cli import interrupts
 from foldrank.errors import FoldrankError
 
 VERBS = ("doctor", "inspect", "export", "plan", "apply", "validate", "bench", "report", "compress", "run", "diff")
@@ -48,7 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    signal.signal(signal.SIGTERM, _interrupt)
+    interrupts.listen()
     sys.exit(_run(sys.argv[1:] if arguments is None else arguments))
 
 
@@ -91,10 +89,6 @@ def _fail(message: str, code: int, verbose: bool) -> int:
         traceback.print_exc()
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return code
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> Any:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

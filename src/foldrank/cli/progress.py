@@ -10,6 +10,8 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
+from foldrank.cli import interrupts
+
 LONG_S = 2.0
 
 
@@ -32,10 +34,12 @@ class Bars:
 
     def start(self, stage: str, total: int | None) -> None:
         """Show a bar, or a spinner where the total is unknown."""
+        interrupts.check()
         self._tasks[stage] = self._rich.add_task(stage, total=total)
 
     def advance(self, stage: str, steps: int = 1) -> None:
         """Move the bar."""
+        interrupts.check()
         if stage in self._tasks:
             self._rich.advance(self._tasks[stage], steps)
 
@@ -59,10 +63,12 @@ class Lines:
 
     def start(self, stage: str, total: int | None) -> None:
         """Remember the time."""
+        interrupts.check()
         self._started[stage] = time.monotonic()
 
     def advance(self, stage: str, steps: int = 1) -> None:
         """Nothing to show."""
+        interrupts.check()
 
     def finish(self, stage: str) -> None:
         """Say how long it took, where that was long."""
