@@ -98,8 +98,17 @@ def _apply_cost(data: dict[str, Any]) -> str:
     return _table(("plan", "output", "time / time of copying the output", "peak memory", "limit"), rows)
 
 
+def _big_bundle(data: dict[str, Any]) -> str:
+    ratio, load = data["ratio_to_copy"]["apply"], data["environment"]["load_average"][0]
+    return (f"A fold of a quarter of the blocks of {data['bundle_bytes'] / 1e9:.1f} GB took {ratio['ratio']:.2f} "
+            f"[{ratio['ci95'][0]:.2f}, {ratio['ci95'][1]:.2f}] times a copy of what it wrote, with "
+            f"{data['peak_bytes'] / 2**20:.0f} MiB of memory at most (load average {load:.0f} on "
+            f"{data['environment']['logical_cores']} cores).")
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "demo": _demo, "folded_decode": _folded_decode, "planning": _planning, "apply_cost": _apply_cost,
+    "big_bundle": _big_bundle,
     "families": families, "consumers": consumers,
 }
 SOURCES = {"consumers": "families"}
