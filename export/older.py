@@ -47,7 +47,7 @@ def _older_rope(rope: dict[str, Any]) -> dict[str, Any]:
         sliding = rope.get("sliding_attention") or {}
         local = {"rope_local_base_freq": sliding["rope_theta"]} if "rope_theta" in sliding else {}
         return _older_rope(full) | local
-    plain = {name: rope[name] for name in ("rope_theta", "partial_rotary_factor") if name in rope}
+    plain: dict[str, Any] = {name: rope[name] for name in ("rope_theta", "partial_rotary_factor") if name in rope}
     if rope.get("rope_type", "default") == "default":
         return plain
     return plain | {"rope_scaling": {name: value for name, value in rope.items() if name not in plain}}

@@ -37,8 +37,8 @@ def passes_for(plan: Plan) -> tuple[GraphPass, ...]:
 
 
 def _passes(plan: Plan, leaving: tuple[int, ...], name: str) -> Iterator[GraphPass]:
-    yield SetDeclarations()
     yield MarkBlocks()
+    yield SetDeclarations()
     yield DropEchoes()
     yield StateHeadSize()
     if plan.folds:
