@@ -86,10 +86,7 @@ def prove(linears: Iterable[Linear], digests: Mapping[Site, WeightDigest], plan_
     """
     later = _LATER.get()
     known = later.known if later is not None else {}
-    at_once = [
-        linear for linear in linears
-        if later is None or not _later(later, linear, digests, plan_source)
-    ]
+    at_once = [linear for linear in linears if later is None or not _later(later, linear, digests, plan_source)]
     compare, tensors = partial(_mismatches, digests, known), [linear.tensor for linear in at_once]
     with ThreadPoolExecutor(2) as pool:
         wrong = [site for sites in pool.map(compare, at_once, tensors) for site in sites]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from foldrank.digests import WeightDigest
-from foldrank.edits import LowRank
+from foldrank.edits import FoldBlocks, LowRank
 from foldrank.plans.decoder import Block, Decoder
 from foldrank.plans.method import Result, Task
 from foldrank.sites import PACKED, ROLES, Site
@@ -76,17 +76,21 @@ def with_pairs(block: Block, pairs: Mapping[Site, Pair]) -> Block:
 def _edit(task: Task, site: Site, pair: Pair) -> LowRank:
     return LowRank(
         site=site, shape=(pair.a.shape[0], pair.b.shape[1]), rank=pair.a.shape[1], factors=_names(site, pair),
-        replaces=tuple(_digest(task, site.block, role) for role in site.roles),
+        replaces=replaced_digests(task.source.blocks, task.folds.get(site.block), site.block, site.roles),
     )
 
 
-def _digest(task: Task, number: int, role: str) -> WeightDigest:
-    """Digest of the weight a graph holds there: after an earlier fold, of the combination of the source's weights."""
-    fold = task.folds.get(number)
-    blocks: Sequence[int] = (number,) if fold is None else fold.blocks
+def replaced_digests(
+    source: Sequence[Block], fold: FoldBlocks | None, number: int, roles: Sequence[str]
+) -> tuple[WeightDigest, ...]:
+    """Digests of what a graph holds at a site: of the source's weights, or of what the fold leaves there."""
+    named = {block.number: block for block in source}
+    blocks = (number,) if fold is None else fold.blocks
     coefficients = [1.0] if fold is None else [fold.coefficients[b] for b in blocks]
-    named = {block.number: block for block in task.source.blocks}
-    return WeightDigest.of_combination([named[b].weight(role).cpu().numpy() for b in blocks], coefficients)
+    return tuple(
+        WeightDigest.of_combination([named[b].weight(role).cpu().numpy() for b in blocks], coefficients)
+        for role in roles
+    )
 
 
 def _arrays(site: Site, pair: Pair) -> dict[str, np.ndarray]:

@@ -5,18 +5,17 @@ Knows nothing of how the blocks were chosen or fit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from foldrank.digests import WeightDigest
 from foldrank.edits import Edit, FoldBlocks, LowRank, ReplaceWeight
 from foldrank.plans.block_refit import Fitted, sites
-from foldrank.plans.decoder import Block
-from foldrank.plans.layout import Roles, Span
+from foldrank.plans.factoring import replaced_digests
+from foldrank.plans.layout import Span
 from foldrank.plans.method import Result, Task
 from foldrank.plans.search import State
 
@@ -35,19 +34,6 @@ def fitted_result(
             arrays |= {name: np.ascontiguousarray(array.cpu().numpy()) for name, array in named.items()}
     return Result(
         task.decoder.with_blocks(state.blocks), tuple(edits), kept, arrays, predicted, diagnostics,
-    )
-
-
-def replaced_digests(
-    source: Sequence[Block], fold: FoldBlocks | None, number: int, roles: Roles
-) -> tuple[WeightDigest, ...]:
-    """Digests of what a graph holds at a site: of the source's weights, or of what the fold leaves there."""
-    named = {block.number: block for block in source}
-    blocks = (number,) if fold is None else fold.blocks
-    coefficients = [1.0] if fold is None else [fold.coefficients[b] for b in blocks]
-    return tuple(
-        WeightDigest.of_combination([named[b].weight(role).cpu().numpy() for b in blocks], coefficients)
-        for role in roles
     )
 
 

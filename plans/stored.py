@@ -15,7 +15,7 @@ from torch import Tensor
 from foldrank.edits import Edit, LowRank, ReplaceWeight
 from foldrank.planfile import Plan
 from foldrank.plans.decoder import Block, Decoder
-from foldrank.plans.fitted_edits import replaced_digests
+from foldrank.plans.factoring import replaced_digests
 from foldrank.sites import Site
 
 
