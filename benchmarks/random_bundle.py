@@ -20,7 +20,8 @@ from foldrank.benchmarks.random_checkpoint import Shape, shape_of
 from foldrank.bundle import Bundle, FileEntry, seal
 from foldrank.digests import WeightDigest, sha256_file
 from foldrank.edits import FoldBlocks
-from foldrank.passes.write import DATA, MODEL, HashedFile
+from foldrank.passes.hashed_file import HashedFile
+from foldrank.passes.write import DATA, MODEL
 from foldrank.planfile import Plan, PlanDocument, Source
 from foldrank.staging import staged_folder
 from foldrank.versions import versions

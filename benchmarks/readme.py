@@ -91,7 +91,8 @@ def _planning(data: dict[str, Any]) -> str:
 
 def _apply_cost(data: dict[str, Any]) -> str:
     rows = [
-        (name.replace("_", " "), f"{found['output_bytes'] / 2**20:.0f} MiB", f"{found['ratio']:.1f}",
+        (name.replace("_", " "), f"{found['output_bytes'] / 2**20:.0f} MiB",
+         f"{found['ratio']:.2f} [{found['ci95'][0]:.2f}, {found['ci95'][1]:.2f}]",
          f"{found['peak_bytes'] / 2**20:.0f} MiB", f"{found['peak_bytes_limit'] / 2**20:.0f} MiB")
         for name, found in sorted(data.items())
     ]

@@ -34,8 +34,16 @@ class Block:
     others: tuple[Place, ...]
     kv: KVPair
     opaque: tuple[str, ...]
-    kind: tuple[Code, ...]
-    """What must be equal for blocks to merge: operators, attributes, wiring, shared inputs, shapes of weights."""
+    surroundings: Surroundings
+    needed: int
+    """The first so many nodes are needed by what leaves the block."""
+
+    @cached_property
+    def kind(self) -> tuple[Code, ...]:
+        """What must be equal for blocks to merge: operators, attributes, wiring, shared inputs, shapes of weights."""
+        own = {id(value) for value in self.own_initializers}
+        own |= {id(initializer_at(place)) for place in (*_places(self.linears), *self.norms, *self.quantised)}
+        return form(self.surroundings, self.nodes[: self.needed], own)
 
     @cached_property
     def by_role(self) -> dict[str, Linear]:
@@ -53,19 +61,14 @@ class Block:
         return list(dict.fromkeys(initializer_at(place).name or "" for place in self.others))
 
 
-def order_nodes(nodes: Sequence[ir.Node], surroundings: Surroundings) -> tuple[ir.Node, ...]:
-    """In the order of the form; what no output needs comes last."""
-    order = in_order(surroundings)
-    reached = set(order)
-    return (*order, *(node for node in nodes if node not in reached))
-
-
 def read_block(
     number: int, nodes: Sequence[ir.Node], kv: KVPair, geometry: tuple[int, int, int], dialect: Dialect,
     surroundings: Surroundings,
 ) -> Block:
     """The block with this number, from its nodes in graph order. `geometry`: (heads, KV heads, head size)."""
-    ordered = order_nodes(nodes, surroundings)
+    order = in_order(surroundings)
+    reached = set(order)
+    ordered = (*order, *(node for node in nodes if node not in reached))
     linears, opaque, quantised = [], [], []
     for node, roles in linear_nodes(ordered, dialect):
         if (stored := stored_matrix(node)) is None:
@@ -82,15 +85,15 @@ def read_block(
         linears.append(Linear(number, roles, node, widths, bias_of(node), place, turned, interleaved=together))
     norms = tuple(norm_parameters(ordered))
     weights = {id(initializer_at(place)) for place in (*_places(linears), *norms, *quantised)}
-    own = {id(value) for value in _own(nodes)} | weights
+    own = {id(value) for value in _own(nodes)} - weights
     others = tuple(
         (node, slot) for node in ordered for slot, value in enumerate(node.inputs)
-        if value is not None and id(value) in own - weights and not is_small_constant(value)
+        if value is not None and id(value) in own and not is_small_constant(value)
     )
     return Block(
         number=number, nodes=ordered, linears=tuple(linears), pairs=pairs_in(nodes), norms=norms,
-        quantised=tuple(quantised), others=others, kv=kv, opaque=tuple(opaque),
-        kind=form(surroundings, in_order(surroundings), own),
+        quantised=tuple(quantised), others=others, kv=kv, opaque=tuple(opaque), surroundings=surroundings,
+        needed=len(order),
     )
 
 

@@ -46,7 +46,7 @@ def stored_bytes(tensor: onnx.TensorProto) -> int | str:
     return -(-prod(dims) * bits // 8)
 
 
-def extent(tensor: onnx.TensorProto, folder: Path) -> Extent | str:
+def extent(tensor: onnx.TensorProto, sizes: FileSizes) -> Extent | str:
     """Where the tensor's bytes lie, or why they may not lie there."""
     entries = {entry.key: entry.value for entry in tensor.external_data}
     if len(entries) != len(tensor.external_data):
@@ -68,7 +68,7 @@ def extent(tensor: onnx.TensorProto, folder: Path) -> Extent | str:
     location = entries.get("location", "")
     if problem := bad_location(location):
         return problem
-    end = _file_size(folder, location)
+    end = sizes.of(location)
     if isinstance(end, str):
         return end
     if start + length > end:
@@ -103,6 +103,20 @@ def _inline_fields(tensor: onnx.TensorProto) -> list[str]:
     fields = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
     found = [name for name in fields if len(getattr(tensor, name))]
     return [*found, "raw_data"] if tensor.HasField("raw_data") else found
+
+
+class FileSizes:
+    """Sizes of data files below a folder, each asked for once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._known: dict[str, int | str] = {}
+
+    def of(self, location: str) -> int | str:
+        """Bytes of a regular file with one name and no link on the way to it, or what is wrong."""
+        if location not in self._known:
+            self._known[location] = _file_size(self._folder, location)
+        return self._known[location]
 
 
 def _file_size(folder: Path, location: str) -> int | str:

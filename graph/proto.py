@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx
 
-from foldrank.graph.external import Extent, extent, overlaps, stored_bytes
+from foldrank.graph.external import Extent, FileSizes, extent, overlaps, stored_bytes
 
 DOMAINS = ("", "ai.onnx", "com.microsoft")
 _DECLARED = frozenset({
@@ -107,10 +107,11 @@ def _nodes(graph: onnx.GraphProto, imported: set[str]) -> Iterator[str]:
 
 def _tensors(model: onnx.ModelProto, folder: Path) -> Iterator[str]:
     extents: list[Extent] = []
+    sizes = FileSizes(folder)
     for graph in graphs(model.graph):
         for tensor in graph.initializer:
             if tensor.data_location == onnx.TensorProto.EXTERNAL:
-                place = extent(tensor, folder)
+                place = extent(tensor, sizes)
                 if isinstance(place, str):
                     yield f"{tensor.name:.120}: {place}"
                 else:

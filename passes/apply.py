@@ -21,13 +21,14 @@ from foldrank.graph.decoder import Decoder, read_decoder
 from foldrank.graph.invariants import check_file
 from foldrank.graph.load import load_model
 from foldrank.passes.configs import shrink_config, shrink_genai_config
+from foldrank.passes.hashed_file import HashedFile
 from foldrank.passes.link import link_model
-from foldrank.passes.pipeline import transform
+from foldrank.passes.pipeline import transform_in_place
 from foldrank.passes.proof import known_weights, proofs_beside
-from foldrank.passes.write import DATA, MODEL, HashedFile, stream_model
+from foldrank.passes.write import DATA, MODEL, stream_model
 from foldrank.planfile import Plan
 from foldrank.progress import SILENT, Progress
-from foldrank.staging import check_output, staged_folder
+from foldrank.staging import check_output, staged_folder, sync_file, sync_tree
 from foldrank.versions import versions
 
 FACTORS = "factors.safetensors"
@@ -53,15 +54,16 @@ def apply_plan(
     decoder = read_decoder(model)
     with proofs_beside(known_weights(decoder, bundle.weight_digests)) as proofs, \
             staged_folder(out, force=force) as stage, ThreadPoolExecutor(1, "copy") as pool:
-        copied = pool.submit(_copies, bundle, model, plan, stage)
-        changed, receipts = transform(model, plan, progress, decoder)
-        changed.graph.name = _graph_name(bundle, plan, model)
+        old_data = _data_files(model)
+        receipts = transform_in_place(model, plan, progress, decoder)
+        copied = pool.submit(_copies, bundle, old_data, plan, stage)
+        model.graph.name = _graph_name(bundle, plan, model)
         with contextlib.ExitStack() as writing:
             if link_data:
-                known = link_model(changed, bundle, stage)
+                known = link_model(model, bundle, stage)
             else:
                 data = writing.enter_context(HashedFile(stage / DATA))
-                known = {MODEL: stream_model(changed, data, progress, between=partial(proofs.settle, wait=False))}
+                known = {MODEL: stream_model(model, data, progress, between=partial(proofs.settle, wait=False))}
             check_file(stage / MODEL, "the written graph")
             _write_configs(bundle, plan, decoder, stage)
             (stage / "reports").mkdir()
@@ -70,6 +72,7 @@ def apply_plan(
             if card is not None:
                 (stage / "README.md").write_text(card(stage, bundle.manifest), encoding="utf-8")
             proofs.settle()
+            sync_tree(stage)  # while the last weights are hashed; little is left to sync at the end
             if not link_data:
                 known[DATA] = data.entry()
             manifest = seal(
@@ -96,15 +99,19 @@ def _graph_name(bundle: Bundle, plan: Plan, model: ir.Model) -> str:
     return f"{model.graph.name or 'graph'}_{hashlib.sha256(' '.join(made_of).encode()).hexdigest()[:12]}"
 
 
-def _copies(bundle: Bundle, model: ir.Model, plan: Plan, stage: Path) -> dict[str, FileEntry]:
+def _data_files(model: ir.Model) -> frozenset[str]:
+    """Names of the files that hold the model's weights."""
+    tensors = (value.const_value for value in model.graph.initializers.values())
+    return frozenset(str(tensor.location) for tensor in tensors if isinstance(tensor, ir.ExternalTensor))
+
+
+def _copies(bundle: Bundle, weights: frozenset[str], plan: Plan, stage: Path) -> dict[str, FileEntry]:
     """What needs no pass: the dense bundle's other files and the plan's folder. Gives the digests that are known."""
-    return _copy_rest(bundle, model, stage) | _write_plan(plan, stage)
+    return _copy_rest(bundle, weights, stage) | _write_plan(plan, stage)
 
 
-def _copy_rest(bundle: Bundle, model: ir.Model, stage: Path) -> dict[str, FileEntry]:
-    """Tokenizer and the like, byte for byte; the old weights' files are not among them."""
-    weights = {str(v.const_value.location) for v in model.graph.initializers.values()
-               if isinstance(v.const_value, ir.ExternalTensor)}
+def _copy_rest(bundle: Bundle, weights: frozenset[str], stage: Path) -> dict[str, FileEntry]:
+    """Tokenizer and the like, byte for byte; the files of old weights are not among them."""
     known = {}
     for name, entry in bundle.manifest.files.items():
         if name.startswith(_OWN) or name in weights or name == DATA:
@@ -146,6 +153,7 @@ def _write_plan(plan: Plan, stage: Path) -> dict[str, FileEntry]:
         plan.write(folder)
         return {}
     shutil.copyfile(plan.arrays.path, folder / FACTORS)
+    sync_file(folder / FACTORS)  # here, beside the writing of weights, rather than at the end
     (folder / "plan.json").write_text(plan.document.text(), encoding="utf-8")
     if plan.diagnostics is not None:
         _write_json(folder / "diagnostics.json", plan.diagnostics)

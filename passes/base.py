@@ -52,12 +52,15 @@ class GraphPass(ir.passes.InPlacePass):
 
     name: ClassVar[str]
     effect: ClassVar[Effect]
+    keeps_view: ClassVar[bool] = False
+    """Whether a view read before its change is true after it as well: it touches nothing that a view is read from."""
 
     @abc.abstractmethod
     def edit(self, model: ir.Model, view: View | None = None) -> Receipt:
         """Change the graph, or raise PassRefused or PlanMismatch and leave it as it was.
 
-        `view`: the model as it is now, where the caller has read it already. It is worth nothing after a change.
+        `view`: the model as it is now, where the caller has read it already; worth nothing after a change, unless the
+        pass `keeps_view`.
         """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:

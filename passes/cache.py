@@ -42,6 +42,7 @@ class StateHeadSize(GraphPass):
 
     name: ClassVar[str] = "state_head_size"
     effect: ClassVar[Effect] = Effect.EXACT
+    keeps_view: ClassVar[bool] = True
 
     def edit(self, model: ir.Model, view: View | None = None) -> Receipt:
         """Set the axes of heads and head size of every cache input and output that has a symbol there."""

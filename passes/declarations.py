@@ -21,6 +21,7 @@ class SetDeclarations(GraphPass):
 
     name: ClassVar[str] = "set_declarations"
     effect: ClassVar[Effect] = Effect.EXACT
+    keeps_view: ClassVar[bool] = True
 
     def edit(self, model: ir.Model, view: View | None = None) -> Receipt:
         """Compare each with its data."""

@@ -1,4 +1,4 @@
-"""Run a plan's passes over a copy of a model, in an order fixed by kind, asking the laws of the graph after each.
+"""Run a plan's passes over a model, in an order fixed by kind, asking the laws of the graph after each.
 
 Weights first, then low rank, then blocks leave, then the cache is renumbered, then clean-up: so site numbers stay true
 until the end. Before all, blocks are marked where names do not tell them, declarations are set right and the head size
@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from foldrank.errors import GraphNotRecognized, InvariantBroken, PlanMismatch
 from foldrank.graph.cache import echoes
-from foldrank.graph.decoder import Decoder, View, read_decoder
+from foldrank.graph.decoder import Decoder, View
 from foldrank.graph.invariants import check_graph, unknown_ports
 from foldrank.passes.base import GraphPass, Receipt
 from foldrank.passes.cache import DropEchoes, RenumberCache, StateHeadSize
@@ -53,50 +53,65 @@ def _passes(plan: Plan, leaving: tuple[int, ...], name: str) -> Iterator[GraphPa
     yield CleanUp()
 
 
-def transform(
-    model: ir.Model, plan: Plan, progress: Progress = SILENT, view: Decoder | None = None
-) -> tuple[ir.Model, tuple[Receipt, ...]]:
+def transform(model: ir.Model, plan: Plan, progress: Progress = SILENT) -> tuple[ir.Model, tuple[Receipt, ...]]:
     """A changed copy of the model and what was done; the model given stays as it is, tensors are shared.
 
-    `view`: the model as it is, where the caller has read it already. Raises PlanMismatch, PassRefused,
-    GraphNotRecognized; InvariantBroken names the folder of a reproducer.
+    Raises PlanMismatch, PassRefused, GraphNotRecognized; InvariantBroken names the folder of a reproducer.
     """
-    decoder = view or read_decoder(model)
-    blocks, planned = len(decoder.blocks), plan.document.source.blocks
+    copy = model.clone()
+    return copy, transform_in_place(copy, plan, progress)
+
+
+def transform_in_place(
+    model: ir.Model, plan: Plan, progress: Progress = SILENT, decoder: Decoder | None = None
+) -> tuple[Receipt, ...]:
+    """Change a model and tell what was done. `decoder`: the model's view, where the caller has read it already.
+
+    Raises as `transform` does; the model is worth nothing then.
+    """
+    view = View(model, decoder)
+    _check_fit(model, view.decoder, plan)
+    return run(model, passes_for(plan), plan, progress, view)
+
+
+def _check_fit(model: ir.Model, decoder: Decoder, plan: Plan) -> None:
+    """Whether the plan was made for such a decoder, and the graph has the ports of one."""
+    where = model.graph.name or "graph"
     passed_on = {port.name for pair in echoes(model.graph) for port in pair}
     if odd := [name for name in unknown_ports(model.graph) if name not in passed_on]:
         what = f"inputs or outputs {', '.join(odd[:4])} are not those of a decoder with a plain cache"
-        raise GraphNotRecognized(model.graph.name or "graph", what, "export it with another exporter")
+        raise GraphNotRecognized(where, what, "export it with another exporter")
     numbers = [block.kv.number for block in decoder.blocks]
     if gaps := sorted(set(range(numbers[-1] + 1)) - set(numbers)):
         beside = [number for number in numbers if abs(number - gaps[0]) == 1]
         what = f"KV pairs are numbered with gaps: no pair {gaps[0]}; nearest: {', '.join(map(str, beside))}"
-        raise GraphNotRecognized(model.graph.name or "graph", what, "apply the plan to a dense export")
+        raise GraphNotRecognized(where, what, "apply the plan to a dense export")
+    blocks, planned = len(decoder.blocks), plan.document.source.blocks
     if blocks != planned:
         what = f"has {blocks} blocks, the plan was made for {plan.document.source.name} with {planned}"
-        raise PlanMismatch(model.graph.name or "graph", what, "apply the plan to a dense export of that checkpoint")
-    return run(model.clone(), passes_for(plan), plan, progress)
+        raise PlanMismatch(where, what, "apply the plan to a dense export of that checkpoint")
 
 
 def run(
-    model: ir.Model, passes: Sequence[GraphPass], plan: Plan, progress: Progress = SILENT
-) -> tuple[ir.Model, tuple[Receipt, ...]]:
+    model: ir.Model, passes: Sequence[GraphPass], plan: Plan, progress: Progress = SILENT, view: View | None = None
+) -> tuple[Receipt, ...]:
     """Run passes in place, each followed by the laws of the graph. What a pass has read serves the next, until one
-    changes something."""
+    changes what views are read from."""
     receipts: list[Receipt] = []
-    view = View(model)
+    view = view or View(model)
     for step in track(passes, "passes", len(passes), progress):
         receipts.append(step.edit(model, view))
         last = step is passes[-1]
         if not receipts[-1].changes and not last:
             continue  # the laws held before
-        view = View(model)
+        if not step.keeps_view:
+            view = View(model)
         try:
             check_graph(model, step.name, finished=last)
         except InvariantBroken as broken:
             remedy = f"{broken.remedy}, with {_reproducer(model, plan)}"
             raise InvariantBroken(broken.where, broken.what, remedy) from broken
-    return model, tuple(receipts)
+    return tuple(receipts)
 
 
 def _reproducer(model: ir.Model, plan: Plan) -> Path:

@@ -88,11 +88,16 @@ def sync_tree(folder: Path) -> None:
     """fsync every file and folder below, and the folder itself."""
     for directory, _, names in os.walk(folder, topdown=False):
         for name in [*names, "."]:
-            descriptor = os.open(os.path.join(directory, name), os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            sync_file(os.path.join(directory, name))
+
+
+def sync_file(path: Path | str) -> None:
+    """fsync a file or folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def move_into_place(stage: Path, target: Path) -> None:
@@ -108,11 +113,7 @@ def move_into_place(stage: Path, target: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
     else:
         os.replace(stage, target)
-    descriptor = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_file(target.parent)
 
 
 def _locked(folder: Path) -> int | None:

@@ -18,7 +18,7 @@ from foldrank.bundle import Bundle, seal
 from foldrank.digests import sha256_file
 from foldrank.errors import PlanMismatch, SourceError
 from foldrank.graph.load import load_model
-from foldrank.passes.write import HashedFile
+from foldrank.passes.hashed_file import HashedFile
 from foldrank.verbs.apply import apply
 
 IDS = np.arange(12)
@@ -91,7 +91,7 @@ def test_a_weight_changed_in_a_block_that_only_leaves_publishes_nothing(tmp_path
 
 def test_data_that_the_disk_did_not_take_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel reports it to the first fsync alone, which here is not the last."""
-    monkeypatch.setattr("foldrank.passes.write._FLUSH_BYTES", 1 << 12)
+    monkeypatch.setattr("foldrank.passes.hashed_file._FLUSH_BYTES", 1 << 12)
     dense = write_bundle(DECODER, tmp_path / "dense")
     failed = []
 
@@ -100,7 +100,7 @@ def test_data_that_the_disk_did_not_take_is_an_error(tmp_path: Path, monkeypatch
             failed.append(descriptor)
             raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("foldrank.passes.write.os.fsync", once)
+    monkeypatch.setattr("foldrank.passes.hashed_file.os.fsync", once)
     with pytest.raises(SourceError, match="Input/output error"):
         apply(dense, plan_for(dense).plan(), tmp_path / "small")
     assert [path.name for path in tmp_path.iterdir()] == ["dense"]

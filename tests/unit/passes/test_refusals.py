@@ -287,7 +287,7 @@ def test_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("foldrank.passes.write.HashedFile.write", full)
+    monkeypatch.setattr("foldrank.passes.hashed_file.HashedFile.write", full)
     with pytest.raises(SourceError, match="No space left"):
         apply(dense, maker.plan(), tmp_path / "small")
     assert [p.name for p in tmp_path.iterdir()] == ["dense"]
