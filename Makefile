@@ -6,6 +6,8 @@ READY := $(VENV)/.ready
 CHECK := $(VENV)/check
 
 OPTIMUM := .venv-optimum
+# Test files run side by side on so many processes, each with one thread (tests/conftest.py).
+JOBS ?= 2
 
 .PHONY: demo test lint types clean optimum-env
 
@@ -13,7 +15,7 @@ demo: $(READY)
 	$(BIN)/foldrank compress examples/specs-5m --method slm:keep=0.75 --method dipsvd:keep=0.8 -o build/demo --force
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -10,18 +10,19 @@ from pathlib import Path
 
 import pytest
 
-import foldrank
+from foldrank.planfile import Plan
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def made(specs_5m: Path, dense_5m: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("auto") / "small"
     subprocess.run(
-        [sys.executable, "-m", "foldrank", "compress", str(specs_5m), "--method", "auto:keep=0.8,effort=low",
-         "--calibration-tokens", "4096", "--recover", "norms", "--recover-tokens", "8192", "--recover-steps", "6",
-         "--dense", str(dense_5m), "-o", str(folder), "--json"],
+        [sys.executable, "-m", "foldrank", "compress", str(shared / "models" / "specs-300k"),
+         "--method", "auto:keep=0.8,effort=low", "--calibration-tokens", "4096",
+         "--recover", "norms", "--recover-tokens", "8192", "--recover-steps", "6",
+         "-o", str(folder), "--json"],
         check=True, capture_output=True, env={**os.environ, "HF_HUB_OFFLINE": "1"}, timeout=540,
     )
     return folder
@@ -35,7 +36,7 @@ def test_a_recovered_plan_of_auto_passes_the_graph_proof(made: Path) -> None:
 
 
 def test_the_plan_says_what_was_done(made: Path) -> None:
-    plan = foldrank.planfile.Plan.read(made / "plan")  # type: ignore[attr-defined]
+    plan = Plan.read(made / "plan")
     assert [step.method for step in plan.document.steps] == ["auto", "recover"]
     assert plan.document.steps[0].keep.reached <= 0.8
     predicted = plan.document.predicted

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from nightly import NIGHTLY
 from tiny_families import TINY, save
 
 from foldrank.bundle import Bundle
@@ -81,7 +82,7 @@ def test_an_optimum_graph_is_adopted_as_it_is(family: str, shared: Path, tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
+@pytest.mark.parametrize("family", ["llama", "gemma2", pytest.param("gpt2", marks=NIGHTLY)])
 def test_transformers_exporters_make_a_bundle(
     family: str, shared: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

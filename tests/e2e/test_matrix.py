@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import random
 from pathlib import Path
 
@@ -15,6 +14,7 @@ if importlib.util.find_spec("onnxruntime_genai") is None:
     pytest.skip("needs onnxruntime-genai", allow_module_level=True)
 from exports import EXPORTERS
 from matrix import cell, passes
+from nightly import NIGHTLY
 from synthetic import Shape, random_decoder, write_graph
 from tiny_families import EXPERTS, TINY, save
 
@@ -25,7 +25,6 @@ from foldrank.verbs.export import export
 from foldrank.verbs.inspect import inspect
 from foldrank.verbs.plan import plan
 
-NIGHTLY = os.environ.get("FOLDRANK_NIGHTLY") == "1"
 CELLS = [(family, exporter) for family in TINY for exporter in EXPORTERS]
 RESULTS = json.loads(
     (Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "families.json").read_text(encoding="utf-8")
@@ -56,7 +55,7 @@ def test_a_sample_of_cells_computes_what_the_plans_say(family: str, exporter: st
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not NIGHTLY, reason="a whole matrix takes an hour: FOLDRANK_NIGHTLY=1")
+@NIGHTLY
 @pytest.mark.parametrize(("family", "exporter"), CELLS)
 @pytest.mark.usefixtures("shared")
 def test_every_cell_computes_what_the_plans_say(family: str, exporter: str, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from anonymous import strip_names
 from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
+from nightly import AT_NIGHT
 
 from foldrank.edits import rank_limit
 from synthetic.decoders import NORMS, Decoder, Shape, random_decoder
@@ -17,14 +18,13 @@ from synthetic.genai import write_graph
 from synthetic.plans import PlanMaker
 from synthetic.standard import write_standard
 
-NIGHTLY = os.environ.get("FOLDRANK_NIGHTLY") == "1"
 SEED = int(os.environ.get("FOLDRANK_LAW_SEED", "20261125"))
 STYLES = ("genai", "optimum", "torch", "unnamed genai", "unnamed optimum")
 
 
 def law(in_ci: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """So many examples in CI, 500 in the nightly run (FOLDRANK_NIGHTLY=1), both from a seed that is written down."""
-    examples = int(os.environ.get("FOLDRANK_LAW_EXAMPLES", "500" if NIGHTLY else str(in_ci)))
+    examples = int(os.environ.get("FOLDRANK_LAW_EXAMPLES", "500" if AT_NIGHT else str(in_ci)))
     limits = settings(max_examples=examples, deadline=None, database=None,
                       suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
     return lambda test: seed(SEED)(limits(test))

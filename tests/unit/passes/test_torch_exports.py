@@ -17,11 +17,14 @@ from foldrank.passes.pipeline import transform
 
 pytest.importorskip("torch")
 from exports import plainly
+from nightly import NIGHTLY
 from torch_model import Model, prove
 
 Export = Callable[[str], tuple[Path, Path]]
-SLOW = ("llama-fused", "llama-plain", "qwen2", "gpt2", "opt")
-FAMILIES = ["llama", *(pytest.param(family, marks=pytest.mark.slow) for family in SLOW)]
+FAMILIES = [
+    "llama", *(pytest.param(family, marks=pytest.mark.slow) for family in ("llama-fused", "llama-plain")),
+    *(pytest.param(family, marks=NIGHTLY) for family in ("qwen2", "gpt2", "opt")),
+]
 
 
 @pytest.fixture(scope="session")

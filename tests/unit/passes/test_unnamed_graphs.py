@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from anonymous import optimised, strip_names
+from nightly import AT_NIGHT
 from same_view import same_view
 from synthetic import PlanMaker, Shape, random_decoder, run_onnx, worst, write_graph
 
@@ -21,7 +21,6 @@ from foldrank.passes.write import write_model
 pytest.importorskip("torch")
 from torch_model import Model, prove
 
-NIGHTLY = os.environ.get("FOLDRANK_NIGHTLY") == "1"
 FAMILIES = ("llama", "mistral", "qwen2", "gemma2", "gpt2", "opt")
 
 
@@ -62,7 +61,7 @@ def test_graphs_that_onnxruntime_optimised_with_and_without_names(shared: Path, 
     basic = optimised(graph, tmp_path / "basic" / "model.onnx")
     bare = strip_names(basic, tmp_path / "bare" / "model.onnx", numbered=True)
     same_view(basic, bare)
-    if NIGHTLY or family in ("llama", "gpt2"):
+    if AT_NIGHT or family in ("llama", "gpt2"):
         prove(basic, edited(family, checkpoint), tmp_path / "small")
         prove(bare, edited(family, checkpoint), tmp_path / "bare_small")
 
