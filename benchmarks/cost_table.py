@@ -19,8 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from foldrank.benchmarks.environment import environment
 from foldrank.edits import rank_limit
-from foldrank.plans.costs import CostTable, Shape, Timing
-from foldrank.plans.layout import GROUPS
+from foldrank.plans.solver.costs import CostTable, Shape, Timing
+from foldrank.plans.solver.layout import GROUPS
 from foldrank.progress import SILENT, Progress, track
 from foldrank.runtime.providers import Provider
 from foldrank.runtime.session import open_session

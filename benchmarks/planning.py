@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from foldrank.benchmarks.environment import environment
 from foldrank.checkpoint import Checkpoint
 from foldrank.plans.compose import calibration_windows
-from foldrank.plans.decoder import Decoder
-from foldrank.plans.loading import load_model
-from foldrank.plans.slm import PrefixCache, Rule, Settings
-from foldrank.plans.windows import Memo, Search, Similarity, Window, merge_windows, search_threshold
+from foldrank.plans.depth.windows import Memo, Search, Similarity, Window, merge_windows, search_threshold
+from foldrank.plans.methods.slm import PrefixCache, Rule, Settings
+from foldrank.plans.models.decoder import Decoder
+from foldrank.plans.models.loading import load_model
 
 
 @dataclass

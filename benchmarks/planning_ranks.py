@@ -23,14 +23,14 @@ from torch import Tensor, nn
 from foldrank.benchmarks.environment import environment
 from foldrank.checkpoint import Checkpoint
 from foldrank.plans.compose import calibration_windows
-from foldrank.plans.decoder import Decoder, load_decoder
-from foldrank.plans.decomposing import by_input, decompose
-from foldrank.plans.dropping import mean_loss
-from foldrank.plans.factoring import replaced
-from foldrank.plans.loading import load_model
+from foldrank.plans.depth.dropping import mean_loss
+from foldrank.plans.low_rank.decomposing import by_input, decompose
+from foldrank.plans.low_rank.factoring import replaced
+from foldrank.plans.low_rank.ranks import from_ratios
+from foldrank.plans.low_rank.whitening import Metric
 from foldrank.plans.method import Task
-from foldrank.plans.ranks import from_ratios
-from foldrank.plans.whitening import Metric
+from foldrank.plans.models.decoder import Decoder, load_decoder
+from foldrank.plans.models.loading import load_model
 
 DAMPING = 1e-10
 """Added to the diagonal of a Gram matrix, as a share of its mean: a Cholesky factor needs full rank."""

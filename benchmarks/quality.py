@@ -25,7 +25,7 @@ from torch import Tensor
 from foldrank.benchmarks.environment import environment
 from foldrank.checkpoint import Checkpoint
 from foldrank.plans.compose import calibration_windows, parse_all, run_all
-from foldrank.plans.decoder import Block, Decoder, load_decoder
+from foldrank.plans.models.decoder import Block, Decoder, load_decoder
 from foldrank.plans.texts import cut_windows, load_tokenizer, read_text
 
 KEEPS = (0.95, 0.9, 0.8, 0.65, 0.5)

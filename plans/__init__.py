@@ -4,12 +4,11 @@ if not __name__.startswith("foldrank."):  # found as a top-level folder: a secon
     raise ImportError(f"import foldrank.{__name__}, not {__name__}")
 
 METHODS = {
-    "slm": "foldrank.plans.slm:METHOD",
-    "dipsvd": "foldrank.plans.dipsvd:METHOD",
-    **{name: f"foldrank.plans.{name}:METHOD" for name in (
+    name: f"foldrank.plans.methods.{name}:METHOD" for name in (
+        "slm", "dipsvd",
         "shortgpt", "laco", "sleb", "shortened", "unified_skip",
         "svd", "fwsvd", "asvd", "svd_llm", "svd_llm_v2", "basis_sharing",
-    )},
-    "auto": "foldrank.plans.auto:METHOD",
+        "auto",
+    )
 }
 """Every method by the name `--method` gives it, as `module:attribute`."""

@@ -18,12 +18,12 @@ from foldrank.digests import WeightDigest, sha256_array
 from foldrank.edits import Edit, FoldBlocks, LowRank
 from foldrank.errors import SourceError
 from foldrank.planfile import Calibration, Keep, Plan, PlanDocument, Source, Step
-from foldrank.plans.decoder import Decoder, load_decoder
+from foldrank.plans.depth.similarity import debiased_cka
 from foldrank.plans.method import Result, Task
+from foldrank.plans.models.decoder import Decoder, load_decoder
 from foldrank.plans.request import Request, parse
 from foldrank.plans.resume import code_version, open_shelf
 from foldrank.plans.shelf import MemoryShelf, Shelf
-from foldrank.plans.similarity import debiased_cka
 from foldrank.plans.texts import Windows, cut_windows, load_tokenizer, read_text
 from foldrank.progress import SILENT, Progress
 from foldrank.sites import Site

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from foldrank.edits import Edit, FoldBlocks
-from foldrank.plans.decoder import Decoder
+from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.shelf import MemoryShelf, Shelf
 from foldrank.progress import SILENT, Progress
 

@@ -35,6 +35,9 @@ FRIENDS = {
 }
 """Mapped folders of foldrank that each folder may import, besides the shared vocabulary."""
 
+PLANNING = ("models", "depth", "low_rank", "solver", "methods")
+"""Folders inside plans/, each of which may import those before it. `training` stands beside `methods`."""
+
 MAPPED = {"graph", "export", "plans", "passes", "runtime", "benchmarks", "verbs", "cli", "reporting"}
 
 INSIDE_FUNCTIONS = ("src/foldrank/cli/", "src/foldrank/__init__.py", "src/foldrank/__main__.py")
@@ -90,6 +93,17 @@ def offences(path: Path, root: Path) -> list[str]:
 
 def test_every_module_imports_only_what_its_folder_may(root: Path) -> None:
     assert [o for path in modules(root) for o in offences(path, root)] == []
+
+
+def test_folders_of_planning_import_one_way(root: Path) -> None:
+    found = []
+    for folder in (*PLANNING, "training"):
+        may = {*PLANNING[: PLANNING.index(folder) + 1]} if folder in PLANNING else {*PLANNING[:-1], folder}
+        for path in sorted((root / "plans" / folder).glob("*.py")):
+            names = [m.split(".")[2] for m in imported(ast.parse(path.read_text()), top_level_only=False)
+                     if m.startswith("foldrank.plans.")]
+            found += [f"{path.name} imports {name}" for name in names if name in {*PLANNING, "training"} - may]
+    assert found == []
 
 
 def test_the_check_itself_sees_a_forbidden_import(tmp_path: Path) -> None:

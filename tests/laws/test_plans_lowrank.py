@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foldrank.edits import rank_limit
-from foldrank.plans.truncation import Truncations, decompose, truncations
-from foldrank.plans.whitening import Metric, metric
+from foldrank.plans.low_rank.truncation import Truncations, decompose, truncations
+from foldrank.plans.low_rank.whitening import Metric, metric
 
 SHAPES = st.sampled_from([(9, 5), (5, 9), (7, 12), (12, 7), (8, 8), (3, 14)])
 SEEDS = st.integers(0, 10_000)

@@ -13,7 +13,7 @@ from foldrank.benchmarks.cost_table import group_shapes, measure_costs
 from foldrank.benchmarks.workload import ENGINES, FULL, QUICK
 from foldrank.bundle import Bundle
 from foldrank.errors import SourceError
-from foldrank.plans.costs import CostTable
+from foldrank.plans.solver.costs import CostTable
 from foldrank.progress import SILENT, Progress
 from foldrank.runtime.providers import resolve
 from foldrank.runtime.session import default_threads

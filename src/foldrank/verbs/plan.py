@@ -10,7 +10,7 @@ from foldrank.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from foldrank.planfile import Plan
-    from foldrank.plans.recovering import Recovery
+    from foldrank.plans.training.recovering import Recovery
 
 
 def plan(
@@ -42,7 +42,7 @@ def plan(
         calibration_tokens=calibration_tokens, seed=seed, device=device, progress=progress,
     )
     if asked is not None:
-        from foldrank.plans.recovering import recovered
+        from foldrank.plans.training.recovering import recovered
 
         made = recovered(checkpoint, made, asked, seed=seed, device=device, progress=progress)
     if output is not None:
@@ -53,8 +53,8 @@ def plan(
 
 def _recovery(kind: str | None, text: str | Path | None, tokens: int | None, steps: int | None) -> Recovery | None:
     """What was asked for. Raises ValueError on a kind there is not, or too little of tokens or steps."""
-    from foldrank.plans.adapters import RATES
-    from foldrank.plans.recovering import Recovery
+    from foldrank.plans.training.adapters import RATES
+    from foldrank.plans.training.recovering import Recovery
 
     if kind is None:
         return None

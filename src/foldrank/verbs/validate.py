@@ -126,7 +126,7 @@ def _reference(checkpoint: Checkpoint, plan: Plan | None) -> tuple[Reference, st
     """Logits of the checkpoint with the plan applied in PyTorch; float64 where the model is small."""
     import torch
 
-    from foldrank.plans.reference import reference_model
+    from foldrank.plans.models.reference import reference_model
 
     weights = sum(t.size for t in checkpoint.tensors.values())
     dtype = torch.float64 if weights <= _FLOAT64_WEIGHTS else torch.float32

@@ -8,8 +8,8 @@ import pytest
 
 from foldrank.benchmarks.cost_table import group_shapes, measure_costs, product
 from foldrank.errors import PlanFormatError
-from foldrank.plans.costs import CostTable, Latencies, Timing, interpolated
-from foldrank.plans.layout import GROUPS
+from foldrank.plans.solver.costs import CostTable, Latencies, Timing, interpolated
+from foldrank.plans.solver.layout import GROUPS
 from foldrank.runtime.providers import resolve
 
 

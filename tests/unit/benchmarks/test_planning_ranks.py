@@ -8,7 +8,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from foldrank.benchmarks.planning_ranks import naive_losses, planned_losses
-from foldrank.plans.decoder import Decoder
+from foldrank.plans.models.decoder import Decoder
 
 
 def test_naive_and_planned_losses_agree_and_depend_on_the_candidate() -> None:

@@ -27,7 +27,7 @@ def test_every_method_comes_before_a_second_seed() -> None:
 
 def test_figures_are_those_of_the_models_own_logits(specs_5m: Path) -> None:
     from foldrank.checkpoint import Checkpoint
-    from foldrank.plans.decoder import load_decoder
+    from foldrank.plans.models.decoder import load_decoder
 
     decoder = load_decoder(Checkpoint.open(specs_5m))
     ids = np.random.default_rng(0).integers(0, 4096, size=(2, 12))

@@ -12,7 +12,7 @@ import foldrank
 from foldrank.checkpoint import Checkpoint
 from foldrank.graph.load import load_model
 from foldrank.planfile import Plan
-from foldrank.plans.reference import reference_model
+from foldrank.plans.models.reference import reference_model
 
 
 class Planned:

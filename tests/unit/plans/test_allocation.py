@@ -11,8 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foldrank.plans.allocation import effective_rank, importance, ratios, rescaled, sensitivities
-from foldrank.plans.decoder import Decoder
+from foldrank.plans.low_rank.allocation import effective_rank, importance, ratios, rescaled, sensitivities
+from foldrank.plans.models.decoder import Decoder
 
 
 def test_sensitivity_is_gradient_over_weight_of_the_models_own_loss(

@@ -12,16 +12,16 @@ import torch
 
 from foldrank.edits import FoldBlocks, LowRank, ReplaceWeight
 from foldrank.errors import PlanFormatError
-from foldrank.plans.auto import Settings, run, shortened, split
-from foldrank.plans.block_refit import Original, refit, shapes_of
-from foldrank.plans.costs import CostTable, Timing
-from foldrank.plans.decoder import Decoder
-from foldrank.plans.layout import GROUPS, Layout, dense_layout
-from foldrank.plans.meter import Meter
 from foldrank.plans.method import Result, Task
-from foldrank.plans.moves import Terms
+from foldrank.plans.methods.auto import Settings, run, shortened, split
+from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.request import parse
-from foldrank.plans.search import Effort, Search
+from foldrank.plans.solver.block_refit import Original, refit, shapes_of
+from foldrank.plans.solver.costs import CostTable, Timing
+from foldrank.plans.solver.layout import GROUPS, Layout, dense_layout
+from foldrank.plans.solver.meter import Meter
+from foldrank.plans.solver.moves import Terms
+from foldrank.plans.solver.search import Effort, Search
 
 MakeModel = Callable[..., Any]
 
@@ -196,8 +196,8 @@ def test_a_budget_below_the_smallest_layout_is_refused(make_model: MakeModel, id
 
 
 def _terms(decoder: Decoder) -> Terms:
-    from foldrank.plans.costs import Numbers
-    from foldrank.plans.fisher import predicted_losses
+    from foldrank.plans.solver.costs import Numbers
+    from foldrank.plans.solver.fisher import predicted_losses
 
     curves = predicted_losses(decoder, np.random.default_rng(1).integers(0, 61, size=(2, 16)), 0)
     return Terms(shapes_of(decoder.blocks[0]), Numbers(), curves, 1, lambda _shape, _rank: True, lambda _l, _h: True)

@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 
 from foldrank.errors import ProviderUnavailable
-from foldrank.plans.bayesian import search
-from foldrank.plans.decoder import Decoder
-from foldrank.plans.dipsvd import Settings, run
+from foldrank.plans.low_rank.bayesian import search
 from foldrank.plans.method import Task
+from foldrank.plans.methods.dipsvd import Settings, run
+from foldrank.plans.models.decoder import Decoder
 
 
 def test_without_optuna_it_is_refused_before_anything_is_computed(
     make_model: Callable[..., Any], ids: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
-    monkeypatch.setattr("foldrank.plans.dipsvd.decompose", None)
+    monkeypatch.setattr("foldrank.plans.methods.dipsvd.decompose", None)
     decoder = Decoder.of(make_model(3))
     with pytest.raises(ProviderUnavailable, match=r"optuna.*not installed.*foldrank\[search\]"):
         run(Task(decoder, ids, 0, source=decoder), Settings(keep=0.6, ratios="bayesian"))
@@ -50,8 +50,8 @@ def test_ratios_are_as_good_as_uniform_ones_by_their_objective_or_better(
     make_model: Callable[..., Any], ids: np.ndarray, objective: Any
 ) -> None:
     pytest.importorskip("optuna")
-    from foldrank.plans.dropping import mean_loss
-    from foldrank.plans.similarity import mean_cosine
+    from foldrank.plans.depth.dropping import mean_loss
+    from foldrank.plans.depth.similarity import mean_cosine
 
     decoder = Decoder.of(make_model(3))
     task, values = Task(decoder, ids, 0, source=decoder), []

@@ -14,9 +14,9 @@ import torch
 from foldrank.checkpoint import Checkpoint
 from foldrank.edits import FoldBlocks
 from foldrank.errors import SourceError
-from foldrank.plans.decoder import Decoder, load_decoder, merge, watch_inputs
-from foldrank.plans.grams import block_statistics
-from foldrank.plans.loading import load_model
+from foldrank.plans.low_rank.grams import block_statistics
+from foldrank.plans.models.decoder import Decoder, load_decoder, merge, watch_inputs
+from foldrank.plans.models.loading import load_model
 
 MakeModel = Callable[..., Any]
 

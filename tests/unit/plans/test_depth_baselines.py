@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from foldrank.benchmarks.planning import naive_similarity
-from foldrank.plans.decoder import Decoder
-from foldrank.plans.laco import fixed_windows
+from foldrank.plans.depth.windows import Bounds
 from foldrank.plans.method import Result, Task
+from foldrank.plans.methods.laco import fixed_windows
+from foldrank.plans.methods.slm import PrefixCache, Settings
+from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.request import parse
-from foldrank.plans.slm import PrefixCache, Settings
-from foldrank.plans.windows import Bounds
 
 MakeModel = Callable[..., Any]
 

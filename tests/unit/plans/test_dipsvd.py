@@ -11,10 +11,10 @@ import torch
 
 from foldrank.digests import WeightDigest, combine
 from foldrank.edits import FoldBlocks
-from foldrank.plans.decoder import Decoder
-from foldrank.plans.dipsvd import Settings, run
-from foldrank.plans.factoring import sites_of
+from foldrank.plans.low_rank.factoring import sites_of
 from foldrank.plans.method import Result, Task
+from foldrank.plans.methods.dipsvd import Settings, run
+from foldrank.plans.models.decoder import Decoder
 from foldrank.sites import ROLES, Site
 
 MakeModel = Callable[..., Any]
@@ -133,10 +133,10 @@ def test_whitening_beats_plain_svd_on_the_bundled_model_and_full_rank_gives_its_
     """Truncation by singular values alone, same ranks, as the oracle to beat; then no truncation at all."""
     from foldrank.checkpoint import Checkpoint
     from foldrank.plans.compose import calibration_windows
-    from foldrank.plans.decoder import load_decoder
-    from foldrank.plans.grams import block_statistics
-    from foldrank.plans.truncation import decompose
-    from foldrank.plans.whitening import Metric
+    from foldrank.plans.low_rank.grams import block_statistics
+    from foldrank.plans.low_rank.truncation import decompose
+    from foldrank.plans.low_rank.whitening import Metric
+    from foldrank.plans.models.decoder import load_decoder
 
     checkpoint = Checkpoint.open(specs_5m)
     decoder = load_decoder(checkpoint)

@@ -14,9 +14,9 @@ from tiny_families import EXPERTS, TINY, save
 from foldrank.checkpoint import Checkpoint
 from foldrank.errors import SourceError
 from foldrank.plans.compose import calibration_windows, make_plan, parse_all, run_all
-from foldrank.plans.decoder import Decoder, load_decoder
-from foldrank.plans.families import FAMILIES
-from foldrank.plans.reference import reference_model
+from foldrank.plans.models.decoder import Decoder, load_decoder
+from foldrank.plans.models.families import FAMILIES
+from foldrank.plans.models.reference import reference_model
 
 INTERLEAVED = tuple(name for name, tiny in TINY.items() if FAMILIES[tiny.architecture].interleaved)
 METHODS = {

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from foldrank.plans.block_refit import sites
-from foldrank.plans.decoder import Decoder
-from foldrank.plans.fisher import Moments, curve, fisher_moments, predicted_losses
+from foldrank.plans.models.decoder import Decoder
+from foldrank.plans.solver.block_refit import sites
+from foldrank.plans.solver.fisher import Moments, curve, fisher_moments, predicted_losses
 
 MakeModel = Callable[..., Any]
 ROLES = ("o",)
@@ -61,15 +61,15 @@ def test_small_cuts_cost_what_is_predicted_within_a_factor(make_model: MakeModel
     rank = int(np.argmax(predicted < 0.02))
     block = decoder.blocks[0]
     moments = fisher_moments(decoder, ids, 0)[0]
-    from foldrank.plans.truncation import decompose
-    from foldrank.plans.whitening import Metric
+    from foldrank.plans.low_rank.truncation import decompose
+    from foldrank.plans.low_rank.whitening import Metric
 
     root = Metric(moments.outputs[("down",)] / ids.size).root
     weight = block.weight("down").double() @ root
     basis, _ = decompose(weight, Metric(moments.inputs[("down",)] / ids.size))
     cut = (weight @ basis[:, :rank] @ basis[:, :rank].T @ torch.linalg.pinv(root)).float()
     changed = decoder.with_blocks([block.with_weights({"down": cut}), decoder.blocks[1]])
-    from foldrank.plans.meter import Meter
+    from foldrank.plans.solver.meter import Meter
 
     measured = Meter.of(decoder, ids).loss(decoder.embed(ids), changed.blocks)
     assert predicted[rank] / 4 < measured < predicted[rank] * 4

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from foldrank.edits import LowRank
-from foldrank.plans.decoder import Decoder
-from foldrank.plans.decomposing import by_input, decompose
+from foldrank.plans.low_rank.decomposing import by_input, decompose
+from foldrank.plans.low_rank.whitening import Metric
 from foldrank.plans.method import Result, Task
+from foldrank.plans.methods.svd_llm_v2 import ratios
+from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.request import parse
-from foldrank.plans.svd_llm_v2 import ratios
-from foldrank.plans.whitening import Metric
 
 MakeModel = Callable[..., Any]
 NAMES = {"q": "self_attn.q_proj", "o": "self_attn.o_proj", "up": "mlp.up_proj", "down": "mlp.down_proj"}

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foldrank.plans.ranks import Candidate, from_ratios, smallest, spend, total
+from foldrank.plans.low_rank.ranks import Candidate, from_ratios, smallest, spend, total
 from foldrank.sites import Site
 
 

@@ -12,12 +12,12 @@ import torch
 from foldrank.digests import WeightDigest
 from foldrank.edits import FoldBlocks, LowRank, ReplaceWeight
 from foldrank.planfile import Plan, PlanDocument, Source
-from foldrank.plans.adapters import Kind, adapter
-from foldrank.plans.decoder import Decoder
-from foldrank.plans.dipsvd import Settings, run
 from foldrank.plans.method import Task
-from foldrank.plans.recovery import Training, recover
-from foldrank.plans.stored import Stored
+from foldrank.plans.methods.dipsvd import Settings, run
+from foldrank.plans.models.decoder import Decoder
+from foldrank.plans.training.adapters import Kind, adapter
+from foldrank.plans.training.recovery import Training, recover
+from foldrank.plans.training.stored import Stored
 
 MakeModel = Callable[..., Any]
 FOLD = FoldBlocks(1, (1, 2), {1: 0.0, 2: 1.0})
@@ -125,8 +125,8 @@ def test_a_plan_without_matrices_has_no_factors_to_train(make_model: MakeModel, 
 def test_edits_that_were_replaced_weights_are_trained_in_place(
     make_model: MakeModel, ids: np.ndarray, text: np.ndarray
 ) -> None:
-    from foldrank.plans.auto import Settings as AutoSettings
-    from foldrank.plans.auto import run as solve
+    from foldrank.plans.methods.auto import Settings as AutoSettings
+    from foldrank.plans.methods.auto import run as solve
 
     decoder = Decoder.of(make_model(3))
     made = solve(Task(decoder, ids, 0, source=decoder), AutoSettings(keep=0.7, effort="low", align=1))

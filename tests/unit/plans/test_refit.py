@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from foldrank.edits import LowRank
-from foldrank.plans.decoder import Decoder
-from foldrank.plans.dipsvd import Settings, run
-from foldrank.plans.factoring import Pair
+from foldrank.plans.low_rank.factoring import Pair
+from foldrank.plans.low_rank.refit import Fit, Moments, fit
+from foldrank.plans.low_rank.truncation import truncations
+from foldrank.plans.low_rank.whitening import Metric
 from foldrank.plans.method import Result, Task
-from foldrank.plans.refit import Fit, Moments, fit
-from foldrank.plans.truncation import truncations
-from foldrank.plans.whitening import Metric
+from foldrank.plans.methods.dipsvd import Settings, run
+from foldrank.plans.models.decoder import Decoder
 
 MakeModel = Callable[..., Any]
 PATHS = {"q": "self_attn.q_proj", "o": "self_attn.o_proj", "up": "mlp.up_proj", "down": "mlp.down_proj"}

@@ -19,7 +19,7 @@ import torch
 import foldrank
 from foldrank.benchmarks.random_checkpoint import Shape, write_checkpoint
 from foldrank.planfile import Plan
-from foldrank.plans.decoder import Block, Decoder
+from foldrank.plans.models.decoder import Block, Decoder
 from foldrank.plans.resume import FolderShelf, open_shelf
 from foldrank.plans.shelf import Finding, MemoryShelf, Shelf, States, walk
 from foldrank.progress import SILENT
@@ -160,7 +160,7 @@ ASKED: Any = {"methods": ["dipsvd:keep=0.7,packed=joint"], "calibration_tokens":
 PROGRAM = f"""
 import sys, time
 import foldrank
-import foldrank.plans.decomposing as decomposing
+import foldrank.plans.low_rank.decomposing as decomposing
 made, slow = decomposing.truncations, float(sys.argv[3])
 def truncations(*arguments):
     print("site", flush=True)

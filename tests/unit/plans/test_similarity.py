@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from foldrank.plans.similarity import debiased_cka, mean_cosine
+from foldrank.plans.depth.similarity import debiased_cka, mean_cosine
 
 
 def test_cosine_is_per_sample_then_averaged() -> None:

@@ -12,10 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foldrank.plans.allocation import curvatures
-from foldrank.plans.decoder import Decoder
-from foldrank.plans.ranks import Candidate, total
-from foldrank.plans.waterfill import hull, water_fill, weighted
+from foldrank.plans.low_rank.allocation import curvatures
+from foldrank.plans.low_rank.ranks import Candidate, total
+from foldrank.plans.low_rank.waterfill import hull, water_fill, weighted
+from foldrank.plans.models.decoder import Decoder
 from foldrank.sites import Site
 
 

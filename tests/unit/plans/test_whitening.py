@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from foldrank.plans.whitening import channel_weights, metric
+from foldrank.plans.low_rank.whitening import channel_weights, metric
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from foldrank.plans.windows import Bounds, Memo, Window, merge_windows, search_threshold
+from foldrank.plans.depth.windows import Bounds, Memo, Window, merge_windows, search_threshold
 
 
 def constant(value: float):  # type: ignore[no-untyped-def]

@@ -1,0 +1,1 @@
+"""Which blocks leave: windows that merge, blocks that drop, and how alike two models' outputs are."""

@@ -1,0 +1,106 @@
+"""What methods that drop whole blocks share: how many leave, the folds that make them leave, and losses to choose by.
+
+A block leaves by a fold into the block that stays below it, with all its weights and norm gains. Block 0 stays.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+import torch
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass as settings_dataclass
+from torch import Tensor
+from torch.nn import functional
+
+from foldrank.edits import FoldBlocks
+from foldrank.plans.method import Result, Task
+from foldrank.plans.models.decoder import Decoder
+
+
+@settings_dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+class Depth:
+    """Exactly one of keep (share of blocks left, at most) and blocks (number left). `windows`, `tokens` of the text."""
+
+    keep: Annotated[float, Field(gt=0, le=1)] | None = None
+    blocks: Annotated[int, Field(ge=1)] | None = None
+    windows: Annotated[int, Field(ge=1)] = 16
+    tokens: Annotated[int, Field(ge=2)] = 512
+
+    def __post_init__(self) -> None:
+        if (self.keep is None) == (self.blocks is None):
+            raise ValueError("give exactly one of keep, blocks")
+
+    def left(self, task: Task) -> int:
+        """Blocks that stay. Raises ValueError where that is none; the small term undoes 0.29 * 100 = 28.99..."""
+        count = len(task.decoder.blocks)
+        left = self.blocks if self.keep is None else math.floor(self.keep * count + 1e-9)
+        if not left:
+            raise ValueError(f"keep={self.keep} of {count} blocks leaves none")
+        return min(left, count)
+
+    def ids(self, task: Task) -> np.ndarray:
+        """The token ids [N, T] to judge blocks by."""
+        return task.ids[: self.windows, : self.tokens]
+
+
+def without(task: Task, leaving: Collection[int], scores: dict[str, float] | None = None) -> Result:
+    """The model without these blocks."""
+    numbers = [block.number for block in task.decoder.blocks]
+    folds: list[FoldBlocks] = []
+    for kept in (number for number in numbers if number not in leaving):
+        above = [kept]
+        while above[-1] + 1 in leaving:
+            above.append(above[-1] + 1)
+        if len(above) > 1:
+            coefficients = {block: float(block == kept) for block in above}
+            folds.append(FoldBlocks(into=kept, blocks=tuple(above), coefficients=coefficients))
+    return Result(
+        task.decoder.folded(folds), tuple(folds), kept=1 - len(leaving) / len(numbers),
+        diagnostics={} if scores is None else {"block_scores": scores},
+    )
+
+
+@dataclass(frozen=True)
+class Text:
+    """The calibration text run through a model once: the input [N, T, C] of every block, and the last output."""
+
+    decoder: Decoder
+    ids: np.ndarray
+    states: tuple[Tensor, ...]
+
+    @classmethod
+    def through(cls, decoder: Decoder, ids_NT: np.ndarray) -> Text:
+        """Run it."""
+        states = [decoder.embed(ids_NT)]
+        with torch.no_grad():
+            for block in decoder.blocks:
+                states.append(decoder.run(block, states[-1]))
+        return cls(decoder, ids_NT, tuple(states))
+
+    def loss_without(self, position: int) -> float:
+        """Mean next-token loss in nats without the block at this position; what lies below it is not run."""
+        hidden = self.states[position]
+        with torch.no_grad():
+            for block in self.decoder.blocks[position + 1 :]:
+                hidden = self.decoder.run(block, hidden)
+        return mean_loss(self.decoder, hidden, self.ids)
+
+
+def mean_loss(decoder: Decoder, hidden_NTC: Tensor, ids_NT: np.ndarray) -> float:
+    """Mean next-token loss in nats, where the last block's output is this; logits of one window at a time."""
+    targets, sums = torch.from_numpy(ids_NT[:, 1:]).to(hidden_NTC.device), 0.0
+    with torch.no_grad():
+        for hidden, wanted in zip(hidden_NTC.split(1), targets, strict=True):
+            logits = decoder.logits(hidden)[0, :-1].float()
+            sums += float(functional.cross_entropy(logits, wanted, reduction="sum"))
+    return sums / targets.numel()
+
+
+def least(scores: dict[int, float], count: int) -> frozenset[int]:
+    """The `count` blocks with the lowest scores; the upper one where two are equal."""
+    return frozenset(sorted(scores, key=lambda block: (scores[block], -block))[:count])

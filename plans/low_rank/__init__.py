@@ -1,0 +1,1 @@
+"""Truncated decompositions: Grams, whitening, factors, and how many ranks each site gets."""

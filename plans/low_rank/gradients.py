@@ -1,0 +1,86 @@
+"""Gradients of the next-token loss, block by block from the top: one block's gradients are in memory at a time.
+
+The forward pass keeps each block's input; going back, a block is run again and what reached its output is pulled
+through it. Cost: two forward passes and a backward one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from foldrank.plans.models.decoder import Block, Decoder
+
+
+@dataclass(frozen=True)
+class BlockGradients:
+    """Gradients of the mean loss of each window, one mapping a window: parameter name to tensor, float32.
+
+    `outputs`, one a window too: mean squared gradient of a number that a role's linear puts out.
+    """
+
+    block: Block
+    windows: tuple[Mapping[str, Tensor], ...]
+    outputs: tuple[Mapping[str, float], ...]
+
+    def summed(self) -> dict[str, Tensor]:
+        """Sum over the windows, by parameter."""
+        return {name: torch.stack([w[name] for w in self.windows]).sum(dim=0) for name in self.windows[0]}
+
+
+def gradients(decoder: Decoder, ids_NT: np.ndarray) -> Iterator[BlockGradients]:
+    """Every block's, from the top block to the lowest."""
+    hidden, inputs = decoder.embed(ids_NT), []
+    with torch.no_grad():
+        for block in decoder.blocks:
+            inputs.append(hidden)
+            hidden = decoder.run(block, hidden)
+    arriving = [_at_the_top(decoder, hidden[n : n + 1], ids_NT[n]) for n in range(len(ids_NT))]
+    for block, hidden in zip(reversed(decoder.blocks), reversed(inputs), strict=True):
+        passed = [_through(decoder, block, hidden[n : n + 1], arriving[n]) for n in range(len(ids_NT))]
+        arriving = [below for below, _, _ in passed]
+        yield BlockGradients(block, tuple(found for _, found, _ in passed), tuple(sizes for _, _, sizes in passed))
+
+
+@contextmanager
+def _outputs(block: Block) -> Iterator[dict[str, Tensor]]:
+    """What each role's linear puts out [N, T, out] when the block is run; a packed one stands under all its roles."""
+    found: dict[str, Tensor] = {}
+
+    def hook(role: str) -> Callable[..., None]:
+        return lambda _module, _arguments, output: found.__setitem__(role, output)
+
+    handles = [block.linear(role).register_forward_hook(hook(role)) for role in block.roles]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _at_the_top(decoder: Decoder, hidden_1TC: Tensor, ids_T: np.ndarray) -> Tensor:
+    """Gradient of the window's mean next-token loss with respect to the last block's output."""
+    hidden = hidden_1TC.detach().requires_grad_()
+    logits = decoder.logits(hidden)[0, :-1]
+    loss = functional.cross_entropy(logits, torch.from_numpy(ids_T[1:]).to(logits.device))
+    return torch.autograd.grad(loss, hidden)[0]
+
+
+def _through(
+    decoder: Decoder, block: Block, hidden_1TC: Tensor, arriving_1TC: Tensor
+) -> tuple[Tensor, dict[str, Tensor], dict[str, float]]:
+    """Gradients with respect to a block's input and its parameters, and mean squares of those to linears' outputs."""
+    hidden = hidden_1TC.detach().requires_grad_()
+    tensors = {name: tensor.detach().float().requires_grad_() for name, tensor in block.tensors.items()}
+    with _outputs(block) as outputs:
+        output = decoder.run(replace(block, tensors=tensors), hidden)
+    sources = [hidden, *tensors.values(), *outputs.values()]
+    below, *found = torch.autograd.grad(output, sources, arriving_1TC)
+    sizes = [float(gradient.double().pow(2).mean()) for gradient in found[len(tensors) :]]
+    return below, dict(zip(tensors, found, strict=False)), dict(zip(outputs, sizes, strict=True))

@@ -1,0 +1,61 @@
+"""Gram matrices of a block's inputs: one for each distinct input, float64, one block at a time.
+
+Knows blocks and hidden states. Knows nothing of what the statistics are for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from foldrank.plans.models.decoder import Block, Decoder, watch_inputs
+
+
+def input_of(block: Block, role: str) -> str:
+    """The watched role that reads the same input: q for q, k and v; gate, or up where there is no gate, for both."""
+    if role in ("k", "v"):
+        return "q"
+    return "gate" if role == "up" and "gate" in block.roles else role
+
+
+def watched(block: Block) -> tuple[str, ...]:
+    """One role for each distinct input of the block."""
+    return tuple(role for role in block.roles if input_of(block, role) == role)
+
+
+@dataclass(frozen=True)
+class BlockStatistics:
+    """Sums over tokens, float64. Of x^T x: `inputs` by watched role [I, I], `output` of the block's result [C, C].
+
+    Of |x|: `magnitudes` by watched role [I].
+    """
+
+    inputs: Mapping[str, Tensor]
+    output: Tensor
+    magnitudes: Mapping[str, Tensor]
+
+
+def block_statistics(decoder: Decoder, block: Block, hidden_NTC: Tensor) -> tuple[BlockStatistics, Tensor]:
+    """Run the block once on all windows; its statistics and its output [N, T, C], the input of the block above.
+
+    float64: a Gram matrix squares the condition number of the inputs. Cost per token and input: I^2 multiply-adds.
+    """
+    sums: dict[str, Tensor] = {}
+    sizes: dict[str, Tensor] = {}
+
+    def add(role: str, inputs: Tensor) -> None:
+        gram, size = _gram(inputs), inputs.flatten(0, -2).abs().sum(dim=0, dtype=torch.float64)
+        sums[role] = gram if role not in sums else sums[role].add_(gram)
+        sizes[role] = size if role not in sizes else sizes[role].add_(size)
+
+    with torch.no_grad(), watch_inputs(block, add, watched(block)):
+        output = decoder.run(block, hidden_NTC)
+        return BlockStatistics(sums, _gram(output), sizes), output
+
+
+def _gram(states_NTC: Tensor) -> Tensor:
+    rows = states_NTC.flatten(0, -2).to(torch.float64)
+    return rows.T @ rows

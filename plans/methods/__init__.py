@@ -1,0 +1,1 @@
+"""One file for each method that `--method` names, with its paper."""

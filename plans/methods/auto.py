@@ -1,0 +1,193 @@
+"""auto: one solver that chooses, block by block, between folding and the rank of every site, by measured loss.
+
+Budget in numbers (`keep`), bytes of the whole model's weights (`bytes`, stored as `dtype`), or time of the blocks'
+matrix products by a measured cost table (`speedup` with `cost_table`). Given a table, no pair is chosen that takes
+longer than its dense site, whatever the budget is in.
+
+Three parts, in `solver/`. `fisher.py` predicts what every rank of every site costs in nats (two-sided whitening): it
+shortlists; `search.py` measures those moves on the model as compressed so far and takes the best for what it saves;
+`block_refit.py` fits each block so that it makes up for what lies below it, so dense sites change too (`replace_weight`
+edits). The calibration windows are split: every fourth measures, the others give Gram matrices, so that a choice is
+judged on text it was not fit to. Only the last fit of the chosen layout sees all of them. The same seed gives the same
+plan.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass as settings_dataclass
+
+from foldrank.plans.method import Method, Result, Task
+from foldrank.plans.solver.block_refit import Original, shapes_of
+from foldrank.plans.solver.costs import Costs, CostTable, Latencies, Numbers, total
+from foldrank.plans.solver.fisher import Curves, predicted_losses
+from foldrank.plans.solver.fitted_edits import fitted_result
+from foldrank.plans.solver.layout import Layout, Shapes, dense_layout, numbers_stored
+from foldrank.plans.solver.meter import Meter
+from foldrank.plans.solver.moves import Terms
+from foldrank.plans.solver.search import Effort, Search, State
+
+WIDTHS = {"fp32": 4, "fp16": 2, "bf16": 2}
+EFFORTS = {
+    "low": Effort(16, 8, 2, (0.5,)),
+    "normal": Effort(24, 10, 3, (0.5, 0.125)),
+    "high": Effort(200, 40, 8, (0.5, 0.25, 0.125, 0.04)),
+}
+SEARCH_TOKENS = 6144
+"""Tokens that blocks are refit on while the search runs; the result is refit on all."""
+
+SEARCH_WINDOW = 256
+"""Longest window the search runs: attention's cost grows with its square."""
+
+
+@settings_dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+class Settings:
+    """Exactly one of keep, bytes and speedup is given. `fold=false` keeps all blocks. `align`: of ranks above 1."""
+
+    keep: Annotated[float, Field(gt=0, le=1)] | None = None
+    bytes: Annotated[int, Field(ge=1)] | None = None
+    speedup: Annotated[float, Field(ge=1)] | None = None
+    cost_table: str | None = None
+    dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
+    effort: Literal["low", "normal", "high"] = "normal"
+    align: Annotated[int, Field(ge=1)] = 4
+    fold: bool = True
+
+    def __post_init__(self) -> None:
+        if sum(x is not None for x in (self.keep, self.bytes, self.speedup)) != 1:
+            raise ValueError("give exactly one of keep, bytes, speedup")
+        if self.speedup is not None and self.cost_table is None:
+            raise ValueError("speedup needs cost_table=FILE.json, which `foldrank bench --cost-table` measures")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a layout may cost, and in what. `times`: the cost table, where one was given."""
+
+    costs: Costs
+    limit: float
+    times: Latencies | None
+
+    def allowed(self, shape: tuple[int, int], rank: int) -> bool:
+        """Whether a pair may stand there: not where it is measured to be slower than the dense site."""
+        return self.times is None or self.times.site(shape, rank) < self.times.site(shape, None)
+
+
+def run(task: Task, settings: Settings) -> Result:
+    """Choose and fit. Raises ValueError where the budget is out of reach, PlanFormatError on a bad cost table."""
+    decoder = task.decoder
+    layout = dense_layout(tuple(block.number for block in decoder.blocks))
+    shapes = _shapes(task)
+    budget = budget_of(task, settings, layout, shapes)
+    if total(layout, shapes, budget.costs) <= budget.limit:
+        return Result(decoder, edits=(), kept=1.0)
+    found, state = _best(task, settings, budget, layout, shapes, split(shortened(task.ids)))
+    final = replace(found, original=Original.of(decoder, task.ids)).build(state.layout)
+    kept = numbers_stored(final.layout, shapes) / numbers_stored(layout, shapes)
+    return fitted_result(task, final, kept, _predicted(found, state), _diagnostics(found, state))
+
+
+METHOD = Method("auto", Settings, run, folds=True)
+
+
+def shortened(ids_NT: np.ndarray) -> np.ndarray:
+    """The same tokens in windows of at most SEARCH_WINDOW."""
+    parts = -(-ids_NT.shape[1] // SEARCH_WINDOW)
+    width = ids_NT.shape[1] // parts
+    return ids_NT[:, : parts * width].reshape(-1, width)
+
+
+def split(ids_NT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(measuring, fitting) windows: every fourth, and the others; where there is only one, its two halves."""
+    if len(ids_NT) == 1:
+        half = ids_NT.shape[1] // 2
+        return ids_NT[:, half : 2 * half], ids_NT[:, :half]
+    chosen = np.arange(len(ids_NT)) % 4 == 1
+    return ids_NT[chosen], ids_NT[~chosen]
+
+
+def budget_of(task: Task, settings: Settings, layout: Layout, shapes: Shapes) -> Budget:
+    """The budget that the settings ask for. Raises ValueError where the rest of the model alone exceeds `bytes`."""
+    times = None
+    if settings.cost_table is not None:
+        times = Latencies.of(CostTable.read(Path(settings.cost_table)), shapes)
+    if settings.speedup is not None:
+        assert times is not None
+        return Budget(times, total(layout, shapes, times) / settings.speedup, times)
+    beside = task.decoder.blocks[0].parameters - task.decoder.blocks[0].site_parameters
+    if settings.keep is not None:
+        return Budget(Numbers(), math.floor(settings.keep * numbers_stored(layout, shapes) + 1e-9), times)
+    assert settings.bytes is not None
+    limit = settings.bytes // WIDTHS[settings.dtype] - task.decoder.other_parameters
+    if limit < 1:
+        raise ValueError(
+            f"auto: bytes={settings.bytes} are fewer than the {task.decoder.other_parameters * WIDTHS[settings.dtype]} "
+            f"that embeddings and final norm take as {settings.dtype}"
+        )
+    return Budget(Numbers(beside), limit, times)
+
+
+def _shapes(task: Task) -> Shapes:
+    first = task.decoder.blocks[0]
+    for block in task.decoder.blocks:
+        if shapes_of(block) != shapes_of(first):
+            raise ValueError(
+                f"auto: block.{block.number:02d} has other shapes than block.{first.number:02d}; use dipsvd"
+            )
+    return shapes_of(first)
+
+
+def _best(
+    task: Task, settings: Settings, budget: Budget, layout: Layout, shapes: Shapes,
+    windows: tuple[np.ndarray, np.ndarray],
+) -> tuple[Search, State]:
+    """The descent that ends with the lower measured loss, and where it ends."""
+    measuring, fitting = windows
+    count = max(1, SEARCH_TOKENS // fitting.shape[1])
+    used = fitting[:: max(1, len(fitting) // count)][:count]
+    curves = predicted_losses(task.decoder, used, task.seed, task.progress)
+    terms = _terms(task, settings, budget, shapes, curves)
+    original, meter = Original.of(task.decoder, used), Meter.of(task.decoder, measuring)
+    effort = EFFORTS[settings.effort]
+    searches = [Search(original, meter, terms, effort, stride, task.progress) for stride in effort.strides]
+    ended = [(search, search.run(layout, budget.limit)) for search in searches]
+    return min(ended, key=lambda pair: pair[1].loss)
+
+
+def _terms(task: Task, settings: Settings, budget: Budget, shapes: Shapes, curves: Curves) -> Terms:
+    decoder = task.decoder
+    kinds = {block.number: (block.kind, type(block.module), block.shapes) for block in decoder.blocks}
+
+    def alike(low: int, high: int) -> bool:
+        held = [kinds[number] for number in range(low, high + 1)] if settings.fold and not task.folds else []
+        return bool(held) and all(kind == held[0] for kind in held)
+
+    return Terms(shapes, budget.costs, curves, settings.align, budget.allowed, alike)
+
+
+def _predicted(found: Search, state: State) -> Mapping[str, float | int]:
+    """Loss expected by the quadratic model of every step, and loss measured, in nats on the measuring windows."""
+    return {
+        "auto.predicted_nats": sum(step.predicted for step in found.steps),
+        "auto.measured_nats": state.loss,
+        "auto.steps": len(found.steps),
+    }
+
+
+def _diagnostics(found: Search, state: State) -> dict[str, Any]:
+    spans = [span for span in state.layout if span.low != span.high]
+    return {
+        "auto_steps": [
+            {"block": step.low, "unit": step.unit, "saved": step.saved, "predicted_nats": step.predicted,
+             "tried_nats": step.tried, "measured_nats": step.loss}
+            for step in found.steps
+        ],
+        "windows": [{"low": span.low, "high": span.high} for span in spans],
+    }

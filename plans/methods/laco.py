@@ -1,0 +1,62 @@
+"""LaCo, layer collapse (arXiv 2402.11187): windows of a fixed number of blocks collapse into their lowest one.
+
+W = W_low + sum_j (W_j - W_low) over the window, accepted where the cosine of the last hidden state to the original's
+stays above a threshold; after a merge the search goes on below it, otherwise one block lower. The threshold is given or
+searched as in `slm.py`. Windows here are disjoint; the released code may collapse a collapsed block again.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass as settings_dataclass
+
+from foldrank.plans.depth.windows import Bounds, Outcome, Similarity, Trial, Window
+from foldrank.plans.method import Method, Result, Task
+from foldrank.plans.methods import slm
+
+
+@settings_dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+class Settings:
+    """As of slm; `window`: blocks that collapse into one."""
+
+    keep: Annotated[float, Field(gt=0, le=1)] | None = None
+    threshold: Annotated[float, Field(ge=-2, le=2)] | None = None
+    blocks: Annotated[int, Field(ge=1)] | None = None
+    window: Annotated[int, Field(ge=2)] = 4
+    protect_first: Annotated[int, Field(ge=0)] = 1
+    protect_last: Annotated[int, Field(ge=0)] = 1
+    windows: Annotated[int, Field(ge=1)] = 16
+    tokens: Annotated[int, Field(ge=2)] = 128
+
+    def __post_init__(self) -> None:
+        if sum(x is not None for x in (self.keep, self.threshold, self.blocks)) != 1:
+            raise ValueError("give exactly one of keep, threshold, blocks")
+
+
+def fixed_windows(similarity: Similarity, bounds: Bounds, *, threshold: float, window: int) -> Outcome:
+    """Collapse windows of one size from the top down wherever similarity allows."""
+    committed: list[Window] = []
+    trials: list[Trial] = []
+    for run in bounds.runs:
+        high = run[-1]
+        while high - window + 1 >= run[0]:
+            candidate = (high - window + 1, high)
+            value = similarity(tuple(committed), candidate)
+            trials.append(Trial(candidate, value, value > threshold))
+            if value > threshold:
+                committed.append(candidate)
+            high -= window if value > threshold else 1
+    return Outcome(tuple(committed), tuple(trials))
+
+
+def run(task: Task, settings: Settings) -> Result:
+    """Collapse windows. Raises ValueError where the budget is out of reach, SourceError on unlike kinds."""
+    same = ("keep", "threshold", "blocks", "protect_first", "protect_last", "windows", "tokens")
+    as_slm = slm.Settings(rule="rdsc", **{name: getattr(settings, name) for name in same})
+    return slm.merged(task, as_slm, partial(fixed_windows, window=settings.window), "laco")
+
+
+METHOD = Method("laco", Settings, run, folds=True)

@@ -1,0 +1,236 @@
+"""SLM, sliding layer merging: neighbouring blocks that change the last hidden state little become one block.
+
+arXiv 2502.19159 (later titled Sliding-Window Merging). A window low..high is merged by one of four rules; W stands for
+each of the seven projections and biases:
+    top     W_high                                   (what the released code does)
+    rdsc    W_low + sum_j (W_j - W_low)              (what the paper says; grows with the window)
+    mean    the average                              bottom  W_low (plain removal)
+Criterion: cosine of the last hidden state after the final norm (or of the logits), original against candidate, per
+sample, averaged.
+
+Cost: the original runs once and every block's input is kept (blocks * windows * tokens * width numbers). Blocks under a
+candidate are always the original's, so a candidate runs only the merged block and what lies above it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass as settings_dataclass
+from torch import Tensor
+
+from foldrank.edits import FoldBlocks
+from foldrank.errors import SourceError
+from foldrank.plans.depth.similarity import mean_cosine
+from foldrank.plans.depth.windows import Bounds, Loop, Memo, Outcome, Search, Window, merge_windows, search_threshold
+from foldrank.plans.method import Method, Result, Task
+from foldrank.plans.models.decoder import Block, Decoder
+from foldrank.plans.shelf import Finding
+
+Rule = Literal["top", "rdsc", "mean", "bottom"]
+
+
+@settings_dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+class Settings:
+    """Exactly one of keep (share of blocks left, at most), blocks (number left, at most) and threshold is given.
+
+    `protect` names blocks that merge with none, such as 3+7-9, besides the first and last few. Of the calibration
+    windows the first `windows` are used, and of each its first `tokens` tokens.
+    """
+
+    keep: Annotated[float, Field(gt=0, le=1)] | None = None
+    threshold: Annotated[float, Field(ge=-2, le=2)] | None = None
+    blocks: Annotated[int, Field(ge=1)] | None = None
+    rule: Rule = "top"
+    norms: Literal["bottom", "top"] = "bottom"
+    similarity: Literal["state", "logits"] = "state"
+    protect: Annotated[str, Field(pattern=r"^(\d+(-\d+)?(\+\d+(-\d+)?)*)?$")] = ""
+    protect_first: Annotated[int, Field(ge=0)] = 1
+    protect_last: Annotated[int, Field(ge=0)] = 1
+    windows: Annotated[int, Field(ge=1)] = 16
+    tokens: Annotated[int, Field(ge=2)] = 128
+
+    def __post_init__(self) -> None:
+        if sum(x is not None for x in (self.keep, self.threshold, self.blocks)) != 1:
+            raise ValueError("give exactly one of keep, threshold, blocks")
+
+    def bounds(self, count: int) -> Bounds:
+        """Where windows may lie among `count` blocks. Raises ValueError where `protect` names a block there is not."""
+        spans = [part.partition("-") for part in self.protect.split("+") if part]
+        named = {block for low, _, high in spans for block in range(int(low), int(high or low) + 1)}
+        if missing := sorted(named - set(range(count))):
+            raise ValueError(f"slm: protect={self.protect}: there is no block {missing[0]}, but 0 to {count - 1}")
+        return Bounds(self.protect_first, count - 1 - self.protect_last, frozenset(named))
+
+
+def coefficients(rule: Rule, low: int, high: int) -> dict[int, float]:
+    """Weight of each block of the window in the merged projections."""
+    window = range(low, high + 1)
+    match rule:
+        case "top":
+            return {j: float(j == high) for j in window}
+        case "bottom":
+            return {j: float(j == low) for j in window}
+        case "mean":
+            return {j: 1.0 / len(window) for j in window}
+        case "rdsc":
+            return {j: float(2 - len(window)) if j == low else 1.0 for j in window}
+
+
+def fold(window: Window, settings: Settings) -> FoldBlocks:
+    """The edit that merges a window into its lowest block."""
+    low, high = window
+    return FoldBlocks(
+        into=low, blocks=tuple(range(low, high + 1)), coefficients=coefficients(settings.rule, low, high),
+        norms=settings.norms,
+    )
+
+
+@dataclass(frozen=True)
+class PrefixCache:
+    """The original's hidden states: the input [N, T, C] of every block, and what candidates are compared by."""
+
+    decoder: Decoder
+    inputs: tuple[Tensor, ...]
+    final: Tensor
+    settings: Settings
+
+    @classmethod
+    def of(cls, decoder: Decoder, ids_NT: np.ndarray, settings: Settings) -> PrefixCache:
+        """Run the original once."""
+        hidden, inputs = decoder.embed(ids_NT), []
+        with torch.no_grad():
+            for block in decoder.blocks:
+                inputs.append(hidden)
+                hidden = decoder.run(block, hidden)
+            return cls(decoder, tuple(inputs), _compared(decoder, hidden, settings), settings)
+
+    def similarity(self, committed: tuple[Window, ...], candidate: Window) -> float:
+        """Cosine to the original of the model with all these windows merged; what lies below is not run."""
+        low = candidate[0]
+        hidden = self.inputs[low]
+        with torch.no_grad():
+            for block in self._from(low, (*committed, candidate)):
+                hidden = self.decoder.run(block, hidden)
+            return mean_cosine(self.final, _compared(self.decoder, hidden, self.settings))
+
+    def _from(self, low: int, windows: Sequence[Window]) -> tuple[Block, ...]:
+        upper = self.decoder.with_blocks(self.decoder.blocks[low:])
+        return upper.folded([fold(window, self.settings) for window in windows]).blocks
+
+
+def _compared(decoder: Decoder, hidden_NTC: Tensor, settings: Settings) -> Tensor:
+    """The last state after the final norm, or the logits."""
+    return decoder.norm(hidden_NTC) if settings.similarity == "state" else decoder.logits(hidden_NTC)
+
+
+def run(task: Task, settings: Settings) -> Result:
+    """Choose windows and fold them. Raises ValueError where the budget is out of reach, SourceError on unlike kinds."""
+    return merged(task, settings, merge_windows, "slm")
+
+
+def merged(task: Task, settings: Settings, loop: Loop, name: str) -> Result:
+    """Choose windows by a loop and fold them. Raises as `run`."""
+    decoder = task.decoder
+    count = len(decoder.blocks)
+    bounds = settings.bounds(count)
+    target = _target(settings, count)
+    if target is not None and target >= count:
+        outcome, threshold = Outcome((), ()), 1.0
+    else:
+        for neighbours in bounds.runs:
+            _check_alike(name, [decoder.blocks[number] for number in neighbours])
+        _check_reachable(settings, bounds, count, target, name)
+        ids = task.ids[: settings.windows, : settings.tokens]
+        cache = PrefixCache.of(decoder, ids, settings)
+        similarity = _told(cache, task, name)
+        task.progress.start(name, None)
+        if target is None:
+            threshold = float(settings.threshold or 0.0)
+            outcome = loop(similarity, bounds, threshold=threshold)
+        else:
+            found = search_threshold(similarity, bounds, blocks=count, target=target, loop=loop)
+            threshold, outcome = found.threshold, _reached(found, count, target, name, settings)
+        task.progress.finish(name)
+    folds = tuple(fold(window, settings) for window in sorted(outcome.windows))
+    return Result(
+        decoder=decoder.folded(folds), edits=folds, kept=1 - outcome.removed / count,
+        predicted=_predicted(outcome, threshold, name), diagnostics=_diagnostics(outcome),
+    )
+
+
+METHOD = Method("slm", Settings, run, folds=True)
+
+
+def _target(settings: Settings, count: int) -> int | None:
+    """Most blocks that may be left; None where the threshold decides. The small term undoes 0.29 * 100 = 28.99..."""
+    if settings.keep is not None:
+        return math.floor(settings.keep * count + 1e-9)
+    return settings.blocks
+
+
+def _check_reachable(settings: Settings, bounds: Bounds, count: int, target: int | None, name: str) -> None:
+    fewest = count - sum(len(run) - 1 for run in bounds.runs)
+    if target is not None and target < fewest:
+        named = f", protect={settings.protect}" if settings.protect else ""
+        raise ValueError(
+            f"{name}: {target} of {count} blocks cannot be reached with protect_first={settings.protect_first}, "
+            f"protect_last={settings.protect_last}{named}: {fewest} is the fewest"
+        )
+
+
+def _reached(found: Search, count: int, target: int, name: str, settings: Settings) -> Outcome:
+    if found.outcome is None:
+        raise ValueError(
+            f"{name}: no threshold leaves {target} of {count} blocks or fewer; rule {settings.rule} reaches "
+            f"{', '.join(map(str, found.reachable))}"
+        )
+    return found.outcome
+
+
+def _told(cache: PrefixCache, task: Task, name: str) -> Memo:
+    """Similarities, those that an interrupted plan measured taken from the shelf."""
+    held = task.shelf.get("similarities")
+    known = [] if held is None else list(held.values["known"])
+
+    def measure(committed: tuple[Window, ...], candidate: Window) -> float:
+        task.progress.advance(name)
+        value = cache.similarity(committed, candidate)
+        known.append((committed, candidate, value))
+        task.shelf.put("similarities", Finding(values={"known": known}))
+        return value
+
+    return Memo(measure, {(tuple(map(tuple, c)), tuple(w)): value for c, w, value in known})
+
+
+def _check_alike(name: str, blocks: Sequence[Block]) -> None:
+    for block in blocks[1:]:
+        first = blocks[0]
+        if block.kind != first.kind or type(block.module) is not type(first.module) or block.shapes != first.shapes:
+            raise SourceError(
+                f"block.{block.number:02d}",
+                f"is of another kind ({block.kind}) than block.{first.number:02d} ({first.kind})",
+                f"{name} merges blocks of one kind only; use a method that keeps blocks apart, such as dipsvd",
+            )
+
+
+def _predicted(outcome: Outcome, threshold: float, name: str) -> dict[str, float | int]:
+    accepted = [trial.similarity for trial in outcome.trials if trial.accepted and trial.window in outcome.windows]
+    return {f"{name}.threshold": threshold, f"{name}.similarity": accepted[-1] if accepted else 1.0}
+
+
+def _diagnostics(outcome: Outcome) -> dict[str, object]:
+    reasons = outcome.reasons
+    return {
+        "windows": [{"low": w[0], "high": w[1], "similarity": reasons[w]} for w in sorted(outcome.windows)],
+        "slm_trace": [
+            {"low": t.window[0], "high": t.window[1], "similarity": t.similarity, "accepted": t.accepted}
+            for t in outcome.trials
+        ],
+    }

@@ -1,0 +1,261 @@
+"""The torch view of a checkpoint's decoder: blocks in a row, linears by single role in each, and how to run them.
+
+A `Decoder` never changes. Folding blocks or replacing weights gives a new one that shares every untouched tensor, and a
+block is run by calling the model's own module with the tensors of the moment: no copy of a model is ever made. Tensors
+keep the dtype the checkpoint stores; a block is widened to float32 for as long as it is run or its weights are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from transformers.pytorch_utils import Conv1D
+
+from foldrank.digests import combine
+from foldrank.edits import FoldBlocks
+from foldrank.plans.models.capture import Arguments, block_arguments, first_input, last_state, logits_of
+from foldrank.plans.models.families import FAMILIES, Family
+from foldrank.plans.models.loading import load_model
+from foldrank.sites import PACKED
+
+if TYPE_CHECKING:
+    from foldrank.checkpoint import Checkpoint
+
+BATCH_TOKENS = 4096
+"""Tokens run through a block at once."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """One decoder block as it is now. `tensors` holds every parameter by the module's own names."""
+
+    number: int
+    kind: str
+    module: nn.Module
+    tensors: Mapping[str, Tensor]
+    family: Family
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles it has, in the order of `ROLES`; a family without a gate has no `gate`."""
+        return self.family.roles
+
+    def weight(self, role: str) -> Tensor:
+        """W [in, out] of y = x @ W, float32 at least; the role's columns where its weight is packed."""
+        path = self.family.path(role)
+        return _widened(self._packed(path)[:, self._columns(path, role)])
+
+    def linear(self, role: str) -> nn.Module:
+        """The module that applies the role, for hooks."""
+        return self.module.get_submodule(self.family.path(role))
+
+    def with_weights(self, weights: Mapping[str, Tensor]) -> Block:
+        """The block with other W [in, out] for some roles; biases stay."""
+        tensors = dict(self.tensors)
+        for path in dict.fromkeys(self.family.path(role) for role in weights):
+            held = self.family.linears[path]
+            whole = torch.cat([weights.get(role, self.weight(role)) for role in held], dim=1)
+            tensors[f"{path}.weight"] = whole if self._in_out(path) else whole.T
+        return replace(self, tensors=tensors)
+
+    def _packed(self, path: str) -> Tensor:
+        """All columns [in, out] of a linear: the one place where PyTorch's [out, in] is turned."""
+        weight = self.tensors[f"{path}.weight"]
+        return weight if self._in_out(path) else weight.T
+
+    def _in_out(self, path: str) -> bool:
+        return isinstance(self.module.get_submodule(path), Conv1D)
+
+    def _columns(self, path: str, role: str) -> slice:
+        """Columns of a role. Queries are as wide as what `o` reads, keys and values share the rest; gate, up halve."""
+        held = self.family.linears[path]
+        width = self._packed(path).shape[1]
+        if held == PACKED["qkv"]:
+            query = self._packed(self.family.path("o")).shape[0]
+            widths = [query, (width - query) // 2, (width - query) // 2]
+        else:
+            widths = [width // len(held)] * len(held)
+        start = sum(widths[: held.index(role)])
+        return slice(start, start + widths[held.index(role)])
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every parameter: what blocks must share to be merged."""
+        return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
+
+    @property
+    def site_parameters(self) -> int:
+        """Numbers in the weights of its roles."""
+        return sum(self.tensors[f"{path}.weight"].numel() for path in self.family.linears)
+
+    @property
+    def parameters(self) -> int:
+        """Numbers in all parameters."""
+        return sum(tensor.numel() for tensor in self.tensors.values())
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A causal language model as a row of blocks between an embedding and a final norm."""
+
+    model: Any
+    blocks: tuple[Block, ...]
+    family: Family
+    _arguments: dict[int, tuple[Arguments, ...]]
+
+    @classmethod
+    def of(cls, model: Any) -> Decoder:
+        """View of a transformers causal language model of a known family."""
+        family = FAMILIES[type(model).__name__]
+        layers = model.get_submodule(family.layers)
+        blocks = tuple(
+            Block(number, kind, module, {n: p.detach() for n, p in module.named_parameters()}, family)
+            for number, (kind, module) in enumerate(zip(_kinds(model.config, len(layers)), layers, strict=True))
+        )
+        return cls(model, blocks, family, {})
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights live."""
+        return next(self.model.parameters()).device
+
+    @property
+    def site_parameters(self) -> int:
+        """Numbers in all single-role weights of all blocks: what `keep` is a share of."""
+        return sum(block.site_parameters for block in self.blocks)
+
+    @property
+    def other_parameters(self) -> int:
+        """Numbers outside the blocks; a tied embedding counts once."""
+        return sum(parameter.numel() for parameter in self.around)
+
+    @property
+    def around(self) -> list[nn.Parameter]:
+        """The parameters outside the blocks, each once."""
+        inside = {id(p) for p in self.model.get_submodule(self.family.layers).parameters()}
+        return [p for p in self.model.parameters() if id(p) not in inside]
+
+    def embed(self, ids_NT: np.ndarray) -> Tensor:
+        """Input of the first block [N, T, C]."""
+        return first_input(self.model, self.family.layers, torch.from_numpy(ids_NT).to(self.device))
+
+    def run(self, block: Block, hidden_NTC: Tensor) -> Tensor:
+        """Output [N, T, C] of one block, in batches that bound memory."""
+        arguments = self._arguments_of(hidden_NTC.shape[1])[block.number]
+        size = max(1, BATCH_TOKENS // hidden_NTC.shape[1])
+        tensors = {name: tensor.to(hidden_NTC.dtype) for name, tensor in block.tensors.items()}
+        parts = [_call(block.module, tensors, part, arguments) for part in hidden_NTC.split(size)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def norm(self, hidden_NTC: Tensor) -> Tensor:
+        """The last hidden state after the final norm."""
+        return last_state(self.model, self.family.layers, hidden_NTC)
+
+    def logits(self, hidden_NTC: Tensor) -> Tensor:
+        """Logits [N, T, V] of the last block's output."""
+        return logits_of(self.model, self.family.layers, hidden_NTC)
+
+    def forward(self, ids_NT: np.ndarray) -> Tensor:
+        """Output of the last block [N, T, C], before the final norm."""
+        hidden = self.embed(ids_NT)
+        with torch.no_grad():
+            for block in self.blocks:
+                hidden = self.run(block, hidden)
+        return hidden
+
+    def run_whole(self, block: Block, hidden_NTC: Tensor) -> Tensor:
+        """As `run`, all windows in one batch: where a hook must see every token at once."""
+        tensors = {name: tensor.to(hidden_NTC.dtype) for name, tensor in block.tensors.items()}
+        return _call(block.module, tensors, hidden_NTC, self._arguments_of(hidden_NTC.shape[1])[block.number])
+
+    def with_blocks(self, blocks: Sequence[Block]) -> Decoder:
+        """The same model with another row of blocks."""
+        return replace(self, blocks=tuple(blocks))
+
+    def folded(self, folds: Sequence[FoldBlocks]) -> Decoder:
+        """The model after the folds; folds name blocks by source number."""
+        merged = {fold.into: merge(self.blocks, fold) for fold in folds}
+        gone = {number for fold in folds for number in fold.leaving}
+        return self.with_blocks([merged.get(b.number, b) for b in self.blocks if b.number not in gone])
+
+    def _arguments_of(self, window: int) -> tuple[Arguments, ...]:
+        """What the model's own forward hands each source block for windows of this length: mask, rotary, positions."""
+        if window not in self._arguments:
+            self._arguments[window] = block_arguments(self.model, self.family.layers, window)
+        return self._arguments[window]
+
+
+def _kinds(config: Any, count: int) -> list[str]:
+    """What tells blocks of one model apart: the attention's reach, and whether positions are rotated."""
+    reach = getattr(config, "layer_types", None) or ["full_attention"] * count
+    rotated = getattr(config, "no_rope_layers", None) or [1] * count  # 1 where they are, despite the name
+    return [kind if turned else f"{kind} without rotary positions" for kind, turned in zip(reach, rotated, strict=True)]
+
+
+def merge(blocks: Sequence[Block], fold: FoldBlocks) -> Block:
+    """The block a fold leaves at `into`: combined projections and biases, norm gains of `norm_source`, float32."""
+    named = {block.number: block for block in blocks}
+    parts = [named[number] for number in fold.blocks]
+    norms, into = named[fold.norm_source], named[fold.into]
+    tensors: dict[str, Tensor] = {}
+    for name in into.tensors:
+        if _is_projection(into.family, name):
+            tensors[name] = _combined([part.tensors[name] for part in parts], fold)
+        else:
+            tensors[name] = norms.tensors[name]
+    return replace(into, tensors=tensors)
+
+
+def _combined(tensors: Sequence[Tensor], fold: FoldBlocks) -> Tensor:
+    coefficients = [fold.coefficients[number] for number in fold.blocks]
+    for coefficient, tensor in zip(coefficients, tensors, strict=True):
+        if coefficient == 1.0 and sum(c != 0.0 for c in coefficients) == 1:
+            return tensor  # shared, not copied
+    found = combine([_widened(t).cpu().numpy() for t in tensors], coefficients)
+    return torch.from_numpy(found).to(tensors[0].device)
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    """The tensor itself, or in float32 where it is narrower: exact."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _is_projection(family: Family, name: str) -> bool:
+    return any(name.startswith(f"{path}.") for path in family.linears)
+
+
+def load_decoder(checkpoint: Checkpoint, *, device: str = "cpu") -> Decoder:
+    """Load a checkpoint for planning, from its folder and its safetensors alone. Raises SourceError.
+
+    The blocks stay in the dtype they are stored in; what is around them is float32, so that all computing is.
+    """
+    decoder = Decoder.of(load_model(checkpoint, dtype=None, device=device))
+    for parameter in decoder.around:
+        parameter.data = _widened(parameter.data)
+    return decoder
+
+
+@contextmanager
+def watch_inputs(block: Block, seen: Callable[[str, Tensor], None], roles: Sequence[str]) -> Iterator[None]:
+    """Tell `seen(role, x [N, T, in])` each time one of the block's linears is run."""
+    def hook(role: str) -> Callable[..., None]:
+        return lambda _module, arguments: seen(role, arguments[0])
+
+    handles = [block.linear(role).register_forward_pre_hook(hook(role)) for role in roles]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _call(module: nn.Module, tensors: dict[str, Tensor], hidden: Tensor, arguments: Arguments) -> Tensor:
+    output = functional_call(module, tensors, (hidden, *arguments.positional), arguments.named)
+    return output[0] if isinstance(output, tuple) else output

@@ -1,0 +1,1 @@
+"""The parts of `auto`: costs, layouts, predicted and measured losses, moves, the search, and the fit of a block."""

@@ -1,0 +1,131 @@
+"""What a layout costs: numbers stored, or time measured on the target machine. Knows no tensors.
+
+A cost table holds milliseconds of x @ W and of (x @ A) @ B by shape and rank, one decoded token at a time, as
+`foldrank bench --cost-table` measures them.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as checked_dataclass
+
+from foldrank import strictjson
+from foldrank.errors import PlanFormatError
+from foldrank.plans.solver.layout import Layout, Shapes, site_numbers
+
+Shape = tuple[int, int]
+
+
+class Costs(Protocol):
+    """Cost of one site [in, out], dense (rank None) or as a pair."""
+
+    def site(self, shape: Shape, rank: int | None) -> float: ...
+
+    def block(self) -> float:
+        """What a block costs besides its sites."""
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Numbers stored. `beside`: a block's numbers outside its sites (norms, biases), counted where it leaves."""
+
+    beside: int = 0
+
+    def site(self, shape: Shape, rank: int | None) -> float:
+        """Of the pair, or of W."""
+        return site_numbers(shape, rank)
+
+    def block(self) -> float:
+        """Norms and biases."""
+        return self.beside
+
+
+@checked_dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
+class Timing:
+    """Milliseconds of one shape [in, out]: dense, and of a pair by rank."""
+
+    shape: tuple[int, int]
+    dense_ms: float
+    pair_ms: dict[int, float]
+
+    def __post_init__(self) -> None:
+        if not self.pair_ms or self.dense_ms <= 0 or min(self.pair_ms.values()) <= 0:
+            raise ValueError(f"times of {self.shape} must be above 0, with at least one rank")
+
+
+@checked_dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
+class CostTable:
+    """Times measured on one machine; `environment` says which."""
+
+    timings: tuple[Timing, ...]
+    environment: dict[str, Any]
+    schema: str = "foldrank.costs/1"
+
+    @classmethod
+    def read(cls, path: Path) -> CostTable:
+        """Read and check a table. Raises PlanFormatError."""
+        way_out = "measure it again with foldrank bench --cost-table"
+        try:
+            return _TABLE.validate_json(strictjson.dumps(strictjson.read(path)), strict=True)
+        except (OSError, strictjson.JsonError) as error:
+            raise PlanFormatError(path, str(error), way_out) from None
+        except ValidationError as error:
+            raise PlanFormatError(path, strictjson.reasons(error), way_out) from None
+
+    def text(self) -> str:
+        """Canonical JSON."""
+        return strictjson.dumps(_TABLE.dump_python(self, mode="json"))
+
+
+_TABLE: TypeAdapter[CostTable] = TypeAdapter(CostTable)
+
+
+@dataclass(frozen=True)
+class Latencies:
+    """Milliseconds from a table; between ranks measured, and below the smallest, on a straight line (never below)."""
+
+    timings: Mapping[Shape, Timing]
+
+    @classmethod
+    def of(cls, table: CostTable, shapes: Shapes) -> Latencies:
+        """Times of these sites. Raises ValueError where the table lacks a shape."""
+        known = {timing.shape: timing for timing in table.timings}
+        if missing := sorted({shape for shape in shapes.values() if shape not in known}):
+            listed = ", ".join(f"{i}x{o}" for i, o in missing)
+            raise ValueError(f"the cost table has no times of {listed}; measure this model with bench --cost-table")
+        return cls(known)
+
+    def site(self, shape: Shape, rank: int | None) -> float:
+        """Of x @ W, or of (x @ A) @ B at a rank."""
+        timing = self.timings[shape]
+        return timing.dense_ms if rank is None else interpolated(timing.pair_ms, rank)
+
+    def block(self) -> float:
+        """Not in the table: a block's norms and its attention are left out, so time won by folding is understated."""
+        return 0.0
+
+
+def interpolated(times: Mapping[int, float], rank: int) -> float:
+    """Time at a rank, on a line between the neighbours measured; outside them that of the nearest."""
+    ranks = sorted(times)
+    above = bisect_left(ranks, rank)
+    if above == 0:
+        return times[ranks[0]]
+    if above == len(ranks):
+        return times[ranks[-1]] * rank / ranks[-1]
+    low, high = ranks[above - 1], ranks[above]
+    return times[low] + (times[high] - times[low]) * (rank - low) / (high - low)
+
+
+def total(layout: Layout, shapes: Shapes, costs: Costs) -> float:
+    """Cost of a layout."""
+    return sum(
+        costs.block() + sum(costs.site(shape, span.ranks.get(roles)) for roles, shape in shapes.items())
+        for span in layout
+    )

@@ -1,0 +1,123 @@
+"""What cutting a site's rank is expected to cost in nats, from two-sided whitening (K-FAC, arXiv 1503.05671).
+
+For a change dW [I, O] of one site the loss rises by 1/2 E[(x dW g^T)^2] to second order, x the site's input and g the
+gradient of the summed log likelihood by its output, labels drawn from the model itself. With x and g taken as
+independent that is 1/2 tr(dW^T G dW F), G = E[x^T x] and F = E[g^T g] over tokens. Truncating W under both whitenings,
+the loss at each rank is half the sum of the eigenvalues dropped. Holds while the loss is small: to shortlist, not to
+decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from foldrank.plans.low_rank.truncation import decompose
+from foldrank.plans.low_rank.whitening import Metric
+from foldrank.plans.models.decoder import Block, Decoder
+from foldrank.plans.solver.block_refit import sites
+from foldrank.plans.solver.layout import Roles
+from foldrank.progress import SILENT, Progress, track
+
+Curve = np.ndarray
+"""Expected loss in nats a token at each rank, from 0 to min(I, O)."""
+
+Curves = Mapping[int, Mapping[Roles, Curve]]
+"""Curve of every site, by block number."""
+
+
+@dataclass
+class Moments:
+    """Sums over tokens for one block, float64: `inputs` of x^T x [I, I] and `outputs` of g^T g [O, O], by site."""
+
+    inputs: dict[Roles, Tensor] = field(default_factory=dict)
+    outputs: dict[Roles, Tensor] = field(default_factory=dict)
+
+
+def predicted_losses(
+    decoder: Decoder, ids_NT: np.ndarray, seed: int, progress: Progress = SILENT
+) -> Curves:
+    """Curve of every site of every block, by block number. Cost: a backward pass, and one eigenproblem a site."""
+    moments = fisher_moments(decoder, ids_NT, seed)
+    tokens = ids_NT.size
+    return {
+        block.number: {roles: curve(_weight(block, roles), moments[block.number], roles, tokens)
+                       for roles in sites(block)}
+        for block in track(decoder.blocks, "predicted losses", len(decoder.blocks), progress)
+    }
+
+
+def curve(weight_IO: Tensor, moments: Moments, roles: Roles, tokens: int) -> Curve:
+    """Expected loss at each rank of one site."""
+    root = Metric(moments.outputs[roles] / tokens).root
+    _, losses = decompose(weight_IO.to(torch.float64) @ root, Metric(moments.inputs[roles] / tokens))
+    return losses / 2
+
+
+def fisher_moments(decoder: Decoder, ids_NT: np.ndarray, seed: int) -> dict[int, Moments]:
+    """Moments of every block, window after window, by block number."""
+    generator = torch.Generator(decoder.device).manual_seed(seed)
+    found = {block.number: Moments() for block in decoder.blocks}
+    for row in ids_NT:
+        _add_window(decoder, row[None], found, generator)
+    return found
+
+
+def _add_window(decoder: Decoder, ids_1T: np.ndarray, found: dict[int, Moments], generator: torch.Generator) -> None:
+    watched: list[tuple[Moments, Roles, Tensor, list[Tensor]]] = []
+    with torch.enable_grad():
+        hidden = decoder.embed(ids_1T).requires_grad_()
+        for block in decoder.blocks:
+            with _outputs(block) as seen:
+                hidden = decoder.run(block, hidden)
+            watched += [
+                (found[block.number], roles, read, [written[role] for role in roles if role in written])
+                for roles, (read, written) in seen.items()
+            ]
+        logits = decoder.logits(hidden)[0]
+        with torch.no_grad():
+            drawn = torch.multinomial(logits.softmax(-1), 1, generator=generator)
+        loss = -logits.log_softmax(-1).gather(-1, drawn).sum()
+        gradients = iter(torch.autograd.grad(loss, [part for entry in watched for part in entry[3]]))
+    for moments, roles, read, written in watched:
+        slopes = torch.cat([next(gradients) for _ in written], dim=-1)
+        _add(moments.inputs, roles, read)
+        _add(moments.outputs, roles, slopes)
+
+
+@contextmanager
+def _outputs(block: Block) -> Iterator[dict[Roles, tuple[Tensor, dict[str, Tensor]]]]:
+    """Input of every site and outputs of its linears, by first role, while the block is run once."""
+    seen: dict[Roles, tuple[Tensor, dict[str, Tensor]]] = {}
+    group = {role: roles for roles in sites(block) for role in roles}
+
+    def hook(first: str) -> Any:
+        def see(_module: Any, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+            seen.setdefault(group[first], (arguments[0].detach(), {}))[1][first] = output
+
+        return see
+
+    handles = [
+        block.module.get_submodule(path).register_forward_hook(hook(held[0]))
+        for path, held in block.family.linears.items()
+    ]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _add(sums: dict[Roles, Tensor], roles: Roles, rows_NTX: Tensor) -> None:
+    rows = rows_NTX.flatten(0, -2).to(torch.float64)
+    sums[roles] = rows.T @ rows + sums.get(roles, 0)
+
+
+def _weight(block: Block, roles: Roles) -> Tensor:
+    return torch.cat([block.weight(role) for role in roles], dim=1)

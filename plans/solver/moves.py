@@ -1,0 +1,124 @@
+"""The choices open at a layout: lower the ranks of a site or of a whole branch of one block, or fold two neighbours.
+
+Knows shapes, costs and predicted losses; no tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from foldrank.plans.solver.costs import Costs, total
+from foldrank.plans.solver.fisher import Curves
+from foldrank.plans.solver.layout import BRANCHES, Layout, Roles, Shapes, Span, merged, rank_of_share, with_span
+
+SHARES = (0.7, 0.45, 0.25, 0.1, 0.0)
+"""Shares of a dense site's numbers that a step down goes to; the last is rank 1, all but removed."""
+
+Unit = tuple[Roles, ...] | str
+"""What a move lowers: sites together, or the fold it makes ("top", "bottom")."""
+
+
+@dataclass(frozen=True)
+class Move:
+    """A layout one step smaller. `predicted`: nats it is expected to cost; `span`: number of blocks it takes in."""
+
+    position: int
+    layout: Layout
+    unit: Unit
+    saved: float
+    predicted: float
+    span: int = 1
+
+    @property
+    def key(self) -> tuple[int, Unit]:
+        """What tells moves of one kind at one place: their predictions are off by a like factor."""
+        return self.layout[self.position].low, self.unit
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What moves are made from. `allowed(shape, rank)`: may a pair stand there; `alike(low, high)`: may blocks fold."""
+
+    shapes: Shapes
+    costs: Costs
+    curves: Curves
+    align: int
+    allowed: Callable[[tuple[int, int], int], bool]
+    alike: Callable[[int, int], bool]
+
+    def cost(self, layout: Layout) -> float:
+        """Cost of a layout."""
+        return total(layout, self.shapes, self.costs)
+
+    def predicted(self, span: Span) -> float:
+        """Nats the ranks of a block are expected to cost."""
+        return sum(float(self.curves[span.source][roles][rank]) for roles, rank in span.ranks.items())
+
+    def moves(self, layout: Layout, need: float) -> list[Move]:
+        """Every move open that saves something; none saves more than it must to meet the `need`."""
+        found = [move for position in range(len(layout)) for move in self._lowered(layout, position, need)]
+        return found + [move for position in range(len(layout) - 1) for move in self._folded(layout, position, need)]
+
+    def _lowered(self, layout: Layout, position: int, need: float) -> Iterator[Move]:
+        for unit in self._units():
+            seen: set[tuple[int, ...]] = set()
+            for share in SHARES:
+                move = self._at_share(layout, position, unit, share)
+                if move is not None and move.saved > need:
+                    move = self._landing(layout, position, unit, share, need)
+                if move is None:
+                    continue
+                ranks = tuple(move.layout[position].ranks[roles] for roles in unit)
+                if ranks not in seen:
+                    seen.add(ranks)
+                    yield move
+
+    def _units(self) -> list[tuple[Roles, ...]]:
+        branches = [tuple(roles for roles in self.shapes if any(set(roles) <= set(group) for group in branch))
+                    for branch in BRANCHES]
+        return [(roles,) for roles in self.shapes] + [branch for branch in branches if len(branch) > 1]
+
+    def _landing(self, layout: Layout, position: int, unit: tuple[Roles, ...], low: float, need: float) -> Move | None:
+        """The move with the highest share that still saves what is needed."""
+        high, best = 1.0, self._at_share(layout, position, unit, low)
+        for _ in range(12):
+            middle = (low + high) / 2
+            move = self._at_share(layout, position, unit, middle)
+            if move is not None and move.saved >= need:
+                low, best = middle, move
+            else:
+                high = middle
+        return best
+
+    def _at_share(self, layout: Layout, position: int, unit: tuple[Roles, ...], share: float) -> Move | None:
+        span, ranks = layout[position], {}
+        for roles in unit:
+            shape, held = self.shapes[roles], span.ranks.get(roles)
+            rank = rank_of_share(shape, share, self.align)
+            if held is not None:
+                rank = min(rank, held)
+            elif not self.allowed(shape, rank):
+                return None
+            ranks[roles] = rank
+        lowered = span.lowered(ranks)
+        return self._move(layout, with_span(layout, position, lowered), position, unit,
+                          self.predicted(lowered) - self.predicted(span))
+
+    def _folded(self, layout: Layout, position: int, need: float) -> Iterator[Move]:
+        below, above = layout[position], layout[position + 1]
+        if not self.alike(below.low, above.high):
+            return
+        for name, left in (("top", below), ("bottom", above)):
+            nothing = left.lowered(dict.fromkeys(self.shapes, 1))
+            expected = self.predicted(nothing) - self.predicted(left)
+            made = merged(layout, position, top=name == "top")
+            move = self._move(layout, made, position, name, expected, span=2)
+            if move is not None and move.saved <= need:
+                yield move
+
+    def _move(
+        self, layout: Layout, made: Layout, position: int, unit: Unit, predicted: float, span: int = 1
+    ) -> Move | None:
+        saved = self.cost(layout) - self.cost(made)
+        return Move(position, made, unit, saved, max(predicted, 0.0), span) if saved > 0 else None

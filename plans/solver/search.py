@@ -1,0 +1,189 @@
+"""Progressive measured allocation: again and again the move that costs least measured loss for what it saves.
+
+Predicted losses only shortlist. Every shortlisted move is built (its block refit on the Gram windows) and measured on
+the model as compressed so far: on few windows, then the best of them on all, with everything above refit too. What was
+measured corrects the predictions of like moves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from foldrank.plans.models.decoder import Block
+from foldrank.plans.solver.block_refit import Fitted, Original, refit
+from foldrank.plans.solver.layout import Layout
+from foldrank.plans.solver.meter import Meter
+from foldrank.plans.solver.moves import Move, Terms, Unit
+from foldrank.progress import SILENT, Progress
+
+LEAST = 1e-5
+"""Nats below which a loss is noise: of two free moves the one that saves more is better."""
+
+CLOSE = 1.3
+"""A finalist whose loss for what it saves is within this factor of the best one's is taken in the same step."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """Moves measured in the first step and in each later one; those of them measured on all windows.
+
+    `strides`: one descent for each, whose steps save at least that share of what is to be saved in all. Short steps are
+    greedy; long ones find what pays only as a whole, such as a branch that all but leaves. The better descent wins.
+    """
+
+    first: int
+    later: int
+    finalists: int
+    strides: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class State:
+    """A layout and its model. Inputs [N, T, C] of every block, on the Gram windows and on the measuring ones."""
+
+    layout: Layout
+    fitted: tuple[Fitted, ...]
+    inputs: tuple[Tensor, ...]
+    measured: tuple[Tensor, ...]
+    loss: float
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """The blocks of the model, lowest first."""
+        return tuple(fitted.block for fitted in self.fitted)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step took, for the report: what was predicted, what was measured when it was tried, what it became."""
+
+    low: int
+    unit: str
+    saved: float
+    predicted: float
+    tried: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A move as measured: the loss it adds; of a finalist the whole model, refit from the move up."""
+
+    move: Move
+    added: float
+    made: State | None = None
+
+    @property
+    def score(self) -> float:
+        """Added nats for each unit of cost saved."""
+        return max(self.added, LEAST) / self.move.saved
+
+
+@dataclass
+class Search:
+    """Descends from a dense layout to a budget, in steps that save `stride` of what is to be saved or more."""
+
+    original: Original
+    meter: Meter
+    terms: Terms
+    effort: Effort
+    stride: float
+    progress: Progress = SILENT
+    steps: list[Step] = field(default_factory=list)
+    factors: dict[tuple[int, Unit], float] = field(default_factory=dict)
+
+    def run(self, layout: Layout, limit: float) -> State:
+        """The layout found whose cost is at most `limit`. Raises ValueError where no moves lead there."""
+        state = self.build(layout)
+        start = self.terms.cost(layout)
+        self.progress.start("auto", 100)
+        while (need := self.terms.cost(state.layout) - limit) > 0:
+            moves = self.terms.moves(state.layout, need)
+            if not moves:
+                raise ValueError(f"{limit:.6g} is below the {limit + need:.6g} of the smallest layout there is")
+            before = need
+            state = self._step(state, moves, need, start - limit)
+            self.progress.advance("auto", round(100 * (before - self.terms.cost(state.layout) + limit)
+                                                / max(start - limit, 1e-9)))
+        self.progress.finish("auto")
+        return state
+
+    def build(self, layout: Layout, base: State | None = None, start: int = 0) -> State:
+        """Refit every block of a layout from position `start` up; what lies below is that of `base`."""
+        fitted = list(base.fitted[:start]) if base else []
+        inputs = list(base.inputs[: start + 1]) if base else [self.original.states[0]]
+        for span in layout[start:]:
+            fitted.append(refit(self.original, span, inputs[len(fitted)]))
+            inputs[len(fitted):] = [fitted[-1].output]
+        blocks = [f.block for f in fitted]
+        measured = self.meter.inputs(blocks, base.measured[: start + 1] if base else ())
+        loss = self.meter.loss(measured[-1], blocks[-1:])
+        return State(layout, tuple(fitted), tuple(inputs[:-1]), measured, loss)
+
+    def _step(self, state: State, moves: Sequence[Move], need: float, whole: float) -> State:
+        few = self.meter.few(max(1, len(self.meter.wanted) // 4))
+        known = few.loss(state.measured[-1][: len(few.wanted)], state.blocks[-1:])
+        trials = [self._try(state, move, few, known) for move in self._shortlist(moves, need, whole)]
+        best = sorted(trials, key=lambda trial: trial.score)[: self.effort.finalists]
+        finalists = sorted((self._again(state, trial) for trial in best), key=lambda trial: trial.score)
+        return self._taken(state, finalists, need)
+
+    def _shortlist(self, moves: Sequence[Move], need: float, whole: float) -> list[Move]:
+        """The most promising, at most two of a kind at one place; by block, since trials of a block share work."""
+        least = min(need, whole * self.stride)
+        long = [move for move in moves if move.saved >= least] or moves
+        ranked = sorted(long, key=lambda move: self._expected(move) / move.saved)
+        counts: dict[tuple[int, Unit], int] = {}
+        chosen: list[Move] = []
+        for move in ranked:
+            counts[move.key] = counts.get(move.key, 0) + 1
+            if counts[move.key] <= 2:
+                chosen.append(move)
+        return sorted(chosen[: self.effort.later if self.steps else self.effort.first], key=lambda m: m.position)
+
+    def _expected(self, move: Move) -> float:
+        return max(move.predicted * self.factors.get(move.key, 1.0), LEAST)
+
+    def _try(self, state: State, move: Move, meter: Meter, known: float) -> Trial:
+        fitted = refit(self.original, move.layout[move.position], state.inputs[move.position])
+        above = state.blocks[move.position + move.span :]
+        hidden = state.measured[move.position][: len(meter.wanted)]
+        added = meter.loss(hidden, (fitted.block, *above)) - known
+        if move.predicted > 0:
+            self.factors[move.key] = min(max(added, LEAST) / move.predicted, 100.0)
+        return Trial(move, added)
+
+    def _again(self, state: State, trial: Trial) -> Trial:
+        made = self.build(trial.move.layout, state, trial.move.position)
+        return Trial(trial.move, made.loss - state.loss, made)
+
+    def _taken(self, state: State, finalists: Sequence[Trial], need: float) -> State:
+        """The best, and others nearly as good that lower other blocks and are needed too; then all is refit."""
+        best, layout = finalists[0], finalists[0].move.layout
+        taken, saved = [best], best.move.saved
+        for trial in finalists[1:]:
+            move = trial.move
+            apart = all(move.position != other.move.position for other in taken)
+            if best.move.span == move.span == 1 and apart and trial.score <= CLOSE * best.score and (
+                saved + move.saved <= need
+            ):
+                layout = tuple(
+                    move.layout[i] if i == move.position else span for i, span in enumerate(layout)
+                )
+                taken.append(trial)
+                saved += move.saved
+        made = best.made
+        if made is None or len(taken) > 1:
+            made = self.build(layout, state, min(trial.move.position for trial in taken))
+        for trial in taken:
+            self.steps.append(Step(trial.move.key[0], name(trial.move.unit), trial.move.saved, trial.move.predicted,
+                                   trial.added, made.loss))
+        return made
+
+
+def name(unit: Unit) -> str:
+    """A unit as the report writes it."""
+    return unit if isinstance(unit, str) else "+".join("_".join(roles) for roles in unit)
