@@ -24,9 +24,13 @@ from torch import Tensor
 
 from foldrank.benchmarks.environment import environment
 from foldrank.checkpoint import Checkpoint
-from foldrank.plans.compose import calibration_windows, parse_all, run_all
+from foldrank.planfile import Plan
+from foldrank.plans.compose import calibration_windows, parse_all, plan_of, run_all
 from foldrank.plans.models.decoder import Block, Decoder, load_decoder
 from foldrank.plans.texts import cut_windows, load_tokenizer, read_text
+from foldrank.plans.training.recovering import Recovery, recovery_windows
+from foldrank.plans.training.recovery import Training, recover
+from foldrank.plans.training.stored import Stored
 
 KEEPS = (0.95, 0.9, 0.8, 0.65, 0.5)
 SEEDS = (0, 1, 2)
@@ -42,16 +46,27 @@ class Cell:
     method: str
     keep: float
     seed: int
+    recover: str | None = None
 
     @property
     def key(self) -> str:
         """Its name in the file."""
-        return f"{self.model} {self.method} keep={self.keep} seed={self.seed}"
+        trained = "" if self.recover is None else f" recover={self.recover}"
+        return f"{self.model} {self.method} keep={self.keep} seed={self.seed}{trained}"
 
     @property
     def request(self) -> str:
         """As `--method` reads it."""
         return f"{self.method}{',' if ':' in self.method else ':'}keep={self.keep}"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How recovery trains: on so many tokens drawn from a text (None: the calibration text), for so many steps."""
+
+    text: Path | None
+    tokens: int
+    steps: int
 
 
 @dataclass(frozen=True)
@@ -77,14 +92,15 @@ class Judge:
 
 
 def cells(
-    models: Sequence[str], methods: Sequence[str], keeps: Sequence[float], seeds: Sequence[int]
+    models: Sequence[str], methods: Sequence[str], keeps: Sequence[float], seeds: Sequence[int],
+    recover: str | None = None,
 ) -> Iterator[Cell]:
     """Every cell, seeds outermost: a table cut short still has every method."""
     for seed in seeds:
         for model in models:
             for keep in keeps:
                 for method in methods:
-                    yield Cell(model, method, keep, seed)
+                    yield Cell(model, method, keep, seed, recover)
 
 
 def judge(checkpoint: Checkpoint, text: Path | None) -> Judge:
@@ -96,17 +112,34 @@ def judge(checkpoint: Checkpoint, text: Path | None) -> Judge:
     return Judge(load_decoder(checkpoint), windows.ids)
 
 
-def run_cell(cell: Cell, checkpoint: Checkpoint, dense: Judge) -> dict[str, Any]:
-    """Plan and judge one cell; `refused` where the method cannot reach that keep."""
-    ids = calibration_windows(checkpoint, None, None, cell.seed).ids
+def run_cell(cell: Cell, checkpoint: Checkpoint, dense: Judge, training: Asked | None = None) -> dict[str, Any]:
+    """Plan, judge, and where the cell says so train and judge again; `refused` where the method cannot reach that
+    keep. What was there before recovery stands beside it."""
+    windows = calibration_windows(checkpoint, None, None, cell.seed)
     start = time.perf_counter()
     try:
-        runs = run_all(dense.decoder, parse_all([cell.request]), ids, cell.seed)
+        runs = run_all(dense.decoder, parse_all([cell.request]), windows.ids, cell.seed)
     except ValueError as error:
         return {**asdict(cell), "refused": str(error)}
     seconds = time.perf_counter() - start
     result = runs[-1].result
-    return {**asdict(cell), **dense.figures(result.decoder.blocks), "kept": result.kept, "planning_s": seconds}
+    found = {**dense.figures(result.decoder.blocks), "kept": result.kept, "planning_s": seconds}
+    if cell.recover is None or training is None:
+        return {**asdict(cell), **found}
+    plan = plan_of(checkpoint, dense.decoder, windows, runs)
+    return {**asdict(cell), **found, "before": found, **_trained(cell, checkpoint, plan, dense, training)}
+
+
+def _trained(cell: Cell, checkpoint: Checkpoint, plan: Plan, dense: Judge, training: Asked) -> dict[str, Any]:
+    """Figures of the plan after recovery, and what that took."""
+    start = time.perf_counter()
+    asked = Recovery(cell.recover, training.text, training.tokens)  # type: ignore[arg-type]
+    ids = recovery_windows(checkpoint, asked, cell.seed).ids
+    done = recover(dense.decoder, plan, ids, Training(asked.kind, steps=training.steps), seed=cell.seed)
+    seconds = time.perf_counter() - start
+    stored = Stored.of(dense.decoder, done.plan, dense=False)
+    return {**dense.figures(stored.blocks(stored.matrices())), "recovery_s": seconds,
+            "recovery_tokens": int(ids.size), "recovery_steps": done.curve[-1][0]}
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -137,9 +170,13 @@ def _logs(decoder: Decoder, ids_1T: np.ndarray, blocks: Sequence[Block]) -> Tens
 @click.option("--keep", "keeps", multiple=True, type=float, default=KEEPS)
 @click.option("--seed", "seeds", multiple=True, type=int, default=SEEDS)
 @click.option("--text", type=click.Path(path_type=Path, exists=True), help="Held-out text; default: the installed one.")
+@click.option("--recover", type=click.Choice(["factors", "lora", "norms"]), help="Cells after recovery, not before.")
+@click.option("--recover-text", type=click.Path(path_type=Path, exists=True), help="Default: the calibration text.")
+@click.option("--recover-tokens", type=int, default=262_144)
+@click.option("--recover-steps", type=int, default=300)
 def main(
     models: tuple[Path, ...], output: Path, methods: tuple[str, ...], keeps: tuple[float, ...], seeds: tuple[int, ...],
-    text: Path | None,
+    text: Path | None, recover: str | None, recover_text: Path | None, recover_tokens: int, recover_steps: int,
 ) -> None:
     """Run the cells that are missing, one after the other, saving after each."""
     found = load(output)
@@ -147,12 +184,13 @@ def main(
     found["held_out"] = {"text": text.name if text else "validation.jsonl", "tokens": TOKENS, "window": WINDOW}
     opened = {path.name: Checkpoint.open(path) for path in models}
     judges: dict[str, Judge] = {}
-    for cell in cells(list(opened), methods, keeps, seeds):
+    training = Asked(recover_text, recover_tokens, recover_steps)
+    for cell in cells(list(opened), methods, keeps, seeds, recover):
         if cell.key in found["cells"]:
             continue
         if cell.model not in judges:
             judges[cell.model] = judge(opened[cell.model], text)
-        found["cells"][cell.key] = run_cell(cell, opened[cell.model], judges[cell.model])
+        found["cells"][cell.key] = run_cell(cell, opened[cell.model], judges[cell.model], training)
         save(output, found)
         click.echo(f"{cell.key}: {found['cells'][cell.key].get('perplexity_ratio', 'refused')}", err=True)
 

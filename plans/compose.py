@@ -44,7 +44,7 @@ CKA_TOKENS = 512
 
 
 @dataclass(frozen=True)
-class _Run:
+class Run:
     request: Request
     result: Result
 
@@ -59,6 +59,11 @@ def make_plan(
     windows = calibration_windows(checkpoint, calibration, calibration_tokens, seed)
     with open_shelf(*_inputs(checkpoint, windows, seed, device)) as shelf:
         runs = run_all(decoder, requests, windows.ids, seed, progress, shelf)
+    return plan_of(checkpoint, decoder, windows, runs)
+
+
+def plan_of(checkpoint: Checkpoint, decoder: Decoder, windows: Windows, runs: Sequence[Run]) -> Plan:
+    """The plan that runs of methods came to."""
     return Plan(
         document=PlanDocument(
             source=_source(checkpoint, decoder, runs),
@@ -107,7 +112,7 @@ def calibration_windows(checkpoint: Checkpoint, path: Path | None, tokens: int |
 def run_all(
     decoder: Decoder, requests: Sequence[Request], ids_NT: np.ndarray, seed: int, progress: Progress = SILENT,
     shelf: Shelf | None = None,
-) -> tuple[_Run, ...]:
+) -> tuple[Run, ...]:
     """Run methods in order, each on the model as left by the ones before, with a part of the shelf for each."""
     shelf = shelf or MemoryShelf()
     task = Task(decoder, ids_NT, seed, source=decoder, progress=progress)
@@ -118,7 +123,7 @@ def run_all(
         _check_interleaved(decoder, request, result.edits)
         folds = {edit.into: edit for edit in result.edits if isinstance(edit, FoldBlocks)}
         task = replace(task, decoder=result.decoder, folds={**task.folds, **folds})
-        runs.append(_Run(request, result))
+        runs.append(Run(request, result))
     return tuple(runs)
 
 
@@ -141,7 +146,7 @@ def _check_interleaved(decoder: Decoder, request: Request, edits: Sequence[Edit]
                           f"run {request.method.name} with packed weights taken as one")
 
 
-def _source(checkpoint: Checkpoint, decoder: Decoder, runs: Sequence[_Run]) -> Source:
+def _source(checkpoint: Checkpoint, decoder: Decoder, runs: Sequence[Run]) -> Source:
     named = sorted({number for fold in _edits(runs) if isinstance(fold, FoldBlocks) for number in fold.blocks})
     weights = {
         str(Site(number, (role,))): WeightDigest.of(decoder.blocks[number].weight(role).cpu().numpy())
@@ -161,13 +166,13 @@ def _calibration(windows: Windows) -> Calibration:
     )
 
 
-def _step(run: _Run) -> Step:
+def _step(run: Run) -> Step:
     values = run.request.values
     asked: Any = values.get("keep")
     return Step(run.request.method.name, values, Keep(asked, run.result.kept))
 
 
-def _predicted(decoder: Decoder, runs: Sequence[_Run]) -> dict[str, float | int]:
+def _predicted(decoder: Decoder, runs: Sequence[Run]) -> dict[str, float | int]:
     """What the plan leaves of the blocks' weights and of the whole model, with the methods' own figures."""
     last = runs[-1].result.decoder
     sites = last.site_parameters
@@ -185,7 +190,7 @@ def _predicted(decoder: Decoder, runs: Sequence[_Run]) -> dict[str, float | int]
     return found
 
 
-def _diagnostics(decoder: Decoder, ids_NT: np.ndarray, runs: Sequence[_Run]) -> dict[str, Any]:
+def _diagnostics(decoder: Decoder, ids_NT: np.ndarray, runs: Sequence[Run]) -> dict[str, Any]:
     found: dict[str, Any] = {"windows": [], "spectra": [], "slm_trace": []}
     found["similarity"] = similarity_map(decoder, ids_NT)
     for run in runs:
@@ -208,5 +213,5 @@ def similarity_map(decoder: Decoder, ids_NT: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _edits(runs: Sequence[_Run]) -> tuple[Edit, ...]:
+def _edits(runs: Sequence[Run]) -> tuple[Edit, ...]:
     return tuple(edit for run in runs for edit in run.result.edits)

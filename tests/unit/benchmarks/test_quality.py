@@ -10,7 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from foldrank.benchmarks.quality import Cell, Judge, cells, main
+from foldrank.benchmarks.quality import Asked, Cell, Judge, cells, main, run_cell
 from foldrank.benchmarks.quality_page import page, picture
 
 
@@ -59,6 +59,23 @@ def test_cells_that_are_there_are_not_run_again(specs_5m: Path, tmp_path: Path) 
     made = json.loads(path.read_text())["cells"]
     assert made[key] == {"perplexity_ratio": 7.0}
     assert "cannot be reached" in made[Cell(specs_5m.name, "slm", 0.01, 0).key]["refused"]
+
+
+def test_a_trained_cell_holds_what_was_before_and_judges_what_was_stored(shared: Path) -> None:
+    from foldrank.checkpoint import Checkpoint
+    from foldrank.plans.models.decoder import load_decoder
+
+    checkpoint = Checkpoint.open(shared / "models" / "specs-300k")
+    decoder = load_decoder(checkpoint)
+    dense = Judge(decoder, np.random.default_rng(0).integers(0, 512, size=(4, 64)))
+    cell = Cell("specs-300k", "svd", 0.6, 0, "factors")
+    found = run_cell(cell, checkpoint, dense, Asked(None, 16_384, 12))
+    plain = run_cell(Cell("specs-300k", "svd", 0.6, 0), checkpoint, dense)
+    assert found["before"]["kl_nats"] == plain["kl_nats"]
+    assert found["kept"] == plain["kept"]
+    assert found["kl_nats"] < 0.9 * plain["kl_nats"]
+    assert (found["recovery_steps"], found["recovery_tokens"]) == (12, 16_384)
+    assert cell.key.endswith("recover=factors")
 
 
 def entry(method: str, keep: float, seed: int, **figures: float) -> dict[str, object]:
