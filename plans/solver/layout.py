@@ -42,7 +42,7 @@ class Span:
         weights = {number: float(number == self.source) for number in blocks}
         return FoldBlocks(self.low, blocks, weights, "bottom" if self.source == self.low else "top")
 
-    def lowered(self, ranks: Mapping[Roles, int]) -> Span:
+    def with_ranks(self, ranks: Mapping[Roles, int]) -> Span:
         """The span with other ranks for some sites."""
         return replace(self, ranks={**self.ranks, **ranks})
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from foldrank.edits import rank_limit
 from foldrank.plans.solver.costs import Costs, total
 from foldrank.plans.solver.fisher import Curves
 from foldrank.plans.solver.layout import BRANCHES, Layout, Roles, Shapes, Span, merged, rank_of_share, with_span
@@ -21,7 +22,8 @@ Unit = tuple[Roles, ...] | str
 
 @dataclass(frozen=True)
 class Move:
-    """A layout one step smaller. `predicted`: nats it is expected to cost; `span`: number of blocks it takes in."""
+    """A layout one step smaller, or larger: then `saved` and `predicted` are below 0. `predicted`: nats it is expected
+    to cost; `span`: number of blocks it takes in."""
 
     position: int
     layout: Layout
@@ -59,6 +61,22 @@ class Terms:
         """Every move open that saves something; none saves more than it must to meet the `need`."""
         found = [move for position in range(len(layout)) for move in self._lowered(layout, position, need)]
         return found + [move for position in range(len(layout) - 1) for move in self._folded(layout, position, need)]
+
+    def raises(self, layout: Layout, room: float) -> list[Move]:
+        """Every pair with a higher rank that costs at most `room` more: the next rank, and the highest."""
+        found = []
+        for position, span in enumerate(layout):
+            for roles, held in span.ranks.items():
+                shape, least = self.shapes[roles], (held // self.align + 1) * self.align
+                known = room + self.costs.site(shape, held)
+                ranks = [rank for rank in range(least, rank_limit(*shape) + 1, self.align)
+                         if self.allowed(shape, rank) and self.costs.site(shape, rank) <= known]
+                for rank in {*ranks[:1], *ranks[-1:]}:
+                    raised = span.with_ranks({roles: rank})
+                    made = with_span(layout, position, raised)
+                    gained = self.predicted(raised) - self.predicted(span)
+                    found.append(Move(position, made, (roles,), self.cost(layout) - self.cost(made), gained))
+        return found
 
     def _lowered(self, layout: Layout, position: int, need: float) -> Iterator[Move]:
         for unit in self._units():
@@ -101,7 +119,7 @@ class Terms:
             elif not self.allowed(shape, rank):
                 return None
             ranks[roles] = rank
-        lowered = span.lowered(ranks)
+        lowered = span.with_ranks(ranks)
         return self._move(layout, with_span(layout, position, lowered), position, unit,
                           self.predicted(lowered) - self.predicted(span))
 
@@ -110,7 +128,7 @@ class Terms:
         if not self.alike(below.low, above.high):
             return
         for name, left in (("top", below), ("bottom", above)):
-            nothing = left.lowered(dict.fromkeys(self.shapes, 1))
+            nothing = left.with_ranks(dict.fromkeys(self.shapes, 1))
             expected = self.predicted(nothing) - self.predicted(left)
             made = merged(layout, position, top=name == "top")
             move = self._move(layout, made, position, name, expected, span=2)

@@ -108,7 +108,21 @@ class Search:
             state = self._step(state, moves, need, start - limit)
             self.progress.advance("auto", round(100 * (before - self.terms.cost(state.layout) + limit)
                                                 / max(start - limit, 1e-9)))
+        state = self._filled(state, limit)
         self.progress.finish("auto")
+        return state
+
+    def _filled(self, state: State, limit: float) -> State:
+        """What the last step saved too much is spent on higher ranks, as long as that is measured to pay."""
+        while moves := self.terms.raises(state.layout, limit - self.terms.cost(state.layout)):
+            best = sorted(moves, key=lambda move: move.predicted * self.factors.get(move.key, 1.0))
+            trials = [(self.build(move.layout, state, move.position), move) for move in best[: self.effort.finalists]]
+            made, move = min(trials, key=lambda trial: trial[0].loss)
+            if made.loss >= state.loss:
+                break
+            added = made.loss - state.loss
+            self.steps.append(Step(move.key[0], name(move.unit), move.saved, move.predicted, added, made.loss))
+            state = made
         return state
 
     def build(self, layout: Layout, base: State | None = None, start: int = 0) -> State:
