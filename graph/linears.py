@@ -58,6 +58,11 @@ class Linear:
         """Its single-role sites, in storage order."""
         return tuple(Site(self.block, (role,)) for role in self.roles)
 
+    def reads_as(self, other: Linear) -> bool:
+        """Whether both read one input: one value, or one value brought to one shape (for a Gemm) by each alone."""
+        mine, theirs = self.node.inputs[0], other.node.inputs[0]
+        return mine is theirs or (_reshaped(mine) is not None and _reshaped(mine) == _reshaped(theirs))
+
     def columns(self, role: str) -> slice:
         """Columns of W that belong to a role."""
         start = sum(self.widths[: self.roles.index(role)])
@@ -186,3 +191,15 @@ def _swaps(node: ir.Node) -> bool:
 def _number(node: ir.Node, name: str, default: float) -> float:
     attribute = node.attributes.get(name)
     return float(attribute.value) if attribute is not None else default
+
+
+def _reshaped(value: ir.Value | None) -> tuple[object, ...] | None:
+    """What a Reshape reads and makes of it, where its shape is written into the graph."""
+    producer = value.producer() if value is not None else None
+    if producer is None or producer.op_type != "Reshape" or producer.inputs[1] is None:
+        return None
+    shape = ir.convenience.get_const_tensor(producer.inputs[1])
+    zero = producer.attributes.get("allowzero")
+    return None if shape is None else (
+        id(producer.inputs[0]), tuple(shape.numpy().tolist()), zero.value if zero is not None else 0
+    )

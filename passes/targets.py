@@ -42,7 +42,7 @@ def misfits(site: Site, shape: tuple[int, ...], decoder: Decoder) -> Iterator[st
     if together := [linear for linear in linears if linear.interleaved and linear.roles != site.roles]:
         roles = ", ".join(together[0].roles)
         yield f"{site}: its weight holds {roles} head by head, which can only be replaced together"
-    if len({id(linear.node.inputs[0]) for linear in linears}) > 1:
+    if not all(linear.reads_as(linears[0]) for linear in linears):
         yield f"{site}: its roles do not read one input"
     spans = column_spans(site, decoder)
     found = (linears[0].shape[0], spans[site.roles[-1]].stop)

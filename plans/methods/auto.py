@@ -37,8 +37,8 @@ from foldrank.plans.solver.search import Effort, Search, State
 WIDTHS = {"fp32": 4, "fp16": 2, "bf16": 2}
 EFFORTS = {
     "low": Effort(16, 8, 2, (0.5,)),
-    "normal": Effort(24, 10, 3, (0.5, 0.125)),
-    "high": Effort(200, 40, 8, (0.5, 0.25, 0.125, 0.04)),
+    "normal": Effort(24, 10, 3, (0.5, 0.125), 16),
+    "high": Effort(200, 40, 8, (0.5, 0.25, 0.125, 0.04), 64),
 }
 SEARCH_TOKENS = 6144
 """Tokens that blocks are refit on while the search runs; the result is refit on all."""

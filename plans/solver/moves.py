@@ -78,6 +78,16 @@ class Terms:
                     found.append(Move(position, made, (roles,), self.cost(layout) - self.cost(made), gained))
         return found
 
+    def exchanges(self, layout: Layout, room: float) -> Iterator[tuple[Move, Move]]:
+        """One pair a rank lower, then another pair as much higher as that and the `room` allow."""
+        for position, span in enumerate(layout):
+            for roles, held in span.ranks.items():
+                lowered = span.with_ranks({roles: (held - 1) // self.align * self.align or 1})
+                made, cost = with_span(layout, position, lowered), self.predicted(lowered) - self.predicted(span)
+                down = self._move(layout, made, position, (roles,), cost)
+                if down is not None:
+                    yield from ((down, up) for up in self.raises(made, room + down.saved) if up.key != down.key)
+
     def _lowered(self, layout: Layout, position: int, need: float) -> Iterator[Move]:
         for unit in self._units():
             seen: set[tuple[int, ...]] = set()

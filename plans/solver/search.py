@@ -32,12 +32,14 @@ class Effort:
 
     `strides`: one descent for each, whose steps save at least that share of what is to be saved in all. Short steps are
     greedy; long ones find what pays only as a whole, such as a branch that all but leaves. The better descent wins.
+    `exchanges`: at the end, so many times at most a rank is taken from one pair and given to another.
     """
 
     first: int
     later: int
     finalists: int
     strides: tuple[float, ...]
+    exchanges: int = 0
 
 
 @dataclass(frozen=True)
@@ -108,22 +110,42 @@ class Search:
             state = self._step(state, moves, need, start - limit)
             self.progress.advance("auto", round(100 * (before - self.terms.cost(state.layout) + limit)
                                                 / max(start - limit, 1e-9)))
-        state = self._filled(state, limit)
+        state = self._exchanged(self._filled(state, limit), limit)
         self.progress.finish("auto")
         return state
 
     def _filled(self, state: State, limit: float) -> State:
         """What the last step saved too much is spent on higher ranks, as long as that is measured to pay."""
         while moves := self.terms.raises(state.layout, limit - self.terms.cost(state.layout)):
-            best = sorted(moves, key=lambda move: move.predicted * self.factors.get(move.key, 1.0))
-            trials = [(self.build(move.layout, state, move.position), move) for move in best[: self.effort.finalists]]
-            made, move = min(trials, key=lambda trial: trial[0].loss)
-            if made.loss >= state.loss:
+            better = self._improved(state, [(move,) for move in moves])
+            if better is None:
                 break
-            added = made.loss - state.loss
-            self.steps.append(Step(move.key[0], name(move.unit), move.saved, move.predicted, added, made.loss))
-            state = made
+            state = better
         return state
+
+    def _exchanged(self, state: State, limit: float) -> State:
+        """Ranks go from pairs where they are worth less to pairs where they are worth more, while that pays."""
+        for _ in range(self.effort.exchanges):
+            better = self._improved(state, [*self.terms.exchanges(state.layout, limit - self.terms.cost(state.layout))])
+            if better is None:
+                break
+            state = better
+        return state
+
+    def _improved(self, state: State, changes: Sequence[tuple[Move, ...]]) -> State | None:
+        """The model after the best of a few changes, moves in a row each; None where none is measured to pay."""
+        def expected(moves: tuple[Move, ...]) -> float:
+            return sum(move.predicted * self.factors.get(move.key, 1.0) for move in moves)
+
+        trials = [(self.build(moves[-1].layout, state, min(move.position for move in moves)), moves)
+                  for moves in sorted(changes, key=expected)[: self.effort.later]]
+        made, moves = min(trials, key=lambda trial: trial[0].loss, default=(state, ()))
+        if made.loss >= state.loss:
+            return None
+        for move in moves:
+            self.steps.append(Step(move.key[0], name(move.unit), move.saved, move.predicted, made.loss - state.loss,
+                                   made.loss))
+        return made
 
     def build(self, layout: Layout, base: State | None = None, start: int = 0) -> State:
         """Refit every block of a layout from position `start` up; what lies below is that of `base`."""

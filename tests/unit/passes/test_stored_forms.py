@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from anonymous import strip_names
 from onnx import helper, numpy_helper
 from synthetic import ROLES, Decoder, PlanMaker, Shape, random_decoder, run_onnx, worst, write_graph
+from synthetic.standard import write_standard
 
 from foldrank.errors import PassRefused
 from foldrank.graph.decoder import read_decoder
@@ -58,6 +60,34 @@ def test_a_fold_that_copies_a_block_takes_its_quantised_weights_as_they_are(tmp_
     small = applied(quantised(DECODER, tmp_path / "dense", form), plan, tmp_path / "small")
     expected = run_onnx(quantised(copied, tmp_path / "copied", form), IDS)
     np.testing.assert_allclose(run_onnx(small, IDS), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["gemm", "gemm_turned"])
+@pytest.mark.parametrize("named", [True, False])
+def test_gemms_that_each_reshape_one_input_share_a_factor(tmp_path: Path, form: str, named: bool) -> None:
+    """A biased linear over three axes as torch exports it: q, k and v bring the same value to the same two axes."""
+    decoder = random_decoder(Shape(blocks=3, packed=False, biased=True, all_biased=True, form=form), seed=2)
+    (tmp_path / "dense").mkdir()
+    graph = tmp_path / "dense" / "model.onnx"
+    write_standard(decoder, graph)
+    if not named:
+        graph = strip_names(graph, tmp_path / "bare" / "model.onnx")
+    maker = PlanMaker(decoder, "0" * 64).low_rank("block.01.qkv", 9).low_rank("block.02.gate_up", 7)
+    small = applied(graph, maker.plan(), tmp_path / "small")
+    check_file(small, "written")
+    assert worst(run_onnx(small, IDS), maker.expected().logits(IDS)) < 1e-5
+    assert worst(run_onnx(small, IDS, (4, 1, 6)), maker.expected().logits(IDS)) < 1e-5
+
+
+def test_linears_that_reshape_one_input_otherwise_read_different_inputs(tmp_path: Path) -> None:
+    decoder = random_decoder(Shape(blocks=2, packed=False, biased=True, all_biased=True, form="gemm"), seed=2)
+    write_standard(decoder, tmp_path / "model.onnx")
+    model = load_model(tmp_path / "model.onnx")
+    q, k = (read_decoder(model).blocks[1].by_role[role] for role in "qk")
+    assert q.reads_as(k)
+    shape = k.node.inputs[0].producer().inputs[1].producer()
+    shape.attributes["value"] = ir.AttrTensor("value", ir.tensor([1, -1, 48]))
+    assert not q.reads_as(k)
 
 
 @pytest.mark.parametrize("form", ["QOperator", "QDQ"])
