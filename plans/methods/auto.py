@@ -158,7 +158,8 @@ def _best(
     effort = EFFORTS[settings.effort]
     searches = [Search(original, meter, terms, effort, stride, task.progress) for stride in effort.strides]
     ended = [(search, search.run(layout, budget.limit)) for search in searches]
-    return min(ended, key=lambda pair: pair[1].loss)
+    found, state = min(ended, key=lambda pair: pair[1].loss)
+    return found, found.exchanged(state, budget.limit)
 
 
 def _terms(task: Task, settings: Settings, budget: Budget, shapes: Shapes, curves: Curves) -> Terms:

@@ -17,7 +17,7 @@ from foldrank.plans.solver.block_refit import Fitted, Original, refit
 from foldrank.plans.solver.layout import Layout
 from foldrank.plans.solver.meter import Meter
 from foldrank.plans.solver.moves import Move, Terms, Unit
-from foldrank.progress import SILENT, Progress
+from foldrank.progress import SILENT, Progress, track
 
 LEAST = 1e-5
 """Nats below which a loss is noise: of two free moves the one that saves more is better."""
@@ -110,7 +110,7 @@ class Search:
             state = self._step(state, moves, need, start - limit)
             self.progress.advance("auto", round(100 * (before - self.terms.cost(state.layout) + limit)
                                                 / max(start - limit, 1e-9)))
-        state = self._exchanged(self._filled(state, limit), limit)
+        state = self._filled(state, limit)
         self.progress.finish("auto")
         return state
 
@@ -123,9 +123,9 @@ class Search:
             state = better
         return state
 
-    def _exchanged(self, state: State, limit: float) -> State:
+    def exchanged(self, state: State, limit: float) -> State:
         """Ranks go from pairs where they are worth less to pairs where they are worth more, while that pays."""
-        for _ in range(self.effort.exchanges):
+        for _ in track(range(self.effort.exchanges), "exchanges", self.effort.exchanges, self.progress):
             better = self._improved(state, [*self.terms.exchanges(state.layout, limit - self.terms.cost(state.layout))])
             if better is None:
                 break
