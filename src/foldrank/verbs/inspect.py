@@ -60,11 +60,11 @@ def _bundle(path: Path) -> dict[str, Any]:
 
 
 def _graph(path: Path) -> dict[str, Any]:
-    from foldrank.graph.decoder import read_decoder
     from foldrank.graph.load import load_model
+    from foldrank.graph.skip_norms import read_apart
 
     model = load_model(path)
-    decoder = read_decoder(model)
+    decoder = read_apart(model)
     return {
         "dialect": decoder.dialect, "blocks": len(decoder.blocks),
         "block_numbers": [block.number for block in decoder.blocks],
