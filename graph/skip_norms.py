@@ -64,36 +64,35 @@ def _kinds(view: View) -> float:
 
 def _take_apart(graph: ir.Graph, merged: ir.Node, place: dict[ir.Node, int]) -> ir.Node:
     """What is made last of the two values added is the branch: it was computed from the other."""
-    def made(value: ir.Value | None) -> int:
-        maker = value.producer() if value is not None else None
-        return place[maker] if maker is not None else -1
-
-    residual, branch = sorted(merged.inputs[:2], key=made)
-    bias_slot = _BIAS[merged.op_type]
-    own, bias = merged.inputs[2:bias_slot], (*merged.inputs[bias_slot:], None)[0]
-    sums = []
-    if bias is not None:
-        sums.append(_sum(branch, bias, branch, merged, "biased"))
-        branch = sums[-1].outputs[0]
-    sums.append(_sum(residual, branch, branch, merged, "sum"))
+    residual, branch = sorted(merged.inputs[:2], key=lambda value: _place_of(value, place))
+    own, bias = merged.inputs[2 : _BIAS[merged.op_type]], merged.inputs[_BIAS[merged.op_type] :]
+    sums = [_sum(branch, value, merged, "biased") for value in bias if value is not None]
+    sums.append(_sum(sums[0].outputs[0] if sums else branch, residual, merged, "sum"))
     epsilon = merged.attributes.get_float("epsilon", _EPSILON)
     norm = ir.Node("", merged.op_type.removeprefix("Skip"), [sums[-1].outputs[0], *_trimmed(own)],
                    [ir.AttrInt64("axis", -1), ir.AttrFloat32("epsilon", epsilon)],
                    name=merged.name, metadata_props=dict(merged.metadata_props))
-    place |= dict.fromkeys(sums, place[merged])
+    place |= dict.fromkeys((*sums, norm), place[merged])
     olds = [merged.outputs[0], *merged.outputs[_SUM:]]
     news = [norm.outputs[0], sums[-1].outputs[0]][: len(olds)]
     ir.convenience.replace_nodes_and_values(graph, merged, [merged], [*sums, norm], olds, news)
     return norm
 
 
-def _sum(a: ir.Value | None, b: ir.Value | None, branch: ir.Value | None, merged: ir.Node, label: str) -> ir.Node:
-    """a + b, of the block that the branch is of: named as what makes it, where names tell, with its scopes."""
+def _place_of(value: ir.Value | None, place: dict[ir.Node, int]) -> int:
+    """Of what makes the value; before all nodes for an input of the graph."""
+    maker = value.producer() if value is not None else None
+    return place[maker] if maker is not None else -1
+
+
+def _sum(branch: ir.Value | None, other: ir.Value | None, merged: ir.Node, label: str) -> ir.Node:
+    """Their sum, of the block that the branch is of: named after what makes the branch, with its scopes."""
     maker = branch.producer() if branch is not None else None
     scopes = {key: maker.metadata_props[key] for key in SCOPES if key in maker.metadata_props} if maker else {}
-    node = ir.Node("", "Add", [a, b], name=f"{(maker or merged).name}/{label}", metadata_props=scopes)
+    name = f"{maker.name}/{label}" if maker and maker.name else None
+    node = ir.Node("", "Add", [branch, other], name=name, metadata_props=scopes)
     result, normed = node.outputs[0], merged.outputs[0]
-    result.name, result.type, result.shape = f"{merged.name}/{label}/output_0", normed.type, normed.shape
+    result.name, result.type, result.shape = f"{normed.name}/{label}", normed.type, normed.shape
     return node
 
 

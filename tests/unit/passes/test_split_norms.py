@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
+from anonymous import strip_names
 from onnx import TensorProto, helper
 from synthetic import Decoder, PlanMaker, Shape, random_decoder, run_onnx, worst, write_graph
 
@@ -89,10 +90,14 @@ def test_a_graph_whose_blocks_correspond_stays_as_it_is(tmp_path: Path) -> None:
     assert not any(receipt.changes for receipt in receipts if receipt.name == "split_norms")
 
 
+@pytest.mark.parametrize("named", [True, False])
 @pytest.mark.parametrize(("change", "biased"), [(merge_biases, True), (swap_one, False)])
-def test_blocks_that_correspond_only_apart_are_edited_apart(tmp_path: Path, change: Change, biased: bool) -> None:
+def test_blocks_that_correspond_only_apart_are_edited_apart(
+    tmp_path: Path, change: Change, biased: bool, named: bool
+) -> None:
     source = decoder(biased=biased)
-    operators = proved(dense(tmp_path, source, change), source, tmp_path)
+    graph = dense(tmp_path, source, change)
+    operators = proved(graph if named else strip_names(graph, tmp_path / "bare" / "model.onnx"), source, tmp_path)
     assert operators["SkipSimplifiedLayerNormalization"] == 0
     assert operators["SimplifiedLayerNormalization"] == 2 * 5 + 1
     _, receipts = transform(load_model(tmp_path / "model.onnx"), PlanMaker(source, "0" * 64).plan())
@@ -114,16 +119,17 @@ def test_apart_it_computes_the_same(operator: str, bias: bool, outputs: list[str
     own = ["gain", "beta"] if operator == "SkipLayerNormalization" else ["gain"]
     tensors = [helper.make_tensor(name, TensorProto.FLOAT, [8], rng.standard_normal(8).astype(np.float32))
                for name in (*own, *(["bias"] if bias else []))]
-    node = helper.make_node(operator, ["x", "skip", *(t.name for t in tensors)], outputs, "norm",
-                            domain="com.microsoft", epsilon=1e-3)
+    parameters = [t.name for t in tensors]
+    nodes = [helper.make_node(operator, [*read, *parameters], made, name, domain="com.microsoft", epsilon=1e-3)
+             for read, made, name in ((["x", "skip"], ["first"], "one"), (["first", "x"], outputs, "other"))]
     shape = ["batch", "length", 8]
     graph = helper.make_graph(
-        [node], "g", [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", "skip")],
+        nodes, "g", [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", "skip")],
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in outputs if name], tensors)
     opsets = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
     proto = helper.make_model(graph, opset_imports=opsets, ir_version=10)
     model = ir.from_proto(proto)
-    assert [norm.op_type for norm in take_apart(model.graph)] == [operator.removeprefix("Skip")]
+    assert [norm.op_type for norm in take_apart(model.graph)] == [operator.removeprefix("Skip")] * 2
     feed = {name: rng.standard_normal((2, 3, 8)).astype(np.float32) for name in ("x", "skip")}
     merged, apart = (ort.InferenceSession(p.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, feed)
                      for p in (proto, ir.to_proto(model)))
