@@ -66,8 +66,8 @@ def _take_apart(graph: ir.Graph, merged: ir.Node, place: dict[ir.Node, int]) -> 
     """What is made last of the two values added is the branch: it was computed from the other."""
     residual, branch = sorted(merged.inputs[:2], key=lambda value: _place_of(value, place))
     own, bias = merged.inputs[2 : _BIAS[merged.op_type]], merged.inputs[_BIAS[merged.op_type] :]
-    sums = [_sum(branch, value, merged, "biased") for value in bias if value is not None]
-    sums.append(_sum(sums[0].outputs[0] if sums else branch, residual, merged, "sum"))
+    sums = [_sum([branch, value], branch, merged, "biased") for value in bias if value is not None]
+    sums.append(_sum([residual, sums[0].outputs[0] if sums else branch], branch, merged, "sum"))
     epsilon = merged.attributes.get_float("epsilon", _EPSILON)
     norm = ir.Node("", merged.op_type.removeprefix("Skip"), [sums[-1].outputs[0], *_trimmed(own)],
                    [ir.AttrInt64("axis", -1), ir.AttrFloat32("epsilon", epsilon)],
@@ -85,12 +85,13 @@ def _place_of(value: ir.Value | None, place: dict[ir.Node, int]) -> int:
     return place[maker] if maker is not None else -1
 
 
-def _sum(branch: ir.Value | None, other: ir.Value | None, merged: ir.Node, label: str) -> ir.Node:
-    """Their sum, of the block that the branch is of: named after what makes the branch, with its scopes."""
+def _sum(values: Sequence[ir.Value | None], branch: ir.Value | None, merged: ir.Node, label: str) -> ir.Node:
+    """Their sum, of the block that the branch is of: named after what makes the branch, with its scopes. The residual
+    comes first, as in the models' code and so in sums that were not merged."""
     maker = branch.producer() if branch is not None else None
     scopes = {key: maker.metadata_props[key] for key in SCOPES if key in maker.metadata_props} if maker else {}
     name = f"{maker.name}/{label}" if maker and maker.name else None
-    node = ir.Node("", "Add", [branch, other], name=name, metadata_props=scopes)
+    node = ir.Node("", "Add", values, name=name, metadata_props=scopes)
     result, normed = node.outputs[0], merged.outputs[0]
     result.name, result.type, result.shape = f"{normed.name}/{label}", normed.type, normed.shape
     return node
