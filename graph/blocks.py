@@ -10,10 +10,12 @@ import onnx_ir as ir
 
 from foldrank.graph.cache import KVPair
 from foldrank.graph.dialects import Dialect
+from foldrank.graph.dialects.modules import ATTENTION_AND_UP
 from foldrank.graph.forms import Code, Surroundings, form, in_order, is_small_constant
-from foldrank.graph.linears import Linear, Pair, Place, bias_of, initializer_at, pairs_in, stored_matrix, stored_parts
+from foldrank.graph.linears import Linear, Pair, Place, initializer_at, pairs_in, stored_matrix, stored_parts
 from foldrank.graph.marks import PART, SITE
 from foldrank.graph.norms import norm_parameters
+from foldrank.graph.parts import biases_of, columns_of_parts
 from foldrank.sites import Site
 
 
@@ -77,12 +79,12 @@ def read_block(
             continue
         place, turned = stored
         columns = initializer_at(place).const_value.shape.numpy()[0 if turned else 1]  # type: ignore[union-attr]
-        widths = _widths(roles, columns, geometry)
+        widths = _widths(roles, columns, geometry, columns_of_parts(node))
         if sum(widths) != columns:
             opaque.append(f"{node.name} ({columns} columns for {', '.join(roles)})")
             continue
         together = dialect.interleaves(node)
-        linears.append(Linear(number, roles, node, widths, bias_of(node), place, turned, interleaved=together))
+        linears.append(Linear(number, roles, node, widths, biases_of(node), place, turned, interleaved=together))
     norms = tuple(norm_parameters(ordered))
     weights = {id(initializer_at(place)) for place in (*_places(linears), *norms, *quantised)}
     own = {id(value) for value in _own(nodes)} - weights
@@ -109,7 +111,7 @@ def _roles(node: ir.Node, dialect: Dialect) -> tuple[str, ...] | None:
 
 
 def _places(linears: Sequence[Linear]) -> list[Place]:
-    return [linear.place for linear in linears] + [linear.bias for linear in linears if linear.bias is not None]
+    return [linear.place for linear in linears] + [bias for linear in linears for bias in linear.biases]
 
 
 def _own(nodes: Sequence[ir.Node]) -> list[ir.Value]:
@@ -118,11 +120,15 @@ def _own(nodes: Sequence[ir.Node]) -> list[ir.Value]:
             if v is not None and v.is_initializer() and all(user in members for user in v.consumers())]
 
 
-def _widths(roles: tuple[str, ...], columns: int, geometry: tuple[int, int, int]) -> tuple[int, ...]:
-    """Columns of each role. Heads tell for q, k, v; gate and up halve; the rest is alone."""
+def _widths(
+    roles: tuple[str, ...], columns: int, geometry: tuple[int, int, int], parts: Sequence[int]
+) -> tuple[int, ...]:
+    """Columns of each role. Heads tell for q, k, v; gate and up halve; the rest is alone. `parts`: of the result."""
     heads, kv_heads, size = geometry
     if len(roles) == 1:
         return (columns,)
+    if roles == ATTENTION_AND_UP and len(parts) == 2:
+        return (*_widths(roles[:3], parts[0], geometry, ()), parts[1])
     if set(roles) == {"q", "k", "v"}:  # a cache may hold more KV heads than the weight makes (Falcon repeats them)
         return (heads * size, *[(columns - heads * size) // 2] * 2)
     if set(roles) <= {"q", "k", "v"}:

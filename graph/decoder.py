@@ -51,16 +51,15 @@ class Decoder:
 
 
 class View:
-    """The decoder view of a model, read when first asked for unless it is known. Worth nothing after a change of the
-    model."""
+    """The decoder view of a model, read when first asked for. Worth nothing after a change of the model."""
 
-    def __init__(self, model: ir.Model, decoder: Decoder | None = None) -> None:
-        self._model, self._known = model, decoder
+    def __init__(self, model: ir.Model) -> None:
+        self._model = model
 
     @cached_property
     def decoder(self) -> Decoder:
         """Raises GraphNotRecognized."""
-        return self._known or read_decoder(self._model)
+        return read_decoder(self._model)
 
 
 def read_decoder(model: ir.Model) -> Decoder:

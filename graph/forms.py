@@ -2,12 +2,13 @@
 
 Two blocks of equal form compute the same function of what enters them, their weights and their cache: node by node
 they are the same operator with the same attributes, reading corresponding values. Places of one correspond to places
-of the other.
+of the other. An axis of what enters is the same number for all blocks, whoever asks for it: block 0 may read what the
+embedding's side of the graph has asked already.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +33,9 @@ class Surroundings:
 
 
 def in_order(block: Surroundings) -> tuple[ir.Node, ...]:
-    """The block's nodes, each after those it reads, walking back from its outputs."""
+    """The block's nodes, each after those it reads, walking back from its outputs; none that ask for an axis of what
+    enters."""
+    entering = {id(value) for value in block.entering}
     order: dict[ir.Node, None] = {}
     pending: list[tuple[ir.Node, bool]] = [
         (node, False) for value in reversed((*block.present, *block.leaving))
@@ -46,7 +49,7 @@ def in_order(block: Surroundings) -> tuple[ir.Node, ...]:
             order[node] = None
             continue
         pending.append((node, True))
-        makers = (value.producer() for value in reversed(node.inputs) if value is not None)
+        makers = (v.producer() for v in reversed(node.inputs) if v is not None and _axis(v, entering) is None)
         pending.extend((maker, False) for maker in makers if maker in block.nodes and maker is not None)
     return tuple(order)
 
@@ -64,6 +67,18 @@ def is_small_constant(value: ir.Value) -> bool:
     if not value.is_initializer() or tensor is None or tensor.size > _SMALL:
         return False
     return tensor.size == 1 or not tensor.dtype.is_floating_point()
+
+
+def _axis(value: ir.Value, entering: Container[int]) -> tuple[ir.Value, ir.Node] | None:
+    """What enters and the constant that picks an axis of it, where a value is one: Gather(Shape(x), constant)."""
+    node = value.producer()
+    if node is None or node.op_type != "Gather":
+        return None
+    shape, index = (v.producer() if v is not None else None for v in node.inputs)
+    if shape is None or shape.op_type != "Shape" or shape.attributes or index is None or index.op_type != "Constant":
+        return None
+    x = shape.inputs[0]
+    return (x, index) if x is not None and id(x) in entering else None
 
 
 class _Codes:
@@ -92,6 +107,8 @@ class _Codes:
             return ("enters",) if len(self._entering) == 1 else ("enters", self._entering[id(value)])
         if id(value) in self._past:
             return ("past", self._past[id(value)])
+        if (axis := _axis(value, self._entering)) is not None:
+            return ("axis", self.value(axis[0]), *_content(axis[1]))
         producer = value.producer()
         if producer is not None and producer in self._index:
             if producer.op_type == "Constant":

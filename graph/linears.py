@@ -14,6 +14,9 @@ from foldrank.sites import Site
 
 WEIGHT_TYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
+_ADDING = ("Add", "BiasGelu", "FastGelu")
+"""Operators that add a vector to their input before whatever else they do."""
+
 Place = tuple[ir.Node, int]
 """A node and the slot of one of its inputs."""
 
@@ -24,15 +27,15 @@ class Linear:
 
     `node` is the MatMul or Gemm, `place` where the stored matrix is read (a Transpose may stand between), `transposed`
     whether it is stored [out, in]. `interleaved`: the roles lie head by head, so each stands for a run as wide as it
-    is, in storage order; only all of them together are something.
+    is, in storage order; only q, k and v together are something.
     """
 
     block: int
     roles: tuple[str, ...]
     node: ir.Node
     widths: tuple[int, ...]
-    bias: Place | None
-    """Where an initializer [out] is added: the Gemm itself, or the Add that follows."""
+    biases: tuple[Place, ...]
+    """Where an initializer is added: the Gemm itself, the Add that follows, or an Add behind each part of a Split."""
     place: Place
     transposed: bool
     interleaved: bool = False
@@ -156,11 +159,16 @@ def _behind(place: Place) -> list[Place]:
 
 
 def bias_of(node: ir.Node) -> Place | None:
-    """A Gemm's third input, or the Add right behind a MatMul that adds an initializer of one axis."""
+    """A Gemm's third input, or what the node right behind a MatMul adds."""
     if node.op_type == "Gemm":
         return (node, 2) if len(node.inputs) > 2 and _is_vector(node.inputs[2]) else None
-    users = node.outputs[0].consumers()
-    if len(users) != 1 or users[0].op_type != "Add":
+    return added_to(node.outputs[0])
+
+
+def added_to(value: ir.Value) -> Place | None:
+    """Where the only node that reads a value adds an initializer of one axis to it."""
+    users = value.consumers()
+    if len(users) != 1 or users[0].op_type not in _ADDING:
         return None
     return next(((users[0], slot) for slot, value in enumerate(users[0].inputs) if _is_vector(value)), None)
 

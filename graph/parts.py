@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from foldrank.graph.linears import bias_of, stored_matrix, tensor_at
+from foldrank.graph.linears import Place, added_to, bias_of, stored_matrix, tensor_at
 
 PLAIN = frozenset({"Reshape", "Identity", "Cast", "Squeeze", "Unsqueeze", "Add", "Flatten"})
 """Operators that only move numbers, but for the Add of a bias."""
@@ -35,11 +35,24 @@ def parts_of(node: ir.Node) -> list[ir.Value]:
     return []
 
 
+def columns_of_parts(node: ir.Node) -> list[int]:
+    """Columns of each part, or none where no Split says them."""
+    makers = {part.producer() for part in parts_of(node)}
+    sizes = [_integers(maker, "split", 1) for maker in makers if maker is not None]
+    return (sizes[0] or []) if len(sizes) == 1 else []
+
+
+def biases_of(node: ir.Node) -> tuple[Place, ...]:
+    """Where biases are added to a linear's result: to all of it, or to its parts."""
+    places = [bias_of(node)] if bias_of(node) else [added_to(part) for part in parts_of(node)]
+    return tuple(place for place in places if place is not None)
+
+
 def _undivided(node: ir.Node) -> ir.Value:
     """The linear's result, with its bias, in the shape in which it is taken apart."""
     value = node.outputs[0]
     bias = bias_of(node)
-    if bias is not None and bias[0] is not node:
+    if bias is not None and bias[0].op_type == "Add":
         value = bias[0].outputs[0]
     while True:
         readers = [reader for reader in value.consumers() if reader.op_type != "Shape"]

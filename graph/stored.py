@@ -14,9 +14,10 @@ import numpy as np
 import onnx_ir as ir
 
 from foldrank.errors import GraphNotRecognized
-from foldrank.graph.decoder import Decoder, read_decoder
+from foldrank.graph.decoder import Decoder
 from foldrank.graph.linears import Linear
 from foldrank.graph.load import load_model
+from foldrank.graph.skip_norms import read_apart
 from foldrank.graph.weights import CHUNK_BYTES, Array, read_rows, row_chunks
 
 
@@ -27,7 +28,7 @@ def stored_weights(path: Path) -> tuple[list[str], dict[str, str]] | None:
     """
     model = load_model(path)
     try:
-        digests = stored_digests(read_decoder(model))
+        digests = stored_digests(read_apart(model))
     except GraphNotRecognized:
         return None
     tensors = (value.const_value for value in model.graph.initializers.values())

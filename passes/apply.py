@@ -17,13 +17,13 @@ from foldrank import strictjson
 from foldrank.bundle import MANIFEST, Bundle, FileEntry, Manifest, seal
 from foldrank.errors import BundleError, PlanMismatch
 from foldrank.factors import FactorFile
-from foldrank.graph.decoder import Decoder, read_decoder
+from foldrank.graph.decoder import Decoder
 from foldrank.graph.invariants import check_file
 from foldrank.graph.load import load_model
 from foldrank.passes.configs import shrink_config, shrink_genai_config
 from foldrank.passes.hashed_file import HashedFile
 from foldrank.passes.link import link_model
-from foldrank.passes.pipeline import transform_in_place
+from foldrank.passes.pipeline import prepare, transform_in_place
 from foldrank.passes.proof import known_weights, proofs_beside
 from foldrank.passes.write import DATA, MODEL, stream_model
 from foldrank.planfile import Plan
@@ -51,11 +51,12 @@ def apply_plan(
     check_output(out, force=force)
     _check_source(bundle, plan)
     model = load_model(bundle.model)
-    decoder = read_decoder(model)
+    view, receipt = prepare(model)
+    decoder = view.decoder
     with proofs_beside(known_weights(decoder, bundle.weight_digests)) as proofs, \
             staged_folder(out, force=force) as stage, ThreadPoolExecutor(1, "copy") as pool:
         old_data = _data_files(model)
-        receipts = transform_in_place(model, plan, progress, decoder)
+        receipts = transform_in_place(model, plan, (view, receipt), progress)
         copied = pool.submit(_copies, bundle, old_data, plan, stage)
         model.graph.name = _graph_name(bundle, plan, model)
         with contextlib.ExitStack() as writing:

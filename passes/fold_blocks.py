@@ -118,8 +118,8 @@ def _writes(fold: FoldBlocks, decoder: Decoder) -> Iterator[_Write]:
     unchanged = [b.number for b in sources] == [low.number] and _is_copy(fold)
     for i, linear in enumerate(low.linears if not unchanged else ()):
         yield *linear.place, _merged([b.linears[i].tensor for b in sources], coefficients)
-        if linear.bias is not None:
-            yield *linear.bias, _merged([_bias_tensor(b.linears[i]) for b in sources], coefficients)
+        for j, bias in enumerate(linear.biases):  # blocks of one kind have them at the same places
+            yield *bias, _merged([tensor_at(b.linears[i].biases[j]) for b in sources], coefficients)
     if _is_copy(fold) and not unchanged:
         for place, other in zip(low.quantised, sources[0].quantised, strict=True):
             yield *place, tensor_at(other)
@@ -131,11 +131,6 @@ def _writes(fold: FoldBlocks, decoder: Decoder) -> Iterator[_Write]:
 def _merged(tensors: list[ir.TensorProtocol], coefficients: list[float]) -> ir.TensorProtocol:
     """One weight with coefficient 1 is taken as it lies on disk."""
     return tensors[0] if coefficients == [1.0] else combination(tensors, coefficients)
-
-
-def _bias_tensor(linear: Linear) -> ir.TensorProtocol:
-    assert linear.bias is not None  # blocks of one kind have their biases at the same linears
-    return tensor_at(linear.bias)
 
 
 def _apply(graph: ir.Graph, decoder: Decoder, fold: FoldBlocks, writes: list[_Write]) -> Change:

@@ -75,9 +75,9 @@ class Surgery:
             for piece in pieces
         ]
         result = results[0] if len(results) == 1 else self._join(linear, results)
-        if linear.bias is not None and linear.bias[0] is linear.node:
+        for bias in (place for place in linear.biases if place[0] is linear.node):
             sites = ",".join(map(str, linear.sites))
-            operands = [result, initializer_at(linear.bias)]
+            operands = [result, initializer_at(bias)]
             result = self._node(linear, "Add", operands, "bias", sites, f"{linear.node.name}/bias")
         linear.node.outputs[0].replace_all_uses_with(result)
         weight = linear.weight

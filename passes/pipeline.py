@@ -1,8 +1,9 @@
 """Run a plan's passes over a model, in an order fixed by kind, asking the laws of the graph after each.
 
 Weights first, then low rank, then blocks leave, then the cache is renumbered, then clean-up: so site numbers stay true
-until the end. Before all, blocks are marked where names do not tell them, declarations are set right and the head size
-is stated, since later it can no longer be read from a weight's shape.
+until the end. Before all, merged norms are taken apart where blocks correspond only so, blocks are marked where names
+do not tell them, declarations are set right and the head size is stated, since later it can no longer be read from a
+weight's shape.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from foldrank.passes.fold_blocks import FoldWeights
 from foldrank.passes.low_rank import FactorLinears
 from foldrank.passes.mark_blocks import MarkBlocks
 from foldrank.passes.replace_weight import ReplaceWeights
+from foldrank.passes.split_norms import SplitNorms
 from foldrank.planfile import Plan
 from foldrank.progress import SILENT, Progress, track
 
@@ -59,19 +61,27 @@ def transform(model: ir.Model, plan: Plan, progress: Progress = SILENT) -> tuple
     Raises PlanMismatch, PassRefused, GraphNotRecognized; InvariantBroken names the folder of a reproducer.
     """
     copy = model.clone()
-    return copy, transform_in_place(copy, plan, progress)
+    return copy, transform_in_place(copy, plan, prepare(copy), progress)
+
+
+def prepare(model: ir.Model) -> tuple[View, Receipt]:
+    """The model's view, after the change in place that a view may need; and what that was. The laws of the graph are
+    not asked yet: an exporter's declarations may be wrong still."""
+    view = View(model)
+    receipt = SplitNorms().edit(model, view)
+    return (View(model) if receipt.changes else view), receipt
 
 
 def transform_in_place(
-    model: ir.Model, plan: Plan, progress: Progress = SILENT, decoder: Decoder | None = None
+    model: ir.Model, plan: Plan, prepared: tuple[View, Receipt], progress: Progress = SILENT
 ) -> tuple[Receipt, ...]:
-    """Change a model and tell what was done. `decoder`: the model's view, where the caller has read it already.
+    """Change a model and tell what was done. `prepared`: what `prepare` gave of the model.
 
     Raises as `transform` does; the model is worth nothing then.
     """
-    view = View(model, decoder)
+    view, receipt = prepared
     _check_fit(model, view.decoder, plan)
-    return run(model, passes_for(plan), plan, progress, view)
+    return (receipt, *run(model, passes_for(plan), plan, progress, view))
 
 
 def _check_fit(model: ir.Model, decoder: Decoder, plan: Plan) -> None:

@@ -39,9 +39,8 @@ def misfits(site: Site, shape: tuple[int, ...], decoder: Decoder) -> Iterator[st
         yield f"{site}: no MatMul with a dense weight for {', '.join(missing)}{opaque}"
         return
     linears = targets(site, decoder)
-    if together := [linear for linear in linears if linear.interleaved and linear.roles != site.roles]:
-        roles = ", ".join(together[0].roles)
-        yield f"{site}: its weight holds {roles} head by head, which can only be replaced together"
+    if any(linear.interleaved for linear in linears) and set("qkv") & set(site.roles) not in (set(), set("qkv")):
+        yield f"{site}: its weight holds q, k, v head by head, which can only be replaced together"
     if not all(linear.reads_as(linears[0]) for linear in linears):
         yield f"{site}: its roles do not read one input"
     spans = column_spans(site, decoder)

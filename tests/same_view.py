@@ -15,7 +15,7 @@ def view(decoder: Decoder) -> list[tuple[Any, ...]]:
     """What edits rely on: numbers, sites with their columns and shapes, how much else there is, what crosses."""
     return [
         (block.number, len(block.nodes), len(block.norms), len(block.others), block.opaque, block.kv.number,
-         [(li.roles, li.widths, li.shape, li.transposed, li.bias is not None) for li in block.linears],
+         [(li.roles, li.widths, li.shape, li.transposed, len(li.biases)) for li in block.linears],
          [value.producer().op_type for value in values])
         for block, values in zip(decoder.blocks, decoder.boundaries, strict=False)
     ]

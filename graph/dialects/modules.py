@@ -20,6 +20,8 @@ _ROLES: dict[str, tuple[str, ...]] = {
 }
 """An MLP without a gate has `up` and `down` alone."""
 
+ATTENTION_AND_UP = ("q", "k", "v", "up")
+"""What reads the only norm of a block with parallel branches, in one weight."""
 _INTERLEAVED = frozenset({"attn.query_key_value"})
 _ATTENTION = re.compile(r"^(?:self_attn|self_attention|attention|attn)\.")
 
@@ -38,6 +40,11 @@ LINEAR_OPERATORS = frozenset({
 def roles_of_module(path: str) -> tuple[str, ...] | None:
     """Roles, in storage order, of the module at this path inside a block (`self_attn.q_proj`)."""
     return _ROLES.get(_ATTENTION.sub("attn.", path))
+
+
+def is_attention(path: str) -> bool:
+    """Whether a path inside a block is of its attention."""
+    return _ATTENTION.match(f"{path}.") is not None
 
 
 def is_interleaved(path: str) -> bool:

@@ -11,7 +11,14 @@ import re
 import onnx_ir as ir
 
 from foldrank.graph.dialects import Dialect
-from foldrank.graph.dialects.modules import LINEAR_OPERATORS, SCOPES, is_interleaved, roles_of_module
+from foldrank.graph.dialects.modules import (
+    ATTENTION_AND_UP,
+    LINEAR_OPERATORS,
+    SCOPES,
+    is_attention,
+    is_interleaved,
+    roles_of_module,
+)
 
 _WORD = re.compile(r"[\w.]+")
 _BLOCK = re.compile(r"(?:\w+\.)*(?:layers|h|blocks|block)\.(\d{1,5})(?:\.([\w.]+))?")
@@ -29,7 +36,7 @@ def _recognizes(model: ir.Model) -> bool:
 
 
 def _block_of(node: ir.Node) -> int | None:
-    scope = _scope(node)
+    scope = _scope(node) or next(filter(None, _scopes_of_parts(node)), None)
     return scope[0] if scope is not None else None
 
 
@@ -42,15 +49,28 @@ def _roles_of(node: ir.Node) -> tuple[str, ...] | None:
 
 def _interleaves(node: ir.Node) -> bool:
     scope = _scope(node)
-    return scope is not None and is_interleaved(scope[1])
+    return is_interleaved(scope[1]) if scope is not None else _packed(node) == ATTENTION_AND_UP
 
 
 def _packed(node: ir.Node) -> tuple[str, ...] | None:
-    """ort_fusions pack linears that read one input, without a scope: three are q, k, v, two are gate and up."""
-    users = node.outputs[0].consumers()
+    """Three are q, k, v; two are gate and up, but for a packed attention beside an MLP that reads the same norm."""
+    match _scopes_of_parts(node):
+        case [_, _, _]:
+            return ("q", "k", "v")
+        case [(_, first), (_, second)] if is_attention(first) and not is_attention(second):
+            return ATTENTION_AND_UP
+        case [_, _]:
+            return ("gate", "up")
+    return None
+
+
+def _scopes_of_parts(node: ir.Node) -> list[tuple[int, str] | None]:
+    """ort_fusions pack linears that read one input, without a scope: where each part of the result is read."""
+    users = node.outputs[0].consumers() if node.op_type in LINEAR_OPERATORS else ()
     if len(users) != 1 or users[0].op_type != "Split":
-        return None
-    return {3: ("q", "k", "v"), 2: ("gate", "up")}.get(len(users[0].outputs))
+        return []
+    return [next((scope for reader in part.consumers() if (scope := _scope(reader))), None)
+            for part in users[0].outputs]
 
 
 def _is_buffer(name: str) -> bool:

@@ -97,7 +97,7 @@ def test_sites_cover_every_weight_once_and_boundaries_correspond(source: Written
                 linear = block.by_role[role]
                 stored = linear.tensor.numpy().T if linear.transposed else linear.tensor.numpy()
                 np.testing.assert_array_equal(stored[:, linear.columns(role)], weights[role])
-                assert (linear.bias is not None) == (role in shape.biases)
+                assert bool(linear.biases) == (role in shape.biases)
             assert (len(block.norms), block.unknown, block.opaque) == (NORMS[shape.norms] + 2 * shape.qk_norm, [], ())
             assert block.kind == decoder.blocks[0].kind
         crossing = 2 if source.style.endswith("genai") else 1

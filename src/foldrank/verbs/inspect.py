@@ -60,11 +60,11 @@ def _bundle(path: Path) -> dict[str, Any]:
 
 
 def _graph(path: Path) -> dict[str, Any]:
-    from foldrank.graph.decoder import read_decoder
     from foldrank.graph.load import load_model
+    from foldrank.graph.skip_norms import read_apart
 
     model = load_model(path)
-    decoder = read_decoder(model)
+    decoder = read_apart(model)
     return {
         "dialect": decoder.dialect, "blocks": len(decoder.blocks),
         "block_numbers": [block.number for block in decoder.blocks],
@@ -90,11 +90,11 @@ def _sites(block: Block) -> list[dict[str, Any]]:
 
 def _dense_sites(block: int, linear: Linear) -> Iterator[tuple[Site, dict[str, Any]]]:
     dtype, rows = _dtype(linear.tensor.dtype.numpy()), linear.shape[0]
-    if linear.roles in PACKED.values():
-        site = Site(block, linear.roles)
-        yield site, _row(site, (rows, sum(linear.widths)), dtype, None)
-        return
-    for site, width in zip(linear.sites, linear.widths, strict=True):
+    first = next((roles for roles in PACKED.values() if linear.roles[: len(roles)] == roles), ())
+    if first:
+        site = Site(block, first)
+        yield site, _row(site, (rows, sum(linear.widths[: len(first)])), dtype, None)
+    for site, width in list(zip(linear.sites, linear.widths, strict=True))[len(first) :]:
         yield site, _row(site, (rows, width), dtype, None)
 
 

@@ -95,3 +95,18 @@ def test_cache_of_another_shape_is_not_asked_for_a_length(llama: ir.Model) -> No
     value.shape = ir.Shape(["batch_size", 2, "window", 16])
     with pytest.raises(PassRefused, match="cache of block 3 is read outside"):
         DropBlocks((3,)).edit(llama)
+
+
+def test_an_axis_of_what_enters_is_the_same_whoever_asks_for_it(llama: ir.Model) -> None:
+    """As in a family without a norm before attention: block 0 reads what the embedding's side has asked already."""
+    for i, values in enumerate(read_decoder(llama).boundaries[:-1]):
+        for name in ("Shape", "Shape_1"):
+            named(llama, f"/model/layers.{i}/self_attn/{name}").replace_input_with(0, values[0])
+    for name, asked in (("Gather", "/model/Gather_3"), ("Gather_1", "/model/Gather_1")):
+        value = named(llama, asked).outputs[0]
+        named(llama, f"/model/layers.0/self_attn/{name}").outputs[0].replace_all_uses_with(value)
+    first, *others = read_decoder(llama).blocks
+    assert {block.kind for block in others} == {first.kind}
+    swapped = named(llama, "/model/Gather_1").outputs[0]
+    named(llama, "/model/Gather_3").outputs[0].replace_all_uses_with(swapped)
+    assert read_decoder(llama).blocks[0].kind != others[0].kind
