@@ -125,22 +125,23 @@ def _owner(pair: KVPair, membership: dict[ir.Node, int], flowing: set[ir.Node], 
 
 def _tied(graph: ir.Graph) -> bool:
     """Whether the matrix that makes the logits is also the embedding table."""
-    tables = {_root(node.inputs[0]) for value in graph.inputs if value.name == "input_ids" for node in value.consumers()
-              if node.op_type == "Gather"}
+    ids = {value for value in graph.inputs if value.name == "input_ids"}
+    tables = {_root(node.inputs[0]) for node in graph if node.op_type == "Gather" and _root(node.inputs[1]) in ids}
     node = next((v.producer() for v in graph.outputs if v.name == "logits"), None)
     for _ in range(8):  # soft-capping and casts between the last MatMul and the logits
         if node is None:
             return False
-        if node.op_type in ("MatMul", "Gemm"):
+        if node.op_type in ("MatMul", "Gemm", "FusedMatMul"):
             return any(_root(value) in tables for value in node.inputs[1:2])
         node = node.inputs[0].producer() if node.inputs and node.inputs[0] is not None else None
     return False
 
 
 def _root(value: ir.Value | None) -> ir.Value | None:
-    """The initializer behind a Transpose or Cast."""
+    """The value behind a Transpose, Cast or Reshape."""
     producer = value.producer() if value is not None else None
-    return producer.inputs[0] if producer is not None and producer.op_type in ("Transpose", "Cast") else value
+    moved = producer is not None and producer.op_type in ("Transpose", "Cast", "Reshape")
+    return producer.inputs[0] if producer is not None and moved else value
 
 
 def _count(model: ir.Model, dialect: Dialect) -> int:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import onnx_ir as ir
 import pytest
+from synthetic import Shape, random_decoder
+from synthetic.standard import write_standard
 
 from foldrank.errors import GraphNotRecognized, PassRefused
 from foldrank.graph.decoder import read_decoder
@@ -110,3 +112,23 @@ def test_an_axis_of_what_enters_is_the_same_whoever_asks_for_it(llama: ir.Model)
     swapped = named(llama, "/model/Gather_1").outputs[0]
     named(llama, "/model/Gather_3").outputs[0].replace_all_uses_with(swapped)
     assert read_decoder(llama).blocks[0].kind != others[0].kind
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_tied_head_is_told_behind_reshapes_and_a_fused_product(tmp_path: Path, tied: bool) -> None:
+    """As ort_fusions leave GPT-2: ids brought to two axes first, the table read turned by FusedMatMul."""
+    write_standard(random_decoder(Shape(blocks=2, packed=False, tied=tied), seed=1), tmp_path / "model.onnx")
+    model = load_model(tmp_path / "model.onnx")
+    assert read_decoder(model).tied is tied
+    graph = model.graph
+    gather = next(node for node in graph if node.op_type == "Gather" and node.inputs[1].name == "input_ids")
+    axes = ir.Node("", "Constant", [], [ir.AttrTensor("value", ir.tensor([0, -1]))])
+    flat = ir.Node("", "Reshape", [gather.inputs[1], axes.outputs[0]])
+    graph.insert_before(gather, [axes, flat])
+    gather.replace_input_with(1, flat.outputs[0])
+    head = next(value.producer() for value in graph.outputs if value.name == "logits")
+    assert head.op_type == "MatMul"
+    head.domain, head.op_type = "com.microsoft", "FusedMatMul"
+    if tied:
+        head.replace_input_with(1, head.inputs[1].producer().inputs[0])
+    assert read_decoder(model).tied is tied
