@@ -13,7 +13,8 @@ from pathlib import Path
 import onnx_ir as ir
 
 from foldrank.checkpoint import Checkpoint
-from foldrank.export.genai import correct_scale
+from foldrank.export.builder import check_architecture
+from foldrank.export.genai import check_windows, correct_scale
 from foldrank.export.trace import trace
 from foldrank.verbs.export import export
 
@@ -27,11 +28,14 @@ def _bundled(exporter: str) -> Callable[[Path, Path, str], Path]:
 
 def genai_split(checkpoint: Path, folder: Path, dtype: str) -> Path:
     """The model builder without its packing of q, k and v; its faults set right as foldrank's exporter does."""
+    known = Checkpoint.open(checkpoint)
+    check_architecture(known.architecture)
     command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", str(checkpoint), "-o",
                str(folder / "split"), "-p", dtype, "-e", "cpu", "-c", str(folder / "cache"),
                "--extra_options", "disable_qkv_fusion=true", "windowed_kv_cache=false"]
     subprocess.run(command, check=True, capture_output=True)
-    correct_scale(folder / "split" / "model.onnx", Checkpoint.open(checkpoint))
+    check_windows(folder / "split" / "model.onnx", known)
+    correct_scale(folder / "split" / "model.onnx", known)
     return folder / "split" / "model.onnx"
 
 
