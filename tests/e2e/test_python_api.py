@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from nightly import NIGHTLY
 
 import foldrank
 from foldrank.bundle import Bundle
@@ -11,7 +12,8 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize(("methods", "blocks"), [
-    (["slm:keep=0.75"], 9), (["dipsvd:keep=0.8"], 12), (["slm:keep=0.9", "dipsvd:keep=0.9,packed=split"], 10),
+    (["slm:keep=0.75"], 9), (["dipsvd:keep=0.8"], 12),
+    pytest.param(["slm:keep=0.9", "dipsvd:keep=0.9,packed=split"], 10, marks=NIGHTLY),
 ])
 def test_each_method_alone_and_together_passes_the_graph_proof(
     methods: list[str], blocks: int, specs_5m: Path, dense_5m: Path, tmp_path: Path

@@ -106,7 +106,7 @@ def test_cache_and_names_are_the_common_ones(export: Export, tmp_path: Path) -> 
     assert {tuple(v.shape)[1::2] for v in small.graph.inputs if "past" in v.name} == {(2, 16)}
 
 
-@pytest.mark.slow
+@NIGHTLY
 def test_gemma2_merges_blocks_of_one_kind_and_loses_the_echo_of_its_window(export: Export, tmp_path: Path) -> None:
     checkpoint, graph = export("gemma2")
     assert any("_sliding_window" in str(v.name) for v in load_model(graph).graph.inputs)
