@@ -1,13 +1,14 @@
 """A file that is hashed and sent to disk while it is written.
 
-Beside the writer one thread reads back what was written, from the page cache, and hashes it, and another sends it to
-disk, so that neither has to wait for the other. The digest is thus one of what the file holds, whatever way it came.
+Beside the writer one thread hashes what was written, as it lies in the page cache, and another sends it to disk, so
+that neither has to wait for the other. The digest is thus one of what the file holds, whatever way it came.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import mmap
 import os
 import queue
 import threading
@@ -19,9 +20,9 @@ from foldrank.bundle import FileEntry
 _PIECE = 1 << 20
 """Bytes of one copy, between which the hash is told how far it may read."""
 _AHEAD = 64
-"""Pieces that writing may be ahead of hashing: what is read back should still be in memory."""
-_HASHED_AT_ONCE = 1 << 20
-"""Fits a core's cache."""
+"""Pieces that writing may be ahead of hashing: what is mapped should still be in memory."""
+_WINDOW = 4 << 20
+"""Bytes mapped at once to be hashed; a multiple of every page size."""
 _FLUSH_BYTES = 16 << 20
 """Sent to disk at once while more is written: waiting with all of it to the end would leave disk or processor idle."""
 
@@ -92,18 +93,23 @@ class HashedFile:
             thread.join()
 
     def _digest(self) -> None:
-        buffer, done = memoryview(bytearray(_HASHED_AT_ONCE)), 0
+        """Whole windows while more is written, the rest at the end."""
+        done = 0
         while (end := self._written.get()) >= 0:
-            while done < end and self._failed is None:
-                try:
-                    count = os.preadv(self._file.fileno(), [buffer[: end - done]], done)
-                    if not count:
-                        raise OSError(errno.EIO, "was cut while it was written", str(self.path))
-                except OSError as error:
-                    self._failed = error
-                else:
-                    self._hash.update(buffer[:count])
-                    done += count
+            done = self._hash_up_to(end - end % _WINDOW, done)
+        self._hash_up_to(self.position, done)
+
+    def _hash_up_to(self, end: int, start: int) -> int:
+        """Hash what is mapped: reading it into memory of one's own would cost a copy more."""
+        while start < end and self._failed is None:
+            size = min(_WINDOW, end - start)
+            try:
+                with mmap.mmap(self._file.fileno(), size, access=mmap.ACCESS_READ, offset=start) as window:
+                    self._hash.update(window)
+            except OSError as error:
+                self._failed = error
+            start += size
+        return max(start, end)
 
     def _flush(self) -> None:
         """The kernel tells of a failed write only once, so it is kept."""
