@@ -16,9 +16,9 @@ import click
 HEAD = """# Quality by method and size
 
 Perplexity over that of the dense model on {tokens:,} held-out tokens ({text}, windows of {window}), median over
-{seeds} calibration seeds (lowest to highest in brackets), without recovery. `keep` is what was asked of the decoder
-blocks' weights; methods that remove whole blocks can only go below it. Made by `foldrank.benchmarks.quality`, written
-from [`quality.json`](../benchmarks/results/quality.json), which has every cell.
+the calibration seeds that were run, at most {seeds} (lowest to highest in brackets), without recovery. `keep` is what
+was asked of the decoder blocks' weights; methods that remove whole blocks can only go below it. Made by
+`foldrank.benchmarks.quality`, written from [`quality.json`](../benchmarks/results/quality.json), which has every cell.
 
 ![perplexity over dense against the share of block weights kept](quality.svg)
 """
