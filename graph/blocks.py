@@ -44,7 +44,7 @@ class Block:
     def kind(self) -> tuple[Code, ...]:
         """What must be equal for blocks to merge: operators, attributes, wiring, shared inputs, shapes of weights."""
         own = {id(value) for value in self.own_initializers}
-        own |= {id(initializer_at(place)) for place in (*_places(self.linears), *self.norms, *self.quantised)}
+        own |= _weights(self.linears, self.norms, self.quantised)
         return form(self.surroundings, self.nodes[: self.needed], own)
 
     @cached_property
@@ -86,8 +86,7 @@ def read_block(
         together = dialect.interleaves(node)
         linears.append(Linear(number, roles, node, widths, biases_of(node), place, turned, interleaved=together))
     norms = tuple(norm_parameters(ordered))
-    weights = {id(initializer_at(place)) for place in (*_places(linears), *norms, *quantised)}
-    own = {id(value) for value in _own(nodes)} - weights
+    own = {id(value) for value in _own(nodes)} - _weights(linears, norms, quantised)
     others = tuple(
         (node, slot) for node in ordered for slot, value in enumerate(node.inputs)
         if value is not None and id(value) in own and not is_small_constant(value)
@@ -110,8 +109,10 @@ def _roles(node: ir.Node, dialect: Dialect) -> tuple[str, ...] | None:
     return None if PART in node.metadata_props else dialect.roles_of(node)
 
 
-def _places(linears: Sequence[Linear]) -> list[Place]:
-    return [linear.place for linear in linears] + [bias for linear in linears for bias in linear.biases]
+def _weights(linears: Sequence[Linear], norms: Sequence[Place], quantised: Sequence[Place]) -> set[int]:
+    """Identities of the initializers that a block is known by."""
+    places = [place for linear in linears for place in (linear.place, *linear.biases)]
+    return {id(initializer_at(place)) for place in (*places, *norms, *quantised)}
 
 
 def _own(nodes: Sequence[ir.Node]) -> list[ir.Value]:

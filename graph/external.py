@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
@@ -46,8 +46,8 @@ def stored_bytes(tensor: onnx.TensorProto) -> int | str:
     return -(-prod(dims) * bits // 8)
 
 
-def extent(tensor: onnx.TensorProto, sizes: FileSizes) -> Extent | str:
-    """Where the tensor's bytes lie, or why they may not lie there."""
+def extent(tensor: onnx.TensorProto, size_of: Callable[[str], int | str]) -> Extent | str:
+    """Where the tensor's bytes lie, or why they may not lie there. `size_of`: `file_size` by location."""
     entries = {entry.key: entry.value for entry in tensor.external_data}
     if len(entries) != len(tensor.external_data):
         return "an external data key stands twice"
@@ -68,7 +68,7 @@ def extent(tensor: onnx.TensorProto, sizes: FileSizes) -> Extent | str:
     location = entries.get("location", "")
     if problem := bad_location(location):
         return problem
-    end = sizes.of(location)
+    end = size_of(location)
     if isinstance(end, str):
         return end
     if start + length > end:
@@ -105,22 +105,8 @@ def _inline_fields(tensor: onnx.TensorProto) -> list[str]:
     return [*found, "raw_data"] if tensor.HasField("raw_data") else found
 
 
-class FileSizes:
-    """Sizes of data files below a folder, each asked for once."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._known: dict[str, int | str] = {}
-
-    def of(self, location: str) -> int | str:
-        """Bytes of a regular file with one name and no link on the way to it, or what is wrong."""
-        if location not in self._known:
-            self._known[location] = _file_size(self._folder, location)
-        return self._known[location]
-
-
-def _file_size(folder: Path, location: str) -> int | str:
-    """Size of a regular file with one name, no link on the way to it."""
+def file_size(folder: Path, location: str) -> int | str:
+    """Bytes of a regular file with one name and no link on the way to it, or what is wrong."""
     path = folder
     parts = location.split("/")
     for index, part in enumerate(parts):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache, partial
 from itertools import chain
 from pathlib import Path
 
 import onnx
 
-from foldrank.graph.external import Extent, FileSizes, extent, overlaps, stored_bytes
+from foldrank.graph.external import Extent, extent, file_size, overlaps, stored_bytes
 
 DOMAINS = ("", "ai.onnx", "com.microsoft")
 _DECLARED = frozenset({
@@ -107,11 +108,11 @@ def _nodes(graph: onnx.GraphProto, imported: set[str]) -> Iterator[str]:
 
 def _tensors(model: onnx.ModelProto, folder: Path) -> Iterator[str]:
     extents: list[Extent] = []
-    sizes = FileSizes(folder)
+    size_of = cache(partial(file_size, folder))  # most tensors lie in one file
     for graph in graphs(model.graph):
         for tensor in graph.initializer:
             if tensor.data_location == onnx.TensorProto.EXTERNAL:
-                place = extent(tensor, sizes)
+                place = extent(tensor, size_of)
                 if isinstance(place, str):
                     yield f"{tensor.name:.120}: {place}"
                 else:

@@ -14,6 +14,7 @@ import queue
 import threading
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
 from foldrank.bundle import FileEntry
 
@@ -57,13 +58,13 @@ class HashedFile:
             self._advance(count)
             data = data[count:]
 
-    def copy(self, source: int, start: int, size: int) -> None:
-        """Append `size` bytes of an open file from `start` on. Raises OSError, EIO where it ends before."""
+    def copy(self, source: BinaryIO, start: int, size: int, name: str) -> None:
+        """Append `size` bytes of an open file from `start` on. Raises OSError, naming it where it ends before."""
         buffer, end = memoryview(bytearray(min(_PIECE, size))), start + size
         while start < end:
-            count = os.preadv(source, [buffer[: end - start]], start)
+            count = os.preadv(source.fileno(), [buffer[: end - start]], start)
             if not count:
-                raise OSError(errno.EIO, "ends before its tensors do")
+                raise OSError(errno.EIO, "ends before its tensors do", name)
             self.write(buffer[:count])
             start += count
 
@@ -108,6 +109,8 @@ class HashedFile:
                     self._hash.update(window)
             except OSError as error:
                 self._failed = error
+            except ValueError:  # the file is shorter than what was written
+                self._failed = OSError(errno.EIO, "was cut while it was written", str(self.path))
             start += size
         return max(start, end)
 

@@ -1,6 +1,6 @@
 """Write a model: each tensor streamed once from where it lies to one new data file.
 
-Never more than one computed tensor in memory; one that lies in a file already is copied from there by the kernel.
+Never more than one computed tensor in memory; one that lies in a file already is copied from there in pieces.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _write_tensor(tensor: ir.TensorProtocol, data: HashedFile) -> None:
     """Append a tensor's bytes, little endian, C order."""
     if isinstance(tensor, ir.ExternalTensor):
         with open_data(tensor) as file:
-            data.copy(file.fileno(), tensor.offset or 0, tensor.nbytes)
+            data.copy(file, tensor.offset or 0, tensor.nbytes, str(tensor.path))
     elif isinstance(tensor, ir.LazyTensor):
         data.write(memoryview(np.ascontiguousarray(tensor.numpy()).view(np.uint8).reshape(-1).data))
     else:

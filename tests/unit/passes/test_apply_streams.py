@@ -125,3 +125,19 @@ def test_few_open_files_are_enough_for_any_number_of_weights(tmp_path: Path) -> 
     arguments = [str(tmp_path / name) for name in ("dense", "plan", "small")]
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 40
     subprocess.run([sys.executable, "-c", program, *arguments], check=True)
+
+
+def test_a_file_cut_while_it_is_written_is_an_error_and_blocks_nobody(tmp_path: Path) -> None:
+    with HashedFile(tmp_path / "x") as file:
+        file.write(memoryview(bytes(1 << 20)))
+        os.truncate(tmp_path / "x", 0)
+        with pytest.raises(OSError, match="was cut"):
+            file.entry()
+
+
+def test_a_source_that_ends_before_its_tensors_is_named(tmp_path: Path) -> None:
+    (tmp_path / "old").write_bytes(bytes(10))
+    with (tmp_path / "old").open("rb") as old, HashedFile(tmp_path / "x") as file:
+        with pytest.raises(OSError, match="ends before its tensors do") as found:
+            file.copy(old, 4, 7, "old")
+        assert found.value.filename == "old"
