@@ -7,6 +7,7 @@ searched as in `slm.py`. Windows here are disjoint; the released code may collap
 
 from __future__ import annotations
 
+from dataclasses import fields
 from functools import partial
 from typing import Annotated
 
@@ -19,21 +20,10 @@ from foldrank.plans.methods import slm
 
 
 @settings_dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
-class Settings:
-    """As of slm; `window`: blocks that collapse into one."""
+class Settings(slm.Merging):
+    """`window`: blocks that collapse into one."""
 
-    keep: Annotated[float, Field(gt=0, le=1)] | None = None
-    threshold: Annotated[float, Field(ge=-2, le=2)] | None = None
-    blocks: Annotated[int, Field(ge=1)] | None = None
     window: Annotated[int, Field(ge=2)] = 4
-    protect_first: Annotated[int, Field(ge=0)] = 1
-    protect_last: Annotated[int, Field(ge=0)] = 1
-    windows: Annotated[int, Field(ge=1)] = 16
-    tokens: Annotated[int, Field(ge=2)] = 128
-
-    def __post_init__(self) -> None:
-        if sum(x is not None for x in (self.keep, self.threshold, self.blocks)) != 1:
-            raise ValueError("give exactly one of keep, threshold, blocks")
 
 
 def fixed_windows(similarity: Similarity, bounds: Bounds, *, threshold: float, window: int) -> Outcome:
@@ -54,8 +44,7 @@ def fixed_windows(similarity: Similarity, bounds: Bounds, *, threshold: float, w
 
 def run(task: Task, settings: Settings) -> Result:
     """Collapse windows. Raises ValueError where the budget is out of reach, SourceError on unlike kinds."""
-    same = ("keep", "threshold", "blocks", "protect_first", "protect_last", "windows", "tokens")
-    as_slm = slm.Settings(rule="rdsc", **{name: getattr(settings, name) for name in same})
+    as_slm = slm.Settings(rule="rdsc", **{f.name: getattr(settings, f.name) for f in fields(slm.Merging)})
     return slm.merged(task, as_slm, partial(fixed_windows, window=settings.window), "laco")
 
 

@@ -37,20 +37,13 @@ Rule = Literal["top", "rdsc", "mean", "bottom"]
 
 
 @settings_dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
-class Settings:
-    """Exactly one of keep (share of blocks left, at most), blocks (number left, at most) and threshold is given.
-
-    `protect` names blocks that merge with none, such as 3+7-9, besides the first and last few. Of the calibration
-    windows the first `windows` are used, and of each its first `tokens` tokens.
-    """
+class Merging:
+    """What every method that merges windows of blocks takes: one of the first three, blocks spared at either end, and
+    how many calibration windows of so many tokens similarity is measured on."""
 
     keep: Annotated[float, Field(gt=0, le=1)] | None = None
     threshold: Annotated[float, Field(ge=-2, le=2)] | None = None
     blocks: Annotated[int, Field(ge=1)] | None = None
-    rule: Rule = "top"
-    norms: Literal["bottom", "top"] = "bottom"
-    similarity: Literal["state", "logits"] = "state"
-    protect: Annotated[str, Field(pattern=r"^(\d+(-\d+)?(\+\d+(-\d+)?)*)?$")] = ""
     protect_first: Annotated[int, Field(ge=0)] = 1
     protect_last: Annotated[int, Field(ge=0)] = 1
     windows: Annotated[int, Field(ge=1)] = 16
@@ -59,6 +52,20 @@ class Settings:
     def __post_init__(self) -> None:
         if sum(x is not None for x in (self.keep, self.threshold, self.blocks)) != 1:
             raise ValueError("give exactly one of keep, threshold, blocks")
+
+
+@settings_dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+class Settings(Merging):
+    """Exactly one of keep (share of blocks left, at most), blocks (number left, at most) and threshold is given.
+
+    `protect` names blocks that merge with none, such as 3+7-9, besides the first and last few. Of the calibration
+    windows the first `windows` are used, and of each its first `tokens` tokens.
+    """
+
+    rule: Rule = "top"
+    norms: Literal["bottom", "top"] = "bottom"
+    similarity: Literal["state", "logits"] = "state"
+    protect: Annotated[str, Field(pattern=r"^(\d+(-\d+)?(\+\d+(-\d+)?)*)?$")] = ""
 
     def bounds(self, count: int) -> Bounds:
         """Where windows may lie among `count` blocks. Raises ValueError where `protect` names a block there is not."""
