@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from foldrank.benchmarks.environment import environment
 from foldrank.checkpoint import Checkpoint
 from foldrank.plans.compose import calibration_windows
-from foldrank.plans.depth.dropping import mean_loss
 from foldrank.plans.low_rank.decomposing import by_input, decompose
 from foldrank.plans.low_rank.factoring import replaced
 from foldrank.plans.low_rank.ranks import from_ratios
@@ -31,6 +30,7 @@ from foldrank.plans.low_rank.whitening import Metric
 from foldrank.plans.method import Task
 from foldrank.plans.models.decoder import Decoder, load_decoder
 from foldrank.plans.models.loading import load_model
+from foldrank.plans.models.losses import mean_loss
 
 DAMPING = 1e-10
 """Added to the diagonal of a Gram matrix, as a share of its mean: a Cholesky factor needs full rank."""

@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from torch import Tensor
 from foldrank.benchmarks.environment import environment
 from foldrank.checkpoint import Checkpoint
 from foldrank.planfile import Plan
-from foldrank.plans.compose import calibration_windows, parse_all, plan_of, run_all
+from foldrank.plans.compose import calibration_windows, parse_all, plan_of, run_all, usable
 from foldrank.plans.models.decoder import Block, Decoder, load_decoder
 from foldrank.plans.texts import cut_windows, load_tokenizer, read_text
 from foldrank.plans.training.recovering import Recovery, recovery_windows
@@ -35,7 +36,7 @@ from foldrank.plans.training.stored import Stored
 KEEPS = (0.95, 0.9, 0.8, 0.65, 0.5)
 SEEDS = (0, 1, 2)
 TOKENS, WINDOW = 20_480, 512
-"""Held-out tokens, in windows that do not overlap."""
+"""Held-out tokens, in windows that do not overlap: of WINDOW tokens, or fewer where the model cannot use so many."""
 
 
 @dataclass(frozen=True)
@@ -76,19 +77,34 @@ class Judge:
     decoder: Decoder
     ids: np.ndarray
 
+    @cached_property
+    def dense(self) -> list[Tensor]:
+        """Log probabilities [T - 1, V] of the dense model for every window."""
+        return [_logs(self.decoder, row[None], self.decoder.blocks) for row in self.ids]
+
+    @property
+    def perplexity(self) -> float:
+        """Of the dense model."""
+        nats = -sum(float(logs.gather(-1, _targets(row, logs)).sum())
+                    for row, logs in zip(self.ids, self.dense, strict=True))
+        return math.exp(nats / (self.ids.size - len(self.ids)))
+
     def figures(self, blocks: Sequence[Block]) -> dict[str, float]:
         """Perplexity over dense, KL in nats, top-1 agreement of the model with these blocks."""
         sums = np.zeros(3)
-        for row in self.ids:
-            dense, small = (_logs(self.decoder, row[None], b) for b in (self.decoder.blocks, blocks))
-            targets = torch.from_numpy(row[1:, None]).to(dense.device)
+        for row, dense in zip(self.ids, self.dense, strict=True):
+            small = _logs(self.decoder, row[None], blocks)
             sums += [
-                float((dense - small).gather(-1, targets).sum()),
+                float((dense - small).gather(-1, _targets(row, dense)).sum()),
                 float((dense.exp() * (dense - small)).sum()),
                 float((dense.argmax(-1) == small.argmax(-1)).sum()),
             ]
         nats, kl, same = sums / (self.ids.size - len(self.ids))
         return {"perplexity_ratio": math.exp(nats), "kl_nats": max(0.0, kl), "top1_agreement": same}
+
+
+def _targets(row_T: np.ndarray, logs: Tensor) -> Tensor:
+    return torch.from_numpy(row_T[1:, None]).to(logs.device)
 
 
 def cells(
@@ -104,18 +120,19 @@ def cells(
 
 
 def judge(checkpoint: Checkpoint, text: Path | None) -> Judge:
-    """The first TOKENS tokens of a held-out text, default the installed one."""
+    """The first TOKENS tokens of a held-out text, default the installed one, in windows the model can use."""
     tokenizer = load_tokenizer(checkpoint.path)
     windows = cut_windows(
         read_text(text, "validation"), tokenizer, window=WINDOW, windows=TOKENS // WINDOW, seed=None
     )
-    return Judge(load_decoder(checkpoint), windows.ids)
+    decoder = load_decoder(checkpoint)
+    return Judge(decoder, usable(decoder, windows).ids)
 
 
 def run_cell(cell: Cell, checkpoint: Checkpoint, dense: Judge, training: Asked | None = None) -> dict[str, Any]:
     """Plan, judge, and where the cell says so train and judge again; `refused` where the method cannot reach that
     keep. What was there before recovery stands beside it."""
-    windows = calibration_windows(checkpoint, None, None, cell.seed)
+    windows = usable(dense.decoder, calibration_windows(checkpoint, None, None, cell.seed))
     start = time.perf_counter()
     try:
         runs = run_all(dense.decoder, parse_all([cell.request]), windows.ids, cell.seed)
@@ -181,7 +198,7 @@ def main(
     """Run the cells that are missing, one after the other, saving after each."""
     found = load(output)
     found["environment"] = environment(torch.get_num_threads())
-    found["held_out"] = {"text": text.name if text else "validation.jsonl", "tokens": TOKENS, "window": WINDOW}
+    found["held_out"] = {"text": text.name if text else "validation.jsonl", "tokens": TOKENS}
     opened = {path.name: Checkpoint.open(path) for path in models}
     judges: dict[str, Judge] = {}
     training = Asked(recover_text, recover_tokens, recover_steps)
@@ -189,7 +206,8 @@ def main(
         if cell.key in found["cells"]:
             continue
         if cell.model not in judges:
-            judges[cell.model] = judge(opened[cell.model], text)
+            judges[cell.model] = dense = judge(opened[cell.model], text)
+            found.setdefault("dense", {})[cell.model] = {"perplexity": dense.perplexity, "window": dense.ids.shape[1]}
         found["cells"][cell.key] = run_cell(cell, opened[cell.model], judges[cell.model], training)
         save(output, found)
         click.echo(f"{cell.key}: {found['cells'][cell.key].get('perplexity_ratio', 'refused')}", err=True)

@@ -6,7 +6,7 @@ A test renders the page again from the committed JSON and compares.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -15,10 +15,12 @@ import click
 
 HEAD = """# Quality by method and size
 
-Perplexity over that of the dense model on {tokens:,} held-out tokens ({text}, windows of {window}), median over
-the calibration seeds that were run, at most {seeds} (lowest to highest in brackets), without recovery. `keep` is what
+Perplexity over that of the dense model on {tokens:,} held-out tokens ({text}), median over
+the calibration seeds that were run, at most {seeds} (lowest to highest in brackets), without recovery where not
+said otherwise. `keep` is what
 was asked of the decoder blocks' weights; methods that remove whole blocks can only go below it. Made by
 `foldrank.benchmarks.quality`, written from [`quality.json`](../benchmarks/results/quality.json), which has every cell.
+Windows are as long as the dense model can use: where its loss rises within 512 tokens, 256 or fewer.
 
 ![perplexity over dense against the share of block weights kept](quality.svg)
 """
@@ -30,22 +32,56 @@ def page(found: Mapping[str, Any]) -> str:
     held = found["held_out"]
     parts = [HEAD.format(**held, seeds=len({cell["seed"] for cell in cells}))]
     for model in sorted({cell["model"] for cell in cells}):
-        mine = [cell for cell in cells if cell["model"] == model]
-        parts += [f"## {model}\n", _table(mine, "perplexity_ratio", "{:.3f}")]
+        held_here = [cell for cell in cells if cell["model"] == model]
+        mine = [cell for cell in held_here if not cell["recover"]]
+        dense = found["dense"][model]
+        parts += [f"## {model}\n", f"Dense perplexity {dense['perplexity']:.2f}, windows of {dense['window']}.\n"]
+        parts += [_table(mine, "perplexity_ratio", "{:.3f}")]
         parts += ["KL(dense || compressed), nats:\n", _table(mine, "kl_nats", "{:.3f}")]
         parts += ["Top-1 agreement:\n", _table(mine, "top1_agreement", "{:.3f}")]
         parts += ["Share of the block weights kept:\n", _table(mine, "kept", "{:.3f}")]
         parts += ["Planning, seconds:\n", _table(mine, "planning_s", "{:.0f}")]
+        parts += _timed([cell for cell in mine if "decode" in cell])
+        parts += _recovered([cell for cell in held_here if cell["recover"]])
     return "\n".join(parts)
+
+
+def _timed(cells: list[dict[str, Any]]) -> list[str]:
+    """What was timed, one row a cell."""
+    rows = [
+        (f"`{cell['method']}`", f"{cell['keep']:g}", f"{cell['bytes_ratio']:.3f}", f"{cell['decode']['ratio']:.3f}",
+         "{:.3f} to {:.3f}".format(*cell["decode"]["ci95"]), f"{cell['decode']['ideal']:.3f}")
+        for cell in sorted(cells, key=lambda cell: (-cell["keep"], cell["method"]))
+    ]
+    head = ("method", "keep", "graph and weights, of dense bytes", "decode, times dense", "95 % interval", "ideal")
+    title = "CPU decoding at batch 1, fp32 (`foldrank.benchmarks.quality_decode`):\n"
+    return [title, _rows(head, rows)] if rows else []
+
+
+def _recovered(cells: list[dict[str, Any]]) -> list[str]:
+    """What was trained, one row a cell: perplexity over dense before and after."""
+    rows = [
+        (f"`{cell['method']}`", f"{cell['keep']:g}", str(cell["seed"]), cell["recover"],
+         f"{cell['before']['perplexity_ratio']:.3f}", f"{cell['perplexity_ratio']:.3f}", f"{cell['kl_nats']:.3f}",
+         f"{cell['recovery_tokens']:,}", str(cell["recovery_steps"]), f"{cell['recovery_s']:.0f}")
+        for cell in sorted(cells, key=lambda cell: (-cell["keep"], cell["method"], cell["recover"], cell["seed"]))
+    ]
+    head = ("method", "keep", "seed", "trained", "before", "after", "KL after", "tokens", "steps", "seconds")
+    return ["After recovery, perplexity over dense:\n", _rows(head, rows)] if rows else []
+
+
+def _rows(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
 def _table(cells: list[dict[str, Any]], figure: str, form: str) -> str:
     keeps = sorted({cell["keep"] for cell in cells}, reverse=True)
-    lines = [("method", *(f"keep {keep:g}" for keep in keeps)), tuple("---" for _ in range(len(keeps) + 1))]
+    lines = []
     for method in sorted({cell["method"] for cell in cells}):
         held = [[c for c in cells if c["method"] == method and c["keep"] == keep] for keep in keeps]
         lines.append((f"`{method}`", *(_entry(entries, figure, form) for entries in held)))
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    return _rows(("method", *(f"keep {keep:g}" for keep in keeps)), lines)
 
 
 def _entry(cells: Iterable[dict[str, Any]], figure: str, form: str) -> str:
@@ -65,7 +101,7 @@ def picture(found: Mapping[str, Any], path: Path) -> None:
     matplotlib.rcParams["svg.hashsalt"] = "foldrank"
     from matplotlib import pyplot
 
-    cells = [cell for cell in found["cells"].values() if "perplexity_ratio" in cell]
+    cells = [cell for cell in found["cells"].values() if "perplexity_ratio" in cell and not cell["recover"]]
     models = sorted({cell["model"] for cell in cells})
     figure, panels = pyplot.subplots(1, len(models), figsize=(5.5 * len(models), 4.2), squeeze=False)
     for panel, model in zip(panels[0], models, strict=True):

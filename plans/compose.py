@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from foldrank.context import ROWS, cut_to, usable_window
 from foldrank.digests import WeightDigest, sha256_array
 from foldrank.edits import Edit, FoldBlocks, LowRank
 from foldrank.errors import SourceError
@@ -21,6 +22,7 @@ from foldrank.planfile import Calibration, Keep, Plan, PlanDocument, Source, Ste
 from foldrank.plans.depth.similarity import debiased_cka
 from foldrank.plans.method import Result, Task
 from foldrank.plans.models.decoder import Decoder, load_decoder
+from foldrank.plans.models.losses import position_losses
 from foldrank.plans.request import Request, parse
 from foldrank.plans.resume import code_version, open_shelf
 from foldrank.plans.shelf import MemoryShelf, Shelf
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from foldrank.checkpoint import Checkpoint
 
 WINDOW = 512
-"""Tokens of a calibration window, or the model's context where that is shorter."""
+"""Tokens of a calibration window, or fewer where the model cannot use so many (`usable`)."""
 
 CALIBRATION_TOKENS = 24_576
 """Default calibration: 48 windows."""
@@ -56,7 +58,7 @@ def make_plan(
     """Plan a checkpoint. Raises ValueError on wrong use, SourceError on a text or checkpoint that cannot serve."""
     requests = parse_all(methods)
     decoder = load_decoder(checkpoint, device=device)
-    windows = calibration_windows(checkpoint, calibration, calibration_tokens, seed)
+    windows = usable(decoder, calibration_windows(checkpoint, calibration, calibration_tokens, seed))
     with open_shelf(*_inputs(checkpoint, windows, seed, device)) as shelf:
         runs = run_all(decoder, requests, windows.ids, seed, progress, shelf)
     return plan_of(checkpoint, decoder, windows, runs)
@@ -107,6 +109,12 @@ def calibration_windows(checkpoint: Checkpoint, path: Path | None, tokens: int |
     return cut_windows(
         read_text(path, "calibration"), tokenizer, window=window, windows=asked // window, seed=seed
     )
+
+
+def usable(decoder: Decoder, windows: Windows) -> Windows:
+    """The same tokens in windows that the model can use: shorter ones where it was trained on shorter ones."""
+    losses = position_losses(decoder, windows.ids[:ROWS])
+    return replace(windows, ids=cut_to(windows.ids, usable_window(losses)))
 
 
 def run_all(

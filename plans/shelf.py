@@ -65,6 +65,26 @@ class MemoryShelf:
         self._held.pop(name, None)
 
 
+@dataclass
+class Figures:
+    """Numbers measured once each and laid on a shelf under one name as they come: none is measured again."""
+
+    shelf: Shelf
+    name: str
+    known: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        held = self.shelf.get(self.name)
+        self.known |= {} if held is None else held.values
+
+    def of(self, key: str, measure: Callable[[], float]) -> float:
+        """The number of a key."""
+        if key not in self.known:
+            self.known[key] = measure()
+            self.shelf.put(self.name, Finding(values=dict(self.known)))
+        return self.known[key]
+
+
 def walk(
     blocks: Sequence[Block], shelf: Shelf, start: Callable[[], States],
     step: Callable[[Block, States], tuple[Finding, States]], *, stage: str, device: torch.device, progress: Progress,

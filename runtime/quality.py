@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from foldrank.context import ROWS, cut_to, usable_window
 from foldrank.progress import SILENT, Progress, track
 from foldrank.runtime.compare import Array, check_finite, kl_divergence, log_softmax, pieces
 from foldrank.runtime.decoding import OrtDecoder
@@ -56,8 +57,12 @@ class Quality:
 
 
 def measure(dense: OrtDecoder, small: OrtDecoder, ids_NT: Tokens, progress: Progress = SILENT) -> dict[str, Any]:
-    """The `quality` part of validate.json for windows of token ids [N, T]. Raises ValidationFailed on NaN."""
+    """The `quality` part of validate.json for windows of token ids [N, T]. Raises ValidationFailed on NaN.
+
+    Windows longer than the dense model can use are cut: `window` in the result says to what.
+    """
     found = Quality()
+    ids_NT = cut_to(ids_NT, usable_window(position_losses(dense, ids_NT[:ROWS])))
     window = ids_NT.shape[1]
     rows = rows_at_once(2 * window, dense.prefill(ids_NT[:1, :1]).shape[-1])
     starts = range(0, len(ids_NT), rows)
@@ -67,6 +72,15 @@ def measure(dense: OrtDecoder, small: OrtDecoder, ids_NT: Tokens, progress: Prog
         flat = (-1, dense_BTV.shape[-1])
         found.add(dense_BTV[:, :-1].reshape(flat), small_BTV[:, :-1].reshape(flat), ids_BT[:, 1:].reshape(-1))
     return {**found.report(), "window": window, "windows": len(ids_NT), **greedy_prefix(dense, small, ids_NT, progress)}
+
+
+def position_losses(dense: OrtDecoder, ids_NT: Tokens) -> Array:
+    """Mean next-token loss in nats at every position but the last [T - 1]."""
+    total = np.zeros(ids_NT.shape[1] - 1)
+    for ids_1T in ids_NT[:, None]:
+        logs_PV = log_softmax(dense.prefill(ids_1T)[0, :-1])
+        total -= np.take_along_axis(logs_PV, ids_1T[0, 1:, None], axis=-1)[:, 0]
+    return total / len(ids_NT)
 
 
 def greedy_prefix(dense: OrtDecoder, small: OrtDecoder, ids_NT: Tokens, progress: Progress = SILENT) -> dict[str, Any]:

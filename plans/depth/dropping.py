@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 import numpy as np
@@ -15,11 +16,13 @@ import torch
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings_dataclass
 from torch import Tensor
-from torch.nn import functional
 
 from foldrank.edits import FoldBlocks
 from foldrank.plans.method import Result, Task
 from foldrank.plans.models.decoder import Decoder
+from foldrank.plans.models.losses import mean_loss
+from foldrank.plans.shelf import Figures
+from foldrank.progress import Progress, track
 
 
 @settings_dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
@@ -82,6 +85,14 @@ class Text:
                 states.append(decoder.run(block, states[-1]))
         return cls(decoder, ids_NT, tuple(states))
 
+    def losses_without(self, figures: Figures, stage: str, progress: Progress) -> dict[int, float]:
+        """`loss_without` of all blocks but the lowest, by number; those the shelf has are not measured again."""
+        numbers = [block.number for block in self.decoder.blocks]
+        return {
+            number: figures.of(f"{numbers} without {number}", partial(self.loss_without, position))
+            for position, number in track([*enumerate(numbers)][1:], stage, len(numbers) - 1, progress)
+        }
+
     def loss_without(self, position: int) -> float:
         """Mean next-token loss in nats without the block at this position; what lies below it is not run."""
         hidden = self.states[position]
@@ -89,16 +100,6 @@ class Text:
             for block in self.decoder.blocks[position + 1 :]:
                 hidden = self.decoder.run(block, hidden)
         return mean_loss(self.decoder, hidden, self.ids)
-
-
-def mean_loss(decoder: Decoder, hidden_NTC: Tensor, ids_NT: np.ndarray) -> float:
-    """Mean next-token loss in nats, where the last block's output is this; logits of one window at a time."""
-    targets, sums = torch.from_numpy(ids_NT[:, 1:]).to(hidden_NTC.device), 0.0
-    with torch.no_grad():
-        for hidden, wanted in zip(hidden_NTC.split(1), targets, strict=True):
-            logits = decoder.logits(hidden)[0, :-1].float()
-            sums += float(functional.cross_entropy(logits, wanted, reduction="sum"))
-    return sums / targets.numel()
 
 
 def least(scores: dict[int, float], count: int) -> frozenset[int]:

@@ -15,8 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from foldrank.plans.low_rank.gradients import gradients
+from foldrank.plans.low_rank.gradients import BlockGradients, reduced
 from foldrank.plans.models.decoder import Decoder
+from foldrank.plans.shelf import Finding, Shelf
+from foldrank.progress import SILENT, Progress
 from foldrank.sites import Site
 
 EXPONENT = 0.3
@@ -25,25 +27,33 @@ FLOOR, CEILING = 0.3, 0.98
 QUARTERS = 4
 
 
-def sensitivities(decoder: Decoder, ids_NT: np.ndarray) -> np.ndarray:
+def sensitivities(
+    decoder: Decoder, ids_NT: np.ndarray, shelf: Shelf | None = None, progress: Progress = SILENT
+) -> np.ndarray:
     """S_l before normalisation, one per block: gradients of the next-token loss, summed over the windows."""
-    found = [
-        sum(float(g.norm() / found.block.tensors[name].float().norm().clamp_min(1e-12))
-            for name, g in found.summed().items())
-        for found in gradients(decoder, ids_NT)
-    ]
-    return np.array(found[::-1])
+    def reduce(found: BlockGradients) -> Finding:
+        return Finding(values={"sensitivity": sum(
+            float(g.norm() / found.block.tensors[name].float().norm().clamp_min(1e-12))
+            for name, g in found.summed().items())})
+
+    found = reduced(decoder, ids_NT, reduce, shelf, progress)
+    return np.array([found[block.number].values["sensitivity"] for block in decoder.blocks])
 
 
-def curvatures(decoder: Decoder, ids_NT: np.ndarray) -> dict[Site, float]:
+def curvatures(
+    decoder: Decoder, ids_NT: np.ndarray, shelf: Shelf | None = None, progress: Progress = SILENT
+) -> dict[Site, float]:
     """Mean squared gradient of the loss by a number of each role's output: a loss of y of |dy|^2 costs in proportion.
 
     The diagonal, averaged over outputs, of the empirical Fisher information of what a linear puts out.
     """
-    return {
-        Site(found.block.number, (role,)): float(np.mean([sizes[role] for sizes in found.outputs]))
-        for found in gradients(decoder, ids_NT) for role in found.block.roles
-    }
+    def reduce(found: BlockGradients) -> Finding:
+        return Finding(values={role: float(np.mean([sizes[role] for sizes in found.outputs]))
+                               for role in found.block.roles})
+
+    found = reduced(decoder, ids_NT, reduce, shelf, progress)
+    return {Site(block.number, (role,)): found[block.number].values[role]
+            for block in decoder.blocks for role in block.roles}
 
 
 def effective_rank(gram_CC: Tensor) -> int:

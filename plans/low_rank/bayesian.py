@@ -14,13 +14,13 @@ import numpy as np
 import torch
 
 from foldrank.errors import ProviderUnavailable
-from foldrank.plans.depth.dropping import mean_loss
 from foldrank.plans.depth.similarity import mean_cosine
 from foldrank.plans.low_rank.allocation import rescaled
 from foldrank.plans.low_rank.decomposing import Decomposed
 from foldrank.plans.low_rank.factoring import replaced
 from foldrank.plans.low_rank.ranks import Ranks
 from foldrank.plans.method import Task
+from foldrank.plans.models.losses import mean_loss
 from foldrank.plans.shelf import Finding
 from foldrank.progress import track
 

@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from foldrank.plans.models.decoder import Block, Decoder
+from foldrank.plans.shelf import Finding, MemoryShelf, Shelf, States, walk
+from foldrank.progress import SILENT, Progress
 
 
 @dataclass(frozen=True)
@@ -34,18 +36,43 @@ class BlockGradients:
         return {name: torch.stack([w[name] for w in self.windows]).sum(dim=0) for name in self.windows[0]}
 
 
-def gradients(decoder: Decoder, ids_NT: np.ndarray) -> Iterator[BlockGradients]:
-    """Every block's, from the top block to the lowest."""
-    hidden, inputs = decoder.embed(ids_NT), []
+def reduced(
+    decoder: Decoder, ids_NT: np.ndarray, reduce: Callable[[BlockGradients], Finding], shelf: Shelf | None = None,
+    progress: Progress = SILENT,
+) -> dict[int, Finding]:
+    """What `reduce` makes of every block's gradients, by block number, from the top block to the lowest.
+
+    What is found and what arrives at the next block lie on the shelf: an interrupted pass repeats the forward pass and
+    at most one block.
+    """
+    inputs: dict[int, Tensor] = {}
+
+    def start() -> States:
+        hidden = _forward(decoder, ids_NT, inputs)
+        return {"arriving": torch.cat([_at_the_top(decoder, hidden[n : n + 1], ids_NT[n]) for n in range(len(ids_NT))])}
+
+    def step(block: Block, states: States) -> tuple[Finding, States]:
+        if not inputs:
+            _forward(decoder, ids_NT, inputs)
+        passed = [
+            _through(decoder, block, hidden[None], arriving[None])
+            for hidden, arriving in zip(inputs.pop(block.number), states["arriving"], strict=True)
+        ]
+        found = BlockGradients(block, tuple(found for _, found, _ in passed), tuple(sizes for _, _, sizes in passed))
+        return reduce(found), {"arriving": torch.cat([below for below, _, _ in passed])}
+
+    return walk(tuple(reversed(decoder.blocks)), (shelf or MemoryShelf()).under("gradients"), start, step,
+                stage="gradients", device=decoder.device, progress=progress)
+
+
+def _forward(decoder: Decoder, ids_NT: np.ndarray, inputs: dict[int, Tensor]) -> Tensor:
+    """Output [N, T, C] of the last block; puts every block's input down by its number."""
+    hidden = decoder.embed(ids_NT)
     with torch.no_grad():
         for block in decoder.blocks:
-            inputs.append(hidden)
+            inputs[block.number] = hidden
             hidden = decoder.run(block, hidden)
-    arriving = [_at_the_top(decoder, hidden[n : n + 1], ids_NT[n]) for n in range(len(ids_NT))]
-    for block, hidden in zip(reversed(decoder.blocks), reversed(inputs), strict=True):
-        passed = [_through(decoder, block, hidden[n : n + 1], arriving[n]) for n in range(len(ids_NT))]
-        arriving = [below for below, _, _ in passed]
-        yield BlockGradients(block, tuple(found for _, found, _ in passed), tuple(sizes for _, _, sizes in passed))
+    return hidden
 
 
 @contextmanager

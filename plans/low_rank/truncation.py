@@ -48,6 +48,20 @@ def truncations(weight_IO: Tensor, metric: Metric) -> Truncations:
     return Truncations(a.to(torch.float32), kept.T.to(torch.float32).contiguous(), losses)
 
 
+def weighted_pair(weight_IO: Tensor, metric: Metric, root_OO: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """A [I, rank] and B [rank, O], float32, that minimise tr(F (W - A B)^T M (W - A B)) where F = R R^T, R triangular.
+
+    F says what an error at each output costs. B has orthonormal rows here too. Cost: one symmetric eigenproblem of size
+    min(I, O) and a triangular solve, in float64.
+    """
+    turned = weight_IO.to(torch.float64) @ root_OO
+    basis = decompose(turned, metric)[0][:, :rank]
+    rows = torch.linalg.solve_triangular(root_OO.T, basis, upper=True).T
+    orthonormal, mixing = torch.linalg.qr(rows.T)
+    a = turned @ basis @ mixing.T
+    return a.to(torch.float32), orthonormal.T.to(torch.float32).contiguous()
+
+
 def decompose(weight_IO: Tensor, metric: Metric) -> tuple[Tensor, np.ndarray]:
     """Orthonormal U [O, K], best direction first, and the loss at each rank [K + 1]; float64."""
     n_in, n_out = weight_IO.shape

@@ -29,7 +29,13 @@ class Metric:
 
     @cached_property
     def root(self) -> Tensor:
-        """S [I, I] with S S^T = M. Any root gives the same factors; eigenvalues below 0 by rounding count as 0."""
+        """S [I, I] with S S^T = M: a Cholesky factor where M has full rank, else from its eigenvectors.
+
+        Any root gives the same factors; eigenvalues below 0 by rounding count as 0.
+        """
+        lower, failed = torch.linalg.cholesky_ex(self.matrix)
+        if not int(failed):
+            return lower
         values, vectors = torch.linalg.eigh(self.matrix)
         return vectors * values.clamp_min(0.0).sqrt()
 

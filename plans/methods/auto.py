@@ -4,12 +4,13 @@ Budget in numbers (`keep`), bytes of the whole model's weights (`bytes`, stored 
 matrix products by a measured cost table (`speedup` with `cost_table`). Given a table, no pair is chosen that takes
 longer than its dense site, whatever the budget is in.
 
-Three parts, in `solver/`. `fisher.py` predicts what every rank of every site costs in nats (two-sided whitening): it
-shortlists; `search.py` measures those moves on the model as compressed so far and takes the best for what it saves;
-`block_refit.py` fits each block so that it makes up for what lies below it, so dense sites change too (`replace_weight`
-edits). The calibration windows are split: every fourth measures, the others give Gram matrices, so that a choice is
-judged on text it was not fit to. Only the last fit of the chosen layout sees all of them. The same seed gives the same
-plan.
+Five parts, in `solver/`. `fisher.py` predicts what every rank of every site costs in nats (two-sided whitening): it
+shortlists. `search.py` measures those moves on the model as compressed so far and takes the best for what it saves;
+`staged.py` lets a mixed-integer program (`program.py`) choose all at once, in few stages, from losses measured at each:
+the better of the two is kept. `block_refit.py` fits each block so that it makes up for what lies below it, so dense
+sites change too (`replace_weight` edits). The calibration windows are split: every fourth measures, the others give
+Gram matrices, so that a choice is judged on text it was not fit to. Only the last fit of the chosen layout sees all of
+them. The same seed gives the same plan.
 """
 
 from __future__ import annotations
@@ -27,18 +28,19 @@ from pydantic.dataclasses import dataclass as settings_dataclass
 from foldrank.plans.method import Method, Result, Task
 from foldrank.plans.solver.block_refit import Original, shapes_of
 from foldrank.plans.solver.costs import Costs, CostTable, Latencies, Numbers, total
-from foldrank.plans.solver.fisher import Curves, predicted_losses
+from foldrank.plans.solver.fisher import Curves, fisher_moments, output_roots, predicted_losses
 from foldrank.plans.solver.fitted_edits import fitted_result
 from foldrank.plans.solver.layout import Layout, Shapes, dense_layout, numbers_stored
 from foldrank.plans.solver.meter import Meter
 from foldrank.plans.solver.moves import Terms
 from foldrank.plans.solver.search import Effort, Search, State
+from foldrank.plans.solver.staged import Stages
 
 WIDTHS = {"fp32": 4, "fp16": 2, "bf16": 2}
 EFFORTS = {
-    "low": Effort(16, 8, 2, (0.5,)),
-    "normal": Effort(24, 10, 3, (0.5, 0.125), 16),
-    "high": Effort(200, 40, 8, (0.5, 0.25, 0.125, 0.04), 64),
+    "low": Effort(16, 8, 2, (0.5,), (1,)),
+    "normal": Effort(24, 10, 3, (0.125,), (2,), 16),
+    "high": Effort(200, 40, 8, (0.5, 0.25, 0.125, 0.04), (1, 2, 3, 4), 64),
 }
 SEARCH_TOKENS = 6144
 """Tokens that blocks are refit on while the search runs; the result is refit on all."""
@@ -89,7 +91,7 @@ def run(task: Task, settings: Settings) -> Result:
     if total(layout, shapes, budget.costs) <= budget.limit:
         return Result(decoder, edits=(), kept=1.0)
     found, state = _best(task, settings, budget, layout, shapes, split(shortened(task.ids)))
-    final = replace(found, original=Original.of(decoder, task.ids)).build(state.layout)
+    final = replace(found, original=Original.of(decoder, task.ids, found.original.roots)).build(state.layout)
     kept = numbers_stored(final.layout, shapes) / numbers_stored(layout, shapes)
     return fitted_result(task, final, kept, _predicted(found, state), _diagnostics(found, state))
 
@@ -148,16 +150,21 @@ def _best(
     task: Task, settings: Settings, budget: Budget, layout: Layout, shapes: Shapes,
     windows: tuple[np.ndarray, np.ndarray],
 ) -> tuple[Search, State]:
-    """The descent that ends with the lower measured loss, and where it ends."""
+    """The search that ends with the lowest measured loss, and where it ends."""
     measuring, fitting = windows
     count = max(1, SEARCH_TOKENS // fitting.shape[1])
     used = fitting[:: max(1, len(fitting) // count)][:count]
-    curves = predicted_losses(task.decoder, used, task.seed, task.progress)
-    terms = _terms(task, settings, budget, shapes, curves)
-    original, meter = Original.of(task.decoder, used), Meter.of(task.decoder, measuring)
+    moments = fisher_moments(task.decoder, used, task.seed)
+    terms = _terms(task, settings, budget, shapes, predicted_losses(task.decoder, moments, used.size, task.progress))
+    original, meter = Original.of(task.decoder, used, output_roots(moments)), Meter.of(task.decoder, measuring)
     effort = EFFORTS[settings.effort]
     searches = [Search(original, meter, terms, effort, stride, task.progress) for stride in effort.strides]
     ended = [(search, search.run(layout, budget.limit)) for search in searches]
+    for count in effort.stages:
+        search = Search(original, meter, terms, effort, 1 / count, task.progress)
+        staged = Stages(search, count).run(search.build(layout), budget.limit)
+        if staged is not None:
+            ended.append((search, search.filled(staged, budget.limit)))
     found, state = min(ended, key=lambda pair: pair[1].loss)
     return found, found.exchanged(state, budget.limit)
 

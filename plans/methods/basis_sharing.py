@@ -8,8 +8,7 @@ rank is never so large that a pair alone would save nothing: a graph multiplies 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -27,7 +26,7 @@ from foldrank.plans.low_rank.truncation import Truncations, truncations
 from foldrank.plans.low_rank.whitening import Metric
 from foldrank.plans.method import Method, Result, Task
 from foldrank.plans.models.decoder import Block
-from foldrank.progress import track
+from foldrank.plans.shelf import Finding, States, walk
 from foldrank.sites import Site
 
 ALONE = ("o", "down")
@@ -84,25 +83,49 @@ METHOD = Method("basis_sharing", Settings, run, folds=False)
 
 def share(task: Task, group: int) -> list[Shared]:
     """Run the text through the blocks and decompose group by group; one group's Gram matrices are in memory."""
-    decoder, hidden, found = task.decoder, task.decoder.embed(task.ids), []
-    count = math.ceil(len(decoder.blocks) / group)
-    for index in track(range(count), "basis_sharing", count, task.progress):
-        blocks, grams = decoder.blocks[index * group : (index + 1) * group], []
-        for block in blocks:
+    decoder = task.decoder
+    groups = {decoder.blocks[i].number: decoder.blocks[i : i + group] for i in range(0, len(decoder.blocks), group)}
+
+    def step(lead: Block, states: States) -> tuple[Finding, States]:
+        hidden, grams = states["hidden"], {}
+        for block in groups[lead.number]:
             statistics, hidden = block_statistics(decoder, block, hidden)
-            grams.append(statistics.inputs)
-        for site in sites_of(blocks[0], "split"):
-            found += _alone(blocks, grams, site.role) if site.role in ALONE else [_together(blocks, grams, site.role)]
-    return found
+            grams[block.number] = statistics.inputs
+        parts = {_name(sharing): _truncated(sharing, grams) for sharing in _sharing(groups[lead.number])}
+        return Finding({f"{name}.{key}": tensor for name, held in parts.items() for key, tensor in held.items()}), {
+            "hidden": hidden}
+
+    found = walk(
+        tuple(blocks[0] for blocks in groups.values()), task.shelf.under("share"),
+        lambda: {"hidden": decoder.embed(task.ids)}, step, stage="basis_sharing", device=decoder.device,
+        progress=task.progress,
+    )
+    return [_shared(sharing, found[lead]) for lead, blocks in groups.items() for sharing in _sharing(blocks)]
 
 
-def _alone(blocks: Sequence[Block], grams: Sequence[Mapping[str, Tensor]], role: str) -> list[Shared]:
-    return [_together([block], [gram], role) for block, gram in zip(blocks, grams, strict=True)]
+Sharing = tuple[tuple[Block, Site], ...]
+"""Sites that share a basis, with their blocks."""
 
 
-def _together(blocks: Sequence[Block], grams: Sequence[Mapping[str, Tensor]], role: str) -> Shared:
-    sites = tuple(Site(block.number, (role,)) for block in blocks)
-    weights = [stacked(block, site) for block, site in zip(blocks, sites, strict=True)]
-    gram = torch.stack([gram[input_of(block, role)] for block, gram in zip(blocks, grams, strict=True)]).sum(dim=0)
-    parts = truncations(torch.cat(weights, dim=1), Metric(gram))
-    return Shared(sites, parts, tuple(w.shape[1] for w in weights), weights[0].shape[0])
+def _sharing(blocks: Sequence[Block]) -> Iterator[Sharing]:
+    for site in sites_of(blocks[0], "split"):
+        together = tuple((block, Site(block.number, (site.role,))) for block in blocks)
+        yield from ((one,) for one in together) if site.role in ALONE else (together,)
+
+
+def _name(sharing: Sharing) -> str:
+    return str(sharing[0][1])
+
+
+def _truncated(sharing: Sharing, grams: Mapping[int, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    role = sharing[0][1].role
+    gram = torch.stack([grams[block.number][input_of(block, role)] for block, _ in sharing]).sum(dim=0)
+    parts = truncations(torch.cat([stacked(block, site) for block, site in sharing], dim=1), Metric(gram))
+    return {"A": parts.a_IK, "B": parts.b_KO, "losses": torch.from_numpy(parts.losses)}
+
+
+def _shared(sharing: Sharing, found: Finding) -> Shared:
+    a, b, losses = (found.tensors[f"{_name(sharing)}.{key}"] for key in ("A", "B", "losses"))
+    widths = tuple(block.weight(site.role).shape[1] for block, site in sharing)
+    sites = tuple(site for _, site in sharing)
+    return Shared(sites, Truncations(a, b, losses.numpy()), widths, len(a))

@@ -102,14 +102,18 @@ def choose_ranks(task: Task, settings: Settings, parts: Decomposed) -> Ranks:
         case "spectrum":
             return within(settings, task, parts.candidates, smallest(parts.candidates, settings.align), "dipsvd")
         case "closed-form":
-            curvatures = allocation.curvatures(task.decoder, task.ids[:SENSITIVITY_WINDOWS])
+            curvatures = allocation.curvatures(task.decoder, _few(task), task.shelf, task.progress)
             candidates = weighted(parts.candidates, parts.losses, curvatures)
             start = water_fill(candidates, settings.numbers(task), settings.align)
             return within(settings, task, candidates, start, "dipsvd")
 
 
+def _few(task: Task) -> np.ndarray:
+    return task.ids[:SENSITIVITY_WINDOWS]
+
+
 def _heuristic(task: Task, settings: Settings, parts: Decomposed) -> np.ndarray:
-    sensitivity = allocation.sensitivities(task.decoder, task.ids[:SENSITIVITY_WINDOWS])
+    sensitivity = allocation.sensitivities(task.decoder, _few(task), task.shelf, task.progress)
     width = task.decoder.blocks[0].weight("q").shape[0]
     scores = allocation.importance(sensitivity, parts.effective_ranks, width)
     return allocation.ratios(scores, settings.keep, sign=1 if settings.ratios == "formula" else -1)

@@ -16,11 +16,12 @@ from pydantic.dataclasses import dataclass as settings_dataclass
 from torch import Tensor
 
 from foldrank.plans.low_rank.decomposing import Budget, Metrics, uniform
-from foldrank.plans.low_rank.gradients import BlockGradients, gradients
+from foldrank.plans.low_rank.gradients import BlockGradients, reduced
 from foldrank.plans.low_rank.grams import BlockStatistics
 from foldrank.plans.low_rank.whitening import Metric
 from foldrank.plans.method import Method, Result, Task
 from foldrank.plans.models.decoder import Block
+from foldrank.plans.shelf import Finding
 from foldrank.sites import Site
 
 
@@ -43,11 +44,11 @@ def row_weights(found: BlockGradients) -> dict[str, Tensor]:
 
 def fisher(task: Task, windows: int) -> Metrics:
     """The metric of each site: the rows of all its roles together."""
-    rows = {found.block.number: row_weights(found) for found in gradients(task.decoder, task.ids[:windows])}
+    found = reduced(task.decoder, task.ids[:windows], lambda one: Finding(row_weights(one)), task.shelf, task.progress)
 
     def metrics(block: Block, _statistics: BlockStatistics, sites: Sequence[Site]) -> Mapping[Site, Metric]:
         return {
-            site: Metric(torch.diag(torch.stack([rows[block.number][role] for role in site.roles]).sum(dim=0)))
+            site: Metric(torch.diag(torch.stack([found[block.number].tensors[role] for role in site.roles]).sum(dim=0)))
             for site in sites
         }
 

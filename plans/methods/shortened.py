@@ -8,17 +8,14 @@ from __future__ import annotations
 
 from foldrank.plans.depth.dropping import Depth, Text, least, without
 from foldrank.plans.method import Method, Result, Task
-from foldrank.progress import track
+from foldrank.plans.shelf import Figures
 
 
 def run(task: Task, settings: Depth) -> Result:
     """Drop them. Cost: half a forward pass for each block. Raises ValueError where no block would be left."""
     count = len(task.decoder.blocks)
     text = Text.through(task.decoder, settings.ids(task))
-    scores = {
-        task.decoder.blocks[position].number: text.loss_without(position)
-        for position in track(range(1, count), "shortened", count - 1, task.progress)
-    }
+    scores = text.losses_without(Figures(task.shelf, "losses"), "shortened", task.progress)
     return without(task, least(scores, count - settings.left(task)), {str(b): s for b, s in scores.items()})
 
 

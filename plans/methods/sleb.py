@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from foldrank.plans.depth.dropping import Depth, Text, least, without
 from foldrank.plans.method import Method, Result, Task
-from foldrank.progress import track
+from foldrank.plans.shelf import Figures
 
 
 def run(task: Task, settings: Depth) -> Result:
     """Drop them. Cost: half a forward pass for each block and drop. Raises ValueError where no block would be left."""
     decoder, drops = task.decoder, len(task.decoder.blocks) - settings.left(task)
     leaving: dict[int, float] = {}
-    for _ in track(range(drops), "sleb", drops, task.progress):
+    figures = Figures(task.shelf, "losses")
+    for drop in range(drops):
         text = Text.through(decoder, settings.ids(task))
-        losses = {block.number: text.loss_without(p) for p, block in enumerate(decoder.blocks) if p}
+        losses = text.losses_without(figures, f"sleb, drop {drop + 1} of {drops}", task.progress)
         (worst,) = least(losses, 1)
         leaving[worst] = losses[worst]
         decoder = decoder.with_blocks([block for block in decoder.blocks if block.number != worst])

@@ -31,7 +31,7 @@ from foldrank.plans.depth.similarity import mean_cosine
 from foldrank.plans.depth.windows import Bounds, Loop, Memo, Outcome, Search, Window, merge_windows, search_threshold
 from foldrank.plans.method import Method, Result, Task
 from foldrank.plans.models.decoder import Block, Decoder
-from foldrank.plans.shelf import Finding
+from foldrank.plans.shelf import Figures
 
 Rule = Literal["top", "rdsc", "mean", "bottom"]
 
@@ -203,17 +203,13 @@ def _reached(found: Search, count: int, target: int, name: str, settings: Settin
 
 def _told(cache: PrefixCache, task: Task, name: str) -> Memo:
     """Similarities, those that an interrupted plan measured taken from the shelf."""
-    held = task.shelf.get("similarities")
-    known = [] if held is None else list(held.values["known"])
+    figures = Figures(task.shelf, "similarities")
 
     def measure(committed: tuple[Window, ...], candidate: Window) -> float:
         task.progress.advance(name)
-        value = cache.similarity(committed, candidate)
-        known.append((committed, candidate, value))
-        task.shelf.put("similarities", Finding(values={"known": known}))
-        return value
+        return figures.of(f"{committed} {candidate}", lambda: cache.similarity(committed, candidate))
 
-    return Memo(measure, {(tuple(map(tuple, c)), tuple(w)): value for c, w, value in known})
+    return Memo(measure)
 
 
 def _check_alike(name: str, blocks: Sequence[Block]) -> None:

@@ -7,7 +7,8 @@ model, X' what it reads in the original, W its weight there. The new weight mini
 
 where D, for the two sites that write to the residual stream, is how far the compressed stream is behind the original
 (error feed-forward, as in SAES-SVD); elsewhere D = 0. A pair is the best truncation of V under the metric G + e. So the
-sites that stay dense mend what the others lose, at no cost in size. No gradient and no training is involved.
+sites that stay dense mend what the others lose, at no cost in size. Where the Fisher matrix F of a site's outputs is
+known the truncation is best under both, tr(F (V - A B)^T (G + e) (V - A B)): errors count for what they cost in nats.
 
 Cost of a block: it and its original run once, one solve [I, I] and one eigenproblem [min(I, O)] a site, in float64.
 """
@@ -23,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from foldrank.plans.low_rank.truncation import truncations
+from foldrank.plans.low_rank.truncation import truncations, weighted_pair
 from foldrank.plans.low_rank.whitening import Metric
 from foldrank.plans.models.decoder import Block, Decoder, watch_inputs
 from foldrank.plans.solver.layout import GROUPS, Roles, Shapes, Span
@@ -45,21 +46,27 @@ class Fitted:
 
 @dataclass
 class Original:
-    """The model to be matched: its hidden states [N, T, C] before every block and after the last."""
+    """The model to be matched: its hidden states [N, T, C] before every block and after the last.
+
+    `roots` (`fisher.output_roots`): what errors at a site's outputs cost, by block number; equal where it has none.
+    """
 
     decoder: Decoder
     states: tuple[Tensor, ...]
     additive: bool
+    roots: Mapping[int, Mapping[Roles, Tensor]] = field(default_factory=dict)
     _known: dict[int, dict[Roles, Tensor]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, decoder: Decoder, ids_NT: np.ndarray) -> Original:
+    def of(
+        cls, decoder: Decoder, ids_NT: np.ndarray, roots: Mapping[int, Mapping[Roles, Tensor]] | None = None
+    ) -> Original:
         """Run the original once."""
         states = [decoder.embed(ids_NT)]
         with torch.no_grad():
             for block in decoder.blocks:
                 states.append(decoder.run(block, states[-1]))
-        found = cls(decoder, tuple(states), additive=True)
+        found = cls(decoder, tuple(states), True, roots or {})
         return replace(found, additive=found._adds_branches())
 
     def position(self, number: int) -> int:
@@ -156,12 +163,18 @@ class _Task:
         found = torch.linalg.solve(metric, goal)
         rank = self.span.ranks.get(roles)
         if rank is not None:
-            pair = truncations(found, Metric(metric)).pair(rank)
+            pair = self._pair(found, Metric(metric), roles, rank)
             self.pairs[roles] = pair
             found = pair[0] @ pair[1]
         if roles == ("o",):
             self.behind = (wanted @ old - read @ found.to(torch.float64))
         return found.to(torch.float32)
+
+    def _pair(self, found: Tensor, metric: Metric, roles: Roles, rank: int) -> tuple[Tensor, Tensor]:
+        root = self.original.roots.get(self.source.number, {}).get(roles)
+        if root is None:
+            return truncations(found, metric).pair(rank)
+        return weighted_pair(found, metric, root, rank)
 
     def _behind(self, roles: Roles) -> Tensor:
         """What the stream lacks [tokens, C] besides the site's own output in the original."""

@@ -62,6 +62,14 @@ class Terms:
         found = [move for position in range(len(layout)) for move in self._lowered(layout, position, need)]
         return found + [move for position in range(len(layout) - 1) for move in self._folded(layout, position, need)]
 
+    def probes(self, layout: Layout, need: float) -> list[Move]:
+        """One move of every kind at every place: a site about halfway, a branch all but removed, two blocks folded."""
+        kinds: dict[tuple[int, Unit], list[Move]] = {}
+        for move in self.moves(layout, need):
+            kinds.setdefault(move.key, []).append(move)
+        return [moves[-1 if isinstance(unit, str) or len(unit) > 1 else len(moves) // 2]
+                for (_, unit), moves in kinds.items()]
+
     def raises(self, layout: Layout, room: float) -> list[Move]:
         """Every pair with a higher rank that costs at most `room` more: the next rank, and the highest."""
         found = []

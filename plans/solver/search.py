@@ -31,7 +31,8 @@ class Effort:
     """Moves measured in the first step and in each later one; those of them measured on all windows.
 
     `strides`: one descent for each, whose steps save at least that share of what is to be saved in all. Short steps are
-    greedy; long ones find what pays only as a whole, such as a branch that all but leaves. The better descent wins.
+    greedy; long ones find what pays only as a whole, such as a branch that all but leaves. `stages`: one run of the
+    program for each, in so many stages (`staged.py`). The one that ends with the lowest measured loss wins.
     `exchanges`: at the end, so many times at most a rank is taken from one pair and given to another.
     """
 
@@ -39,6 +40,7 @@ class Effort:
     later: int
     finalists: int
     strides: tuple[float, ...]
+    stages: tuple[int, ...] = ()
     exchanges: int = 0
 
 
@@ -110,11 +112,11 @@ class Search:
             state = self._step(state, moves, need, start - limit)
             self.progress.advance("auto", round(100 * (before - self.terms.cost(state.layout) + limit)
                                                 / max(start - limit, 1e-9)))
-        state = self._filled(state, limit)
+        state = self.filled(state, limit)
         self.progress.finish("auto")
         return state
 
-    def _filled(self, state: State, limit: float) -> State:
+    def filled(self, state: State, limit: float) -> State:
         """What the last step saved too much is spent on higher ranks, as long as that is measured to pay."""
         while moves := self.terms.raises(state.layout, limit - self.terms.cost(state.layout)):
             better = self._improved(state, [(move,) for move in moves])
@@ -182,6 +184,10 @@ class Search:
 
     def _expected(self, move: Move) -> float:
         return max(move.predicted * self.factors.get(move.key, 1.0), LEAST)
+
+    def tried(self, state: State, move: Move) -> Trial:
+        """The loss a move adds with only its own block refit, on all measuring windows."""
+        return self._try(state, move, self.meter, state.loss)
 
     def _try(self, state: State, move: Move, meter: Meter, known: float) -> Trial:
         fitted = refit(self.original, move.layout[move.position], state.inputs[move.position])

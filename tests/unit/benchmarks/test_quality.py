@@ -80,17 +80,23 @@ def test_a_trained_cell_holds_what_was_before_and_judges_what_was_stored(shared:
 
 def entry(method: str, keep: float, seed: int, **figures: float) -> dict[str, object]:
     whole = {"kl_nats": 0.1, "top1_agreement": 0.9, "kept": keep, "planning_s": 2.0, **figures}
-    return {"model": "m", "method": method, "keep": keep, "seed": seed, **whole}
+    return {"model": "m", "method": method, "keep": keep, "seed": seed, "recover": None, **whole}
 
 
 def test_the_page_shows_medians_and_what_is_out_of_reach(tmp_path: Path) -> None:
     rows = [entry("a", 0.9, seed, perplexity_ratio=1.1 + seed) for seed in range(3)]
-    rows.append({"model": "m", "method": "b", "keep": 0.9, "seed": 0, "refused": "no"})
+    rows.append({"model": "m", "method": "b", "keep": 0.9, "seed": 0, "recover": None, "refused": "no"})
+    trained = {**entry("a", 0.9, 0, perplexity_ratio=1.01), "recover": "lora", "before": rows[0],
+               "recovery_tokens": 4096, "recovery_steps": 30, "recovery_s": 9.0}
+    rows[0] |= {"decode": {"ratio": 1.2, "ci95": [1.1, 1.3], "ideal": 1.25}, "bytes_ratio": 0.75}
+    rows.append(trained)
     found = {"cells": {str(i): row for i, row in enumerate(rows)},
-             "held_out": {"text": "t", "tokens": 20480, "window": 512}}
+             "held_out": {"text": "t", "tokens": 20480}, "dense": {"m": {"perplexity": 7.0, "window": 256}}}
     text = page(found)
     assert "| `a` | 2.100 (1.100 to 3.100) |" in text
     assert "| `b` | out of reach |" in text
+    assert "| `a` | 0.9 | 0 | lora | 1.100 | 1.010 | 0.100 | 4,096 | 30 | 9 |" in text
+    assert "| `a` | 0.9 | 0.750 | 1.200 | 1.100 to 1.300 | 1.250 |" in text
     picture(found, tmp_path / "p.svg")
     assert "<svg" in (tmp_path / "p.svg").read_text()
 

@@ -18,6 +18,7 @@ from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.request import parse
 from foldrank.plans.solver.block_refit import Original, refit, shapes_of
 from foldrank.plans.solver.costs import CostTable, Timing
+from foldrank.plans.solver.fisher import fisher_moments, predicted_losses
 from foldrank.plans.solver.layout import GROUPS, Layout, dense_layout
 from foldrank.plans.solver.meter import Meter
 from foldrank.plans.solver.moves import Terms
@@ -208,7 +209,7 @@ def test_what_is_left_of_the_budget_goes_to_ranks_that_pay(make_model: MakeModel
     assert terms.raises(low, 0) == terms.raises(layout, room) == []
     search = Search(Original.of(decoder, fitting), Meter.of(decoder, measuring), terms, Effort(8, 8, 8, (0.5,)), 0.5)
     before = search.build(low)
-    after = search._filled(before, terms.cost(low) + room)
+    after = search.filled(before, terms.cost(low) + room)
     assert after.loss < before.loss
     assert terms.cost(low) < terms.cost(after.layout) <= terms.cost(low) + room
     assert all(search.build(move.layout).loss >= after.loss - 1e-9
@@ -217,9 +218,8 @@ def test_what_is_left_of_the_budget_goes_to_ranks_that_pay(make_model: MakeModel
 
 def _terms(decoder: Decoder) -> Terms:
     from foldrank.plans.solver.costs import Numbers
-    from foldrank.plans.solver.fisher import predicted_losses
-
-    curves = predicted_losses(decoder, np.random.default_rng(1).integers(0, 61, size=(2, 16)), 0)
+    ids = np.random.default_rng(1).integers(0, 61, size=(2, 16))
+    curves = predicted_losses(decoder, fisher_moments(decoder, ids, 0), ids.size)
     return Terms(shapes_of(decoder.blocks[0]), Numbers(), curves, 1, lambda _shape, _rank: True, lambda _l, _h: True)
 
 

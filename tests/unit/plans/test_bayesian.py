@@ -50,8 +50,8 @@ def test_ratios_are_as_good_as_uniform_ones_by_their_objective_or_better(
     make_model: Callable[..., Any], ids: np.ndarray, objective: Any
 ) -> None:
     pytest.importorskip("optuna")
-    from foldrank.plans.depth.dropping import mean_loss
     from foldrank.plans.depth.similarity import mean_cosine
+    from foldrank.plans.models.losses import mean_loss
 
     decoder = Decoder.of(make_model(3))
     task, values = Task(decoder, ids, 0, source=decoder), []

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from foldrank.plans.low_rank.truncation import decompose, weighted_pair
+from foldrank.plans.low_rank.whitening import Metric
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.solver.block_refit import sites
-from foldrank.plans.solver.fisher import Moments, curve, fisher_moments, predicted_losses
+from foldrank.plans.solver.fisher import Moments, curve, fisher_moments, output_roots, predicted_losses
 
 MakeModel = Callable[..., Any]
 ROLES = ("o",)
@@ -54,15 +56,14 @@ def test_small_cuts_cost_what_is_predicted_within_a_factor(make_model: MakeModel
     """K-FAC is a second-order estimate that takes inputs and gradients as independent: the order of magnitude holds."""
     decoder = Decoder.of(make_model(2))
     ids = np.random.default_rng(6).integers(0, 61, size=(24, 24))
-    predicted = predicted_losses(decoder, ids, 0)[0][("down",)]
+    predicted = predicted_losses(decoder, fisher_moments(decoder, ids, 0), ids.size)[0][("down",)]
     assert np.all(np.diff(predicted) <= 1e-12)
     assert predicted[-1] == 0.0
-    assert set(predicted_losses(decoder, ids[:2], 0)[1]) == set(sites(decoder.blocks[1]))
+    few = fisher_moments(decoder, ids[:2], 0)
+    assert set(predicted_losses(decoder, few, ids[:2].size)[1]) == set(sites(decoder.blocks[1]))
     rank = int(np.argmax(predicted < 0.02))
     block = decoder.blocks[0]
     moments = fisher_moments(decoder, ids, 0)[0]
-    from foldrank.plans.low_rank.truncation import decompose
-    from foldrank.plans.low_rank.whitening import Metric
 
     root = Metric(moments.outputs[("down",)] / ids.size).root
     weight = block.weight("down").double() @ root
@@ -73,3 +74,27 @@ def test_small_cuts_cost_what_is_predicted_within_a_factor(make_model: MakeModel
 
     measured = Meter.of(decoder, ids).loss(decoder.embed(ids), changed.blocks)
     assert predicted[rank] / 4 < measured < predicted[rank] * 4
+
+
+def test_the_pair_is_the_best_under_both_metrics_and_its_loss_is_the_curve() -> None:
+    rng = np.random.default_rng(2)
+    x, g, w = rng.normal(size=(50, 9)), rng.normal(size=(60, 7)), rng.normal(size=(9, 7))
+    gram, fisher = x.T @ x / 50, g.T @ g / 60
+    root = torch.from_numpy(np.linalg.cholesky(fisher))
+    left = np.linalg.cholesky(gram)
+    u, s, v = np.linalg.svd(left.T @ w @ root.numpy())
+    for rank in (1, 3, 7):
+        a, b = (part.double().numpy() for part in weighted_pair(torch.from_numpy(w), Metric(torch.from_numpy(gram)),
+                                                               root, rank))
+        best = np.linalg.solve(left.T, (u[:, :rank] * s[:rank]) @ v[:rank]) @ np.linalg.inv(root.numpy())
+        np.testing.assert_allclose(a @ b, best, atol=1e-5)
+        np.testing.assert_allclose(b @ b.T, np.eye(rank), atol=1e-5)
+
+
+def test_roots_give_back_the_moments_with_a_tenth_of_their_mean_on_the_diagonal() -> None:
+    g = np.random.default_rng(3).normal(size=(4, 6))  # fewer tokens than outputs: singular without damping
+    fisher = torch.from_numpy(g.T @ g)
+    moments = Moments({}, {ROLES: fisher, ("q",): torch.zeros(3, 3, dtype=torch.float64)})
+    root = output_roots({5: moments})[5][ROLES]
+    np.testing.assert_allclose(root @ root.T, fisher + 0.1 * fisher.trace() / 6 * torch.eye(6), atol=1e-12)
+    assert torch.isfinite(output_roots({5: moments})[5][("q",)]).all()

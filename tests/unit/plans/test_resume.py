@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ import torch
 import foldrank
 from foldrank.benchmarks.random_checkpoint import Shape, write_checkpoint
 from foldrank.planfile import Plan
+from foldrank.plans.compose import parse_all, run_all
 from foldrank.plans.models.decoder import Block, Decoder
 from foldrank.plans.resume import FolderShelf, open_shelf
 from foldrank.plans.shelf import Finding, MemoryShelf, Shelf, States, walk
@@ -203,3 +205,50 @@ def test_a_killed_plan_repeats_at_most_one_block_and_ends_the_same(
     assert made.edits == whole.edits
     for name, array in whole.arrays.items():
         np.testing.assert_allclose(made.arrays[name], array, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("method", "measured", "most"),
+    [("sleb:keep=0.5", "foldrank.plans.depth.dropping.mean_loss", 5), ("shortened:keep=0.5",
+      "foldrank.plans.depth.dropping.mean_loss", 3), ("slm:blocks=3", "foldrank.plans.methods.slm.mean_cosine", None),
+     ("basis_sharing:keep=0.5", "foldrank.plans.methods.basis_sharing.truncations", None),
+     ("fwsvd:keep=0.5", "foldrank.plans.low_rank.gradients._through", None),
+     ("dipsvd:keep=0.5", "foldrank.plans.low_rank.gradients._through", None)],
+    ids=lambda value: value.split(":")[0] if isinstance(value, str) else "",
+)
+def test_what_a_method_measured_before_it_was_cut_short_is_not_measured_again(
+    make_model: Callable[..., Any], ids: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str,
+    measured: str, most: int | None,
+) -> None:
+    decoder = Decoder.of(make_model(4))
+    module, name = measured.rsplit(".", 1)
+    plain = getattr(importlib.import_module(module), name)
+    calls = 0
+
+    def run(shelf: Shelf, fails_at: int | None) -> tuple[int, Any]:
+        nonlocal calls
+        calls = 0
+
+        def counted(*arguments: Any, **named: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == fails_at:
+                raise KeyboardInterrupt
+            return plain(*arguments, **named)
+
+        monkeypatch.setattr(measured, counted)
+        try:
+            (made,) = run_all(decoder, parse_all([f"{method}"]), ids, 0, shelf=shelf)
+        except KeyboardInterrupt:
+            return calls, None
+        return calls, made.result
+
+    whole, wanted = run(MemoryShelf(), None)
+    assert most is None or whole == most
+    cut = whole // 2 + 1
+    assert run(FolderShelf(tmp_path), cut) == (cut, None)
+    again, found = run(FolderShelf(tmp_path), None)
+    assert found.edits == wanted.edits
+    assert all(np.array_equal(found.arrays[name], array) for name, array in wanted.arrays.items())
+    block = {"basis_sharing": 12, "fwsvd": 6, "dipsvd": 6}.get(method.split(":")[0], 1)
+    assert again <= whole - (cut - 1) + block - 1

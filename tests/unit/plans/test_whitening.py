@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from foldrank.plans.low_rank.whitening import channel_weights, metric
+from foldrank.plans.low_rank.whitening import Metric, channel_weights, metric
 
 
 @pytest.fixture
@@ -46,3 +46,10 @@ def test_gd_matches_the_released_form_an_svd_of_g_d(gram: np.ndarray) -> None:
     m = metric(torch.from_numpy(gram), "gd", top_share=0.2, weight=30.0).matrix.numpy()
     ours = np.linalg.eigh(w.T @ m @ w)[1][:, -2:]
     np.testing.assert_allclose(ours @ ours.T, u @ u.T, atol=1e-8)
+
+
+def test_a_singular_metric_has_a_root_too() -> None:
+    x = np.random.default_rng(2).normal(size=(3, 7))
+    for matrix in (x.T @ x, np.zeros((4, 4))):
+        root = Metric(torch.from_numpy(matrix)).root
+        np.testing.assert_allclose(root @ root.T, matrix, atol=1e-12)

@@ -1,0 +1,42 @@
+"""How long a text a model can really use: a config may claim more than the model was trained for. Needs no torch.
+
+Beyond that its hidden states are of no use to calibrate on, and its perplexity none to judge by: a model trained on
+windows of 256 that claims 1,024 may lose twice as many nats at position 400 as at 200.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+WORSE = 0.25
+"""Nats a token by which the second half of a window may be worse: well above noise and a topic's drift."""
+
+ROWS = 8
+"""Windows that losses are averaged over."""
+
+SHORTEST = 64
+"""Windows are not cut below this."""
+
+Ids = np.ndarray[Any, np.dtype[np.int64]]
+
+
+def usable_window(losses_P: np.ndarray[Any, Any]) -> int:
+    """The longest of T, T/2, T/4, ... tokens whose second half is predicted about as well as the first.
+
+    `losses_P` [T - 1]: mean next-token loss in nats of the dense model at every position but the last.
+    """
+    window = len(losses_P) + 1
+    while window >= 2 * SHORTEST:
+        half = window // 2
+        if losses_P[half : window - 1].mean() - losses_P[: half - 1].mean() <= WORSE:
+            break
+        window = half
+    return window
+
+
+def cut_to(ids_NT: Ids, window: int) -> Ids:
+    """The same tokens [N, T] in as many more windows of `window`; what is left over at the end of each is dropped."""
+    parts = ids_NT.shape[1] // window
+    return ids_NT[:, : parts * window].reshape(-1, window)

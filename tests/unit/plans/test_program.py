@@ -1,0 +1,143 @@
+"""The program against every choice there is, and stages on small random decoders."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from foldrank.plans.methods.auto import split
+from foldrank.plans.models.decoder import Decoder
+from foldrank.plans.solver.block_refit import Original, shapes_of
+from foldrank.plans.solver.costs import Numbers
+from foldrank.plans.solver.fisher import fisher_moments, output_roots, predicted_losses
+from foldrank.plans.solver.layout import dense_layout
+from foldrank.plans.solver.meter import Meter
+from foldrank.plans.solver.moves import Terms
+from foldrank.plans.solver.program import Cell, Option, choose
+from foldrank.plans.solver.search import Effort, Search
+from foldrank.plans.solver.staged import GRID, Stages, grid, laid_out
+
+SITES = (("q",), ("o",))
+
+
+def options(seed: int, blocks: int) -> list[Option]:
+    """Three ranks a site, one removal a block, one fold for each pair of neighbours and side; costs are whole."""
+    draw = np.random.default_rng(seed)
+    made = [
+        Option(((block, roles),), float(cost), float(draw.uniform(0, 1 / cost)), (rank,))
+        for block in range(blocks) for roles in SITES for rank, cost in ((None, 9), (2, 5), (1, 2))
+    ]
+    made += [Option(tuple((block, roles) for roles in SITES), 3.0, float(draw.uniform()), (1, 1))
+             for block in range(blocks)]
+    for low in range(blocks - 1):
+        for gone, kept in ((low, low + 1), (low + 1, low)):
+            made.append(Option(tuple((gone, roles) for roles in SITES), 0.0, float(draw.uniform()),
+                               fold=(low, low + 1), source=kept))
+    return made
+
+
+def best_of_all(choices: list[Option], limit: float) -> float | None:
+    """Least loss over every subset that covers each cell once: no solver, no pruning but by cell."""
+    cells: list[Cell] = sorted({cell for option in choices for cell in option.cells})
+
+    def covered(left: list[Cell], taken: list[Option]) -> list[list[Option]]:
+        if not left:
+            return [taken]
+        held = {cell for option in taken for cell in option.cells}
+        return [
+            found for option in choices if left[0] in option.cells and not held & set(option.cells)
+            for found in covered([cell for cell in left if cell not in option.cells], [*taken, option])
+        ]
+
+    losses = [
+        sum(option.nats for option in taken) for taken in covered(cells, [])
+        if sum(option.cost for option in taken) <= limit
+        and len(joined := [p for option in taken for p in option.fold]) == len(set(joined))
+    ]
+    return min(losses, default=None)
+
+
+@pytest.mark.parametrize(("seed", "limit"), itertools.product(range(4), (54.0, 40.0, 27.0, 11.0, 4.0, 1.0)))
+def test_the_program_finds_what_enumeration_finds(seed: int, limit: float) -> None:
+    made = options(seed, 3)
+    found, wanted = choose(made, limit), best_of_all(made, limit)
+    if wanted is None:
+        assert found is None
+        return
+    assert found is not None
+    assert sum(option.cost for option in found) <= limit + 1e-9
+    covered = [cell for option in found for cell in option.cells]
+    assert sorted(covered) == sorted({cell for option in made for cell in option.cells})
+    assert sum(option.nats for option in found) == pytest.approx(wanted, rel=1e-3)
+
+
+def test_options_become_a_layout() -> None:
+    layout = dense_layout((0, 1, 2, 3))
+    q, o = SITES
+    made = laid_out(layout, [
+        Option(((0, q),), 1.0, 0.0, (3,)), Option(((0, o),), 1.0, 0.0, (None,)),
+        Option(((1, q), (1, o)), 0.0, 0.0, fold=(1, 2), source=2),
+        Option(((2, q), (2, o)), 1.0, 0.0, (1, 1)),
+        Option(((3, q),), 1.0, 0.0, (None,)), Option(((3, o),), 1.0, 0.0, (2,)),
+    ])
+    assert [(span.low, span.high, span.source) for span in made] == [(0, 0, 0), (1, 2, 2), (3, 3, 3)]
+    assert [dict(span.ranks) for span in made] == [{q: 3}, {q: 1, o: 1}, {o: 2}]
+
+
+def test_the_grid_is_of_allowed_ranks_with_both_ends() -> None:
+    terms = Terms({("q",): (256, 256)}, Numbers(), {}, 2, lambda _shape, rank: rank > 5, lambda _l, _h: True)
+    ranks = grid(terms, ("q",))
+    assert len(ranks) == GRID
+    assert (ranks[0], ranks[-1]) == (6, 126)
+    assert all(rank % 2 == 0 for rank in ranks)
+    assert ranks == sorted(set(ranks))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_stages_reach_the_budget_and_say_what_they_expected(
+    make_model: Callable[..., Any], ids: np.ndarray, count: int
+) -> None:
+    decoder = Decoder.of(make_model(4))
+    measuring, fitting = split(ids)
+    search = _search(decoder, measuring, fitting)
+    terms = search.terms
+    start = search.build(dense_layout((0, 1, 2, 3)))
+    limit = 0.6 * terms.cost(start.layout)
+    state = Stages(search, count).run(start, limit)
+    assert state is not None
+    assert terms.cost(state.layout) <= limit
+    assert len(search.steps) == count
+    assert search.steps[-1].loss == state.loss == pytest.approx(search.build(state.layout).loss)
+    assert sum(step.saved for step in search.steps) == terms.cost(start.layout) - terms.cost(state.layout)
+    assert Stages(search, count).run(start, 1.0) is None
+
+
+def test_a_block_that_does_nothing_is_what_the_program_takes(make_model: Callable[..., Any], ids: np.ndarray) -> None:
+    model = make_model(4)
+    for name in ("self_attn.o_proj.weight", "mlp.down_proj.weight"):
+        model.model.layers[2].get_parameter(name).zero_()
+    decoder = Decoder.of(model)
+    measuring, fitting = split(ids)
+    search = _search(decoder, measuring, fitting)
+    terms = search.terms
+    state = Stages(search, 1).run(search.build(dense_layout((0, 1, 2, 3))), 0.75 * 4 * _numbers(terms))
+    assert state is not None
+    assert torch.isfinite(torch.tensor(state.loss))
+    assert state.loss < 1e-5
+
+
+def _search(decoder: Decoder, measuring: np.ndarray, fitting: np.ndarray) -> Search:
+    moments = fisher_moments(decoder, fitting, 0)
+    terms = Terms(shapes_of(decoder.blocks[0]), Numbers(), predicted_losses(decoder, moments, fitting.size), 1,
+                  lambda _shape, _rank: True, lambda _low, _high: True)
+    original = Original.of(decoder, fitting, output_roots(moments))
+    return Search(original, Meter.of(decoder, measuring), terms, Effort(8, 8, 8, (0.5,)), 0.5)
+
+
+def _numbers(terms: Terms) -> int:
+    return sum(inner * outer for inner, outer in terms.shapes.values())
