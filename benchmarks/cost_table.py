@@ -34,14 +34,16 @@ ROUNDS, RUNS = 15, 20
 
 
 def group_shapes(sites: Iterable[Mapping[str, Any]]) -> set[Shape]:
-    """[in, out] of every group of roles that is cut together, from sites as `inspect` lists them."""
+    """[in, out] of every site as `inspect` lists them, and of those that read one input together."""
     found: dict[tuple[int, tuple[str, ...]], tuple[int, int]] = {}
+    alone: set[Shape] = set()
     for entry in sites:
         site = Site.parse(entry["site"])
         group = next(roles for roles in GROUPS if set(site.roles) <= set(roles))
         n_in, n_out = entry["shape"]
         found[site.block, group] = (n_in, n_out + found.get((site.block, group), (n_in, 0))[1])
-    return set(found.values())
+        alone.add((n_in, n_out))
+    return {*found.values(), *alone}
 
 
 def measure_costs(

@@ -30,7 +30,7 @@ from foldrank.plans.solver.block_refit import Original, shapes_of
 from foldrank.plans.solver.costs import Costs, CostTable, Latencies, Numbers, total
 from foldrank.plans.solver.fisher import Curves, fisher_moments, output_roots, predicted_losses
 from foldrank.plans.solver.fitted_edits import fitted_result
-from foldrank.plans.solver.layout import Layout, Shapes, dense_layout, numbers_stored
+from foldrank.plans.solver.layout import Layout, Packed, Shapes, dense_layout, numbers_stored
 from foldrank.plans.solver.meter import Meter
 from foldrank.plans.solver.moves import Terms
 from foldrank.plans.solver.search import Effort, Search, State
@@ -51,7 +51,11 @@ SEARCH_WINDOW = 256
 
 @settings_dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class Settings:
-    """Exactly one of keep, bytes and speedup is given. `fold=false` keeps all blocks. `align`: of ranks above 1."""
+    """Exactly one of keep, bytes and speedup is given. `fold=false` keeps all blocks. `align`: of ranks above 1.
+
+    `packed`: q, k, v and gate, up as one site each (joint), or as the model holds them (split). By default split, and
+    joint where a cost table says what products take: one product more is not free.
+    """
 
     keep: Annotated[float, Field(gt=0, le=1)] | None = None
     bytes: Annotated[int, Field(ge=1)] | None = None
@@ -61,6 +65,12 @@ class Settings:
     effort: Literal["low", "normal", "high"] = "normal"
     align: Annotated[int, Field(ge=1)] = 4
     fold: bool = True
+    packed: Packed | None = None
+
+    @property
+    def sites(self) -> Packed:
+        """`packed`, or its default."""
+        return self.packed or ("split" if self.cost_table is None else "joint")
 
     def __post_init__(self) -> None:
         if sum(x is not None for x in (self.keep, self.bytes, self.speedup)) != 1:
@@ -86,14 +96,15 @@ def run(task: Task, settings: Settings) -> Result:
     """Choose and fit. Raises ValueError where the budget is out of reach, PlanFormatError on a bad cost table."""
     decoder = task.decoder
     layout = dense_layout(tuple(block.number for block in decoder.blocks))
-    shapes = _shapes(task)
+    shapes = _shapes(task, settings.sites)
     budget = budget_of(task, settings, layout, shapes)
     if total(layout, shapes, budget.costs) <= budget.limit:
         return Result(decoder, edits=(), kept=1.0)
     found, state = _best(task, settings, budget, layout, shapes, split(shortened(task.ids)))
-    final = replace(found, original=Original.of(decoder, task.ids, found.original.roots)).build(state.layout)
+    whole = Original.of(decoder, task.ids, found.original.roots, settings.sites)
+    final = replace(found, original=whole).build(state.layout)
     kept = numbers_stored(final.layout, shapes) / numbers_stored(layout, shapes)
-    return fitted_result(task, final, kept, _predicted(found, state), _diagnostics(found, state))
+    return fitted_result(task, settings.sites, final, kept, _predicted(found, state), _diagnostics(found, state))
 
 
 METHOD = Method("auto", Settings, run, folds=True)
@@ -136,14 +147,14 @@ def budget_of(task: Task, settings: Settings, layout: Layout, shapes: Shapes) ->
     return Budget(Numbers(beside), limit, times)
 
 
-def _shapes(task: Task) -> Shapes:
+def _shapes(task: Task, packed: Packed) -> Shapes:
     first = task.decoder.blocks[0]
     for block in task.decoder.blocks:
-        if shapes_of(block) != shapes_of(first):
+        if shapes_of(block, packed) != shapes_of(first, packed):
             raise ValueError(
                 f"auto: block.{block.number:02d} has other shapes than block.{first.number:02d}; use dipsvd"
             )
-    return shapes_of(first)
+    return shapes_of(first, packed)
 
 
 def _best(
@@ -154,9 +165,10 @@ def _best(
     measuring, fitting = windows
     count = max(1, SEARCH_TOKENS // fitting.shape[1])
     used = fitting[:: max(1, len(fitting) // count)][:count]
-    moments = fisher_moments(task.decoder, used, task.seed)
+    moments = fisher_moments(task.decoder, used, task.seed, settings.sites)
     terms = _terms(task, settings, budget, shapes, predicted_losses(task.decoder, moments, used.size, task.progress))
-    original, meter = Original.of(task.decoder, used, output_roots(moments)), Meter.of(task.decoder, measuring)
+    original = Original.of(task.decoder, used, output_roots(moments), settings.sites)
+    meter = Meter.of(task.decoder, measuring)
     effort = EFFORTS[settings.effort]
     searches = [Search(original, meter, terms, effort, stride, task.progress) for stride in effort.strides]
     ended = [(search, search.run(layout, budget.limit)) for search in searches]

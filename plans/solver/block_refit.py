@@ -27,7 +27,7 @@ from torch import Tensor
 from foldrank.plans.low_rank.truncation import truncations, weighted_pair
 from foldrank.plans.low_rank.whitening import Metric
 from foldrank.plans.models.decoder import Block, Decoder, watch_inputs
-from foldrank.plans.solver.layout import GROUPS, Roles, Shapes, Span
+from foldrank.plans.solver.layout import GROUPS, Packed, Roles, Shapes, Span
 
 PRIOR = 4096
 """What pulls a refit weight to the old one weighs as much as so many tokens of white input. Perplexity over dense in
@@ -55,18 +55,20 @@ class Original:
     states: tuple[Tensor, ...]
     additive: bool
     roots: Mapping[int, Mapping[Roles, Tensor]] = field(default_factory=dict)
+    packed: Packed = "joint"
     _known: dict[int, dict[Roles, Tensor]] = field(default_factory=dict)
 
     @classmethod
     def of(
-        cls, decoder: Decoder, ids_NT: np.ndarray, roots: Mapping[int, Mapping[Roles, Tensor]] | None = None
+        cls, decoder: Decoder, ids_NT: np.ndarray, roots: Mapping[int, Mapping[Roles, Tensor]] | None = None,
+        packed: Packed = "joint",
     ) -> Original:
         """Run the original once."""
         states = [decoder.embed(ids_NT)]
         with torch.no_grad():
             for block in decoder.blocks:
                 states.append(decoder.run(block, states[-1]))
-        found = cls(decoder, tuple(states), True, roots or {})
+        found = cls(decoder, tuple(states), True, roots or {}, packed)
         return replace(found, additive=found._adds_branches())
 
     def position(self, number: int) -> int:
@@ -83,7 +85,7 @@ class Original:
     def _inputs(self, position: int) -> dict[Roles, Tensor]:
         block = self.decoder.blocks[position]
         found: dict[Roles, list[Tensor]] = {}
-        leads = {roles[0]: roles for roles in sites(block)}
+        leads = {roles[0]: roles for roles in sites(block, self.packed)}
 
         def see(role: str, inputs_NTI: Tensor) -> None:
             found.setdefault(leads[role], []).append(inputs_NTI.flatten(0, 1))
@@ -102,17 +104,20 @@ class Original:
         return bool((change - written).norm() <= 1e-3 * change.norm())
 
 
-def sites(block: Block) -> tuple[Roles, ...]:
-    """The groups of roles a block has, in the order in which it applies them."""
+def sites(block: Block, packed: Packed) -> tuple[Roles, ...]:
+    """The sites of a block, in the order in which it applies them."""
+    if packed == "split":
+        held = block.family.linears.values()
+        return tuple(sorted(held, key=lambda roles: [roles[0] in group for group in GROUPS].index(True)))
     found = (tuple(role for role in group if role in block.roles) for group in GROUPS)
     return tuple(group for group in found if group)
 
 
-def shapes_of(block: Block) -> Shapes:
+def shapes_of(block: Block, packed: Packed) -> Shapes:
     """[in, out] of every site."""
     return {
         roles: (block.weight(roles[0]).shape[0], sum(block.weight(role).shape[1] for role in roles))
-        for roles in sites(block)
+        for roles in sites(block, packed)
     }
 
 
@@ -122,7 +127,7 @@ def refit(original: Original, span: Span, hidden_NTC: Tensor, *, prior: float = 
     source = decoder.blocks[original.position(span.source)]
     into = replace(decoder.blocks[original.position(span.low)], tensors=source.tensors)
     task = _Task(original, original.inputs(span.source), span, source, hidden_NTC, prior)
-    with torch.no_grad(), _rewired(into, task.weight):
+    with torch.no_grad(), _rewired(into, original.packed, task.weight):
         output = decoder.run_whole(into, hidden_NTC)
     weights = {
         role: part for roles, weight in task.weights.items()
@@ -144,26 +149,34 @@ class _Task:
     weights: dict[Roles, Tensor] = field(default_factory=dict)
     pairs: dict[Roles, tuple[Tensor, Tensor]] = field(default_factory=dict)
     behind: Tensor | None = None
+    last: tuple[Tensor, tuple[Tensor, Tensor, Metric]] | None = None
 
     def weight(self, roles: Roles, inputs: Tensor) -> Tensor:
         """V [I, O], float32."""
         if roles not in self.weights:
-            self.weights[roles] = self._fit(roles, inputs.flatten(0, 1).to(torch.float64))
+            self.weights[roles] = self._fit(roles, *self._read(inputs))
         return self.weights[roles]
 
-    def _fit(self, roles: Roles, read: Tensor) -> Tensor:
+    def _read(self, inputs: Tensor) -> tuple[Tensor, Tensor, Metric]:
+        """Inputs [tokens, I], the pull of the old weight and G with it; computed once for sites that read one input."""
+        if self.last is None or self.last[0] is not inputs:
+            read = inputs.flatten(0, 1).to(torch.float64)
+            gram = read.T @ read
+            pull = self.prior / len(read) * gram.diagonal().mean().clamp_min(1e-12)
+            metric = Metric(gram + pull * torch.eye(len(gram), dtype=gram.dtype, device=gram.device))
+            self.last = (inputs, (read, pull, metric))
+        return self.last[1]
+
+    def _fit(self, roles: Roles, read: Tensor, pull: Tensor, metric: Metric) -> Tensor:
         old = torch.cat([self.source.weight(role) for role in roles], dim=1).to(torch.float64)
         wanted = self.inputs[roles].to(torch.float64)
-        gram = read.T @ read
-        pull = self.prior / len(read) * gram.diagonal().mean().clamp_min(1e-12)
-        metric = gram + pull * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
         goal = read.T @ wanted @ old + pull * old
         if self.original.additive and roles in (("o",), ("down",)):
             goal += read.T @ self._behind(roles)
-        found = torch.linalg.solve(metric, goal)
+        found = torch.linalg.solve(metric.matrix, goal)
         rank = self.span.ranks.get(roles)
         if rank is not None:
-            pair = self._pair(found, Metric(metric), roles, rank)
+            pair = self._pair(found, metric, roles, rank)
             self.pairs[roles] = pair
             found = pair[0] @ pair[1]
         if roles == ("o",):
@@ -188,11 +201,11 @@ class _Task:
 
 
 @contextmanager
-def _rewired(block: Block, weight: Callable[[Roles, Tensor], Tensor]) -> Iterator[None]:
+def _rewired(block: Block, packed: Packed, weight: Callable[[Roles, Tensor], Tensor]) -> Iterator[None]:
     """While this lasts, the block's linears compute with the weights `weight` gives for their sites and inputs."""
     def hook(held: Roles) -> Callable[[Any, tuple[Tensor, ...], Tensor], Tensor]:
         def compute(module: Any, arguments: tuple[Tensor, ...], _output: Tensor) -> Tensor:
-            result = arguments[0] @ _columns(block, held, lambda roles: weight(roles, arguments[0]))
+            result = arguments[0] @ _columns(block, packed, held, lambda roles: weight(roles, arguments[0]))
             return result if module.bias is None else result + module.bias
 
         return compute
@@ -208,9 +221,9 @@ def _rewired(block: Block, weight: Callable[[Roles, Tensor], Tensor]) -> Iterato
             handle.remove()
 
 
-def _columns(block: Block, held: Roles, weight: Callable[[Roles], Tensor]) -> Tensor:
+def _columns(block: Block, packed: Packed, held: Roles, weight: Callable[[Roles], Tensor]) -> Tensor:
     """The columns a linear holds, out of its site's weight: all of them, or one role's."""
-    roles = next(group for group in sites(block) if set(held) <= set(group))
+    roles = next(group for group in sites(block, packed) if set(held) <= set(group))
     parts = dict(zip(roles, weight(roles).split(_widths(block, roles), dim=1), strict=True))
     return torch.cat([parts[role] for role in held], dim=1)
 

@@ -22,7 +22,7 @@ from foldrank.plans.low_rank.truncation import decompose
 from foldrank.plans.low_rank.whitening import Metric
 from foldrank.plans.models.decoder import Block, Decoder
 from foldrank.plans.solver.block_refit import sites
-from foldrank.plans.solver.layout import Roles
+from foldrank.plans.solver.layout import Packed, Roles
 from foldrank.progress import SILENT, Progress, track
 
 Curve = np.ndarray
@@ -57,7 +57,7 @@ def predicted_losses(
     """Curve of every site of every block, by block number. Cost: two eigenproblems a site."""
     return {
         block.number: {roles: curve(_weight(block, roles), moments[block.number], roles, tokens)
-                       for roles in sites(block)}
+                       for roles in moments[block.number].inputs}
         for block in track(decoder.blocks, "predicted losses", len(decoder.blocks), progress)
     }
 
@@ -82,21 +82,25 @@ def curve(weight_IO: Tensor, moments: Moments, roles: Roles, tokens: int) -> Cur
     return losses / 2
 
 
-def fisher_moments(decoder: Decoder, ids_NT: np.ndarray, seed: int) -> dict[int, Moments]:
+def fisher_moments(
+    decoder: Decoder, ids_NT: np.ndarray, seed: int, packed: Packed = "joint"
+) -> dict[int, Moments]:
     """Moments of every block, window after window, by block number. Cost: a backward pass."""
     generator = torch.Generator(decoder.device).manual_seed(seed)
     found = {block.number: Moments() for block in decoder.blocks}
     for row in ids_NT:
-        _add_window(decoder, row[None], found, generator)
+        _add_window(decoder, row[None], found, generator, packed)
     return found
 
 
-def _add_window(decoder: Decoder, ids_1T: np.ndarray, found: dict[int, Moments], generator: torch.Generator) -> None:
+def _add_window(
+    decoder: Decoder, ids_1T: np.ndarray, found: dict[int, Moments], generator: torch.Generator, packed: Packed
+) -> None:
     watched: list[tuple[Moments, Roles, Tensor, list[Tensor]]] = []
     with torch.enable_grad():
         hidden = decoder.embed(ids_1T).requires_grad_()
         for block in decoder.blocks:
-            with _outputs(block) as seen:
+            with _outputs(block, packed) as seen:
                 hidden = decoder.run(block, hidden)
             watched += [
                 (found[block.number], roles, read, [written[role] for role in roles if role in written])
@@ -107,21 +111,24 @@ def _add_window(decoder: Decoder, ids_1T: np.ndarray, found: dict[int, Moments],
             drawn = torch.multinomial(logits.softmax(-1), 1, generator=generator)
         loss = -logits.log_softmax(-1).gather(-1, drawn).sum()
         gradients = iter(torch.autograd.grad(loss, [part for entry in watched for part in entry[3]]))
+    last = product = torch.empty(0)
     for moments, roles, read, written in watched:
         slopes = torch.cat([next(gradients) for _ in written], dim=-1)
-        _add(moments.inputs, roles, read)
-        _add(moments.outputs, roles, slopes)
+        if read is not last:
+            last, product = read, _squared(read)
+        moments.inputs[roles] = product + moments.inputs.get(roles, 0)
+        moments.outputs[roles] = _squared(slopes) + moments.outputs.get(roles, 0)
 
 
 @contextmanager
-def _outputs(block: Block) -> Iterator[dict[Roles, tuple[Tensor, dict[str, Tensor]]]]:
+def _outputs(block: Block, packed: Packed) -> Iterator[dict[Roles, tuple[Tensor, dict[str, Tensor]]]]:
     """Input of every site and outputs of its linears, by first role, while the block is run once."""
     seen: dict[Roles, tuple[Tensor, dict[str, Tensor]]] = {}
-    group = {role: roles for roles in sites(block) for role in roles}
+    group = {role: roles for roles in sites(block, packed) for role in roles}
 
     def hook(first: str) -> Any:
         def see(_module: Any, arguments: tuple[Tensor, ...], output: Tensor) -> None:
-            seen.setdefault(group[first], (arguments[0].detach(), {}))[1][first] = output
+            seen.setdefault(group[first], (arguments[0], {}))[1][first] = output
 
         return see
 
@@ -136,9 +143,10 @@ def _outputs(block: Block) -> Iterator[dict[Roles, tuple[Tensor, dict[str, Tenso
             handle.remove()
 
 
-def _add(sums: dict[Roles, Tensor], roles: Roles, rows_NTX: Tensor) -> None:
-    rows = rows_NTX.flatten(0, -2).to(torch.float64)
-    sums[roles] = rows.T @ rows + sums.get(roles, 0)
+def _squared(rows_NTX: Tensor) -> Tensor:
+    """x^T x [X, X] over tokens."""
+    rows = rows_NTX.detach().flatten(0, -2).to(torch.float64)
+    return rows.T @ rows
 
 
 def _weight(block: Block, roles: Roles) -> Tensor:

@@ -16,12 +16,13 @@ from foldrank.edits import Edit, FoldBlocks, LowRank, ReplaceWeight
 from foldrank.plans.low_rank.factoring import replaced_digests
 from foldrank.plans.method import Result, Task
 from foldrank.plans.solver.block_refit import Fitted, sites
-from foldrank.plans.solver.layout import Span
+from foldrank.plans.solver.layout import Packed, Span
 from foldrank.plans.solver.search import State
 
 
 def fitted_result(
-    task: Task, state: State, kept: float, predicted: Mapping[str, float | int], diagnostics: Mapping[str, Any]
+    task: Task, packed: Packed, state: State, kept: float, predicted: Mapping[str, float | int],
+    diagnostics: Mapping[str, Any],
 ) -> Result:
     """The model with these blocks, and the edits that lead a graph there."""
     folds: list[FoldBlocks] = [span.fold for span in state.layout if span.fold is not None]
@@ -29,7 +30,7 @@ def fitted_result(
     edits: list[Edit] = list(folds)
     arrays: dict[str, np.ndarray] = {}
     for span, fitted in zip(state.layout, state.fitted, strict=True):
-        for edit, named in _site_edits(task, known, span, fitted):
+        for edit, named in _site_edits(task, packed, known, span, fitted):
             edits.append(edit)
             arrays |= {name: np.ascontiguousarray(array.cpu().numpy()) for name, array in named.items()}
     return Result(
@@ -38,9 +39,9 @@ def fitted_result(
 
 
 def _site_edits(
-    task: Task, folds: Mapping[int, FoldBlocks], span: Span, fitted: Fitted
+    task: Task, packed: Packed, folds: Mapping[int, FoldBlocks], span: Span, fitted: Fitted
 ) -> Iterator[tuple[LowRank | ReplaceWeight, dict[str, Tensor]]]:
-    for roles in sites(fitted.block):
+    for roles in sites(fitted.block, packed):
         site = span.site(roles)
         digests = replaced_digests(task.source.blocks, folds.get(span.low), span.low, roles)
         if roles in fitted.pairs:

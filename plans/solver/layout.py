@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from foldrank.edits import FoldBlocks, rank_limit
 from foldrank.sites import Site
@@ -15,10 +16,13 @@ Roles = tuple[str, ...]
 """The roles of one site, in storage order."""
 
 GROUPS: tuple[Roles, ...] = (("q", "k", "v"), ("o",), ("gate", "up"), ("down",))
-"""Roles that read one input and are cut together, in the order in which a block applies them."""
+"""Roles that read one input, in the order in which a block applies them."""
 
-BRANCHES: tuple[tuple[Roles, ...], ...] = (GROUPS[:2], GROUPS[2:])
-"""Attention and MLP: sites that are worth lowering together, since neither is of use without the other."""
+BRANCHES: tuple[Roles, ...] = (("q", "k", "v", "o"), ("gate", "up", "down"))
+"""Attention and MLP: roles that are worth lowering together, since none is of use without the others."""
+
+Packed = Literal["joint", "split"]
+"""Whether roles that read one input are one site, or as many as the model has linears for them."""
 
 
 @dataclass(frozen=True)

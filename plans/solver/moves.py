@@ -111,8 +111,7 @@ class Terms:
                     yield move
 
     def _units(self) -> list[tuple[Roles, ...]]:
-        branches = [tuple(roles for roles in self.shapes if any(set(roles) <= set(group) for group in branch))
-                    for branch in BRANCHES]
+        branches = [tuple(roles for roles in self.shapes if set(roles) <= set(branch)) for branch in BRANCHES]
         return [(roles,) for roles in self.shapes] + [branch for branch in branches if len(branch) > 1]
 
     def _landing(self, layout: Layout, position: int, unit: tuple[Roles, ...], low: float, need: float) -> Move | None:

@@ -17,6 +17,7 @@ from foldrank.plans.solver.layout import Layout, Roles, merged
 from foldrank.plans.solver.moves import Terms
 from foldrank.plans.solver.program import Option, choose
 from foldrank.plans.solver.search import Search, State, Step, Trial
+from foldrank.progress import track
 
 GRID = 24
 """Ranks of a site that the program may choose from, besides dense: evenly spaced."""
@@ -42,7 +43,8 @@ class Stages:
 
     def _stage(self, state: State, limit: float, need: float) -> State | None:
         search, layout = self.search, state.layout
-        tried = [search.tried(state, move) for move in search.terms.probes(layout, need)]
+        probes = search.terms.probes(layout, need)
+        tried = [search.tried(state, move) for move in track(probes, "program", len(probes), search.progress)]
         fixed = len(layout) * search.terms.costs.block()
         chosen = choose([*self._ranks(layout), *self._joint(tried)], limit - fixed)
         if chosen is None:

@@ -152,7 +152,7 @@ def table(decoder: Decoder, folder: Path, *, slow: tuple[int, int] | None = None
     timings = tuple(
         Timing(shape, float(shape[0] * shape[1]),
                {rank: float(rank * sum(shape)) * (1000 if shape == slow else 1) for rank in (1, 4, 16)})
-        for shape in sorted(set(shapes_of(decoder.blocks[0]).values()))
+        for shape in sorted(set(shapes_of(decoder.blocks[0], "joint").values()))
     )
     path = folder / "costs.json"
     path.write_text(CostTable(timings, {}).text())
@@ -161,7 +161,7 @@ def table(decoder: Decoder, folder: Path, *, slow: tuple[int, int] | None = None
 
 def test_no_pair_stands_where_it_is_measured_slower(make_model: MakeModel, ids: np.ndarray, tmp_path: Path) -> None:
     decoder = Decoder.of(make_model(3))
-    slow = shapes_of(decoder.blocks[0])[GROUPS[2]]
+    slow = shapes_of(decoder.blocks[0], "joint")[GROUPS[2]]
     result = solved(decoder, ids, keep=0.7, fold=False, cost_table=table(decoder, tmp_path, slow=slow))
     pairs = [edit for edit in result.edits if isinstance(edit, LowRank)]
     assert pairs
@@ -220,7 +220,8 @@ def _terms(decoder: Decoder) -> Terms:
     from foldrank.plans.solver.costs import Numbers
     ids = np.random.default_rng(1).integers(0, 61, size=(2, 16))
     curves = predicted_losses(decoder, fisher_moments(decoder, ids, 0), ids.size)
-    return Terms(shapes_of(decoder.blocks[0]), Numbers(), curves, 1, lambda _shape, _rank: True, lambda _l, _h: True)
+    shapes = shapes_of(decoder.blocks[0], "joint")
+    return Terms(shapes, Numbers(), curves, 1, lambda _shape, _rank: True, lambda _l, _h: True)
 
 
 def test_predictions_are_part_of_the_result(make_model: MakeModel, ids: np.ndarray) -> None:
@@ -231,3 +232,28 @@ def test_predictions_are_part_of_the_result(make_model: MakeModel, ids: np.ndarr
     assert len(steps) == result.predicted["auto.steps"]
     assert all(step["saved"] > 0 for step in steps)
     assert torch.isfinite(torch.tensor([step["measured_nats"] for step in steps])).all()
+
+
+@pytest.mark.parametrize(("architecture", "packed"), [("llama", "joint"), ("llama", "split"), ("qwen2", "split")])
+def test_sites_are_what_was_asked_and_the_result_is_the_plans(
+    make_model: MakeModel, ids: np.ndarray, architecture: str, packed: str
+) -> None:
+    """Logits of the model with the edits' own matrices put into the weights are those of the result."""
+    decoder = Decoder.of(make_model(3, architecture=architecture))
+    result = solved(decoder, ids, keep=0.6, packed=packed, fold=False)
+    wanted = {("q", "k", "v"), ("o",), ("gate", "up"), ("down",)} if packed == "joint" else {
+        (role,) for role in ("q", "k", "v", "o", "gate", "up", "down")}
+    assert {edit.site.roles for edit in result.edits if not isinstance(edit, FoldBlocks)} == wanted
+    assert stored_numbers(decoder, result) <= 0.6 * decoder.site_parameters
+    blocks = {block.number: block for block in decoder.blocks}
+    for edit in result.edits:
+        assert not isinstance(edit, FoldBlocks)
+        if isinstance(edit, LowRank):
+            matrix = result.arrays[edit.factors[0]] @ result.arrays[edit.factors[1]]
+        else:
+            matrix = result.arrays[edit.tensor]
+        block, widths = blocks[edit.site.block], [blocks[edit.site.block].weight(r).shape[1] for r in edit.site.roles]
+        parts = torch.from_numpy(matrix).split(widths, dim=1)
+        blocks[edit.site.block] = block.with_weights(dict(zip(edit.site.roles, parts, strict=True)))
+    whole = decoder.with_blocks([*blocks.values()])
+    torch.testing.assert_close(whole.forward(ids), result.decoder.forward(ids), rtol=1e-4, atol=1e-4)

@@ -60,7 +60,7 @@ def test_small_cuts_cost_what_is_predicted_within_a_factor(make_model: MakeModel
     assert np.all(np.diff(predicted) <= 1e-12)
     assert predicted[-1] == 0.0
     few = fisher_moments(decoder, ids[:2], 0)
-    assert set(predicted_losses(decoder, few, ids[:2].size)[1]) == set(sites(decoder.blocks[1]))
+    assert set(predicted_losses(decoder, few, ids[:2].size)[1]) == set(sites(decoder.blocks[1], "joint"))
     rank = int(np.argmax(predicted < 0.02))
     block = decoder.blocks[0]
     moments = fisher_moments(decoder, ids, 0)[0]

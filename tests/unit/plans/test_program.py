@@ -133,7 +133,7 @@ def test_a_block_that_does_nothing_is_what_the_program_takes(make_model: Callabl
 
 def _search(decoder: Decoder, measuring: np.ndarray, fitting: np.ndarray) -> Search:
     moments = fisher_moments(decoder, fitting, 0)
-    terms = Terms(shapes_of(decoder.blocks[0]), Numbers(), predicted_losses(decoder, moments, fitting.size), 1,
+    terms = Terms(shapes_of(decoder.blocks[0], "joint"), Numbers(), predicted_losses(decoder, moments, fitting.size), 1,
                   lambda _shape, _rank: True, lambda _low, _high: True)
     original = Original.of(decoder, fitting, output_roots(moments))
     return Search(original, Meter.of(decoder, measuring), terms, Effort(8, 8, 8, (0.5,)), 0.5)
