@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 WORSE = 0.25
-"""Nats a token by which the second half of a window may be worse: well above noise and a topic's drift."""
+"""Nats a token by which the second half of a window may be worse: well above a topic's drift."""
 
 ROWS = 8
 """Windows that losses are averaged over."""
@@ -30,10 +30,16 @@ def usable_window(losses_P: np.ndarray[Any, Any]) -> int:
     window = len(losses_P) + 1
     while window >= 2 * SHORTEST:
         half = window // 2
-        if losses_P[half : window - 1].mean() - losses_P[: half - 1].mean() <= WORSE:
+        if not _worse(losses_P[half : window - 1], losses_P[: half - 1]):
             break
         window = half
     return window
+
+
+def _worse(second: np.ndarray[Any, Any], first: np.ndarray[Any, Any]) -> bool:
+    """By more than WORSE, and by more than two standard errors of the difference."""
+    error = float(np.sqrt(second.var() / len(second) + first.var() / len(first)))
+    return bool(second.mean() - first.mean() > max(WORSE, 2 * error))
 
 
 def cut_to(ids_NT: Ids, window: int) -> Ids:

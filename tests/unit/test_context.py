@@ -25,6 +25,13 @@ def test_the_longest_window_without_a_rise(tokens: int, good: int, rise: float, 
     assert usable_window(losses(tokens, good, rise)) == wanted
 
 
+def test_noise_alone_does_not_cut() -> None:
+    noise = np.random.default_rng(0).normal(5, 4, size=(200, 511))
+    cut = sum(usable_window(row) < 512 for row in noise)
+    assert cut <= 12  # two standard errors, one side: one in 44, and where the rise is above 0.25
+    assert all(usable_window(row + np.where(np.arange(511) < 256, 0, 3)) == 256 for row in noise[:20])
+
+
 def test_cut_windows_hold_the_same_tokens_in_order() -> None:
     ids = np.arange(3 * 10).reshape(3, 10)
     assert np.array_equal(cut_to(ids, 5), ids.reshape(6, 5))
