@@ -1,9 +1,9 @@
 """Recovery: train what a plan stores, so that the compressed model writes as the dense one does.
 
 Distillation: mean KL(dense || compressed) of the logits over the tokens of a text, AdamW, cosine decay after a short
-warm-up. Every few steps the same KL is measured on windows of the text that are never trained on; the best state wins,
-and training stops once it has not been beaten for a while. The untrained plan is a candidate: recovery never makes the
-held-out KL worse.
+warm-up. Every few steps the same KL is measured on windows of the text that are never trained on; the best state wins.
+Once it has not been beaten for a while, training goes on from it at a lower rate, and at last stops. The untrained plan
+is a candidate: recovery never makes the held-out KL worse.
 """
 
 from __future__ import annotations
@@ -26,8 +26,11 @@ from foldrank.plans.training.stored import Stored
 from foldrank.progress import SILENT, Progress, track
 
 WINDOW = 256
-PATIENCE = 4
-"""Measurements without a better one after which training stops."""
+PATIENCE = 3
+"""Measurements without a better one after which training goes on from the best state, slower; at last it stops."""
+
+SLOWER, LOWERED = 0.2, 2
+"""What the learning rate is multiplied by then, and how often: a plan that lost little is soon trained too fast."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +78,12 @@ def _train(
     stored: Stored, adapted: Adapter, ids_NT: np.ndarray, meter: Meter, training: Training,
     random: np.random.Generator, progress: Progress,
 ) -> tuple[dict[str, Tensor], tuple[tuple[int, float], ...]]:
-    optimizer = torch.optim.AdamW(adapted.parameters, lr=training.rate or RATES[training.kind], weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share(step, training.steps))
+    rate, lowered = training.rate or RATES[training.kind], 0
+    optimizer, schedule = _optimizer(adapted, rate, training.steps)
     best = _matrices(adapted)
+    kept = [parameter.detach().clone() for parameter in adapted.parameters]
     curve = [(0, _held_out(stored, best, meter))]
+    since = 0
     every = max(1, training.steps // training.measured)
     for step in track(range(1, training.steps + 1), "recovery", training.steps, progress):
         rows = random.choice(len(ids_NT), size=min(training.batch, len(ids_NT)), replace=False)
@@ -92,10 +97,29 @@ def _train(
             found = _matrices(adapted)
             lowest = min(loss for _, loss in curve)
             curve.append((step, _held_out(stored, found, meter)))
-            best = found if curve[-1][1] < lowest else best
-            if min(range(len(curve)), key=lambda i: curve[i][1]) + PATIENCE < len(curve):
-                break
+            since += 1
+            if curve[-1][1] < lowest:
+                best, since = found, 0
+                kept = [parameter.detach().clone() for parameter in adapted.parameters]
+            elif since == PATIENCE:
+                if lowered == LOWERED:
+                    break
+                lowered, since = lowered + 1, 0
+                _put_back(adapted, kept)
+                optimizer, schedule = _optimizer(adapted, rate * SLOWER**lowered, training.steps - step)
     return best, tuple(curve)
+
+
+def _optimizer(adapted: Adapter, rate: float, steps: int) -> tuple[torch.optim.Optimizer, Any]:
+    """AdamW and its schedule for so many steps."""
+    optimizer = torch.optim.AdamW(adapted.parameters, lr=rate, weight_decay=0.0)
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share(step, max(1, steps)))
+
+
+def _put_back(adapted: Adapter, kept: list[Tensor]) -> None:
+    with torch.no_grad():
+        for parameter, value in zip(adapted.parameters, kept, strict=True):
+            parameter.copy_(value)
 
 
 def _share(step: int, steps: int) -> float:

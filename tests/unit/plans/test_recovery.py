@@ -137,3 +137,17 @@ def test_edits_that_were_replaced_weights_are_trained_in_place(
     assert any(isinstance(edit, ReplaceWeight) for edit in plan.edits)
     assert any(isinstance(edit, LowRank) for edit in plan.edits)
     assert found.curve[-1][1] < found.curve[0][1]
+
+
+def test_training_that_is_too_fast_goes_on_slower_from_the_best_state(
+    make_model: MakeModel, ids: np.ndarray, text: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = Decoder.of(make_model(3))
+    plan = planned(decoder, ids)
+    fast = Training("factors", steps=80, measured=20, rate=0.04)
+    slowed = recover(decoder, plan, text, fast)
+    monkeypatch.setattr("foldrank.plans.training.recovery.LOWERED", 0)
+    stopped = recover(decoder, plan, text, fast)
+    assert slowed.curve[: len(stopped.curve)] == stopped.curve
+    assert min(loss for _, loss in stopped.curve) == stopped.curve[0][1]
+    assert min(loss for _, loss in slowed.curve) < 0.99 * slowed.curve[0][1]
