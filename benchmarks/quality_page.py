@@ -46,6 +46,29 @@ def page(found: Mapping[str, Any]) -> str:
     return "\n".join(parts)
 
 
+OURS = ("auto", "dipsvd", "slm")
+"""Methods that are no baseline here; `dipsvd` and `slm` are published too, `dipsvd:ratios=closed-form` is not."""
+
+
+def summary(found: Mapping[str, Any]) -> str:
+    """One row a model and keep: the best baseline, the best settings of ours, perplexity over dense (medians)."""
+    cells = [cell for cell in found["cells"].values() if "perplexity_ratio" in cell and not cell["recover"]]
+    rows = []
+    for model, keep in sorted({(cell["model"], cell["keep"]) for cell in cells}, key=lambda key: (key[0], -key[1])):
+        best: dict[str, tuple[float, str]] = {}
+        here = [cell for cell in cells if (cell["model"], cell["keep"]) == (model, keep)]
+        for method in {cell["method"] for cell in here}:
+            name = method.split(":")[0]
+            value = median(cell["perplexity_ratio"] for cell in here if cell["method"] == method)
+            kind = name if name in OURS else "baseline"
+            best[kind] = min(best.get(kind, (float("inf"), "")), (value, method))
+        rows.append((model, f"{keep:g}", *(
+            f"{best[kind][0]:.3f}" + (f" (`{best[kind][1]}`)" if kind == "baseline" else "") if kind in best else ""
+            for kind in ("baseline", "slm", "dipsvd", "auto"))))
+    head = ("model", "keep", "best baseline", "slm", "dipsvd, best settings", "auto")
+    return _rows(head, rows).rstrip("\n")
+
+
 def _timed(cells: list[dict[str, Any]]) -> list[str]:
     """What was timed, one row a cell."""
     rows = [

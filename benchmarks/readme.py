@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from foldrank.benchmarks.families_table import consumers, families
+from foldrank.benchmarks.quality_page import summary
 
 _PLACE = re.compile(r"(<!-- figures: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
@@ -109,7 +110,7 @@ def _big_bundle(data: dict[str, Any]) -> str:
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "demo": _demo, "folded_decode": _folded_decode, "planning": _planning, "apply_cost": _apply_cost,
-    "big_bundle": _big_bundle,
+    "big_bundle": _big_bundle, "quality": summary,
     "families": families, "consumers": consumers,
 }
 SOURCES = {"consumers": "families"}

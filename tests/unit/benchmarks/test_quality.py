@@ -11,7 +11,7 @@ import torch
 from click.testing import CliRunner
 
 from foldrank.benchmarks.quality import Asked, Cell, Judge, cells, main, run_cell
-from foldrank.benchmarks.quality_page import page, picture
+from foldrank.benchmarks.quality_page import page, picture, summary
 
 
 def test_a_cell_asks_for_its_keep() -> None:
@@ -99,6 +99,15 @@ def test_the_page_shows_medians_and_what_is_out_of_reach(tmp_path: Path) -> None
     assert "| `a` | 0.9 | 0.750 | 1.200 | 1.100 to 1.300 | 1.250 |" in text
     picture(found, tmp_path / "p.svg")
     assert "<svg" in (tmp_path / "p.svg").read_text()
+
+
+def test_the_summary_has_the_best_of_each_kind() -> None:
+    rows = [entry("auto", 0.9, 0, perplexity_ratio=1.05), entry("svd", 0.9, 0, perplexity_ratio=2.0),
+            entry("sleb", 0.9, 0, perplexity_ratio=1.5), entry("sleb", 0.9, 1, perplexity_ratio=1.7),
+            entry("dipsvd", 0.9, 0, perplexity_ratio=1.3), entry("dipsvd:align=2", 0.9, 0, perplexity_ratio=1.2),
+            {**entry("svd", 0.9, 0, perplexity_ratio=1.0), "recover": "lora"}]
+    found = {"cells": {str(i): row for i, row in enumerate(rows)}}
+    assert summary(found).splitlines()[2:] == ["| m | 0.9 | 1.600 (`sleb`) |  | 1.200 | 1.050 |"]
 
 
 def test_the_committed_page_is_that_of_the_committed_results(root: Path) -> None:
