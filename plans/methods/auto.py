@@ -38,7 +38,7 @@ from foldrank.plans.solver.staged import Stages
 
 WIDTHS = {"fp32": 4, "fp16": 2, "bf16": 2}
 EFFORTS = {
-    "low": Effort(16, 8, 2, (0.5,), (1,)),
+    "low": Effort(16, 8, 2, (0.5,)),
     "normal": Effort(24, 10, 3, (0.125,), (2,), 16),
     "high": Effort(200, 40, 8, (0.5, 0.25, 0.125, 0.04), (1, 2, 3, 4), 64),
 }

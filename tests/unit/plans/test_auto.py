@@ -224,13 +224,14 @@ def _terms(decoder: Decoder) -> Terms:
     return Terms(shapes, Numbers(), curves, 1, lambda _shape, _rank: True, lambda _l, _h: True)
 
 
-def test_predictions_are_part_of_the_result(make_model: MakeModel, ids: np.ndarray) -> None:
-    result = solved(Decoder.of(make_model(3)), ids, keep=0.8)
+@pytest.mark.parametrize("effort", ["low", "normal"])
+def test_predictions_are_part_of_the_result(make_model: MakeModel, ids: np.ndarray, effort: str) -> None:
+    result = solved(Decoder.of(make_model(3)), ids, keep=0.8, effort=effort)
     assert result.predicted["auto.measured_nats"] > 0
     assert result.predicted["auto.predicted_nats"] > 0
     steps = result.diagnostics["auto_steps"]
     assert len(steps) == result.predicted["auto.steps"]
-    assert all(step["saved"] > 0 for step in steps)
+    assert sum(step["saved"] for step in steps) > 0  # exchanges give back as well as save
     assert torch.isfinite(torch.tensor([step["measured_nats"] for step in steps])).all()
 
 
