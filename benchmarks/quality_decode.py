@@ -46,7 +46,7 @@ def _bytes(bundle: Bundle) -> int:
 @click.option("--method", "methods", multiple=True, required=True, help="As --method of plan, without keep.")
 @click.option("--keep", "keeps", multiple=True, type=float, required=True)
 @click.option("--seed", default=0)
-@click.option("--pairs", default=20)
+@click.option("--pairs", default=20, help="20 or more.")
 @click.option("--launches", default=2)
 @click.option("--context", default=128)
 def main(

@@ -10,6 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from foldrank.benchmarks import quality_decode
 from foldrank.benchmarks.quality import Asked, Cell, Judge, cells, main, run_cell
 from foldrank.benchmarks.quality_page import page, picture, summary
 
@@ -116,3 +117,26 @@ def test_the_committed_page_is_that_of_the_committed_results(root: Path) -> None
         assert not (root / "docs" / "quality.md").exists()
         return
     assert (root / "docs" / "quality.md").read_text() == page(json.loads(results.read_text()))
+
+
+def test_only_cells_that_are_there_and_were_not_timed_are_timed(
+    specs_5m: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, timed = tmp_path / "quality.json", []
+    keys = {method: Cell(specs_5m.name, method, 0.9, 0).key for method in ("slm", "sleb", "laco", "svd")}
+    path.write_text(json.dumps({"cells": {
+        keys["slm"]: {"kept": 0.9}, keys["sleb"]: {"decode": {"ratio": 7.0}}, keys["laco"]: {"refused": "no"}}}))
+    monkeypatch.setattr(quality_decode, "export", lambda *_arguments, **_named: None)
+
+    def figures(_checkpoint: object, cell: Cell, *_others: object) -> dict[str, object]:
+        timed.append(cell.method)
+        return {"decode": {"ratio": 1.5, "ideal": 1.6}, "bytes_ratio": 0.9}
+
+    monkeypatch.setattr(quality_decode, "decode_figures", figures)
+    asked = [part for method in keys for part in ("--method", method)]
+    found = CliRunner().invoke(quality_decode.main, [str(specs_5m), "-o", str(path), "--keep", "0.9", *asked])
+    assert found.exit_code == 0, found.output
+    assert timed == ["slm"]
+    made = json.loads(path.read_text())["cells"]
+    assert made[keys["slm"]] == {"kept": 0.9, "decode": {"ratio": 1.5, "ideal": 1.6}, "bytes_ratio": 0.9}
+    assert made[keys["sleb"]] == {"decode": {"ratio": 7.0}}
