@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from foldrank.context import ROWS, cut_to, usable_window
+from foldrank import context
 from foldrank.digests import WeightDigest, sha256_array
 from foldrank.edits import Edit, FoldBlocks, LowRank
 from foldrank.errors import SourceError
@@ -113,8 +114,7 @@ def calibration_windows(checkpoint: Checkpoint, path: Path | None, tokens: int |
 
 def usable(decoder: Decoder, windows: Windows) -> Windows:
     """The same tokens in windows that the model can use: shorter ones where it was trained on shorter ones."""
-    losses = position_losses(decoder, windows.ids[:ROWS])
-    return replace(windows, ids=cut_to(windows.ids, usable_window(losses)))
+    return replace(windows, ids=context.usable(windows.ids, partial(position_losses, decoder)))
 
 
 def run_all(

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from foldrank.context import ROWS, cut_to, usable_window
+from foldrank.context import usable
 from foldrank.progress import SILENT, Progress, track
 from foldrank.runtime.compare import Array, check_finite, kl_divergence, log_softmax, pieces
 from foldrank.runtime.decoding import OrtDecoder
@@ -62,7 +63,7 @@ def measure(dense: OrtDecoder, small: OrtDecoder, ids_NT: Tokens, progress: Prog
     Windows longer than the dense model can use are cut: `window` in the result says to what.
     """
     found = Quality()
-    ids_NT = cut_to(ids_NT, usable_window(position_losses(dense, ids_NT[:ROWS])))
+    ids_NT = usable(ids_NT, partial(position_losses, dense))
     window = ids_NT.shape[1]
     rows = rows_at_once(2 * window, dense.prefill(ids_NT[:1, :1]).shape[-1])
     starts = range(0, len(ids_NT), rows)

@@ -25,6 +25,7 @@ import numpy as np
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings_dataclass
 
+from foldrank.context import cut_to
 from foldrank.plans.method import Method, Result, Task
 from foldrank.plans.solver.block_refit import Original, shapes_of
 from foldrank.plans.solver.costs import Costs, CostTable, Latencies, Numbers, total
@@ -113,8 +114,7 @@ METHOD = Method("auto", Settings, run, folds=True)
 def shortened(ids_NT: np.ndarray) -> np.ndarray:
     """The same tokens in windows of at most SEARCH_WINDOW."""
     parts = -(-ids_NT.shape[1] // SEARCH_WINDOW)
-    width = ids_NT.shape[1] // parts
-    return ids_NT[:, : parts * width].reshape(-1, width)
+    return cut_to(ids_NT, ids_NT.shape[1] // parts)
 
 
 def split(ids_NT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -35,15 +35,15 @@ class Stages:
         start = self.search.terms.cost(state.layout)
         for stage in range(1, self.count + 1):
             reached = start - (start - limit) * stage / self.count
-            made = self._stage(state, reached, self.search.terms.cost(state.layout) - reached)
+            made = self._stage(state, reached)
             if made is None:
                 return None
             state = made
         return state
 
-    def _stage(self, state: State, limit: float, need: float) -> State | None:
+    def _stage(self, state: State, limit: float) -> State | None:
         search, layout = self.search, state.layout
-        probes = search.terms.probes(layout, need)
+        probes = search.terms.probes(layout, search.terms.cost(layout) - limit)
         tried = [search.tried(state, move) for move in track(probes, "program", len(probes), search.progress)]
         fixed = len(layout) * search.terms.costs.block()
         chosen = choose([*self._ranks(layout), *self._joint(tried)], limit - fixed)

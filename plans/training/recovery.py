@@ -80,9 +80,8 @@ def _train(
 ) -> tuple[dict[str, Tensor], tuple[tuple[int, float], ...]]:
     rate, lowered = training.rate or RATES[training.kind], 0
     optimizer, schedule = _optimizer(adapted, rate, training.steps)
-    best = _matrices(adapted)
-    kept = [parameter.detach().clone() for parameter in adapted.parameters]
-    curve = [(0, _held_out(stored, best, meter))]
+    kept = _taken(adapted)
+    curve = [(0, _held_out(stored, _matrices(adapted), meter))]
     since = 0
     every = max(1, training.steps // training.measured)
     for step in track(range(1, training.steps + 1), "recovery", training.steps, progress):
@@ -94,26 +93,29 @@ def _train(
         optimizer.step()
         schedule.step()
         if step % every == 0 or step == training.steps:
-            found = _matrices(adapted)
             lowest = min(loss for _, loss in curve)
-            curve.append((step, _held_out(stored, found, meter)))
+            curve.append((step, _held_out(stored, _matrices(adapted), meter)))
             since += 1
             if curve[-1][1] < lowest:
-                best, since = found, 0
-                kept = [parameter.detach().clone() for parameter in adapted.parameters]
+                kept, since = _taken(adapted), 0
             elif since == PATIENCE:
                 if lowered == LOWERED:
                     break
                 lowered, since = lowered + 1, 0
                 _put_back(adapted, kept)
                 optimizer, schedule = _optimizer(adapted, rate * SLOWER**lowered, training.steps - step)
-    return best, tuple(curve)
+    _put_back(adapted, kept)
+    return _matrices(adapted), tuple(curve)
 
 
 def _optimizer(adapted: Adapter, rate: float, steps: int) -> tuple[torch.optim.Optimizer, Any]:
     """AdamW and its schedule for so many steps."""
     optimizer = torch.optim.AdamW(adapted.parameters, lr=rate, weight_decay=0.0)
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share(step, max(1, steps)))
+
+
+def _taken(adapted: Adapter) -> list[Tensor]:
+    return [parameter.detach().clone() for parameter in adapted.parameters]
 
 
 def _put_back(adapted: Adapter, kept: list[Tensor]) -> None:

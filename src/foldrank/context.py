@@ -6,6 +6,7 @@ windows of 256 that claims 1,024 may lose twice as many nats at position 400 as 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,11 @@ SHORTEST = 64
 """Windows are not cut below this."""
 
 Ids = np.ndarray[Any, np.dtype[np.int64]]
+
+
+def usable(ids_NT: Ids, position_losses: Callable[[Ids], np.ndarray[Any, Any]]) -> Ids:
+    """The same tokens in windows that the model can use; `position_losses` of a few windows, see `usable_window`."""
+    return cut_to(ids_NT, usable_window(position_losses(ids_NT[:ROWS])))
 
 
 def usable_window(losses_P: np.ndarray[Any, Any]) -> int:

@@ -231,7 +231,9 @@ def test_predictions_are_part_of_the_result(make_model: MakeModel, ids: np.ndarr
     assert result.predicted["auto.predicted_nats"] > 0
     steps = result.diagnostics["auto_steps"]
     assert len(steps) == result.predicted["auto.steps"]
-    assert sum(step["saved"] for step in steps) > 0  # exchanges give back as well as save
+    if effort == "low":
+        assert all(step["saved"] > 0 for step in steps)
+    assert sum(step["saved"] for step in steps) > 0  # exchanges of the other efforts give back as well
     assert torch.isfinite(torch.tensor([step["measured_nats"] for step in steps])).all()
 
 
