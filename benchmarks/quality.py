@@ -103,6 +103,11 @@ class Judge:
         return {"perplexity_ratio": math.exp(nats), "kl_nats": max(0.0, kl), "top1_agreement": same}
 
 
+def device_name(device: str) -> str:
+    """What a PyTorch device is: the card's name, or the device's own."""
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
+
+
 def _targets(row_T: np.ndarray, logs: Tensor) -> Tensor:
     return torch.from_numpy(row_T[1:, None]).to(logs.device)
 
@@ -119,13 +124,13 @@ def cells(
                     yield Cell(model, method, keep, seed, recover)
 
 
-def judge(checkpoint: Checkpoint, text: Path | None) -> Judge:
+def judge(checkpoint: Checkpoint, text: Path | None, device: str = "cpu") -> Judge:
     """The first TOKENS tokens of a held-out text, default the installed one, in windows the model can use."""
     tokenizer = load_tokenizer(checkpoint.path)
     windows = cut_windows(
         read_text(text, "validation"), tokenizer, window=WINDOW, windows=TOKENS // WINDOW, seed=None
     )
-    decoder = load_decoder(checkpoint)
+    decoder = load_decoder(checkpoint, device=device)
     return Judge(decoder, usable(decoder, windows).ids)
 
 
@@ -187,17 +192,20 @@ def _logs(decoder: Decoder, ids_1T: np.ndarray, blocks: Sequence[Block]) -> Tens
 @click.option("--keep", "keeps", multiple=True, type=float, default=KEEPS)
 @click.option("--seed", "seeds", multiple=True, type=int, default=SEEDS)
 @click.option("--text", type=click.Path(path_type=Path, exists=True), help="Held-out text; default: the installed one.")
+@click.option("--device", default="cpu", help="Where plans are made and judged: cpu or cuda.")
 @click.option("--recover", type=click.Choice(["factors", "lora", "norms"]), help="Cells after recovery, not before.")
 @click.option("--recover-text", type=click.Path(path_type=Path, exists=True), help="Default: the calibration text.")
 @click.option("--recover-tokens", type=int, default=262_144)
 @click.option("--recover-steps", type=int, default=300)
 def main(
     models: tuple[Path, ...], output: Path, methods: tuple[str, ...], keeps: tuple[float, ...], seeds: tuple[int, ...],
-    text: Path | None, recover: str | None, recover_text: Path | None, recover_tokens: int, recover_steps: int,
+    text: Path | None, device: str, recover: str | None, recover_text: Path | None, recover_tokens: int, recover_steps: int,
 ) -> None:
     """Run the cells that are missing, one after the other, saving after each."""
     found = load(output)
-    found["environment"] = environment(torch.get_num_threads())
+    here = environment(torch.get_num_threads())
+    where = {"cpu": here["cpu_model"], "threads": here["threads"], "device": device_name(device)}
+    found["environment"] = here
     found["held_out"] = {"text": text.name if text else "validation.jsonl", "tokens": TOKENS}
     opened = {path.name: Checkpoint.open(path) for path in models}
     judges: dict[str, Judge] = {}
@@ -206,9 +214,10 @@ def main(
         if cell.key in found["cells"]:
             continue
         if cell.model not in judges:
-            judges[cell.model] = dense = judge(opened[cell.model], text)
+            judges[cell.model] = dense = judge(opened[cell.model], text, device)
             found.setdefault("dense", {})[cell.model] = {"perplexity": dense.perplexity, "window": dense.ids.shape[1]}
-        found["cells"][cell.key] = run_cell(cell, opened[cell.model], judges[cell.model], training)
+        figures = run_cell(cell, opened[cell.model], judges[cell.model], training)
+        found["cells"][cell.key] = {**figures, "where": where}
         save(output, found)
         click.echo(f"{cell.key}: {found['cells'][cell.key].get('perplexity_ratio', 'refused')}", err=True)
 

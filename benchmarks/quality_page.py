@@ -40,7 +40,7 @@ def page(found: Mapping[str, Any]) -> str:
         parts += ["KL(dense || compressed), nats:\n", _table(mine, "kl_nats", "{:.3f}")]
         parts += ["Top-1 agreement:\n", _table(mine, "top1_agreement", "{:.3f}")]
         parts += ["Share of the block weights kept:\n", _table(mine, "kept", "{:.3f}")]
-        parts += ["Planning, seconds:\n", _table(mine, "planning_s", "{:.0f}")]
+        parts += ["Planning, seconds, " + _places(mine) + ":\n", _table(mine, "planning_s", "{:.0f}")]
         parts += _timed([cell for cell in mine if "decode" in cell])
         parts += _recovered([cell for cell in held_here if cell["recover"]])
     return "\n".join(parts)
@@ -67,6 +67,17 @@ def summary(found: Mapping[str, Any]) -> str:
             for kind in ("baseline", "slm", "dipsvd", "auto"))))
     head = ("model", "keep", "best baseline", "slm", "dipsvd, best settings", "auto")
     return _rows(head, rows).rstrip("\n")
+
+
+def _places(cells: list[dict[str, Any]]) -> str:
+    """Where cells were planned, and which methods: seconds of different machines do not compare."""
+    places: dict[str, set[str]] = {}
+    for cell in cells:
+        where = cell["where"]
+        name = where["cpu"] if where["device"] == "cpu" else where["device"]
+        threads = f", {where['threads']} thread" if where["device"] == "cpu" else ""
+        places.setdefault(f"{name}{threads}", set()).add(cell["method"].split(":")[0])
+    return "; ".join(f"on {place}: {', '.join(sorted(methods))}" for place, methods in sorted(places.items()))
 
 
 def _timed(cells: list[dict[str, Any]]) -> list[str]:

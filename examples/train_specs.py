@@ -3,8 +3,9 @@
     python examples/train_specs.py examples/specs-5m --text train.jsonl.gz --valid valid.jsonl.gz -o mature
 
 Continues from the checkpoint's weights unless --from-scratch. One GPU trains the 5.5M-parameter model on 300 million
-tokens in minutes; a CPU takes hours. Writes fp16 safetensors, the tokenizer as it was, and a model card with the
-perplexity that was measured on the validation text after the cast to fp16.
+tokens in minutes; a CPU takes hours. The weights kept are those of the best validation loss on the way. Writes fp16
+safetensors, the tokenizer as it was, and a model card with what was measured on the validation text after the cast to
+fp16: perplexity in windows of several lengths, since a model trained on short windows may break down on longer ones.
 """
 
 from __future__ import annotations
@@ -28,6 +29,12 @@ from foldrank.staging import staged_folder
 
 EVALUATED = 200_000
 """Validation tokens that are looked at, from the start of the text."""
+
+LENGTHS = (128, 256, 512, 1024)
+"""Windows whose perplexity the model card gives, as far as the model's context reaches."""
+
+LOOKS = 20
+"""How often the validation loss is taken on the way."""
 
 
 @dataclass(frozen=True)
@@ -65,17 +72,24 @@ def batches(tokens: Tensor, schedule: Schedule, seed: int, device: str) -> Itera
         yield tokens[starts[:, None] + torch.arange(schedule.window + 1, device=device)]
 
 
-def train(model: PreTrainedModel, tokens: Tensor, schedule: Schedule, *, seed: int, device: str) -> None:
-    """Train in place; bf16 autocast on a GPU, float32 weights throughout."""
+def train(
+    model: PreTrainedModel, tokens: Tensor, held_out: Tensor, schedule: Schedule, *, seed: int, device: str
+) -> list[tuple[int, float]]:
+    """Train in place and keep the best state on the way; bf16 autocast on a GPU, float32 weights throughout.
+
+    Gives (steps done, validation perplexity at the window trained on) for each look.
+    """
     matrices = [p for p in model.parameters() if p.ndim > 1]
     gains = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": schedule.decay}, {"params": gains, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=schedule.peak, betas=(0.9, 0.95))
-    model.train()
     started = time.monotonic()
-    for step, ids in enumerate(batches(tokens, schedule, seed, device)):
+    curve: list[tuple[int, float]] = []
+    best: dict[str, Tensor] = {}
+    for step, ids in enumerate(batches(tokens, schedule, seed, device), 1):
+        model.train()
         for group in optimizer.param_groups:
-            group["lr"] = schedule.rate(step)
+            group["lr"] = schedule.rate(step - 1)
         with torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):
             logits = model(input_ids=ids[:, :-1], use_cache=False).logits
             loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten())
@@ -83,12 +97,18 @@ def train(model: PreTrainedModel, tokens: Tensor, schedule: Schedule, *, seed: i
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        if step % max(1, schedule.steps // 50) == 0:
-            click.echo(f"step {step} of {schedule.steps}: loss {loss.item():.3f}, {time.monotonic() - started:.0f} s")
+        if step % max(1, schedule.steps // LOOKS) == 0 or step == schedule.steps:
+            curve.append((step, perplexity(model, held_out, window=schedule.window, device=device)))
+            click.echo(f"step {step} of {schedule.steps}: loss {loss.item():.3f}, validation perplexity "
+                       f"{curve[-1][1]:.2f}, {time.monotonic() - started:.0f} s")
+            if curve[-1][1] == min(found for _, found in curve):
+                best = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.load_state_dict(best)
+    return curve
 
 
 @torch.no_grad()
-def perplexity(model: PreTrainedModel, tokens: Tensor, *, window: int = 512, device: str) -> float:
+def perplexity(model: PreTrainedModel, tokens: Tensor, *, window: int, device: str) -> float:
     """exp of the mean loss over non-overlapping windows from the start of the text, first token of each not counted."""
     model.eval()
     count = min(len(tokens), EVALUATED) // window
@@ -118,7 +138,7 @@ def save(model: PreTrainedModel, source: Path, target: Path, card: str) -> None:
 @click.option("--valid", type=click.Path(path_type=Path), required=True, help="Validation text.")
 @click.option("--tokens", default="300M", show_default=True, help="How many to train on.")
 @click.option("--batch", default=64, show_default=True)
-@click.option("--window", default=512, show_default=True)
+@click.option("--window", default=512, show_default=True, help="Tokens of a training window.")
 @click.option("--rate", default=1.5e-3, show_default=True, help="Peak learning rate.")
 @click.option("--from-scratch", is_flag=True, help="Forget the checkpoint's weights.")
 @click.option("--seed", default=0, show_default=True)
@@ -135,15 +155,21 @@ def main(checkpoint: Path, text: Path, valid: Path, tokens: str, batch: int, win
     wanted = int(float(tokens.rstrip("MK")) * {"M": 1e6, "K": 1e3}.get(tokens[-1], 1))
     schedule = Schedule(max(1, wanted // (batch * window)), batch, window, rate)
     held_out = token_stream(load_text(valid, "validation"), checkpoint)
-    before = perplexity(model, held_out, device=device)
-    train(model, token_stream(load_text(text, "calibration"), checkpoint), schedule, seed=seed, device=device)
-    after = perplexity(model.half().float(), held_out, device=device)
+    lengths = [length for length in LENGTHS if length <= min(model.config.max_position_embeddings, len(held_out))]
+    before = {length: perplexity(model, held_out, window=length, device=device) for length in lengths}
+    curve = train(model, token_stream(load_text(text, "calibration"), checkpoint), held_out, schedule, seed=seed,
+                  device=device)
+    model.half().float()
+    after = {length: perplexity(model, held_out, window=length, device=device) for length in lengths}
     facts = {"tokens": schedule.steps * batch * window, "steps": schedule.steps, "batch": batch, "window": window,
              "peak_rate": rate, "seed": seed, "from_scratch": from_scratch, "device": device,
-             "perplexity_before": before, "perplexity_after": after, "evaluated_tokens": min(len(held_out), EVALUATED)}
+             "evaluated_tokens": min(len(held_out), EVALUATED), "perplexity_before": before, "perplexity_after": after,
+             "validation_curve": curve}
     save(model, checkpoint, output, f"# {output.name}\n\nTrained from `{checkpoint.name}`:\n\n"
          f"```json\n{json.dumps(facts, indent=2)}\n```\n")
-    click.echo(f"perplexity {before:.2f} -> {after:.2f}; {output}")
+    for length in lengths:
+        click.echo(f"windows of {length}: perplexity {before[length]:.2f} -> {after[length]:.2f}")
+    click.echo(str(output))
 
 
 if __name__ == "__main__":

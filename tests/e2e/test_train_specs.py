@@ -22,7 +22,8 @@ def test_a_few_steps_fit_their_text_and_leave_a_whole_checkpoint(specs_5m: Path,
     )
     assert found.returncode == 0, found.stderr
     facts = json.loads((tmp_path / "out" / "README.md").read_text().split("```json")[1].split("```")[0])
-    assert facts["perplexity_after"] < 0.5 * facts["perplexity_before"]
+    assert facts["perplexity_after"]["128"] < 0.5 * facts["perplexity_before"]["128"]
+    assert min(found for _, found in facts["validation_curve"]) < 0.5 * facts["perplexity_before"]["128"]
     trained = Checkpoint.open(tmp_path / "out")
     check_finite(trained)
     assert trained.config_sha256 == Checkpoint.open(specs_5m).config_sha256
