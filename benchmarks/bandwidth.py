@@ -1,6 +1,7 @@
-"""Memory bandwidth as a program can really read it: one pass of integer sums over an array no cache can hold.
+"""Memory bandwidth as a program can really reach it, over arrays that no cache can hold. Knows nothing of models.
 
-The read half of McCalpin's STREAM. Knows nothing of models.
+On a CPU one pass of integer sums, the read half of McCalpin's STREAM; on a device elementwise ONNX nodes, which read
+and write.
 """
 
 from __future__ import annotations
@@ -9,9 +10,17 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from foldrank.runtime.providers import Provider, load_onnxruntime
 
 MIN_BYTES = 256 << 20
 _PASSES = 5
+DEVICE_BYTES = 1 << 30
+"""Of the array on a device; no cache is near that large."""
+
+_OPERATORS = ("Neg", "Abs", "Neg", "Abs")
 
 
 def read_bandwidth(threads: int, *, cache_bytes: int = 0, passes: int = _PASSES) -> float:
@@ -31,3 +40,35 @@ def read_bandwidth(threads: int, *, cache_bytes: int = 0, passes: int = _PASSES)
             if total != array.size:
                 raise AssertionError(f"read {total} of {array.size} numbers")
     return array.nbytes / best
+
+
+def device_bandwidth(provider: Provider, *, size: int = DEVICE_BYTES, passes: int = _PASSES) -> float:
+    """Bytes per second read and written together, best of some passes, on the device of a provider.
+
+    A chain of elementwise nodes over `size` bytes of float32 through ONNX Runtime; start-up is in none of the passes.
+    """
+    ort = load_onnxruntime()
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    where = {"device_id": str(provider.device_id)} if provider.device != "cpu" else {}
+    name = "CUDAExecutionProvider" if provider.device != "cpu" else provider.name
+    session = ort.InferenceSession(_chain().SerializeToString(), options, providers=[(name, where)])
+    array = ort.OrtValue.ortvalue_from_numpy(np.ones(size // 4, np.float32), provider.device, provider.device_id)
+    out = ort.OrtValue.ortvalue_from_shape_and_type((size // 4,), np.float32, provider.device, provider.device_id)
+    binding = session.io_binding()
+    binding.bind_ortvalue_input("x", array)
+    binding.bind_ortvalue_output("y", out)
+    best = float("inf")
+    for _ in range(passes + 1):
+        start = time.perf_counter()
+        session.run_with_iobinding(binding)
+        best = min(best, time.perf_counter() - start)
+    return 2 * size * len(_OPERATORS) / best
+
+
+def _chain() -> onnx.ModelProto:
+    names = ["x", *(f"t{i}" for i in range(len(_OPERATORS) - 1)), "y"]
+    nodes = [helper.make_node(op, [names[i]], [names[i + 1]]) for i, op in enumerate(_OPERATORS)]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N"]) for name in "xy")
+    return helper.make_model(helper.make_graph(nodes, "chain", [x], [y]),
+                             opset_imports=[helper.make_opsetid("", 17)], ir_version=10)

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from foldrank.benchmarks import document
-from foldrank.benchmarks.bandwidth import read_bandwidth
+from foldrank.benchmarks.bandwidth import device_bandwidth, read_bandwidth
 from foldrank.benchmarks.environment import environment, last_level_cache_bytes
+from foldrank.benchmarks.gpu import Gpu
 from foldrank.benchmarks.ideal import Work, count
 from foldrank.benchmarks.paired import Series, Setup, run
 from foldrank.benchmarks.statistics import SPREAD, UNSTABLE_ABOVE
@@ -32,14 +33,16 @@ def paired_bench(
     setup = Setup(provider, threads, int(dense.json("config.json")["vocab_size"]), seed)
     work = {"dense": _work(dense), "compressed": _work(compressed)}
     before = _bandwidth(provider, threads)
+    states = [_state(provider)]
     series, missing = run(dense.path, compressed.path, setup, profile, progress)
+    states.append(_state(provider))
     probes = before + _bandwidth(provider, threads)
     yardstick = document.Yardstick(work, max(probes, default=None), last_level_cache_bytes())
     found = _assemble(series, setup, yardstick)
     gates = speed_gates(found["speedups"], found["null_test"], min_speedup)
     return {
         **found,
-        "environment": {**environment(threads), "bandwidth_bytes_per_s": yardstick.bandwidth,
+        "environment": {**environment(threads), **_device(provider, states), "bandwidth_bytes_per_s": yardstick.bandwidth,
                         "bandwidth_probes_bytes_per_s": probes, "spinning": "in_runs",
                         "pinned": all(opened["pinned"] for one in series for opened in one.opened.values())},
         "method": _method(profile, seed, dropped, missing),
@@ -86,6 +89,7 @@ def _assemble(series: Sequence[Series], setup: Setup, yardstick: document.Yardst
         "rows": [row for one in series for row in document.rows(one, setup, yardstick)],
         "speedups": [entry for one in series for entry in document.speedups(one, setup, yardstick)],
         "memory": [entry for one in series for entry in document.memory(one)],
+        "energy": [entry for one in series for entry in document.energy(one)],
     }
 
 
@@ -113,6 +117,21 @@ def _work(bundle: Bundle) -> Work:
     return count(load_model(bundle.model), bundle.path)
 
 
+def _device(provider: Provider, states: list[dict[str, Any] | None]) -> dict[str, Any]:
+    """The card, and how it was found before and after; nothing on a CPU."""
+    if provider.device == "cpu":
+        return {}
+    card = Gpu.open(provider.device_id)
+    return {"gpu": card and card.facts(), "gpu_states": states}
+
+
+def _state(provider: Provider) -> dict[str, Any] | None:
+    card = None if provider.device == "cpu" else Gpu.open(provider.device_id)
+    return card and card.state()
+
+
 def _bandwidth(provider: Provider, threads: int) -> list[float]:
-    """A probe of main memory; none where the weights are read from a device's."""
-    return [read_bandwidth(threads, cache_bytes=last_level_cache_bytes() or 0)] if provider.short == "cpu" else []
+    """A probe of the memory that the weights are read from."""
+    if provider.device != "cpu":
+        return [device_bandwidth(provider)]
+    return [read_bandwidth(threads, cache_bytes=last_level_cache_bytes() or 0)]

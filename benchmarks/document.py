@@ -63,6 +63,7 @@ def _row(
         "prefill_flops": round(yardstick.work[bundle].prefill_flops(workload)),
         "bandwidth_use": yardstick.bandwidth and bytes_per_token * tokens_per_s / yardstick.bandwidth,
         "peak_rss_bytes": max(peaks, default=None), "placement": series.opened[bundle]["placement"],
+        "cuda_graph": series.opened[bundle].get("cuda_graph"),
         "spread": {"ttft": spread(ttft), "tpot": spread(tpot)}, "stable": stable(ttft) and stable(tpot),
         "samples": {"ttft_ms": ttft, "tpot_ms": tpot},
     }
@@ -114,9 +115,14 @@ def memory(series: Series) -> list[dict[str, Any]]:
     """Peak resident bytes of each session's process, one per launch, and what the process held before it opened."""
     return [
         {"bundle": name, "engine": series.engine, "peak_rss_bytes": series.peaks[name],
-         "rss_before_bytes": series.opened[name]["rss_before_bytes"]}
+         "rss_before_bytes": series.opened[name]["rss_before_bytes"], "gpu_bytes": series.on_card.get(name)}
         for name in ("dense", "compressed")
     ]
+
+
+def energy(series: Series) -> list[dict[str, Any]]:
+    """Joules per token of each bundle at the first workload, and what read them."""
+    return [{"bundle": name, "engine": series.engine, **found} for name, found in series.energy.items()]
 
 
 def note(found: Estimate, ideal: float, phase: str, workload: Workload, yardstick: Yardstick) -> str | None:

@@ -19,6 +19,9 @@ from foldrank.progress import SILENT, Progress
 from foldrank.runtime.providers import Provider
 
 SPEED, NULL = "speed", "null"
+ENERGY_SECONDS = 3.0
+"""How long each bundle decodes for its joules per token: counters tick slowly."""
+
 _RIVAL = {SPEED: "compressed", NULL: "dense again"}
 Sample = Mapping[str, float]
 Pairs = list[tuple[Sample, Sample]]
@@ -42,6 +45,8 @@ class Series:
     pairs: dict[tuple[str, Workload], list[Pairs]] = field(default_factory=dict)
     opened: dict[str, dict[str, Any]] = field(default_factory=dict)
     peaks: dict[str, list[int | None]] = field(default_factory=dict)
+    on_card: dict[str, list[int | None]] = field(default_factory=dict)
+    energy: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def run(
@@ -81,7 +86,11 @@ def _engine(
                 for workload in profile.workloads:
                     _contests(series, children, workload, setup, profile.warmups, count, stage, progress)
                 for name, child in children.items():
-                    series.peaks.setdefault(name, []).append(child.ask("memory")["peak_rss_bytes"])
+                    held = child.ask("memory")
+                    series.peaks.setdefault(name, []).append(held["peak_rss_bytes"])
+                    series.on_card.setdefault(name, []).append(held["gpu_bytes"])
+                if launch == len(counts) - 1:
+                    _energy(series, children, profile.workloads[0], setup)
     finally:
         progress.finish(stage)
     return series
@@ -102,10 +111,16 @@ def _contests(
     """Warm all up in turns, then dense against compressed, then dense against dense, both A B B A."""
     for _ in range(warmups):
         for child in children.values():
-            _sample(child, workload, setup)
+            take(child, workload, setup)
     for contest, rival in _RIVAL.items():
         pairs = duel(children["dense"], children[rival], workload, setup, count, stage, progress)
         series.pairs.setdefault((contest, workload), []).append(pairs)
+
+
+def _energy(series: Series, children: Mapping[str, Child], workload: Workload, setup: Setup) -> None:
+    """Joules per token of the first workload, dense and compressed one after the other."""
+    for name in ("dense", "compressed"):
+        series.energy[name] = children[name].ask("energy", **_asked(workload, setup), seconds=ENERGY_SECONDS)
 
 
 def duel(
@@ -116,14 +131,17 @@ def duel(
     rivals = {"a": dense, "b": rival}
     pairs: Pairs = []
     for order in abba(count):
-        taken = {turn: _sample(rivals[turn], workload, setup) for turn in order}
+        taken = {turn: take(rivals[turn], workload, setup) for turn in order}
         pairs.append((taken["a"], taken["b"]))
         progress.advance(stage)
     return pairs
 
 
-def _sample(child: Child, workload: Workload, setup: Setup) -> Sample:
-    return child.ask(
-        "sample", prompt=workload.prompt, batch=workload.batch, tokens=workload.tokens,
-        vocabulary=setup.vocabulary, seed=setup.seed,
-    )
+def take(child: Child, workload: Workload, setup: Setup) -> Sample:
+    """One sample of one worker."""
+    return child.ask("sample", **_asked(workload, setup))
+
+
+def _asked(workload: Workload, setup: Setup) -> dict[str, int]:
+    return {"prompt": workload.prompt, "batch": workload.batch, "tokens": workload.tokens,
+            "vocabulary": setup.vocabulary, "seed": setup.seed}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from foldrank.checkpoint import Checkpoint
-from foldrank.digests import WeightDigest
+from foldrank.digests import WeightDigest, in_threads
 from foldrank.edits import Edit, FoldBlocks, LowRank, rank_limit
 from foldrank.planfile import Keep, Plan, PlanDocument, Source, Step
 from foldrank.sites import PACKED, ROLES, Site
@@ -23,26 +23,28 @@ _SITES = (PACKED["qkv"], ("o",), ("gate",), ("up",), ("down",))
 
 def fold_plan(checkpoint: Checkpoint, folds: int) -> Plan:
     """Fold so many pairs of neighbours, evenly spread; each merged block takes the upper one's projections."""
-    if not 1 <= folds <= checkpoint.blocks // 2:
-        raise ValueError(f"{folds} pairs of neighbours do not exist in {checkpoint.blocks} blocks")
-    lows = [i * checkpoint.blocks // folds for i in range(folds)]
-    edits = tuple(FoldBlocks(low, (low, low + 1), {low: 0.0, low + 1: 1.0}) for low in lows)
-    digests = {
-        str(Site(block, (role,))): WeightDigest.of(weight(checkpoint, block, role))
-        for edit in edits for block in edit.blocks for role in ROLES
-    }
-    kept = 1 - folds / checkpoint.blocks
-    return _plan(checkpoint, edits, {}, digests, Step("fold_neighbours", {"folds": folds}, Keep(None, kept)))
+    edits = _folds(checkpoint, folds)
+    step = Step("fold_neighbours", {"folds": folds}, Keep(None, 1 - folds / checkpoint.blocks))
+    return _plan(checkpoint, edits, {}, _digests(checkpoint, edits), step)
 
 
-def low_rank_plan(checkpoint: Checkpoint, keep: float, seed: int) -> Plan:
-    """Replace every weight of every block by random factors of a rank that keeps at most `keep` of its numbers."""
-    rng, edits, arrays = np.random.default_rng(seed), [], {}
+def low_rank_plan(
+    checkpoint: Checkpoint, keep: float, seed: int, *, folds: int = 0, multiple: int = RANK_MULTIPLE
+) -> Plan:
+    """Replace every weight of every block by random factors of a rank that keeps at most `keep` of its numbers.
+
+    `folds`: as `fold_plan` before that. `multiple`: ranks are rounded down to it.
+    """
+    merged = _folds(checkpoint, folds) if folds else ()
+    upper = {edit.into: edit.into + 1 for edit in merged}
+    gone = set(upper.values())
+    rng, arrays = np.random.default_rng(seed), {}
+    edits: list[Edit] = [*merged]
     before = after = 0
-    for site in (Site(block, roles) for block in range(checkpoint.blocks) for roles in _SITES):
-        parts = [weight(checkpoint, part.block, part.role) for part in site.parts]
+    for site in (Site(block, roles) for block in range(checkpoint.blocks) if block not in gone for roles in _SITES):
+        parts = [weight(checkpoint, upper.get(part.block, part.block), part.role) for part in site.parts]
         shape = (parts[0].shape[0], sum(part.shape[1] for part in parts))
-        rank = int(keep * shape[0] * shape[1] / sum(shape)) // RANK_MULTIPLE * RANK_MULTIPLE
+        rank = int(keep * shape[0] * shape[1] / sum(shape)) // multiple * multiple
         before += shape[0] * shape[1]
         if not 1 <= rank <= rank_limit(*shape):
             after += shape[0] * shape[1]
@@ -52,8 +54,22 @@ def low_rank_plan(checkpoint: Checkpoint, keep: float, seed: int) -> Plan:
         arrays[names[0]] = _noise(rng, (shape[0], rank))
         arrays[names[1]] = _noise(rng, (rank, shape[1]))
         edits.append(LowRank(site, shape, rank, names, tuple(WeightDigest.of(part) for part in parts)))
-    step = Step("random_low_rank", {"keep": keep, "seed": seed}, Keep(keep, after / before))
-    return _plan(checkpoint, tuple(edits), arrays, {}, step)
+    step = Step("random_low_rank", {"keep": keep, "seed": seed, "folds": folds}, Keep(keep, after / before))
+    return _plan(checkpoint, tuple(edits), arrays, _digests(checkpoint, merged), step)
+
+
+def _folds(checkpoint: Checkpoint, folds: int) -> tuple[FoldBlocks, ...]:
+    if not 1 <= folds <= checkpoint.blocks // 2:
+        raise ValueError(f"{folds} pairs of neighbours do not exist in {checkpoint.blocks} blocks")
+    lows = [i * checkpoint.blocks // folds for i in range(folds)]
+    return tuple(FoldBlocks(low, (low, low + 1), {low: 0.0, low + 1: 1.0}) for low in lows)
+
+
+def _digests(checkpoint: Checkpoint, edits: tuple[FoldBlocks, ...]) -> dict[str, WeightDigest]:
+    """Of every projection that folds name."""
+    sites = [Site(block, (role,)) for edit in edits for block in edit.blocks for role in ROLES]
+    found = in_threads(lambda site: WeightDigest.of(weight(checkpoint, site.block, site.role)), sites)
+    return dict(zip(map(str, sites), found, strict=True))
 
 
 def weight(checkpoint: Checkpoint, block: int, role: str) -> np.ndarray:

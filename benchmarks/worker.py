@@ -16,44 +16,72 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from foldrank.benchmarks.energy import energy_counter
+from foldrank.benchmarks.gpu import Gpu
 from foldrank.benchmarks.workload import Workload
 from foldrank.errors import FoldrankError, ProviderUnavailable
 from foldrank.runtime.decoding import Decoder, OrtDecoder, shares_buffer
 from foldrank.runtime.genai import GenaiDecoder
-from foldrank.runtime.providers import resolve
+from foldrank.runtime.providers import Provider, resolve
+from foldrank.runtime.resident import ResidentDecoder, open_decoder
 
 
 class Worker:
     """What the commands act on."""
 
     def __init__(self) -> None:
-        self._decoder: OrtDecoder | GenaiDecoder | None = None
+        self._decoder: OrtDecoder | ResidentDecoder | GenaiDecoder | None = None
+        self._provider: Provider | None = None
         self._shared = False
 
     def open(self, *, folder: str, engine: str, provider: str, options: dict[str, str], threads: int) -> dict[str, Any]:
-        """Open the bundle. Gives node placement (null where the engine does not tell) and resident bytes before."""
+        """Open the bundle. Gives node placement and whether a CUDA graph is replayed (null where the engine does not
+        tell), and resident bytes before."""
         before, path, chosen, old = memory("VmRSS"), Path(folder), resolve(provider, options), threads_now()
-        placement = None
+        placement = graph = None
+        self._provider = chosen
         if engine == "genai":
             self._decoder = GenaiDecoder.open(path, chosen, capacity=1, threads=threads, spinning="in_runs")
         else:
-            decoder = OrtDecoder.open(path, chosen, threads=threads, spinning="in_runs")
+            decoder = open_decoder(path, chosen, threads=threads, spinning="in_runs")
             self._decoder, self._shared, placement = decoder, shares_buffer(path), decoder.session.placement
+            graph = isinstance(decoder, ResidentDecoder) and decoder.graph
         pinned = pin(threads_now() - old, threads)
-        return {"placement": placement, "rss_before_bytes": before, "pinned": pinned}
+        return {"placement": placement, "cuda_graph": graph, "rss_before_bytes": before, "pinned": pinned}
 
     def sample(self, *, prompt: int, batch: int, tokens: int, vocabulary: int, seed: int) -> dict[str, Any]:
         """Read one prompt, make `tokens` tokens. Gives seconds to the first and per later token."""
-        if self._decoder is None:
-            raise ValueError("sample before open")
         workload = Workload(prompt, batch, tokens)
-        if self._shared or isinstance(self._decoder, GenaiDecoder):
-            self._decoder.capacity = workload.capacity
-        return measure(self._decoder, workload, vocabulary, seed)
+        return measure(self._decoder_for(workload), workload, vocabulary, seed)
+
+    def energy(
+        self, *, prompt: int, batch: int, tokens: int, vocabulary: int, seed: int, seconds: float
+    ) -> dict[str, Any]:
+        """Decode for so long. Gives joules per token, prompts' reading with it; null where no counter can be read."""
+        workload = Workload(prompt, batch, tokens)
+        decoder = self._decoder_for(workload)
+        assert self._provider is not None
+        counter, how = energy_counter(self._provider)
+        before, end, made = counter(), time.perf_counter() + seconds, 0
+        while before is not None and time.perf_counter() < end:
+            measure(decoder, workload, vocabulary, seed)
+            made += workload.batch * workload.tokens
+        after = counter()
+        joules = None if before is None or after is None or after <= before else (after - before) / made
+        return {"joules_per_token": joules, "energy_source": how}
 
     def memory(self) -> dict[str, Any]:
-        """Peak resident bytes of this process so far; null where the system does not tell."""
-        return {"peak_rss_bytes": memory("VmHWM")}
+        """Peak resident bytes of this process so far, and what it holds on its GPU; null where nothing tells."""
+        on_card = self._provider is not None and self._provider.device != "cpu"
+        card = Gpu.open(self._provider.device_id) if on_card and self._provider else None
+        return {"peak_rss_bytes": memory("VmHWM"), "gpu_bytes": card and card.process_bytes()}
+
+    def _decoder_for(self, workload: Workload) -> Decoder:
+        if self._decoder is None:
+            raise ValueError("nothing is open")
+        if self._shared or isinstance(self._decoder, GenaiDecoder):
+            self._decoder.capacity = workload.capacity
+        return self._decoder
 
 
 def measure(decoder: Decoder, workload: Workload, vocabulary: int, seed: int) -> dict[str, Any]:

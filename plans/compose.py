@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from foldrank import context
-from foldrank.digests import WeightDigest, sha256_array
+from foldrank.digests import WeightDigest, in_threads, sha256_array
 from foldrank.edits import Edit, FoldBlocks, LowRank
 from foldrank.errors import SourceError
 from foldrank.planfile import Calibration, Keep, Plan, PlanDocument, Source, Step
@@ -156,10 +156,11 @@ def _check_interleaved(decoder: Decoder, request: Request, edits: Sequence[Edit]
 
 def _source(checkpoint: Checkpoint, decoder: Decoder, runs: Sequence[Run]) -> Source:
     named = sorted({number for fold in _edits(runs) if isinstance(fold, FoldBlocks) for number in fold.blocks})
-    weights = {
-        str(Site(number, (role,))): WeightDigest.of(decoder.blocks[number].weight(role).cpu().numpy())
-        for number in named for role in decoder.blocks[number].roles
-    }
+    sites = [Site(number, (role,)) for number in named for role in decoder.blocks[number].roles]
+    digests = in_threads(
+        lambda site: WeightDigest.of(decoder.blocks[site.block].weight(site.role).cpu().numpy()), sites
+    )
+    weights = dict(zip(map(str, sites), digests, strict=True))
     return Source(
         name=checkpoint.name, config_sha256=checkpoint.config_sha256, architecture=checkpoint.architecture,
         blocks=len(decoder.blocks), weights=weights,

@@ -22,8 +22,9 @@ from foldrank.runtime.session import Port, Session, Spinning, open_session
 Tokens = NDArray[np.int64]
 Logits = NDArray[np.float32]
 
-_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
-_BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16: numpy has no such type, ONNX Runtime takes the number
+TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+"""ONNX Runtime's type names as numpy types; `BFLOAT16` for the one numpy lacks."""
+BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16: numpy has no such type, ONNX Runtime takes the number
 
 
 class Decoder(Protocol):
@@ -167,7 +168,7 @@ class OrtDecoder:
     def _bind_outputs(self, binding: Any, shape: tuple[int, ...]) -> NDArray[Any]:
         """Bind logits to an array of ours, the cache to its buffers or to the device. Gives the logits' array."""
         port, device = self.session.outputs["logits"], self.session.provider
-        logits = np.empty((*shape, _vocabulary(self.session, port)), _TYPES[port.type])
+        logits = np.empty((*shape, vocabulary(self.session, port)), TYPES[port.type])
         for name in self.session.outputs:
             if name == "logits":
                 binding.bind_ortvalue_output(name, self._ort.OrtValue.ortvalue_from_numpy(logits))
@@ -179,7 +180,7 @@ class OrtDecoder:
 
     def _empty_cache(self, rows: int) -> dict[str, Any]:
         shape = (rows, self.cache.heads, self.capacity or 0, self.cache.head_size)
-        dtype, device = _TYPES.get(self.cache.type, _BFLOAT16), self.session.provider
+        dtype, device = TYPES.get(self.cache.type, BFLOAT16), self.session.provider
         return {
             f"past_key_values.{pair}.{part}": self._ort.OrtValue.ortvalue_from_shape_and_type(
                 shape, dtype, device.device, device.device_id)
@@ -195,7 +196,8 @@ def _past(present: str) -> str:
     return present.replace("present.", "past_key_values.")
 
 
-def _vocabulary(session: Session, port: Port) -> int:
+def vocabulary(session: Session, port: Port) -> int:
+    """Length of the logits' last axis. Raises GraphNotRecognized where it is symbolic."""
     size = port.shape[-1]
     if not isinstance(size, int):
         raise GraphNotRecognized(session.model, "logits have a symbolic vocabulary axis", "export again")

@@ -14,6 +14,7 @@ import numpy as np
 from foldrank.errors import ProviderUnavailable, SourceError
 from foldrank.runtime.decoding import Tokens
 from foldrank.runtime.providers import Provider, load_genai
+from foldrank.runtime.resident import GRAPH_OPTION
 from foldrank.runtime.session import Spinning, default_threads, spinning_entries
 
 _NAMES = {"cpu": "cpu", "cuda": "cuda"}
@@ -82,7 +83,7 @@ def _config(library: Any, folder: Path, provider: Provider, threads: int, spinni
     config.clear_providers()
     if provider.short != "cpu":
         config.append_provider(_NAMES[provider.short])
-        for key, value in provider.options.items():
+        for key, value in {GRAPH_OPTION: "1", **provider.options}.items():
             config.set_provider_option(_NAMES[provider.short], key, value)
     options = {"intra_op_num_threads": threads, "inter_op_num_threads": 1, **spinning_entries(spinning)}
     config.overlay(json.dumps({"model": {"decoder": {"session_options": options}}}))

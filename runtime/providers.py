@@ -5,7 +5,9 @@ Knows which libraries are installed. Knows nothing of models. Never falls back t
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -73,7 +75,16 @@ def resolve(name: str, options: Mapping[str, str] | None = None) -> Provider:
         have = ", ".join(_SHORT_NAMES[p] for p in available if p in _SHORT_NAMES)
         what = f"onnxruntime {ort.__version__} here has only {have}"
         raise ProviderUnavailable(f"provider {short}", what, _WAY_OUT[short])
+    if short != "cpu":
+        _preload(ort)
     return Provider(short, dict(options or {}))
+
+
+def _preload(ort: ModuleType) -> None:
+    """Load CUDA's and cuDNN's libraries from their Python packages, where they are; what is missing a session tells."""
+    if hasattr(ort, "preload_dlls"):
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
+            ort.preload_dlls()
 
 
 def load_onnxruntime() -> ModuleType:

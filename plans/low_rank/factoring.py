@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from foldrank.digests import WeightDigest
+from foldrank.digests import WeightDigest, in_threads
 from foldrank.edits import FoldBlocks, LowRank
 from foldrank.plans.method import Result, Task
 from foldrank.plans.models.decoder import Block, Decoder
@@ -49,7 +49,7 @@ def factored(task: Task, pairs: Mapping[Site, Pair]) -> Result:
     before = task.decoder.site_parameters
     return Result(
         decoder=replaced(task.decoder, ordered),
-        edits=tuple(_edit(task, site, pair) for site, pair in ordered.items()),
+        edits=tuple(in_threads(lambda item: _edit(task, *item), ordered.items())),
         kept=(before - dense + sum(array.size for array in arrays.values())) / before,
         arrays=arrays,
     )

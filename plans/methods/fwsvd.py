@@ -47,10 +47,9 @@ def fisher(task: Task, windows: int) -> Metrics:
     found = reduced(task.decoder, task.ids[:windows], lambda one: Finding(row_weights(one)), task.shelf, task.progress)
 
     def metrics(block: Block, _statistics: BlockStatistics, sites: Sequence[Site]) -> Mapping[Site, Metric]:
-        return {
-            site: Metric(torch.diag(torch.stack([found[block.number].tensors[role] for role in site.roles]).sum(dim=0)))
-            for site in sites
-        }
+        device = next(iter(block.tensors.values())).device
+        rows = {role: sums.to(device) for role, sums in found[block.number].tensors.items()}
+        return {site: Metric(torch.diag(torch.stack([rows[role] for role in site.roles]).sum(dim=0))) for site in sites}
 
     return metrics
 

@@ -7,14 +7,22 @@ so that a graph cast to fp16 or bf16 is proved exactly too, without keeping the 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ml_dtypes
 import numpy as np
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+WORKERS = 8
+"""Most threads of `in_threads`: each holds a weight or two."""
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "fp32": np.dtype(np.float32),
@@ -27,6 +35,13 @@ def sha256_file(path: Path) -> str:
     """Hex sha256 of a file's bytes. Raises OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def in_threads(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """The function of every item, in order, on as many threads as there are processors: casting and hashing large
+    arrays leave the interpreter lock alone."""
+    with ThreadPoolExecutor(min(WORKERS, os.cpu_count() or 1)) as pool:
+        return list(pool.map(function, items))
 
 
 def sha256_array(weight: np.ndarray[Any, Any]) -> str:

@@ -40,7 +40,7 @@ class StandIn:
             raise ProviderUnavailable(arguments["engine"], "is not installed", "install it")
         self.samples += do == "sample"
         speed = 2.0 if self.name.startswith("compressed") else 1.0
-        return {"placement": None, "peak_rss_bytes": 7, "ttft_s": 4 / speed, "tpot_s": 1 / speed}
+        return {"placement": None, "peak_rss_bytes": 7, "gpu_bytes": 5, "joules_per_token": 0.5 / speed, "ttft_s": 4 / speed, "tpot_s": 1 / speed}
 
 
 @pytest.fixture(autouse=True)
@@ -67,6 +67,9 @@ def test_pairs_are_shared_by_launches_and_keep_sides() -> None:
         assert [len(pairs) for pairs in launches] == [10, 10]
         assert all(dense["tpot_s"] / rival["tpot_s"] == ratio for pairs in launches for dense, rival in pairs)
     assert series[0].peaks == {"dense": [7, 7], "compressed": [7, 7], "dense again": [7, 7]}
+    assert series[0].on_card["compressed"] == [5, 5]
+    assert {name: found["joules_per_token"] for name, found in series[0].energy.items()} == {
+        "dense": 0.5, "compressed": 0.25}
 
 
 def test_a_missing_engine_leaves_a_reason_and_no_number(

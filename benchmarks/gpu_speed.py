@@ -1,0 +1,171 @@
+"""Dense, folded, factored and both on a device, in one run: python -m foldrank.benchmarks.gpu_speed -o DIR
+
+Random checkpoints of several sizes are exported in fp16 for the provider; plans that say what to cut, not what is best
+to cut, make the rivals. All bundles of a size stay open in processes of their own and take turns with the dense one
+(A B B A), decoding at batch 1 and 8, inside a CUDA graph and without. For speed only: the weights are noise.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from foldrank import strictjson
+from foldrank.benchmarks import document
+from foldrank.benchmarks.bandwidth import device_bandwidth
+from foldrank.benchmarks.child import Child
+from foldrank.benchmarks.environment import environment
+from foldrank.benchmarks.gpu import Gpu
+from foldrank.benchmarks.ideal import count
+from foldrank.benchmarks.paired import NULL, SPEED, Series, Setup, duel, take
+from foldrank.benchmarks.random_checkpoint import parse_size, shape_of, write_checkpoint
+from foldrank.benchmarks.speed_plans import fold_plan, low_rank_plan
+from foldrank.benchmarks.workload import Workload
+from foldrank.bundle import Bundle
+from foldrank.checkpoint import Checkpoint
+from foldrank.graph.load import load_model
+from foldrank.runtime.providers import Provider, resolve
+from foldrank.runtime.resident import GRAPH_OPTION
+from foldrank.runtime.session import default_threads
+from foldrank.staging import write_atomically
+from foldrank.verbs.apply import apply
+from foldrank.verbs.export import export
+
+MULTIPLE = 64
+"""Ranks are rounded down to this: tiles of fp16 tensor cores."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is made and measured. `cases`: (engine, CUDA graph or not)."""
+
+    provider: str
+    dtype: str
+    cases: tuple[tuple[str, bool], ...]
+    workloads: tuple[Workload, ...]
+    pairs: int = 20
+    warmups: int = 5
+    seed: int = 0
+
+
+def bundles(work: Path, parameters: int, asked: Asked) -> dict[str, Bundle]:
+    """The dense bundle and its rivals, each in a folder of its own."""
+    checkpoint = write_checkpoint(shape_of(parameters), work / "checkpoint", seed=asked.seed, dtype="float16")
+    dense = export(checkpoint, work / "dense", dtype=asked.dtype, provider=asked.provider, offline=True)
+    opened = Checkpoint.open(checkpoint, offline=True)
+    folds = opened.blocks // 4
+    plans = {
+        "fold 0.75": fold_plan(opened, folds),
+        "low rank 0.8": low_rank_plan(opened, 0.8, asked.seed, multiple=MULTIPLE),
+        "low rank 0.6": low_rank_plan(opened, 0.6, asked.seed, multiple=MULTIPLE),
+        "fold 0.75, low rank 0.8": low_rank_plan(opened, 0.8, asked.seed, folds=folds, multiple=MULTIPLE),
+    }
+    return {"dense": dense} | {
+        name: apply(dense, plan, work / f"small{i}") for i, (name, plan) in enumerate(plans.items())
+    }
+
+
+def contest(found: Mapping[str, Bundle], engine: str, setup: Setup, asked: Asked) -> dict[str, Series]:
+    """Samples of every rival against dense, and of dense against itself, all processes open at once."""
+    folders = {name: bundle.path for name, bundle in found.items()} | {"dense again": found["dense"].path}
+    series = {name: Series(engine) for name in folders if name != "dense"}
+    with ExitStack() as stack:
+        children = {name: stack.enter_context(Child(f"{name} in {engine}")) for name in folders}
+        opened = {
+            name: child.ask("open", folder=str(folders[name]), engine=engine, provider=setup.provider.short,
+                            options=dict(setup.provider.options), threads=setup.threads)
+            for name, child in children.items()
+        }
+        for workload in asked.workloads:
+            for _ in range(asked.warmups):
+                for child in children.values():
+                    take(child, workload, setup)
+            for name, one in series.items():
+                kind = NULL if name == "dense again" else SPEED
+                pairs = duel(children["dense"], children[name], workload, setup, asked.pairs)
+                one.pairs[kind, workload] = [pairs]
+        memory = {name: child.ask("memory") for name, child in children.items()}
+    for name, one in series.items():
+        for role, who in (("dense", "dense"), ("compressed", name)):
+            one.opened[role] = opened[who]
+            one.peaks[role], one.on_card[role] = [memory[who]["peak_rss_bytes"]], [memory[who]["gpu_bytes"]]
+    return series
+
+
+def measured(found: Mapping[str, Bundle], asked: Asked) -> list[dict[str, Any]]:
+    """One entry per case: rows, speedups and memory of every rival, and the null test."""
+    work = {name: count(load_model(bundle.model), bundle.path) for name, bundle in found.items()}
+    entries = []
+    for engine, graph in asked.cases:
+        options = {GRAPH_OPTION: "1" if graph else "0"} if asked.provider == "cuda" else {}
+        on = resolve(asked.provider, options)
+        setup = Setup(on, default_threads(), int(found["dense"].json("config.json")["vocab_size"]), asked.seed)
+        before, card = device_bandwidth(on), Gpu.open(on.device_id)
+        series = contest(found, engine, setup, asked)
+        bandwidth = max(before, device_bandwidth(on))
+        entries.append({
+            "engine": engine, "cuda_graph": graph, "bandwidth_bytes_per_s": bandwidth,
+            "gpu_state": card and card.state(), "null_test": document.null_test([series["dense again"]], setup),
+            "rivals": {
+                name: _described(series[name], setup, document.Yardstick(
+                    {"dense": work["dense"], "compressed": work[name]}, bandwidth, None))
+                for name in found if name != "dense"
+            },
+        })
+    return entries
+
+
+def _described(series: Series, setup: Setup, yardstick: document.Yardstick) -> dict[str, Any]:
+    return {"speedups": document.speedups(series, setup, yardstick), "rows": document.rows(series, setup, yardstick),
+            "memory": document.memory(series)}
+
+
+def _say(parameters: str, entry: Mapping[str, Any]) -> None:
+    null = entry["null_test"]
+    click.echo(f"{parameters} {entry['engine']} graph={entry['cuda_graph']}: null {null['ratio']:.3f} {null['ci95']}, "
+               f"bandwidth {entry['bandwidth_bytes_per_s'] / 1e12:.2f} TB/s")
+    for name, rival in entry["rivals"].items():
+        for one in rival["speedups"]:
+            click.echo(f"  {name}, {one['phase']} batch {one['batch']}: {one['ratio']:.3f} of {one['ideal']:.3f} "
+                       f"({one['realised_over_ideal']:.2f})")
+
+
+@click.command()
+@click.option("--parameters", "sizes", multiple=True, default=["100M", "1B"])
+@click.option("--provider", default="cuda")
+@click.option("--dtype", default="fp16")
+@click.option("--case", "cases", multiple=True, default=["onnxruntime+graph", "onnxruntime", "genai+graph"],
+              help="Engine, with +graph inside a CUDA graph.")
+@click.option("--batch", "batches", multiple=True, type=int, default=[1, 8])
+@click.option("--context", default=512)
+@click.option("--tokens", default=32)
+@click.option("--pairs", default=20)
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="A folder, one file a size.")
+def main(
+    sizes: tuple[str, ...], provider: str, dtype: str, cases: tuple[str, ...], batches: tuple[int, ...], context: int,
+    tokens: int, pairs: int, output: Path,
+) -> None:
+    """Measure every size and write one JSON file each."""
+    output.mkdir(parents=True, exist_ok=True)
+    asked = Asked(provider, dtype, tuple((case.split("+")[0], case.endswith("+graph")) for case in cases),
+                  tuple(Workload(context, batch, tokens) for batch in batches), pairs)
+    card = Gpu.open(Provider("cpu" if provider == "cpu" else "cuda").device_id)
+    for size in sizes:
+        with tempfile.TemporaryDirectory() as work:
+            found = bundles(Path(work), parse_size(size), asked)
+            entries = measured(found, asked)
+        for entry in entries:
+            _say(size, entry)
+        result = {"parameters": shape_of(parse_size(size)).parameters, "dtype": dtype, "provider": provider,
+                  "environment": {**environment(default_threads()), "gpu": card and card.facts()}, "cases": entries}
+        write_atomically((output / f"gpu_speed_{size.lower()}.json").absolute(), strictjson.dumps(result).encode())
+
+
+if __name__ == "__main__":
+    main()

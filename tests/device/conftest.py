@@ -1,0 +1,14 @@
+"""Needs an NVIDIA GPU and onnxruntime-gpu; skipped elsewhere."""
+
+import pytest
+
+from foldrank.errors import ProviderUnavailable
+from foldrank.runtime.providers import resolve
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cuda() -> None:
+    try:
+        resolve("cuda")
+    except ProviderUnavailable as reason:
+        pytest.skip(str(reason))
