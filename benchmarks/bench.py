@@ -42,7 +42,8 @@ def paired_bench(
     gates = speed_gates(found["speedups"], found["null_test"], min_speedup)
     return {
         **found,
-        "environment": {**environment(threads), **_device(provider, states), "bandwidth_bytes_per_s": yardstick.bandwidth,
+        "environment": {**environment(threads), **_device(provider, states),
+                        "bandwidth_bytes_per_s": yardstick.bandwidth,
                         "bandwidth_probes_bytes_per_s": probes, "spinning": "in_runs",
                         "pinned": all(opened["pinned"] for one in series for opened in one.opened.values())},
         "method": _method(profile, seed, dropped, missing),

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from foldrank.benchmarks.environment import environment
 from foldrank.checkpoint import Checkpoint
-from foldrank.plans.compose import calibration_windows
+from foldrank.plans.compose import calibration_windows, usable
 from foldrank.plans.low_rank.decomposing import by_input, decompose
 from foldrank.plans.low_rank.factoring import replaced
 from foldrank.plans.low_rank.ranks import from_ratios
@@ -38,13 +38,13 @@ DAMPING = 1e-10
 
 def naive_losses(model: Any, ids_NT: np.ndarray, keeps: list[float]) -> list[float]:
     """Mean next-token loss of each candidate, the published way."""
-    grams, found = _grams(model, ids_NT), []
+    sums, found = grams(model, ids_NT), []
     for keep in keeps:
         changed = copy.deepcopy(model)
         with torch.no_grad():
-            for name, linear in _linears(changed):
-                linear.weight.copy_(_truncated(linear.weight.double(), grams[name], keep))
-        found.append(_loss(changed, ids_NT))
+            for name, linear in linears(changed):
+                linear.weight.copy_(truncated(linear.weight.double(), sums[name], keep))
+        found.append(loss(changed, ids_NT))
     return found
 
 
@@ -60,9 +60,9 @@ def planned_losses(decoder: Decoder, ids_NT: np.ndarray, keeps: list[float]) -> 
 
 def compare(checkpoint: Checkpoint, candidates: int, *, tokens: int = 4096, seed: int = 0) -> dict[str, Any]:
     """Losses of both and the ratio of their times, in one run."""
-    ids = calibration_windows(checkpoint, None, tokens, seed).ids
-    keeps = np.linspace(0.5, 0.95, candidates).round(4).tolist()
     model, decoder = load_model(checkpoint, dtype=torch.float32), load_decoder(checkpoint)
+    ids = usable(decoder, calibration_windows(checkpoint, None, tokens, seed)).ids
+    keeps = np.linspace(0.5, 0.95, candidates).round(4).tolist()
     started = time.perf_counter()
     slow = naive_losses(model, ids, keeps)
     between = time.perf_counter()
@@ -76,11 +76,12 @@ def compare(checkpoint: Checkpoint, candidates: int, *, tokens: int = 4096, seed
     }
 
 
-def _linears(model: Any) -> Iterator[tuple[str, nn.Linear]]:
+def linears(model: Any) -> Iterator[tuple[str, nn.Linear]]:
+    """Every linear of the blocks, by name from the block's number on."""
     return ((name, m) for name, m in model.model.layers.named_modules() if isinstance(m, nn.Linear))
 
 
-def _grams(model: Any, ids_NT: np.ndarray) -> dict[str, Tensor]:
+def grams(model: Any, ids_NT: np.ndarray) -> dict[str, Tensor]:
     """Gram matrix of every linear's input, each on its own."""
     sums: dict[str, Tensor] = {}
 
@@ -89,7 +90,7 @@ def _grams(model: Any, ids_NT: np.ndarray) -> dict[str, Tensor]:
         sums[name] = sums.get(name, torch.zeros(())) + rows.T @ rows
 
     handles = [
-        linear.register_forward_pre_hook(lambda _m, a, name=name: add(name, a[0])) for name, linear in _linears(model)
+        linear.register_forward_pre_hook(lambda _m, a, name=name: add(name, a[0])) for name, linear in linears(model)
     ]
     with torch.no_grad():
         for row in torch.from_numpy(ids_NT):
@@ -99,7 +100,8 @@ def _grams(model: Any, ids_NT: np.ndarray) -> dict[str, Tensor]:
     return sums
 
 
-def _truncated(weight_OI: Tensor, gram_II: Tensor, keep: float) -> Tensor:
+def truncated(weight_OI: Tensor, gram_II: Tensor, keep: float) -> Tensor:
+    """The best W [out, in] of the rank that keeps so much of its numbers, by Cholesky and full SVD; float64."""
     rank = int(weight_OI.numel() * keep / sum(weight_OI.shape))
     damping = DAMPING * gram_II.diagonal().mean() * torch.eye(len(gram_II), dtype=gram_II.dtype)
     lower = torch.linalg.cholesky(gram_II + damping)
@@ -108,7 +110,8 @@ def _truncated(weight_OI: Tensor, gram_II: Tensor, keep: float) -> Tensor:
     return torch.linalg.solve_triangular(lower, whitened, upper=False, left=False)
 
 
-def _loss(model: Any, ids_NT: np.ndarray) -> float:
+def loss(model: Any, ids_NT: np.ndarray) -> float:
+    """Mean next-token loss over the windows."""
     with torch.no_grad():
         losses = [float(model(input_ids=row[None], labels=row[None], use_cache=False).loss)
                   for row in torch.from_numpy(ids_NT)]

@@ -199,7 +199,8 @@ def _logs(decoder: Decoder, ids_1T: np.ndarray, blocks: Sequence[Block]) -> Tens
 @click.option("--recover-steps", type=int, default=300)
 def main(
     models: tuple[Path, ...], output: Path, methods: tuple[str, ...], keeps: tuple[float, ...], seeds: tuple[int, ...],
-    text: Path | None, device: str, recover: str | None, recover_text: Path | None, recover_tokens: int, recover_steps: int,
+    text: Path | None, device: str, recover: str | None, recover_text: Path | None, recover_tokens: int,
+    recover_steps: int,
 ) -> None:
     """Run the cells that are missing, one after the other, saving after each."""
     found = load(output)

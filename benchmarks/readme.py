@@ -108,10 +108,43 @@ def _big_bundle(data: dict[str, Any]) -> str:
             f"{data['environment']['logical_cores']} cores).")
 
 
+def _gpu_speed(data: dict[str, Any]) -> str:
+    rows, nulls = [], []
+    for case in data["cases"]:
+        how = f"{case['engine']}{', CUDA graph' if case['cuda_graph'] else ''}"
+        nulls.append(f"{how} {case['null_test']['ratio']:.3f} [{case['null_test']['ci95'][0]:.3f}, "
+                     f"{case['null_test']['ci95'][1]:.3f}]")
+        for name, rival in case["rivals"].items():
+            times = {(row["bundle"], row["batch"]): row["tpot_ms"] for row in rival["rows"]}
+            rows += [
+                (how, name, str(one["batch"]), f"{times['dense', one['batch']]:.2f}",
+                 f"{times['compressed', one['batch']]:.2f}",
+                 f"{one['ratio']:.2f} [{one['ci95'][0]:.2f}, {one['ci95'][1]:.2f}]", f"{one['ideal']:.2f}",
+                 f"{one['realised_over_ideal']:.2f}")
+                for one in rival["speedups"] if one["phase"] == "decode"
+            ]
+    columns = ("engine", "plan", "batch", "dense, ms a token", "compressed", "speed over dense, 95 %", "ideal",
+               "realised / ideal")
+    card = data["environment"]["gpu"]
+    return (f"{data['parameters'] / 1e9:.2f}B random parameters, {data['dtype']}, {card['name']}, driver "
+            f"{card['driver']}, context {data['cases'][0]['null_test']['rows'][0]['context_tokens']}, measured "
+            f"bandwidth {max(case['bandwidth_bytes_per_s'] for case in data['cases']) / 1e12:.2f} TB/s:\n\n"
+            f"{_table(columns, rows)}\n\nDense against dense: {'; '.join(nulls)}.")
+
+
+def _planning_large(data: dict[str, Any]) -> str:
+    where = data["gpu"] or f"{data['environment']['cpu_model']}, {data['environment']['threads']} threads"
+    card = f", {data['gpu_peak_bytes'] / 2**30:.1f} GiB on the card" if data["gpu_peak_bytes"] else ""
+    return (f"A random model of {data['parameters'] / 1e9:.2f}B parameters was planned ({', '.join(data['methods'])}; "
+            f"{data['windows']} windows, {data['tokens']:,} tokens) in {data['seconds'] / 60:.1f} minutes on {where}, "
+            f"with {data['peak_rss_bytes'] / 2**30:.1f} GiB of memory at most{card}.")
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "demo": _demo, "folded_decode": _folded_decode, "planning": _planning, "apply_cost": _apply_cost,
     "big_bundle": _big_bundle, "quality": summary,
-    "families": families, "consumers": consumers,
+    "families": families, "consumers": consumers, "gpu_speed_1b": _gpu_speed, "gpu_speed_100m": _gpu_speed,
+    "planning_7b_gpu": _planning_large, "planning_1b": _planning_large,
 }
 SOURCES = {"consumers": "families"}
 """Tables drawn from a file of another name."""

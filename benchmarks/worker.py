@@ -146,7 +146,7 @@ def serve(commands: TextIO, answers: TextIO, worker: Worker | None = None) -> No
     """Answer commands until there are no more. An error of ours is an answer, anything else ends the process."""
     worker = worker or Worker()
     acts: dict[str, Callable[..., dict[str, Any]]] = {
-        "open": worker.open, "sample": worker.sample, "memory": worker.memory,
+        "open": worker.open, "sample": worker.sample, "memory": worker.memory, "energy": worker.energy,
     }
     for line in commands:
         command = json.loads(line)

@@ -14,14 +14,17 @@ import numpy as np
 from foldrank.errors import ProviderUnavailable, SourceError
 from foldrank.runtime.decoding import Tokens
 from foldrank.runtime.providers import Provider, load_genai
-from foldrank.runtime.resident import GRAPH_OPTION
 from foldrank.runtime.session import Spinning, default_threads, spinning_entries
 
 _NAMES = {"cpu": "cpu", "cuda": "cuda"}
 
 
 class GenaiDecoder:
-    """A generator over a bundle. End of text is forbidden, so that every row lasts as long as it is asked."""
+    """A generator over a bundle. End of text is forbidden, so that every row lasts as long as it is asked.
+
+    On CUDA the option `enable_cuda_graph=1` is for one row only: version 0.18 reads a prompt of several rows with a
+    mask as long as the cache, which GroupQueryAttention refuses. So it is off unless asked for.
+    """
 
     def __init__(self, model: Any, library: Any, capacity: int) -> None:
         """Use `open`. `capacity`: positions of the cache, prompt and continuation together."""
@@ -83,7 +86,7 @@ def _config(library: Any, folder: Path, provider: Provider, threads: int, spinni
     config.clear_providers()
     if provider.short != "cpu":
         config.append_provider(_NAMES[provider.short])
-        for key, value in {GRAPH_OPTION: "1", **provider.options}.items():
+        for key, value in provider.options.items():
             config.set_provider_option(_NAMES[provider.short], key, value)
     options = {"intra_op_num_threads": threads, "inter_op_num_threads": 1, **spinning_entries(spinning)}
     config.overlay(json.dumps({"model": {"decoder": {"session_options": options}}}))

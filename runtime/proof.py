@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from foldrank.progress import SILENT, Progress, track
 from foldrank.runtime.compare import Array, Comparison
 from foldrank.runtime.decoding import OrtDecoder
-from foldrank.tolerances import GRAPH_PROOF_FP32, GRAPH_PROOF_KL_NATS_FP16
+from foldrank.tolerances import GRAPH_PROOF_FP32, GRAPH_PROOF_KL_NATS
 
 Tokens = NDArray[np.int64]
 Reference = Callable[[Tokens], Array]
@@ -30,12 +30,18 @@ _LOGITS_AT_ONCE = 1 << 23
 class Criterion:
     """What counts as the same: fp32 by the largest error and the choice of token, half precision by mean KL."""
 
-    half: bool
+    dtype: str
+    """fp32, fp16 or bf16."""
+
+    @property
+    def half(self) -> bool:
+        """Whether numbers have two bytes."""
+        return self.dtype in GRAPH_PROOF_KL_NATS
 
     @property
     def limit(self) -> float:
         """Largest relative error, or mean KL in nats."""
-        return GRAPH_PROOF_KL_NATS_FP16 if self.half else GRAPH_PROOF_FP32
+        return GRAPH_PROOF_KL_NATS.get(self.dtype, GRAPH_PROOF_FP32)
 
     def value(self, found: Comparison) -> float:
         """What the limit is held against."""
@@ -51,14 +57,15 @@ class Criterion:
 
 
 def prove(
-    decoder: OrtDecoder, reference: Reference, ids_NT: Tokens, *, described: str, half: bool,
+    decoder: OrtDecoder, reference: Reference, ids_NT: Tokens, *, described: str, dtype: str,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """The `graph` part of validate.json for windows of token ids [N, T], T at least 8, N at least 2.
 
-    `described` names the reference. Logits of a few windows at a time are held. Raises ValidationFailed on NaN.
+    `described` names the reference, `dtype` is the graph's. Logits of a few windows at a time are held. Raises
+    ValidationFailed on NaN.
     """
-    criterion = Criterion(half)
+    criterion = Criterion(dtype)
     logits = _against_reference(decoder, reference, ids_NT, progress)
     checks = {
         "reference": logits,
@@ -76,7 +83,7 @@ def prove(
         "cached_decode_error": checks["cached_decode"].relative_error,
         "padded_error": checks["padded"].relative_error,
         "batch_error": checks["batch"].relative_error,
-        "measure": "kl_nats" if half else "max_relative_error",
+        "measure": "kl_nats" if criterion.half else "max_relative_error",
         "limit": criterion.limit,
         "checks": [
             {"name": name, "positions": found.positions, "value": criterion.value(found),

@@ -5,8 +5,10 @@ from __future__ import annotations
 GRAPH_PROOF_FP32 = 1e-4
 """Largest |logit error| over the largest |logit|: fp32 kernels sum in other orders; a wrong weight is 1e-2 or more."""
 
-GRAPH_PROOF_KL_NATS_FP16 = 1e-4
-"""Mean KL(reference || graph) for fp16 and bf16 graphs, whose logits cannot be held to an absolute error."""
+GRAPH_PROOF_KL_NATS = {"fp16": 1e-4, "bf16": 64e-4}
+"""Mean KL(reference || graph) for graphs of two bytes, whose logits cannot be held to an absolute error. bf16 rounds
+eight times as coarsely and KL goes with the square: PyTorch itself is off by 2e-6 to 6e-6 nats in fp16 and by 1e-4 to
+4e-4 in bf16 on the models here; a wrong weight costs 1e-2 or more."""
 
 MIN_POSITIONS = 10_000
 """Positions a graph proof looks at."""

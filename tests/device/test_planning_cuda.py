@@ -1,4 +1,4 @@
-"""A plan made on a GPU is that of the CPU: same sites and ranks but for ties, same coefficients, same predicted size."""
+"""A plan made on a GPU is that of the CPU: same sites and folds, same ranks but for ties, same predicted size."""
 
 from pathlib import Path
 

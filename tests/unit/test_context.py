@@ -52,3 +52,16 @@ def test_a_model_trained_on_windows_of_256_is_found_out(specs_5m: Path) -> None:
     used = usable(load_decoder(checkpoint), windows)
     assert used.ids.shape == (32, 256)
     assert np.array_equal(used.ids.reshape(-1), windows.ids.reshape(-1))
+
+
+def test_a_model_trained_on_its_whole_context_keeps_its_windows(root: Path) -> None:
+    from foldrank.checkpoint import Checkpoint
+    from foldrank.plans.compose import calibration_windows, usable
+    from foldrank.plans.models.decoder import load_decoder
+    from foldrank.plans.models.losses import mean_loss
+
+    checkpoint = Checkpoint.open(root / "examples" / "specs-5m-mature")
+    windows = calibration_windows(checkpoint, None, 8192, 0)
+    decoder = load_decoder(checkpoint)
+    assert usable(decoder, windows).ids.shape == windows.ids.shape == (16, 512)
+    assert 10 < np.exp(mean_loss(decoder, decoder.forward(windows.ids), windows.ids)) < 18

@@ -110,7 +110,7 @@ def _prove(
     reference, dtype = _reference(checkpoint, plan)
     described = f"{checkpoint.name} in PyTorch, {dtype}" + (", plan applied there" if plan else ", no plan")
     ids = _enough(ids_NT, checkpoint.text_config.get("vocab_size", int(ids_NT.max()) + 1), seed)
-    return prove(decoder, reference, ids, described=described, half=bundle.manifest.dtype != "fp32", progress=progress)
+    return prove(decoder, reference, ids, described=described, dtype=bundle.manifest.dtype, progress=progress)
 
 
 def _enough(ids_NT: Tokens, vocabulary: int, seed: int) -> Tokens:

@@ -40,7 +40,8 @@ class StandIn:
             raise ProviderUnavailable(arguments["engine"], "is not installed", "install it")
         self.samples += do == "sample"
         speed = 2.0 if self.name.startswith("compressed") else 1.0
-        return {"placement": None, "peak_rss_bytes": 7, "gpu_bytes": 5, "joules_per_token": 0.5 / speed, "ttft_s": 4 / speed, "tpot_s": 1 / speed}
+        return {"placement": None, "peak_rss_bytes": 7, "gpu_bytes": 5, "joules_per_token": 0.5 / speed,
+                "ttft_s": 4 / speed, "tpot_s": 1 / speed}
 
 
 @pytest.fixture(autouse=True)
