@@ -10,9 +10,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper
 
+from foldrank import small_graphs
 from foldrank.runtime.providers import Provider, load_onnxruntime
 
 MIN_BYTES = 256 << 20
@@ -52,7 +51,7 @@ def device_bandwidth(provider: Provider, *, size: int = DEVICE_BYTES, passes: in
     options.log_severity_level = 3
     where = {"device_id": str(provider.device_id)} if provider.device != "cpu" else {}
     name = "CUDAExecutionProvider" if provider.device != "cpu" else provider.name
-    session = ort.InferenceSession(_chain().SerializeToString(), options, providers=[(name, where)])
+    session = ort.InferenceSession(small_graphs.chain(_OPERATORS), options, providers=[(name, where)])
     array = ort.OrtValue.ortvalue_from_numpy(np.ones(size // 4, np.float32), provider.device, provider.device_id)
     out = ort.OrtValue.ortvalue_from_shape_and_type((size // 4,), np.float32, provider.device, provider.device_id)
     binding = session.io_binding()
@@ -64,11 +63,3 @@ def device_bandwidth(provider: Provider, *, size: int = DEVICE_BYTES, passes: in
         session.run_with_iobinding(binding)
         best = min(best, time.perf_counter() - start)
     return 2 * size * len(_OPERATORS) / best
-
-
-def _chain() -> onnx.ModelProto:
-    names = ["x", *(f"t{i}" for i in range(len(_OPERATORS) - 1)), "y"]
-    nodes = [helper.make_node(op, [names[i]], [names[i + 1]]) for i, op in enumerate(_OPERATORS)]
-    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N"]) for name in "xy")
-    return helper.make_model(helper.make_graph(nodes, "chain", [x], [y]),
-                             opset_imports=[helper.make_opsetid("", 17)], ir_version=10)

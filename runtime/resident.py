@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper
 
+from foldrank import small_graphs
 from foldrank.errors import GraphNotRecognized, ProviderUnavailable
 from foldrank.runtime.decoding import BFLOAT16, TYPES, CacheLayout, OrtDecoder, Tokens, shares_buffer, vocabulary
 from foldrank.runtime.providers import Provider, load_onnxruntime
@@ -25,8 +24,6 @@ from foldrank.runtime.session import Session, Spinning, open_session
 
 GRAPH_OPTION = "enable_cuda_graph"
 _NO_GRAPH = "-1"
-_ONNX_TYPES = {"tensor(float)": TensorProto.FLOAT, "tensor(float16)": TensorProto.FLOAT16,
-               "tensor(bfloat16)": TensorProto.BFLOAT16}
 
 
 def open_decoder(
@@ -201,20 +198,5 @@ def _picker(ort: Any, session: Session) -> Any:
     provider = session.provider
     device = {"device_id": str(provider.device_id)} if provider.device == "cuda" else {}
     name = "CUDAExecutionProvider" if provider.device == "cuda" else "CPUExecutionProvider"
-    made = _picking_graph(_ONNX_TYPES[session.outputs["logits"].type])
-    return ort.InferenceSession(made.SerializeToString(), options, providers=[(name, device)])
-
-
-def _picking_graph(logits: int) -> onnx.ModelProto:
-    numbers = {"start": -1, "end": np.iinfo(np.int64).max, "axis": 1}
-    nodes = [
-        helper.make_node("Slice", ["logits", "start", "end", "axis"], ["last"]),
-        helper.make_node("Cast", ["last"], ["wide"], to=TensorProto.FLOAT),
-        helper.make_node("ArgMax", ["wide"], ["tokens"], axis=-1, keepdims=0),
-    ]
-    graph = helper.make_graph(
-        nodes, "pick", [helper.make_tensor_value_info("logits", logits, ["B", "T", "V"])],
-        [helper.make_tensor_value_info("tokens", TensorProto.INT64, ["B", 1])],
-        [helper.make_tensor(name, TensorProto.INT64, [1], [number]) for name, number in numbers.items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+    made = small_graphs.picking(session.outputs["logits"].type.removeprefix("tensor(").removesuffix(")"))
+    return ort.InferenceSession(made, options, providers=[(name, device)])

@@ -7,7 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from foldrank.checkpoint import Checkpoint
 from foldrank.context import SHORTEST, cut_to, usable_window
+from foldrank.plans.compose import calibration_windows, usable
+from foldrank.plans.models.decoder import load_decoder
+from foldrank.plans.models.losses import mean_loss
+from foldrank.plans.texts import Windows, cut_windows, load_tokenizer, read_text
 
 
 def losses(tokens: int, good: int, rise: float) -> np.ndarray:
@@ -41,10 +46,6 @@ def test_cut_windows_hold_the_same_tokens_in_order() -> None:
 
 
 def test_a_model_trained_on_windows_of_256_is_found_out(specs_5m: Path) -> None:
-    from foldrank.checkpoint import Checkpoint
-    from foldrank.plans.compose import calibration_windows, usable
-    from foldrank.plans.models.decoder import load_decoder
-
     checkpoint = Checkpoint.open(specs_5m)
     assert checkpoint.config["max_position_embeddings"] >= 1024
     windows = calibration_windows(checkpoint, None, 8192, 0)
@@ -54,14 +55,16 @@ def test_a_model_trained_on_windows_of_256_is_found_out(specs_5m: Path) -> None:
     assert np.array_equal(used.ids.reshape(-1), windows.ids.reshape(-1))
 
 
-def test_a_model_trained_on_its_whole_context_keeps_its_windows(root: Path) -> None:
-    from foldrank.checkpoint import Checkpoint
-    from foldrank.plans.compose import calibration_windows, usable
-    from foldrank.plans.models.decoder import load_decoder
-    from foldrank.plans.models.losses import mean_loss
+def windows_of_validation(checkpoint: Checkpoint) -> Windows:
+    tokenizer = load_tokenizer(checkpoint.path)
+    return cut_windows(read_text(None, "validation"), tokenizer, window=512, windows=16, seed=None)
 
+
+def test_a_model_trained_on_its_whole_context_keeps_its_windows(root: Path) -> None:
     checkpoint = Checkpoint.open(root / "examples" / "specs-5m-mature")
     windows = calibration_windows(checkpoint, None, 8192, 0)
     decoder = load_decoder(checkpoint)
     assert usable(decoder, windows).ids.shape == windows.ids.shape == (16, 512)
-    assert 10 < np.exp(mean_loss(decoder, decoder.forward(windows.ids), windows.ids)) < 18
+    held_out = usable(decoder, windows_of_validation(checkpoint)).ids
+    assert held_out.shape[1] == 512
+    assert 10 < np.exp(mean_loss(decoder, decoder.forward(held_out), held_out)) < 18

@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from foldrank import small_graphs
 from foldrank.errors import ProviderUnavailable
 from foldrank.runtime import environment
 from foldrank.runtime.providers import LONG_NAMES, resolve
@@ -54,7 +55,7 @@ def _probe(name: str) -> dict[str, Any]:
     """Start the provider in a child process with a one-node graph."""
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "model.onnx"
-        _write_graph(model)
+        model.write_bytes(small_graphs.square())
         command = [sys.executable, "-m", "foldrank.runtime.probe", name, str(model)]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, cwd=folder, check=False,
@@ -68,16 +69,6 @@ def _probe(name: str) -> dict[str, Any]:
         return {"starts": False, "reason": lines[-1][:400] if lines else f"exit code {done.returncode}"}
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return found
-
-
-def _write_graph(path: Path) -> None:
-    """y = x @ x for x [2, 2]: a node no provider lacks, and none can fold away."""
-    import onnx
-    from onnx import TensorProto, helper
-
-    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 2]) for name in "xy")
-    graph = helper.make_graph([helper.make_node("MatMul", ["x", "x"], ["y"])], "foldrank_probe", [x], [y])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10), path)
 
 
 def _fix(name: str) -> str:
