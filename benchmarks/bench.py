@@ -128,7 +128,7 @@ def _device(provider: Provider, states: list[dict[str, Any] | None]) -> dict[str
 
 def _state(provider: Provider) -> dict[str, Any] | None:
     card = None if provider.device == "cpu" else Gpu.open(provider.device_id)
-    return card and card.state()
+    return card.state() if card else None
 
 
 def _bandwidth(provider: Provider, threads: int) -> list[float]:

@@ -31,6 +31,7 @@ from foldrank.plans.solver.block_refit import Original, shapes_of
 from foldrank.plans.solver.costs import Costs, CostTable, Latencies, Numbers, total
 from foldrank.plans.solver.fisher import Curves, fisher_moments, output_roots, predicted_losses
 from foldrank.plans.solver.fitted_edits import fitted_result
+from foldrank.plans.solver.journal import Journal
 from foldrank.plans.solver.layout import Layout, Packed, Shapes, dense_layout, numbers_stored
 from foldrank.plans.solver.meter import Meter
 from foldrank.plans.solver.moves import Terms
@@ -170,10 +171,13 @@ def _best(
     original = Original.of(task.decoder, used, output_roots(moments), settings.sites)
     meter = Meter.of(task.decoder, measuring)
     effort = EFFORTS[settings.effort]
-    searches = [Search(original, meter, terms, effort, stride, task.progress) for stride in effort.strides]
+    def search_of(name: str, stride: float) -> Search:
+        return Search(original, meter, terms, effort, stride, task.progress, Journal(name, task.shelf))
+
+    searches = [search_of(f"descent {stride}", stride) for stride in effort.strides]
     ended = [(search, search.run(layout, budget.limit)) for search in searches]
     for count in effort.stages:
-        search = Search(original, meter, terms, effort, 1 / count, task.progress)
+        search = search_of(f"stages {count}", 1 / count)
         staged = Stages(search, count).run(search.build(layout), budget.limit)
         if staged is not None:
             ended.append((search, search.filled(staged, budget.limit)))

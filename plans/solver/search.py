@@ -14,6 +14,7 @@ from torch import Tensor
 
 from foldrank.plans.models.decoder import Block
 from foldrank.plans.solver.block_refit import Fitted, Original, refit
+from foldrank.plans.solver.journal import Factors, Journal, Step
 from foldrank.plans.solver.layout import Layout
 from foldrank.plans.solver.meter import Meter
 from foldrank.plans.solver.moves import Move, Terms, Unit
@@ -61,18 +62,6 @@ class State:
 
 
 @dataclass(frozen=True)
-class Step:
-    """What one step took, for the report: what was predicted, what was measured when it was tried, what it became."""
-
-    low: int
-    unit: str
-    saved: float
-    predicted: float
-    tried: float
-    loss: float
-
-
-@dataclass(frozen=True)
 class Trial:
     """A move as measured: the loss it adds; of a finalist the whole model, refit from the move up."""
 
@@ -96,12 +85,24 @@ class Search:
     effort: Effort
     stride: float
     progress: Progress = SILENT
-    steps: list[Step] = field(default_factory=list)
-    factors: dict[tuple[int, Unit], float] = field(default_factory=dict)
+    journal: Journal = field(default_factory=Journal)
+
+    @property
+    def steps(self) -> list[Step]:
+        """What was taken so far."""
+        return self.journal.steps
+
+    @property
+    def factors(self) -> Factors:
+        """Loss measured over loss predicted, by kind and place of a move."""
+        return self.journal.factors
 
     def run(self, layout: Layout, limit: float) -> State:
-        """The layout found whose cost is at most `limit`. Raises ValueError where no moves lead there."""
-        state = self.build(layout)
+        """The layout found whose cost is at most `limit`. Raises ValueError where no moves lead there.
+
+        Goes on from the last step where the journal has one.
+        """
+        state = self.build(self.journal.last() or layout)
         start = self.terms.cost(layout)
         self.progress.start("auto", 100)
         while (need := self.terms.cost(state.layout) - limit) > 0:
@@ -110,6 +111,7 @@ class Search:
                 raise ValueError(f"{limit:.6g} is below the {limit + need:.6g} of the smallest layout there is")
             before = need
             state = self._step(state, moves, need, start - limit)
+            self.journal.put(state.layout)
             self.progress.advance("auto", round(100 * (before - self.terms.cost(state.layout) + limit)
                                                 / max(start - limit, 1e-9)))
         state = self.filled(state, limit)

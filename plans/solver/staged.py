@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 
 from foldrank.edits import rank_limit
 from foldrank.plans.solver.fisher import Curve
+from foldrank.plans.solver.journal import Step
 from foldrank.plans.solver.layout import Layout, Roles, merged
 from foldrank.plans.solver.moves import Terms
 from foldrank.plans.solver.program import Option, choose
-from foldrank.plans.solver.search import Search, State, Step, Trial
+from foldrank.plans.solver.search import Search, State, Trial
 from foldrank.progress import track
 
 GRID = 24
@@ -31,14 +32,21 @@ class Stages:
     count: int
 
     def run(self, state: State, limit: float) -> State | None:
-        """The state after the last stage; None where the program finds no way there."""
-        start = self.search.terms.cost(state.layout)
-        for stage in range(1, self.count + 1):
+        """The state after the last stage; None where the program finds no way there.
+
+        Goes on from the last stage where the search's journal has one.
+        """
+        start, held = self.search.terms.cost(state.layout), self.search.journal.last()
+        done = 0
+        if held is not None:
+            state, done = self.search.build(held), len(self.search.steps)
+        for stage in range(done + 1, self.count + 1):
             reached = start - (start - limit) * stage / self.count
             made = self._stage(state, reached)
             if made is None:
                 return None
             state = made
+            self.search.journal.put(state.layout)
         return state
 
     def _stage(self, state: State, limit: float) -> State | None:

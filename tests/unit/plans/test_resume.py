@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
+import pkgutil
 import signal
 import subprocess
 import sys
@@ -213,7 +213,9 @@ def test_a_killed_plan_repeats_at_most_one_block_and_ends_the_same(
       "foldrank.plans.depth.dropping.mean_loss", 3), ("slm:blocks=3", "foldrank.plans.methods.slm.mean_cosine", None),
      ("basis_sharing:keep=0.5", "foldrank.plans.methods.basis_sharing.truncations", None),
      ("fwsvd:keep=0.5", "foldrank.plans.low_rank.gradients._through", None),
-     ("dipsvd:keep=0.5", "foldrank.plans.low_rank.gradients._through", None)],
+     ("dipsvd:keep=0.5", "foldrank.plans.low_rank.gradients._through", None),
+     ("auto:keep=0.5,effort=low", "foldrank.plans.solver.search.Search._step", None),
+     ("auto:keep=0.5", "foldrank.plans.solver.search.Search._step", None)],
     ids=lambda value: value.split(":")[0] if isinstance(value, str) else "",
 )
 def test_what_a_method_measured_before_it_was_cut_short_is_not_measured_again(
@@ -221,8 +223,7 @@ def test_what_a_method_measured_before_it_was_cut_short_is_not_measured_again(
     measured: str, most: int | None,
 ) -> None:
     decoder = Decoder.of(make_model(4))
-    module, name = measured.rsplit(".", 1)
-    plain = getattr(importlib.import_module(module), name)
+    plain = pkgutil.resolve_name(measured)
     calls = 0
 
     def run(shelf: Shelf, fails_at: int | None) -> tuple[int, Any]:
