@@ -37,7 +37,10 @@ Curves = Mapping[int, Mapping[Roles, Curve]]
 
 @dataclass
 class Moments:
-    """Sums over tokens for one block, float64: `inputs` of x^T x [I, I] and `outputs` of g^T g [O, O], by site."""
+    """Sums over tokens for one block, float64: `inputs` of x^T x [I, I] and `outputs` of g^T g [O, O], by site.
+
+    Sites that read one input hold one and the same sum.
+    """
 
     inputs: dict[Roles, Tensor] = field(default_factory=dict)
     outputs: dict[Roles, Tensor] = field(default_factory=dict)
@@ -56,9 +59,16 @@ def predicted_losses(
 ) -> Curves:
     """Curve of every site of every block, by block number. Cost: two eigenproblems a site."""
     return {
-        block.number: {roles: curve(_weight(block, roles), moments[block.number], roles, tokens)
-                       for roles in moments[block.number].inputs}
+        block.number: _curves(block, moments[block.number], tokens)
         for block in track(decoder.blocks, "predicted losses", len(decoder.blocks), progress)
+    }
+
+
+def _curves(block: Block, moments: Moments, tokens: int) -> dict[Roles, Curve]:
+    metrics = {id(sums): Metric(sums / tokens) for sums in moments.inputs.values()}  # sites of one input share its root
+    return {
+        roles: curve(_weight(block, roles), metrics[id(sums)], Metric(moments.outputs[roles] / tokens))
+        for roles, sums in moments.inputs.items()
     }
 
 
@@ -75,10 +85,9 @@ def _root(fisher_OO: Tensor) -> Tensor:
     return torch.linalg.cholesky(fisher_OO + damping * torch.eye(len(fisher_OO), device=fisher_OO.device))
 
 
-def curve(weight_IO: Tensor, moments: Moments, roles: Roles, tokens: int) -> Curve:
-    """Expected loss at each rank of one site."""
-    root = Metric(moments.outputs[roles] / tokens).root
-    _, losses = decompose(weight_IO.to(torch.float64) @ root, Metric(moments.inputs[roles] / tokens))
+def curve(weight_IO: Tensor, inputs: Metric, outputs: Metric) -> Curve:
+    """Expected loss at each rank of one site, from the means G [I, I] and F [O, O] over tokens."""
+    _, losses = decompose(weight_IO.to(torch.float64) @ outputs.root, inputs)
     return losses / 2
 
 
@@ -111,12 +120,12 @@ def _add_window(
             drawn = torch.multinomial(logits.softmax(-1), 1, generator=generator)
         loss = -logits.log_softmax(-1).gather(-1, drawn).sum()
         gradients = iter(torch.autograd.grad(loss, [part for entry in watched for part in entry[3]]))
-    last = product = torch.empty(0)
+    last = summed = torch.empty(0)
     for moments, roles, read, written in watched:
         slopes = torch.cat([next(gradients) for _ in written], dim=-1)
         if read is not last:
-            last, product = read, _squared(read)
-        moments.inputs[roles] = product + moments.inputs.get(roles, 0)
+            last, summed = read, _squared(read) + moments.inputs.get(roles, 0)
+        moments.inputs[roles] = summed
         moments.outputs[roles] = _squared(slopes) + moments.outputs.get(roles, 0)
 
 

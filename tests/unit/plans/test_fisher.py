@@ -24,8 +24,7 @@ def test_the_curve_is_half_the_two_sided_loss_of_the_best_truncation(shape: tupl
     rng = np.random.default_rng(0)
     x, g, w = rng.normal(size=(40, shape[0])), rng.normal(size=(40, shape[1])), rng.normal(size=shape)
     gram, fisher = x.T @ x, g.T @ g
-    moments = Moments({ROLES: torch.from_numpy(gram)}, {ROLES: torch.from_numpy(fisher)})
-    found = curve(torch.from_numpy(w), moments, ROLES, 40)
+    found = curve(torch.from_numpy(w), Metric(torch.from_numpy(gram / 40)), Metric(torch.from_numpy(fisher / 40)))
     left, right = np.linalg.cholesky(gram / 40), np.linalg.cholesky(fisher / 40)
     u, s, v = np.linalg.svd(left.T @ w @ right)
     for rank in range(min(shape) + 1):
