@@ -14,6 +14,7 @@ from foldrank.benchmarks.environment import environment, last_level_cache_bytes
 from foldrank.benchmarks.gpu import Gpu
 from foldrank.benchmarks.ideal import Work, count
 from foldrank.benchmarks.paired import Series, Setup, run
+from foldrank.benchmarks.placement import placements
 from foldrank.benchmarks.statistics import SPREAD, UNSTABLE_ABOVE
 from foldrank.benchmarks.workload import Profile
 from foldrank.bundle import Bundle
@@ -39,6 +40,7 @@ def paired_bench(
     probes = before + _bandwidth(provider, threads)
     yardstick = document.Yardstick(work, max(probes, default=None), last_level_cache_bytes())
     found = _assemble(series, setup, yardstick)
+    found["placement"] = placements({"dense": dense, "compressed": compressed}, provider, threads)
     gates = speed_gates(found["speedups"], found["null_test"], min_speedup)
     return {
         **found,

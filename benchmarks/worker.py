@@ -22,6 +22,7 @@ from foldrank.benchmarks.workload import Workload
 from foldrank.errors import FoldrankError, ProviderUnavailable
 from foldrank.runtime.decoding import Decoder, OrtDecoder, shares_buffer
 from foldrank.runtime.genai import GenaiDecoder
+from foldrank.runtime.profiling import profiled
 from foldrank.runtime.providers import Provider, resolve
 from foldrank.runtime.resident import ResidentDecoder, open_decoder
 
@@ -69,6 +70,10 @@ class Worker:
         after = counter()
         joules = None if before is None or after is None or after <= before else (after - before) / made
         return {"joules_per_token": joules, "energy_source": how}
+
+    def profile(self, *, folder: str, provider: str, options: dict[str, str], threads: int) -> dict[str, Any]:
+        """Where the bundle's nodes run and what they take (`runtime.profiling`)."""
+        return profiled(Path(folder), resolve(provider, options), threads=threads)
 
     def memory(self) -> dict[str, Any]:
         """Peak resident bytes of this process so far, and what it holds on its GPU; null where nothing tells."""
@@ -147,6 +152,7 @@ def serve(commands: TextIO, answers: TextIO, worker: Worker | None = None) -> No
     worker = worker or Worker()
     acts: dict[str, Callable[..., dict[str, Any]]] = {
         "open": worker.open, "sample": worker.sample, "memory": worker.memory, "energy": worker.energy,
+        "profile": worker.profile,
     }
     for line in commands:
         command = json.loads(line)

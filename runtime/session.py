@@ -34,13 +34,15 @@ class Port:
 
 @dataclass(frozen=True)
 class Session:
-    """An open session. `placement` counts nodes per provider after ONNX Runtime's optimisations."""
+    """An open session. `placement` and `operators` count nodes, per provider and per type, after ONNX Runtime's
+    optimisations."""
 
     model: Path
     provider: Provider
     threads: int
     handle: Any
     placement: dict[str, int]
+    operators: dict[str, int]
     inputs: dict[str, Port]
     outputs: dict[str, Port]
 
@@ -53,11 +55,12 @@ def default_threads() -> int:
 
 def open_session(
     model: Path, provider: Provider, *, threads: int | None = None, spinning: Spinning = "always",
-    settings: Mapping[str, str] | None = None,
+    settings: Mapping[str, str] | None = None, profile: Path | None = None,
 ) -> Session:
     """Open model.onnx on exactly this provider.
 
     `threads`: intra-op threads (default: `default_threads`); inter-op is 1. `settings`: further session config entries.
+    `profile`: ONNX Runtime writes its profile beside files of that name when profiling ends.
     Raises ProviderUnavailable where the provider does not start or heavy operators land elsewhere, SourceError (no
     file), UnsafeModel (not a graph ONNX Runtime accepts).
     """
@@ -65,11 +68,15 @@ def open_session(
     if not model.is_file():
         raise SourceError(model, "no such file", "give a bundle's model.onnx")
     threads = threads or default_threads()
-    handle = _create(ort, model.absolute(), provider, _options(ort, threads, spinning, settings or {}))
+    options = _options(ort, threads, spinning, settings or {})
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
+    handle = _create(ort, model.absolute(), provider, options)
     placed = _placement(handle)
     _check_provider(model, provider, handle.get_providers(), placed)
     return Session(
         model, provider, threads, handle, dict(Counter(name for name, _ in placed)),
+        dict(sorted(Counter(op for _, op in placed).items())),
         {port.name: Port(tuple(port.shape), port.type) for port in handle.get_inputs()},
         {port.name: Port(tuple(port.shape), port.type) for port in handle.get_outputs()},
     )

@@ -13,7 +13,8 @@ from foldrank import __version__
 from foldrank.cli import interrupts
 from foldrank.errors import FoldrankError
 
-VERBS = ("doctor", "inspect", "export", "plan", "apply", "validate", "bench", "report", "compress", "run", "diff")
+VERBS = ("doctor", "inspect", "export", "plan", "apply", "validate", "bench", "report", "compress", "run", "diff",
+         "selftest")
 INTERRUPTED = 130
 
 _EXTRAS = {

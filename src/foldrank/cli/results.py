@@ -29,6 +29,14 @@ def _proof_figures(graph: dict[str, Any]) -> str:
             f"argmax agreement {graph['argmax_agreement']:.2%} over {graph['positions']:,} positions)")
 
 
+def show_selftest(found: dict[str, Any]) -> None:
+    """Each check with its limit."""
+    output.say(f"self-test on {found['provider']} ({found['dtype']}), against {found['reference']}: {found['verdict']}")
+    output.table("checks", ("check", "positions", "measure", "value", "limit", "argmax agreement", ""), (
+        (check["name"], check["positions"], check["measure"], f"{check['value']:.2e}", f"{check['limit']:.0e}",
+         f"{check['argmax_agreement']:.2%}", "passed" if check["passed"] else "FAILED") for check in found["checks"]))
+
+
 def show_bench(found: dict[str, Any]) -> None:
     """Ratios with their intervals, ideals beside them."""
     null = found["null_test"]

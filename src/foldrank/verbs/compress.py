@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from foldrank.bundle import Bundle
+from foldrank.checkpoint import Checkpoint
 from foldrank.progress import SILENT, Progress
 from foldrank.staging import check_output, move_into_place, sync_tree, workspace
 
@@ -38,7 +39,7 @@ def compress(
     trust_remote_code: bool = False,
     progress: Progress = SILENT,
 ) -> Bundle:
-    """Export, plan, apply, validate, bench and report; returns the compressed bundle, its reports inside.
+    """Export, plan, apply, add a self-test, validate, bench and report; returns the compressed bundle.
 
     A failed gate does not stop the run: the bundle is delivered with the verdict in its reports. `dense` keeps the
     dense bundle there, or takes it from there where it exists. Raises what the single verbs raise; then no output is
@@ -49,6 +50,7 @@ def compress(
     from foldrank.verbs.export import export
     from foldrank.verbs.plan import plan
     from foldrank.verbs.report import report
+    from foldrank.verbs.selftest import add_selftest
     from foldrank.verbs.validate import validate
 
     output = Path(output).absolute()
@@ -68,6 +70,7 @@ def compress(
                 progress=progress, **trust,
             )
         small = apply(baseline, made, work / "bundle", seed=seed, progress=progress)
+        small = add_selftest(small, Checkpoint.open(model, **trust), seed)
         running: dict[str, Any] = {"provider": provider, "provider_options": provider_options, "seed": seed}
         validate(
             small, reference=baseline, model=model, text=text, max_perplexity_increase=max_perplexity_increase,

@@ -106,11 +106,16 @@ def _context(bundle: Bundle) -> int:
 def _prove(
     bundle: Bundle, checkpoint: Checkpoint, decoder: OrtDecoder, ids_NT: Tokens, seed: int, progress: Progress
 ) -> dict[str, Any]:
-    plan = None if bundle.plan is None else Plan.read(bundle.plan)
-    reference, dtype = _reference(checkpoint, plan)
-    described = f"{checkpoint.name} in PyTorch, {dtype}" + (", plan applied there" if plan else ", no plan")
+    reference, described = reference_of(bundle, checkpoint)
     ids = _enough(ids_NT, checkpoint.text_config.get("vocab_size", int(ids_NT.max()) + 1), seed)
     return prove(decoder, reference, ids, described=described, dtype=bundle.manifest.dtype, progress=progress)
+
+
+def reference_of(bundle: Bundle, checkpoint: Checkpoint) -> tuple[Reference, str]:
+    """Logits of the checkpoint in PyTorch with the bundle's plan applied there, and what that is called."""
+    plan = None if bundle.plan is None else Plan.read(bundle.plan)
+    reference, dtype = _reference(checkpoint, plan)
+    return reference, f"{checkpoint.name} in PyTorch, {dtype}" + (", plan applied there" if plan else ", no plan")
 
 
 def _enough(ids_NT: Tokens, vocabulary: int, seed: int) -> Tokens:

@@ -1,0 +1,50 @@
+"""selftest: does this bundle compute here what its reference computed where it was made? Needs no torch and no text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from foldrank.bundle import Bundle
+from foldrank.runtime.decoding import OrtDecoder
+from foldrank.runtime.providers import resolve
+from foldrank.runtime.selftest import FILE, ROWS, TOKENS, SelfTest, precision_of
+from foldrank.versions import versions
+
+if TYPE_CHECKING:
+    from foldrank.checkpoint import Checkpoint
+
+
+def selftest(
+    bundle: str | Path | Bundle, *, provider: str = "cpu", provider_options: Mapping[str, str] | None = None,
+    threads: int | None = None,
+) -> dict[str, Any]:
+    """Replay the self-test in the bundle on a provider, prefilled and decoded with the cache; changes nothing.
+
+    Gives `checks` (each: value, limit, passed), `placement` and `verdict`. Raises BundleError (no self-test),
+    ProviderUnavailable, ValidationFailed (NaN).
+    """
+    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    test = SelfTest.read(opened.path / FILE)
+    on = resolve(provider, provider_options)
+    decoder = OrtDecoder.open(opened.path, on, threads=threads, spinning="in_runs")
+    precision = precision_of(opened.manifest.dtype, on)
+    checks = test.replay(decoder, precision)
+    return {
+        "bundle": str(opened.path), "provider": on.short, "dtype": opened.manifest.dtype, "precision": precision,
+        "reference": test.reference, "checks": checks, "placement": decoder.session.placement,
+        "threads": decoder.session.threads, "versions": versions(),
+        "verdict": "pass" if all(check["passed"] for check in checks) else "fail",
+    }
+
+
+def add_selftest(bundle: Bundle, checkpoint: Checkpoint, seed: int) -> Bundle:
+    """Store a self-test: windows of the installed held-out text and what PyTorch says, the bundle's plan applied."""
+    from foldrank.plans.texts import load_tokenizer, read_text, windows
+    from foldrank.verbs.validate import reference_of
+
+    held_out = read_text(None, "validation")
+    ids_NT = windows(held_out.documents, load_tokenizer(bundle.path), TOKENS, ROWS * TOKENS, seed)
+    logits, described = reference_of(bundle, checkpoint)
+    return bundle.with_files({FILE: SelfTest.of(ids_NT, logits, described).bytes()})
