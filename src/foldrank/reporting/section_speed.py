@@ -10,6 +10,7 @@ from foldrank.reporting.evidence import Evidence
 from foldrank.reporting.gates import gates
 from foldrank.reporting.nested import lines, named
 from foldrank.reporting.parts import Cell, Fold, Mark, Missing, Part, Section, Table, Text, table
+from foldrank.reporting.section_placement import placement_parts
 from foldrank.reporting.speed_chart import before_after, speedups
 from foldrank.reporting.workload import workload
 
@@ -31,6 +32,7 @@ def speed(evidence: Evidence) -> Section:
         parts += gates(bench)
     if rows:
         parts.append(Fold(f"All {len(rows)} rows: times, memory, placement", (_rows(rows),)))
+    parts += placement_parts(bench)
     if method := lookup.pairs(bench, "method"):
         parts.append(Fold("How it was timed", (named(lines(method)),)))
     return Section("speed", title, tuple(parts))
