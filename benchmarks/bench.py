@@ -48,7 +48,7 @@ def paired_bench(
                         "bandwidth_bytes_per_s": yardstick.bandwidth,
                         "bandwidth_probes_bytes_per_s": probes, "spinning": "in_runs",
                         "pinned": all(opened["pinned"] for one in series for opened in one.opened.values())},
-        "method": _method(profile, seed, dropped, missing),
+        "method": _method(profile, provider, seed, dropped, missing),
         "gates": gates, "verdict": "pass" if all(gate["passed"] for gate in gates) else "fail",
     }
 
@@ -96,9 +96,12 @@ def _assemble(series: Sequence[Series], setup: Setup, yardstick: document.Yardst
     }
 
 
-def _method(profile: Profile, seed: int, dropped: list[int], missing: dict[str, str]) -> dict[str, Any]:
+def _method(
+    profile: Profile, provider: Provider, seed: int, dropped: list[int], missing: dict[str, str]
+) -> dict[str, Any]:
     return {
-        "profile": profile.name, "engines": [name for name in profile.engines if name not in missing],
+        "profile": profile.name, "provider": provider.short, "instead_of": provider.instead_of,
+        "engines": [name for name in profile.engines if name not in missing],
         "unavailable": missing, "order": "A B B A", "pairs": profile.pairs, "warmups": profile.warmups,
         "launches": profile.launches, "seed": seed, "dropped_prompts": dropped,
         "ratio": "dense over compressed, median of pairs", "spread": SPREAD, "unstable_above": UNSTABLE_ABOVE,

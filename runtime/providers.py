@@ -36,6 +36,8 @@ class Provider:
 
     short: str
     options: Mapping[str, str] = field(default_factory=dict)
+    instead_of: str | None = None
+    """What was asked for and why it is not this: only where a fallback was allowed (`fallback.py`)."""
 
     @property
     def name(self) -> str:

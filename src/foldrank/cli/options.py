@@ -76,6 +76,9 @@ provider: Callable[[F], F] = _stack(
     click.option("--provider", default=None, help="cpu, cuda, tensorrt, or ONNX Runtime's long name; default cpu."),
     click.option("--provider-option", "provider_options", multiple=True, callback=_pairs, metavar="KEY=VALUE"),
 )
+fallback: Callable[[F], F] = click.option(
+    "--allow-fallback", is_flag=True, help="Run on the CPU where the provider asked for does not start; reports say so."
+)
 calibration: Callable[[F], F] = _stack(
     click.option("--method", "methods", multiple=True, metavar="NAME[:KEY=VALUE,...]",
                  help="Repeatable, applied in order, e.g. slm:keep=0.75."),

@@ -15,6 +15,7 @@ from foldrank.bundle import Bundle
 from foldrank.errors import SourceError
 from foldrank.plans.solver.costs import CostTable
 from foldrank.progress import SILENT, Progress
+from foldrank.runtime.fallback import provider_for
 from foldrank.runtime.providers import resolve
 from foldrank.runtime.session import default_threads
 
@@ -23,7 +24,8 @@ REPORT = "reports/bench.json"
 
 def bench(
     bundle: Bundle | Path | str, *, baseline: Bundle | Path | str, provider: str = "cpu",
-    provider_options: Mapping[str, str] | None = None, min_speedup: float | None = None, seed: int = 0,
+    provider_options: Mapping[str, str] | None = None,
+    allow_fallback: bool = False, min_speedup: float | None = None, seed: int = 0,
     pairs: int | None = None, quick: bool = False, engines: Sequence[str] = ENGINES, threads: int | None = None,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
@@ -37,7 +39,7 @@ def bench(
         raise ValueError(f"engines {list(engines)}: one or more of {list(ENGINES)}")
     profile = QUICK if quick else FULL
     profile = replace(profile, engines=tuple(engines), pairs=profile.pairs if pairs is None else pairs)
-    on = resolve(provider, provider_options)
+    on = provider_for(provider, provider_options, allow_fallback=allow_fallback)
     compressed, dense = _open(bundle), _open(baseline)
     result = paired_bench(
         compressed, dense, on, profile, threads=threads or default_threads(), seed=seed, min_speedup=min_speedup,

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import tempfile
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
-from foldrank import small_graphs
 from foldrank.errors import ProviderUnavailable
 from foldrank.runtime import environment
+from foldrank.runtime.fallback import probed
 from foldrank.runtime.providers import LONG_NAMES, resolve
 from foldrank.versions import versions
-
-_SECONDS = 120
 
 
 def doctor() -> dict[str, Any]:
@@ -48,27 +39,7 @@ def _provider(name: str) -> dict[str, Any]:
         resolve(name)
     except ProviderUnavailable as error:
         return {"name": name, "available": False, "starts": False, "reason": error.what}
-    return {"name": name, "available": True, **_probe(name)}
-
-
-def _probe(name: str) -> dict[str, Any]:
-    """Start the provider in a child process with a one-node graph."""
-    with tempfile.TemporaryDirectory() as folder:
-        model = Path(folder) / "model.onnx"
-        model.write_bytes(small_graphs.square())
-        command = [sys.executable, "-m", "foldrank.runtime.probe", name, str(model)]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, cwd=folder, check=False,
-                                  env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"})
-        except subprocess.TimeoutExpired:
-            return {"starts": False, "reason": f"did not answer within {_SECONDS} s"}
-    if done.returncode < 0:
-        return {"starts": False, "reason": f"its process was ended by {signal.Signals(-done.returncode).name}"}
-    if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        return {"starts": False, "reason": lines[-1][:400] if lines else f"exit code {done.returncode}"}
-    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return found
+    return {"name": name, "available": True, **probed(name)}
 
 
 def _fix(name: str) -> str:

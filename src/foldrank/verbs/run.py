@@ -9,13 +9,14 @@ from typing import Any
 
 from foldrank.bundle import Bundle
 from foldrank.plans.texts import load_tokenizer
+from foldrank.runtime.fallback import provider_for
 from foldrank.runtime.generate import Sampling, with_genai, with_onnxruntime
-from foldrank.runtime.providers import resolve
 
 
 def run(
     bundle: str | Path | Bundle, prompt: str, *, max_new_tokens: int = 64, temperature: float = 0.0, top_k: int = 50,
     top_p: float = 1.0, seed: int = 0, provider: str = "cpu", provider_options: Mapping[str, str] | None = None,
+    allow_fallback: bool = False,
     threads: int | None = None, stream: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Continue `prompt`, greedily unless `temperature` is above 0; `stream` is handed each new piece of text.
@@ -30,7 +31,7 @@ def run(
         "tokens": max_new_tokens, "sampling": Sampling(temperature, top_k, top_p, seed), "threads": threads,
         "context": opened.json("genai_config.json")["model"]["context_length"], "told": stream or _nobody,
     }
-    engine = resolve(provider, provider_options or {})
+    engine = provider_for(provider, provider_options, allow_fallback=allow_fallback)
     if importlib.util.find_spec("onnxruntime_genai"):
         made = with_genai(opened.path, prompt, engine, **options)
     else:
@@ -39,7 +40,7 @@ def run(
     return {
         "prompt": prompt, "text": made.text, "prompt_tokens": made.prompt_tokens, "tokens": made.tokens,
         "seconds": made.seconds, "tokens_per_second": len(made.tokens) / made.seconds, "engine": made.engine,
-        "provider": engine.short,
+        "provider": engine.short, "instead_of": engine.instead_of,
     }
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from foldrank.bundle import Bundle
 from foldrank.runtime.decoding import OrtDecoder
-from foldrank.runtime.providers import resolve
+from foldrank.runtime.fallback import provider_for
 from foldrank.runtime.selftest import FILE, ROWS, TOKENS, SelfTest, precision_of
 from foldrank.versions import versions
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 def selftest(
     bundle: str | Path | Bundle, *, provider: str = "cpu", provider_options: Mapping[str, str] | None = None,
+    allow_fallback: bool = False,
     threads: int | None = None,
 ) -> dict[str, Any]:
     """Replay the self-test in the bundle on a provider, prefilled and decoded with the cache; changes nothing.
@@ -27,12 +28,13 @@ def selftest(
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     test = SelfTest.read(opened.path / FILE)
-    on = resolve(provider, provider_options)
+    on = provider_for(provider, provider_options, allow_fallback=allow_fallback)
     decoder = OrtDecoder.open(opened.path, on, threads=threads, spinning="in_runs")
     precision = precision_of(opened.manifest.dtype, on)
     checks = test.replay(decoder, precision)
     return {
-        "bundle": str(opened.path), "provider": on.short, "dtype": opened.manifest.dtype, "precision": precision,
+        "bundle": str(opened.path), "provider": on.short, "instead_of": on.instead_of,
+        "dtype": opened.manifest.dtype, "precision": precision,
         "reference": test.reference, "checks": checks, "placement": decoder.session.placement,
         "threads": decoder.session.threads, "versions": versions(),
         "verdict": "pass" if all(check["passed"] for check in checks) else "fail",

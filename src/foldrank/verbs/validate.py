@@ -17,8 +17,9 @@ from foldrank.plans.texts import load_tokenizer, read_text, windows
 from foldrank.progress import SILENT, Progress
 from foldrank.runtime import quality, validation
 from foldrank.runtime.decoding import OrtDecoder
+from foldrank.runtime.fallback import provider_for
 from foldrank.runtime.proof import Reference, Tokens, prove
-from foldrank.runtime.providers import Provider, resolve
+from foldrank.runtime.providers import Provider
 from foldrank.tolerances import MIN_POSITIONS
 from foldrank.versions import versions
 
@@ -30,6 +31,7 @@ _FLOAT64_WEIGHTS = 32_000_000
 def validate(
     bundle: str | Path | Bundle, *, reference: str | Path | Bundle, model: str | Path | None = None,
     text: str | Path | None = None, provider: str = "cpu", provider_options: Mapping[str, str] | None = None,
+    allow_fallback: bool = False,
     max_perplexity_increase: str | float | None = None, min_top1_agreement: float | None = None, seed: int = 0,
     proof: bool = True, tokens: int = 20_480, threads: int | None = None, offline: bool = False,
     trust_remote_code: bool = False, progress: Progress = SILENT,
@@ -46,7 +48,7 @@ def validate(
     _check_pair(small, dense)
     trust = {"offline": offline, "trust_remote_code": trust_remote_code}
     checkpoint = _checkpoint(small, model, **trust) if proof else None
-    engine = resolve(provider, provider_options or {})
+    engine = provider_for(provider, provider_options, allow_fallback=allow_fallback)
     held_out = read_text(None if text is None else Path(text), "validation")
     window = min(_WINDOW, _context(small))
     ids_NT = windows(held_out.documents, load_tokenizer(small.path), window, tokens, seed)
@@ -58,7 +60,7 @@ def validate(
     gates = validation.gates(graph, cost, max_perplexity_increase=limit, min_top1_agreement=min_top1_agreement)
     found = {
         "schema": validation.SCHEMA, "graph": graph, "quality": cost, "gates": gates,
-        "verdict": validation.verdict(gates), "seed": seed, "provider": engine.short,
+        "verdict": validation.verdict(gates), "seed": seed, "provider": engine.short, "instead_of": engine.instead_of,
         "threads": decoder.session.threads,
         "text": {"name": held_out.name, "sha256": held_out.sha256}, "versions": versions(),
         "placement": decoder.session.placement,

@@ -4,14 +4,16 @@ from pathlib import Path
 
 import pytest
 
+from foldrank import small_graphs
+from foldrank.runtime import fallback as module
+from foldrank.runtime.fallback import probed
 from foldrank.runtime.probe import probe
-from foldrank.verbs import doctor as module
 from foldrank.verbs.doctor import doctor
 
 
 def test_the_cpu_starts_and_runs_nodes(tmp_path: Path) -> None:
     model = tmp_path / "model.onnx"
-    module._write_graph(model)
+    model.write_bytes(small_graphs.square())
     assert probe("cpu", model) == {"starts": True, "reason": None}
 
 
@@ -36,6 +38,6 @@ def test_a_child_that_dies_is_a_provider_that_does_not_start(
     stand_in.chmod(0o755)
     monkeypatch.setattr(module.sys, "executable", str(stand_in))
     monkeypatch.setattr(module, "_SECONDS", 3)
-    found = module._probe("cpu")
+    found = probed("cpu")
     assert found["starts"] is False
     assert says in found["reason"]

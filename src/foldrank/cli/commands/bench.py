@@ -17,6 +17,7 @@ from foldrank.cli import options, output, progress, results
               help="Only time the MatMuls of this dense bundle, dense and as pairs, and write the table that "
                    "auto's cost_table reads.")
 @options.provider
+@options.fallback
 @options.speed_gate
 @click.option("--pairs", type=click.IntRange(min=20), default=None, help="Interleaved pairs a row.")
 @options.seed
@@ -24,8 +25,8 @@ from foldrank.cli import options, output, progress, results
 @click.pass_context
 def command(
     ctx: click.Context, bundle: Path, baseline: Path | None, cost_table: Path | None, provider: str | None,
-    provider_options: dict[str, str], min_speedup: float | None, pairs: int | None, seed: int, as_json: bool,
-    quiet: bool, verbose: bool,
+    provider_options: dict[str, str], allow_fallback: bool, min_speedup: float | None, pairs: int | None, seed: int,
+    as_json: bool, quiet: bool, verbose: bool,
 ) -> None:
     """Measure speed and memory, paired and interleaved with the dense bundle in one run."""
     from foldrank.verbs.bench import bench
@@ -44,7 +45,8 @@ def command(
         return
     with progress.shown(quiet) as shown:
         found = options.usage(
-            bench, bundle, baseline=baseline, min_speedup=min_speedup, pairs=pairs, progress=shown, **on,
+            bench, bundle, baseline=baseline, min_speedup=min_speedup, pairs=pairs, allow_fallback=allow_fallback,
+            progress=shown, **on,
         )
     if as_json:
         output.emit_json(found)

@@ -16,6 +16,7 @@ from foldrank.cli import options, output, progress, results
 @click.option("--proof/--no-proof", default=True, help="Whether to run the graph proof.")
 @options.quality_gates
 @options.provider
+@options.fallback
 @options.source
 @options.seed
 @options.reporting
@@ -23,7 +24,7 @@ from foldrank.cli import options, output, progress, results
 def command(
     ctx: click.Context, bundle: Path, reference: Path, model: str | None, proof: bool, text: Path | None,
     max_perplexity_increase: float | None, min_top1_agreement: float | None, provider: str | None,
-    provider_options: dict[str, str], offline: bool, trust_remote_code: bool, seed: int,
+    provider_options: dict[str, str], allow_fallback: bool, offline: bool, trust_remote_code: bool, seed: int,
     as_json: bool, quiet: bool, verbose: bool,
 ) -> None:
     """Prove that the graph computes what the plan says, and measure what that cost in quality."""
@@ -32,7 +33,7 @@ def command(
     with progress.shown(quiet) as shown:
         found = options.usage(
             validate, bundle, reference=reference, model=model, text=text, provider=provider or "cpu",
-            provider_options=provider_options, proof=proof,
+            provider_options=provider_options, allow_fallback=allow_fallback, proof=proof,
             max_perplexity_increase=max_perplexity_increase, min_top1_agreement=min_top1_agreement, seed=seed,
             offline=offline, trust_remote_code=trust_remote_code, progress=shown,
         )
