@@ -18,9 +18,12 @@ OLDEST_SAFE = {
 }
 """The first version without the known fault, and the fault."""
 
+TENSORRT = 10
+"""Major version whose libnvinfer the supported builds of onnxruntime-gpu load."""
+
 PROBED = ("foldrank", "numpy", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "onnxruntime-genai",
-          "onnxruntime-genai-cuda", "torch", "transformers", "optimum", "optimum-onnx", "sentencepiece", "protobuf",
-          "safetensors", "tokenizers", "huggingface-hub")
+          "onnxruntime-genai-cuda", "tensorrt", "tensorrt-cu12", "tensorrt-cu13", "torch", "transformers", "optimum",
+          "optimum-onnx", "sentencepiece", "protobuf", "safetensors", "tokenizers", "huggingface-hub")
 """Distributions whose versions matter."""
 
 
@@ -39,7 +42,8 @@ def older(version: str, than: str) -> bool:
 
 def problems(versions: Mapping[str, str]) -> list[Problem]:
     """Every conflict among installed versions by distribution name."""
-    return [*_missing(versions), *_twice(versions), *_unsafe(versions), *_cuda(versions), *_optimum(versions)]
+    checks = (_missing, _twice, _unsafe, _cuda, _tensorrt, _optimum)
+    return [problem for check in checks for problem in check(versions)]
 
 
 def _missing(versions: Mapping[str, str]) -> Iterator[Problem]:
@@ -79,6 +83,21 @@ def _cuda(versions: Mapping[str, str]) -> Iterator[Problem]:
     if build and runtime and not older(runtime, "1.31") and build[1] != "13":
         yield _problem(f"torch is built for CUDA {build[1]}, onnxruntime-gpu {runtime} for CUDA 13",
                        "install a torch for CUDA 13, or keep the two in separate environments")
+
+
+def _tensorrt(versions: Mapping[str, str]) -> Iterator[Problem]:
+    """ONNX Runtime loads libnvinfer of the major version, and for the CUDA, that it was built for."""
+    runtime = versions.get("onnxruntime-gpu")
+    if runtime is None:
+        return
+    held = {name: versions[name] for name in ("tensorrt", "tensorrt-cu12", "tensorrt-cu13") if name in versions}
+    for name, version in held.items():
+        if number(version)[:1] != (TENSORRT,):
+            yield _problem(f"{name} {version} beside onnxruntime-gpu {runtime}, which loads TensorRT {TENSORRT}",
+                           f"pip install 'tensorrt-cu13>={TENSORRT},<{TENSORRT + 1}'")
+    if "tensorrt-cu12" in held and not older(runtime, "1.31"):
+        yield _problem(f"tensorrt-cu12 is for CUDA 12, onnxruntime-gpu {runtime} for CUDA 13",
+                       f"pip uninstall -y tensorrt-cu12; pip install 'tensorrt-cu13>={TENSORRT},<{TENSORRT + 1}'")
 
 
 def _optimum(versions: Mapping[str, str]) -> Iterator[Problem]:

@@ -12,6 +12,9 @@ def without(*names: str) -> dict[str, str]:
     return {k: v for k, v in SOUND.items() if k not in names}
 
 
+ON_GPU = {**without("onnxruntime", "onnxruntime-genai"), "onnxruntime-gpu": "1.31.1"}
+
+
 def test_the_supported_set_has_no_problem() -> None:
     assert problems(SOUND) == []
 
@@ -28,6 +31,8 @@ def test_the_supported_set_has_no_problem() -> None:
     ({**SOUND, "protobuf": "6.33.4"}, "protobuf"),
     ({**SOUND, "optimum-onnx": "0.1.0"}, "optimum-onnx"),
     ({**without("onnxruntime", "onnxruntime-genai"), "onnxruntime-gpu": "1.31.1", "torch": "2.13.0+cu128"}, "CUDA 12"),
+    ({**ON_GPU, "tensorrt-cu13": "11.0"}, "TensorRT 10"),
+    ({**ON_GPU, "tensorrt-cu12": "10.9"}, "CUDA 13"),
     (without("onnxruntime", "onnxruntime-genai"), "no ONNX Runtime"),
     (without("torch"), "no torch"),
 ])
@@ -35,6 +40,11 @@ def test_each_conflict_is_named_with_a_fix(installed: dict[str, str], says: str)
     found = problems(installed)
     assert any(says in p["what"] for p in found)
     assert all(p["fix"] for p in found)
+
+
+def test_tensorrt_of_the_right_kind_is_no_conflict() -> None:
+    assert problems({**ON_GPU, "tensorrt-cu13": "10.14.1"}) == []
+    assert problems({**SOUND, "tensorrt-cu13": "11.0"}) == []  # nothing here would load it
 
 
 def test_versions_compare_by_number() -> None:
