@@ -14,6 +14,7 @@ from foldrank.benchmarks.environment import environment, last_level_cache_bytes
 from foldrank.benchmarks.gpu import Gpu
 from foldrank.benchmarks.ideal import Work, count
 from foldrank.benchmarks.paired import Series, Setup, run
+from foldrank.benchmarks.peers import against
 from foldrank.benchmarks.placement import placements
 from foldrank.benchmarks.statistics import SPREAD, UNSTABLE_ABOVE
 from foldrank.benchmarks.workload import Profile
@@ -26,9 +27,12 @@ from foldrank.runtime.providers import Provider
 
 def paired_bench(
     compressed: Bundle, dense: Bundle, provider: Provider, profile: Profile, *, threads: int, seed: int,
-    min_speedup: float | None = None, progress: Progress = SILENT,
+    min_speedup: float | None = None, peers: Sequence[str] = (), progress: Progress = SILENT,
 ) -> dict[str, Any]:
-    """Measure and describe. Raises BundleError (bundles that cannot be compared), ProviderUnavailable, SourceError."""
+    """Measure and describe; `peers` as in `peers.py`.
+
+    Raises BundleError (bundles that cannot be compared), ProviderUnavailable, SourceError.
+    """
     check_comparable(compressed, dense)
     profile, dropped = _fit(profile, dense)
     setup = Setup(provider, threads, int(dense.json("config.json")["vocab_size"]), seed)
@@ -40,6 +44,8 @@ def paired_bench(
     probes = before + _bandwidth(provider, threads)
     yardstick = document.Yardstick(work, max(probes, default=None), last_level_cache_bytes())
     found = _assemble(series, setup, yardstick)
+    if peers:
+        found["peers"] = against(peers, dense, series[0].engine, setup, profile, progress)
     found["placement"] = placements({"dense": dense, "compressed": compressed}, provider, threads)
     gates = speed_gates(found["speedups"], found["null_test"], min_speedup)
     return {

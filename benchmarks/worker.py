@@ -18,9 +18,10 @@ import numpy as np
 
 from foldrank.benchmarks.energy import energy_counter
 from foldrank.benchmarks.gpu import Gpu
+from foldrank.benchmarks.peers import PEERS, open_peer
 from foldrank.benchmarks.workload import Workload
 from foldrank.errors import FoldrankError, ProviderUnavailable
-from foldrank.runtime.decoding import Decoder, OrtDecoder, shares_buffer
+from foldrank.runtime.decoding import Decoder, shares_buffer
 from foldrank.runtime.genai import GenaiDecoder
 from foldrank.runtime.profiling import profiled
 from foldrank.runtime.providers import Provider, resolve
@@ -31,7 +32,7 @@ class Worker:
     """What the commands act on."""
 
     def __init__(self) -> None:
-        self._decoder: OrtDecoder | ResidentDecoder | GenaiDecoder | None = None
+        self._decoder: Any = None
         self._provider: Provider | None = None
         self._shared = False
 
@@ -41,7 +42,9 @@ class Worker:
         before, path, chosen, old = memory("VmRSS"), Path(folder), resolve(provider, options), threads_now()
         placement = graph = None
         self._provider = chosen
-        if engine == "genai":
+        if engine in PEERS:
+            self._decoder = open_peer(engine, path, provider, threads)
+        elif engine == "genai":
             self._decoder = GenaiDecoder.open(path, chosen, capacity=1, threads=threads, spinning="in_runs")
         else:
             decoder = open_decoder(path, chosen, threads=threads, spinning="in_runs")

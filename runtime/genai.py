@@ -50,6 +50,15 @@ class GenaiDecoder:
                 raise ProviderUnavailable(where, reason, "`foldrank doctor` tells what starts") from None
             raise SourceError(folder, f"onnxruntime-genai cannot load it: {reason}", "export or apply again") from None
 
+    @classmethod
+    def with_defaults(cls, folder: Path) -> GenaiDecoder:
+        """As the library opens a bundle by itself: its own threads and spinning. Raises as `open` does."""
+        library = load_genai()
+        try:
+            return cls(library.Model(str(folder)), library, capacity=1)
+        except (RuntimeError, OSError) as error:
+            raise SourceError(folder, f"onnxruntime-genai cannot load it: {error}", "export again") from None
+
     def prepare(self, rows: int) -> None:
         """Make the generator: about 12 ms in version 0.18 whatever the model, so the benchmark counts it apart."""
         parameters = self._library.GeneratorParams(self.model)

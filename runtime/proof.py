@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,16 @@ Reference = Callable[[Tokens], Array]
 
 _DECODED = 48
 _LOGITS_AT_ONCE = 1 << 23
+
+
+class Compared(Protocol):
+    """Two sides' logits as `compare.Comparison` tells of them, or as far as a self-test can."""
+
+    @property
+    def relative_error(self) -> float: ...
+    @property
+    def kl_nats(self) -> float: ...
+    def argmax_agreement(self, tolerance: float) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -43,15 +53,15 @@ class Criterion:
         """Largest relative error, or mean KL in nats."""
         return GRAPH_PROOF_KL_NATS.get(self.dtype, GRAPH_PROOF_FP32)
 
-    def value(self, found: Comparison) -> float:
+    def value(self, found: Compared) -> float:
         """What the limit is held against."""
         return found.kl_nats if self.half else found.relative_error
 
-    def agreement(self, found: Comparison) -> float:
+    def agreement(self, found: Compared) -> float:
         """Argmax agreement, ties within the tolerance aside."""
         return found.argmax_agreement(GRAPH_PROOF_FP32)
 
-    def passed(self, found: Comparison) -> bool:
+    def passed(self, found: Compared) -> bool:
         """Whether both sides are the same."""
         return self.value(found) <= self.limit and (self.half or self.agreement(found) == 1.0)
 

@@ -45,6 +45,13 @@ def show_bench(found: dict[str, Any]) -> None:
         output.say(f"null test (dense against dense): {null['ratio']:.3f} [{low:.3f}, {high:.3f}]")
     output.table("speed, compressed over dense", ("phase", "engine", "workload", "ratio", "95 % interval", "ideal",
                                                   "realised/ideal"), map(_speedup_row, found["speedups"]))
+    if peers := found.get("peers"):
+        output.table(f"peers against the dense bundle in {peers['engine']}",
+                     ("peer", "phase", "prompt", "batch", "its time over ours", "95 % interval"),
+                     ((p["peer"], p["phase"], p["prompt_tokens"], p["batch"], f"{p['ratio']:.2f}",
+                       f"{p['ci95'][0]:.2f}..{p['ci95'][1]:.2f}") for p in peers["entries"]))
+        for peer, reason in peers["unavailable"].items():
+            output.say(f"{peer}: unavailable ({reason})")
     show_gates(found)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from foldrank import strictjson
 from foldrank.benchmarks.bench import paired_bench
 from foldrank.benchmarks.cost_table import group_shapes, measure_costs
+from foldrank.benchmarks.peers import PEERS
 from foldrank.benchmarks.workload import ENGINES, FULL, QUICK
 from foldrank.bundle import Bundle
 from foldrank.errors import SourceError
@@ -27,23 +28,26 @@ def bench(
     provider_options: Mapping[str, str] | None = None,
     allow_fallback: bool = False, min_speedup: float | None = None, seed: int = 0,
     pairs: int | None = None, quick: bool = False, engines: Sequence[str] = ENGINES, threads: int | None = None,
-    progress: Progress = SILENT,
+    against: Sequence[str] = (), progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Measure the bundle against its dense baseline, write reports/bench.json into it, return its content.
 
     `quick`: batch 1 and short prompts only (`workload.QUICK`); `pairs` at least 20; `threads` default: physical cores.
-    `min_speedup`: gate on decoding at batch 1; a miss is in `gates` and `verdict`, not an exception.
+    `against`: peers measured in the same run (`benchmarks/peers.py`). `min_speedup`: gate on decoding at batch 1; a
+    miss is in `gates` and `verdict`, not an exception.
     Raises BundleError, ProviderUnavailable, SourceError; ValueError on fewer pairs or an unknown engine.
     """
     if not engines or not set(engines) <= set(ENGINES):
         raise ValueError(f"engines {list(engines)}: one or more of {list(ENGINES)}")
+    if not set(against) <= set(PEERS):
+        raise ValueError(f"against {list(against)}: one or more of {list(PEERS)}")
     profile = QUICK if quick else FULL
     profile = replace(profile, engines=tuple(engines), pairs=profile.pairs if pairs is None else pairs)
     on = provider_for(provider, provider_options, allow_fallback=allow_fallback)
     compressed, dense = _open(bundle), _open(baseline)
     result = paired_bench(
         compressed, dense, on, profile, threads=threads or default_threads(), seed=seed, min_speedup=min_speedup,
-        progress=progress,
+        peers=against, progress=progress,
     )
     compressed.with_files({REPORT: strictjson.dumps(result).encode()})
     return result

@@ -16,6 +16,8 @@ from foldrank.cli import options, output, progress, results
 @click.option("--cost-table", type=options.PATH, metavar="FILE",
               help="Only time the MatMuls of this dense bundle, dense and as pairs, and write the table that "
                    "auto's cost_table reads.")
+@click.option("--against", multiple=True, type=click.Choice(("optimum", "transformers", "genai-default")),
+              help="Repeatable: measure the dense bundle against that too, in the same run.")
 @options.provider
 @options.fallback
 @options.speed_gate
@@ -26,7 +28,7 @@ from foldrank.cli import options, output, progress, results
 def command(
     ctx: click.Context, bundle: Path, baseline: Path | None, cost_table: Path | None, provider: str | None,
     provider_options: dict[str, str], allow_fallback: bool, min_speedup: float | None, pairs: int | None, seed: int,
-    as_json: bool, quiet: bool, verbose: bool,
+    against: tuple[str, ...], as_json: bool, quiet: bool, verbose: bool,
 ) -> None:
     """Measure speed and memory, paired and interleaved with the dense bundle in one run."""
     from foldrank.verbs.bench import bench
@@ -46,7 +48,7 @@ def command(
     with progress.shown(quiet) as shown:
         found = options.usage(
             bench, bundle, baseline=baseline, min_speedup=min_speedup, pairs=pairs, allow_fallback=allow_fallback,
-            progress=shown, **on,
+            against=against, progress=shown, **on,
         )
     if as_json:
         output.emit_json(found)

@@ -1,0 +1,146 @@
+"""Peers in the same run: what a user would take otherwise, against our dense bundle in its first engine, A B B A.
+
+    transformers    the checkpoint in PyTorch, eager, float32
+    optimum         the dense bundle in optimum's ORTModelForCausalLM, in the python FOLDRANK_OPTIMUM_PYTHON names
+    genai-default   the dense bundle in onnxruntime-genai with the settings it comes with
+
+Each loop is the shortest one of its library (forward with its cache, likeliest token), not its generate(), which costs
+more. A peer that is not there is `unavailable (reason)`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from foldrank.benchmarks.child import Child
+from foldrank.benchmarks.paired import Setup, duel, take
+from foldrank.benchmarks.statistics import estimate, stable
+from foldrank.benchmarks.workload import Profile
+from foldrank.bundle import Bundle
+from foldrank.errors import FoldrankError, ProviderUnavailable, SourceError
+from foldrank.progress import SILENT, Progress
+
+PEERS = ("transformers", "optimum", "genai-default")
+_PHASES = {"prefill": "ttft_s", "decode": "tpot_s"}
+
+
+def against(
+    peers: Sequence[str], dense: Bundle, engine: str, setup: Setup, profile: Profile, progress: Progress = SILENT
+) -> dict[str, Any]:
+    """`entries`, one a peer, workload and phase (`ratio`: its time over ours), and the `unavailable` with reasons."""
+    entries: list[dict[str, Any]] = []
+    missing: dict[str, str] = {}
+    for peer in peers:
+        try:
+            entries += _measured(peer, dense, engine, setup, profile, progress)
+        except FoldrankError as error:
+            missing[peer] = f"{error.where}: {error.what}"
+    return {"engine": engine, "entries": entries, "unavailable": missing}
+
+
+def _measured(
+    peer: str, dense: Bundle, engine: str, setup: Setup, profile: Profile, progress: Progress
+) -> list[dict[str, Any]]:
+    folder, command = _place(peer, dense)
+    entries = []
+    with ExitStack() as stack:
+        ours = stack.enter_context(Child(f"dense in {engine}"))
+        theirs = stack.enter_context(Child(peer, command=command) if command else Child(peer))
+        for child, name, place in ((ours, engine, dense.path), (theirs, peer, folder)):
+            child.ask("open", folder=str(place), engine=name, provider=setup.provider.short,
+                      options=dict(setup.provider.options), threads=setup.threads)
+        progress.start(f"bench {peer}", profile.pairs * len(profile.workloads))
+        for workload in profile.workloads:
+            for _ in range(profile.warmups):
+                for child in (ours, theirs):
+                    take(child, workload, setup)
+            pairs = duel(ours, theirs, workload, setup, profile.pairs, f"bench {peer}", progress)
+            for phase, key in _PHASES.items():
+                ratios = [their[key] / our[key] for our, their in pairs]
+                found = estimate([ratios], setup.seed)
+                entries.append({
+                    "peer": peer, "phase": phase, "batch": workload.batch, "prompt_tokens": workload.prompt,
+                    "ratio": found.ratio, "ci95": found.ci95, "pair_ratios": ratios,
+                    "stable": all(stable([pair[side][key] for pair in pairs]) for side in (0, 1)),
+                })
+        progress.finish(f"bench {peer}")
+    return entries
+
+
+def _place(peer: str, dense: Bundle) -> tuple[Path, tuple[str, ...] | None]:
+    """The folder a peer loads and, where it needs another interpreter, the command that starts its worker."""
+    if peer == "transformers":
+        checkpoint = Path(dense.manifest.source.get("path", ""))
+        if not (checkpoint / "config.json").is_file():
+            raise SourceError(dense.path, "its checkpoint is not there", "bench where it was exported")
+        return checkpoint, None
+    if peer == "optimum":
+        from foldrank.export.standard import optimum_python
+
+        return dense.path, (optimum_python(), "-m", "foldrank.benchmarks.worker")
+    return dense.path, None
+
+
+class TorchLoop:
+    """A causal model with transformers' calling convention, PyTorch's or optimum's, in the two calls that are timed."""
+
+    def __init__(self, model: Any) -> None:
+        self._model, self._seen = model, 0
+        self._cache: Any = None
+        self._last: Any = None
+
+    def prepare(self, rows: int) -> None:
+        """Nothing."""
+
+    def first(self, prompt_BT: Any) -> Any:
+        """Read prompts of equal length, give each row's likeliest next token [B]."""
+        import torch
+
+        self._cache, self._seen = None, 0
+        return self._step(torch.from_numpy(prompt_BT))
+
+    def next(self) -> Any:
+        """Feed back the tokens given last, give the next ones [B]."""
+        return self._step(self._last)
+
+    def _step(self, ids_BT: Any) -> Any:
+        import torch
+
+        self._seen += ids_BT.shape[1]
+        mask = torch.ones((len(ids_BT), self._seen), dtype=torch.int64)
+        with torch.inference_mode():
+            found = self._model(input_ids=ids_BT, attention_mask=mask, past_key_values=self._cache, use_cache=True)
+            self._cache = found.past_key_values
+            self._last = found.logits[:, -1:].argmax(-1)
+        return self._last[:, 0].numpy()
+
+
+def open_peer(peer: str, folder: Path, provider: str, threads: int) -> Any:
+    """The loop of a peer, in the worker's process. Raises ProviderUnavailable where its library is not installed."""
+    if provider != "cpu":
+        raise ProviderUnavailable(f"{peer} on {provider}", "peers are measured on the cpu", "--provider cpu")
+    if peer == "genai-default":
+        from foldrank.runtime.genai import GenaiDecoder
+
+        return GenaiDecoder.with_defaults(folder)
+    try:
+        import torch
+
+        torch.set_num_threads(threads)
+        if peer == "transformers":
+            from transformers import AutoModelForCausalLM
+
+            return TorchLoop(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True))
+        import onnxruntime as ort
+        optimum = importlib.import_module("optimum.onnxruntime")
+    except ImportError as error:
+        raise ProviderUnavailable(peer, f"is not installed for {sys.executable}: {error}", "see --against") from None
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    return TorchLoop(optimum.ORTModelForCausalLM.from_pretrained(
+        folder, use_cache=True, local_files_only=True, session_options=options))

@@ -1,0 +1,78 @@
+"""Peers decode the tokens of our own loop; what is missing is said; ratios are their time over ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from foldrank.benchmarks import peers
+from foldrank.benchmarks.paired import Setup
+from foldrank.benchmarks.peers import against, open_peer
+from foldrank.benchmarks.workload import Profile, Workload
+from foldrank.errors import ProviderUnavailable
+from foldrank.runtime.decoding import OrtDecoder
+from foldrank.runtime.providers import Provider
+
+SETUP = Setup(Provider("cpu"), threads=1, vocabulary=10, seed=0)
+PROFILE = Profile("one", (Workload(4, 1, 4),), pairs=20)
+PROMPT = np.array([[5, 17, 300, 41, 7], [900, 2, 33, 33, 1024]])
+
+
+@pytest.mark.parametrize("peer", ["transformers", "genai-default"])
+def test_a_peer_decodes_the_tokens_of_our_loop(dense_5m: Path, specs_5m: Path, peer: str) -> None:
+    wanted = OrtDecoder.open(dense_5m, Provider("cpu"), threads=1).generate(PROMPT, 8)
+    loop = open_peer(peer, specs_5m if peer == "transformers" else dense_5m, "cpu", 1)
+    loop.capacity = 20
+    for _ in range(2):  # a second request forgets the first
+        loop.prepare(2)
+        steps = [loop.first(PROMPT), *(loop.next() for _ in range(7))]
+        np.testing.assert_array_equal(np.stack(steps, axis=1), wanted)
+
+
+def test_peers_are_of_the_cpu_and_say_so() -> None:
+    with pytest.raises(ProviderUnavailable, match="transformers on cuda"):
+        open_peer("transformers", Path("x"), "cuda", 1)
+
+
+class StandIn:
+    """Our engine takes a second a token, a peer two; optimum is not there."""
+
+    def __init__(self, name: str, command: tuple[str, ...] = ()) -> None:
+        self.name = name
+
+    def __enter__(self) -> StandIn:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
+        if do == "open" and arguments["engine"] == "optimum":
+            raise ProviderUnavailable("optimum", "is not installed", "install it")
+        slow = 1.0 if self.name.startswith("dense in") else 2.0
+        return {"ttft_s": 3 * slow, "tpot_s": slow}
+
+
+def bundle(folder: Path, checkpoint: Path) -> Any:
+    """As much of a bundle as the comparison looks at."""
+    return SimpleNamespace(path=folder, manifest=SimpleNamespace(source={"path": str(checkpoint)}))
+
+
+def test_ratios_are_their_time_over_ours_and_a_missing_peer_leaves_a_reason(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.setattr(peers, "Child", StandIn)
+    monkeypatch.setenv("FOLDRANK_OPTIMUM_PYTHON", "/bin/sh")
+    dense = bundle(tmp_path, tmp_path)
+    found = against(["transformers", "optimum"], dense, "genai", SETUP, PROFILE)
+    assert found["engine"] == "genai"
+    assert [(one["peer"], one["phase"], one["ratio"]) for one in found["entries"]] == [
+        ("transformers", "prefill", 2.0), ("transformers", "decode", 2.0)]
+    assert found["unavailable"] == {"optimum": "optimum: is not installed"}
+    gone = against(["transformers"], bundle(tmp_path, tmp_path / "gone"), "genai", SETUP, PROFILE)
+    assert "its checkpoint is not there" in gone["unavailable"]["transformers"]
