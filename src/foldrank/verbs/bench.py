@@ -55,18 +55,22 @@ def bench(
 
 def cost_table(
     bundle: Bundle | Path | str, output: Path | str, *, provider: str = "cpu",
-    provider_options: Mapping[str, str] | None = None, threads: int | None = None, seed: int = 0,
+    provider_options: Mapping[str, str] | None = None, threads: int | None = None, tokens: int = 1, seed: int = 0,
     progress: Progress = SILENT,
 ) -> CostTable:
-    """Time dense and paired MatMuls of a dense bundle's shapes at several ranks and write the table as JSON.
+    """Time dense and paired MatMuls of a dense bundle's shapes and dtype at several ranks and write the table as JSON.
+
+    `tokens`: how many are computed at once (rows of a batch, or a prompt's); decoding at batch 1 is 1.
 
     Raises BundleError, ProviderUnavailable; SourceError where the file cannot be written.
     """
     from foldrank.verbs.inspect import inspect
 
-    shapes = group_shapes(inspect(_open(bundle).path)["sites"])
+    dense = _open(bundle)
+    shapes = group_shapes(inspect(dense.path)["sites"])
     on = resolve(provider, provider_options)
-    made = measure_costs(shapes, on, threads=threads or default_threads(), seed=seed, progress=progress)
+    made = measure_costs(shapes, on, threads=threads or default_threads(), dtype=dense.manifest.dtype, tokens=tokens,
+                         seed=seed, progress=progress)
     try:
         Path(output).write_text(made.text(), encoding="utf-8")
     except OSError as error:

@@ -47,6 +47,18 @@ def test_a_measured_table_reads_back_and_larger_products_take_longer(tmp_path: P
     assert table.environment["threads"] == 1
 
 
+def test_products_are_of_the_dtype_and_the_tokens_asked_for() -> None:
+    model = product((9, 14), 3, np.random.default_rng(0), "fp16")
+    assert {tensor.data_type for tensor in model.graph.initializer} == {onnx.TensorProto.FLOAT16}
+    few, many = (measure_costs([(256, 512)], resolve("cpu"), threads=1, rounds=3, tokens=n) for n in (1, 64))
+    assert (few.environment["tokens"], many.environment["tokens"]) == (1, 64)
+    assert few.environment["dtype"] == "fp32"
+    assert many.timings[0].dense_ms > few.timings[0].dense_ms
+    assert measure_costs([(8, 16)], resolve("cpu"), threads=1, rounds=1, dtype="fp16").environment["dtype"] == "fp16"
+    with pytest.raises(ValueError, match="bf16"):
+        measure_costs([(8, 16)], resolve("cpu"), threads=1, dtype="bf16")
+
+
 def test_times_between_ranks_lie_on_a_line() -> None:
     times = {4: 1.0, 8: 3.0}
     assert [interpolated(times, rank) for rank in (1, 4, 6, 8, 16)] == [1.0, 1.0, 2.0, 3.0, 6.0]

@@ -16,6 +16,8 @@ from foldrank.cli import options, output, progress, results
 @click.option("--cost-table", type=options.PATH, metavar="FILE",
               help="Only time the MatMuls of this dense bundle, dense and as pairs, and write the table that "
                    "auto's cost_table reads.")
+@click.option("--cost-tokens", type=click.IntRange(min=1), default=1, show_default=True,
+              help="For --cost-table: tokens computed at once; 1 is decoding at batch 1.")
 @click.option("--against", multiple=True, type=click.Choice(("optimum", "transformers", "genai-default")),
               help="Repeatable: measure the dense bundle against that too, in the same run.")
 @options.provider
@@ -28,7 +30,7 @@ from foldrank.cli import options, output, progress, results
 def command(
     ctx: click.Context, bundle: Path, baseline: Path | None, cost_table: Path | None, provider: str | None,
     provider_options: dict[str, str], allow_fallback: bool, min_speedup: float | None, pairs: int | None, seed: int,
-    against: tuple[str, ...], as_json: bool, quiet: bool, verbose: bool,
+    cost_tokens: int, against: tuple[str, ...], as_json: bool, quiet: bool, verbose: bool,
 ) -> None:
     """Measure speed and memory, paired and interleaved with the dense bundle in one run."""
     from foldrank.verbs.bench import bench
@@ -39,7 +41,7 @@ def command(
     on: dict[str, Any] = {"provider": provider or "cpu", "provider_options": provider_options, "seed": seed}
     if cost_table is not None:
         with progress.shown(quiet) as shown:
-            table = measure_table(bundle, cost_table, progress=shown, **on)
+            table = options.usage(measure_table, bundle, cost_table, tokens=cost_tokens, progress=shown, **on)
         if as_json:
             output.emit_json({"cost_table": str(cost_table.absolute()), "shapes": len(table.timings)})
         else:
