@@ -86,7 +86,7 @@ class Worker:
 
     def _decoder_for(self, workload: Workload) -> Decoder:
         if self._decoder is None:
-            raise ValueError("nothing is open")
+            raise ValueError("sample before open")
         if self._shared or isinstance(self._decoder, GenaiDecoder):
             self._decoder.capacity = workload.capacity
         return self._decoder
