@@ -85,9 +85,8 @@ def proof(specs_5m: Path) -> Proof:
 
     def run(bundle: Bundle) -> dict[str, Any]:
         decoder = OrtDecoder.open(bundle.path, resolve("cpu"), threads=1)
-        half = bundle.manifest.dtype != "fp32"
         known = lambda rows: np.stack([logits[row.tobytes()] for row in rows])  # noqa: E731
-        return prove(decoder, known, ids, described="specs-5m", half=half)
+        return prove(decoder, known, ids, described="specs-5m", dtype=bundle.manifest.dtype)
 
     return run
 
