@@ -82,7 +82,7 @@ def test_an_optimum_graph_is_adopted_as_it_is(family: str, shared: Path, tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["llama", "gemma2", pytest.param("gpt2", marks=NIGHTLY)])
+@pytest.mark.parametrize("family", ["llama", *(pytest.param(family, marks=NIGHTLY) for family in ("gemma2", "gpt2"))])
 def test_transformers_exporters_make_a_bundle(
     family: str, shared: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

@@ -13,7 +13,7 @@ from foldrank.checkpoint import Checkpoint, check_finite
 @pytest.mark.slow
 def test_a_few_steps_fit_their_text_and_leave_a_whole_checkpoint(specs_5m: Path, root: Path, tmp_path: Path) -> None:
     text = tmp_path / "text.jsonl"
-    words = " ".join(f"token{i % 7} follows token{(i + 1) % 7}," for i in range(600))
+    words = " ".join(f"token{i % 7} follows token{(i + 1) % 7}," for i in range(150))
     text.write_text(json.dumps({"text": words}) + "\n")
     found = subprocess.run(
         [sys.executable, "examples/train_specs.py", str(specs_5m), "--text", str(text), "--valid", str(text),
