@@ -13,6 +13,7 @@ import numpy as np
 
 from foldrank import small_graphs
 from foldrank.runtime.providers import Provider, load_onnxruntime
+from foldrank.runtime.session import open_small
 
 MIN_BYTES = 256 << 20
 _PASSES = 5
@@ -46,12 +47,7 @@ def device_bandwidth(provider: Provider, *, size: int = DEVICE_BYTES, passes: in
 
     A chain of elementwise nodes over `size` bytes of float32 through ONNX Runtime; start-up is in none of the passes.
     """
-    ort = load_onnxruntime()
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    where = {"device_id": str(provider.device_id)} if provider.device != "cpu" else {}
-    name = "CUDAExecutionProvider" if provider.device != "cpu" else provider.name
-    session = ort.InferenceSession(small_graphs.chain(_OPERATORS), options, providers=[(name, where)])
+    ort, session = load_onnxruntime(), open_small(small_graphs.chain(_OPERATORS), provider)
     array = ort.OrtValue.ortvalue_from_numpy(np.ones(size // 4, np.float32), provider.device, provider.device_id)
     out = ort.OrtValue.ortvalue_from_shape_and_type((size // 4,), np.float32, provider.device, provider.device_id)
     binding = session.io_binding()

@@ -38,11 +38,13 @@ def paired_bench(
     setup = Setup(provider, threads, int(dense.json("config.json")["vocab_size"]), seed)
     work = {"dense": _work(dense), "compressed": _work(compressed)}
     before = _bandwidth(provider, threads)
-    states = [_state(provider)]
+    card = Gpu.of(provider)
+    states = [card and card.state()]
     series, missing = run(dense.path, compressed.path, setup, profile, progress)
-    states.append(_state(provider))
+    states.append(card and card.state())
     probes = before + _bandwidth(provider, threads)
     yardstick = document.Yardstick(work, max(probes, default=None), last_level_cache_bytes())
+    on_card = {} if provider.device == "cpu" else {"gpu": card and card.facts(), "gpu_states": states}
     found = _assemble(series, setup, yardstick)
     if peers:
         found["peers"] = against(peers, dense, series[0].engine, setup, profile, progress)
@@ -50,7 +52,7 @@ def paired_bench(
     gates = speed_gates(found["speedups"], found["null_test"], min_speedup)
     return {
         **found,
-        "environment": {**environment(threads), **_device(provider, states),
+        "environment": {**environment(threads), **on_card,
                         "bandwidth_bytes_per_s": yardstick.bandwidth,
                         "bandwidth_probes_bytes_per_s": probes, "spinning": "in_runs",
                         "pinned": all(opened["pinned"] for one in series for opened in one.opened.values())},
@@ -127,19 +129,6 @@ def _fit(profile: Profile, dense: Bundle) -> tuple[Profile, list[int]]:
 
 def _work(bundle: Bundle) -> Work:
     return count(load_model(bundle.model), bundle.path)
-
-
-def _device(provider: Provider, states: list[dict[str, Any] | None]) -> dict[str, Any]:
-    """The card, and how it was found before and after; nothing on a CPU."""
-    if provider.device == "cpu":
-        return {}
-    card = Gpu.open(provider.device_id)
-    return {"gpu": card and card.facts(), "gpu_states": states}
-
-
-def _state(provider: Provider) -> dict[str, Any] | None:
-    card = None if provider.device == "cpu" else Gpu.open(provider.device_id)
-    return card.state() if card else None
 
 
 def _bandwidth(provider: Provider, threads: int) -> list[float]:

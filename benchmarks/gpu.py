@@ -9,6 +9,8 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from foldrank.runtime.providers import Provider
+
 THROTTLES = {
     0x1: "idle", 0x2: "application clocks", 0x4: "software power cap", 0x8: "hardware slowdown", 0x10: "sync boost",
     0x20: "software thermal", 0x40: "hardware thermal", 0x80: "hardware power brake", 0x100: "display clocks",
@@ -34,6 +36,11 @@ class Gpu:
             return cls(pynvml, pynvml.nvmlDeviceGetHandleByIndex(index))
         except pynvml.NVMLError:
             return None
+
+    @classmethod
+    def of(cls, provider: Provider) -> Gpu | None:
+        """The card a provider computes on; None on a CPU."""
+        return None if provider.device == "cpu" else cls.open(provider.device_id)
 
     def facts(self) -> dict[str, Any]:
         """What does not change: name, driver, memory in bytes, power limit in watts."""

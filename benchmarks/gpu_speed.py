@@ -23,7 +23,7 @@ from foldrank.benchmarks.child import Child
 from foldrank.benchmarks.environment import environment
 from foldrank.benchmarks.gpu import Gpu
 from foldrank.benchmarks.ideal import count
-from foldrank.benchmarks.paired import NULL, SPEED, Series, Setup, duel, take
+from foldrank.benchmarks.paired import NULL, SPEED, Series, Setup, duel, opened, warm
 from foldrank.benchmarks.random_checkpoint import parse_size, shape_of, write_checkpoint
 from foldrank.benchmarks.speed_plans import fold_plan, low_rank_plan
 from foldrank.benchmarks.workload import Workload
@@ -77,15 +77,9 @@ def contest(found: Mapping[str, Bundle], engine: str, setup: Setup, asked: Asked
     series = {name: Series(engine) for name in folders if name != "dense"}
     with ExitStack() as stack:
         children = {name: stack.enter_context(Child(f"{name} in {engine}")) for name in folders}
-        opened = {
-            name: child.ask("open", folder=str(folders[name]), engine=engine, provider=setup.provider.short,
-                            options=dict(setup.provider.options), threads=setup.threads)
-            for name, child in children.items()
-        }
+        told = {name: opened(child, folders[name], engine, setup) for name, child in children.items()}
         for workload in asked.workloads:
-            for _ in range(asked.warmups):
-                for child in children.values():
-                    take(child, workload, setup)
+            warm(children.values(), workload, setup, asked.warmups)
             for name, one in series.items():
                 kind = NULL if name == "dense again" else SPEED
                 pairs = duel(children["dense"], children[name], workload, setup, asked.pairs)
@@ -93,7 +87,7 @@ def contest(found: Mapping[str, Bundle], engine: str, setup: Setup, asked: Asked
         memory = {name: child.ask("memory") for name, child in children.items()}
     for name, one in series.items():
         for role, who in (("dense", "dense"), ("compressed", name)):
-            one.opened[role] = opened[who]
+            one.opened[role] = told[who]
             one.peaks[role], one.on_card[role] = [memory[who]["peak_rss_bytes"]], [memory[who]["gpu_bytes"]]
     return series
 
@@ -106,7 +100,7 @@ def measured(found: Mapping[str, Bundle], asked: Asked) -> list[dict[str, Any]]:
         options = {GRAPH_OPTION: "1" if graph else "0"} if asked.provider == "cuda" else {}
         on = resolve(asked.provider, options)
         setup = Setup(on, default_threads(), int(found["dense"].json("config.json")["vocab_size"]), asked.seed)
-        before, card = device_bandwidth(on), Gpu.open(on.device_id)
+        before, card = device_bandwidth(on), Gpu.of(on)
         series = contest(found, engine, setup, asked)
         bandwidth = max(before, device_bandwidth(on))
         entries.append({
@@ -155,7 +149,7 @@ def main(
     output.mkdir(parents=True, exist_ok=True)
     asked = Asked(provider, dtype, tuple((case.split("+")[0], case.endswith("+graph")) for case in cases),
                   tuple(Workload(context, batch, tokens) for batch in batches), pairs)
-    card = Gpu.open(Provider("cpu" if provider == "cpu" else "cuda").device_id)
+    card = Gpu.of(Provider(provider))
     for size in sizes:
         with tempfile.TemporaryDirectory() as work:
             found = bundles(Path(work), parse_size(size), asked)

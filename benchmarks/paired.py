@@ -5,7 +5,7 @@ Knows how to take samples. What they mean is said in `document.py`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,10 +98,21 @@ def _engine(
 
 def _open(series: Series, children: Mapping[str, Child], folders: Mapping[str, Path], setup: Setup) -> None:
     for name, child in children.items():
-        series.opened[name] = child.ask(
-            "open", folder=str(folders[name]), engine=series.engine, provider=setup.provider.short,
-            options=dict(setup.provider.options), threads=setup.threads,
-        )
+        series.opened[name] = opened(child, folders[name], series.engine, setup)
+
+
+def opened(child: Child, folder: Path, engine: str, setup: Setup) -> dict[str, Any]:
+    """Let a worker open a bundle in an engine. Gives what it tells of it. Raises ProviderUnavailable, SourceError."""
+    return child.ask("open", folder=str(folder), engine=engine, provider=setup.provider.short,
+                     options=dict(setup.provider.options), threads=setup.threads)
+
+
+def warm(children: Iterable[Child], workload: Workload, setup: Setup, warmups: int) -> None:
+    """Let all run a workload in turns, so many times."""
+    children = list(children)
+    for _ in range(warmups):
+        for child in children:
+            take(child, workload, setup)
 
 
 def _contests(
@@ -109,9 +120,7 @@ def _contests(
     stage: str, progress: Progress,
 ) -> None:
     """Warm all up in turns, then dense against compressed, then dense against dense, both A B B A."""
-    for _ in range(warmups):
-        for child in children.values():
-            take(child, workload, setup)
+    warm(children.values(), workload, setup, warmups)
     for contest, rival in _RIVAL.items():
         pairs = duel(children["dense"], children[rival], workload, setup, count, stage, progress)
         series.pairs.setdefault((contest, workload), []).append(pairs)

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from foldrank.benchmarks.child import Child
-from foldrank.benchmarks.paired import Setup, duel, take
+from foldrank.benchmarks.document import PHASES
+from foldrank.benchmarks.paired import Setup, duel, opened, warm
 from foldrank.benchmarks.statistics import estimate, stable
 from foldrank.benchmarks.workload import Profile
 from foldrank.bundle import Bundle
@@ -26,7 +27,6 @@ from foldrank.errors import FoldrankError, ProviderUnavailable, SourceError
 from foldrank.progress import SILENT, Progress
 
 PEERS = ("transformers", "optimum", "genai-default")
-_PHASES = {"prefill": "ttft_s", "decode": "tpot_s"}
 
 
 def against(
@@ -51,16 +51,13 @@ def _measured(
     with ExitStack() as stack:
         ours = stack.enter_context(Child(f"dense in {engine}"))
         theirs = stack.enter_context(Child(peer, command=command) if command else Child(peer))
-        for child, name, place in ((ours, engine, dense.path), (theirs, peer, folder)):
-            child.ask("open", folder=str(place), engine=name, provider=setup.provider.short,
-                      options=dict(setup.provider.options), threads=setup.threads)
+        opened(ours, dense.path, engine, setup)
+        opened(theirs, folder, peer, setup)
         progress.start(f"bench {peer}", profile.pairs * len(profile.workloads))
         for workload in profile.workloads:
-            for _ in range(profile.warmups):
-                for child in (ours, theirs):
-                    take(child, workload, setup)
+            warm((ours, theirs), workload, setup, profile.warmups)
             pairs = duel(ours, theirs, workload, setup, profile.pairs, f"bench {peer}", progress)
-            for phase, key in _PHASES.items():
+            for phase, key in PHASES.items():
                 ratios = [their[key] / our[key] for our, their in pairs]
                 found = estimate([ratios], setup.seed)
                 entries.append({

@@ -15,7 +15,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +28,8 @@ from foldrank.plans.depth.windows import Memo, Search, Similarity, Window, merge
 from foldrank.plans.methods.slm import PrefixCache, Rule, Settings
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.models.loading import load_model
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -99,12 +101,12 @@ def compare(checkpoint: Checkpoint, keep: float, *, seed: int = 0) -> dict[str, 
 
     naive = Counted(naive_similarity(model, ids, settings.rule, settings.norms))
     ours = Counted(cached())
-    slow, slow_s = _timed(lambda: search_threshold(naive, bounds, blocks=blocks, target=target))
-    fast, fast_s = _timed(
+    slow, slow_s = timed(lambda: search_threshold(naive, bounds, blocks=blocks, target=target))
+    fast, fast_s = timed(
         lambda: search_threshold(Memo(_restarted(ours, cached)), bounds, blocks=blocks, target=target)
     )
-    loop_slow = _timed(lambda: merge_windows(naive.measure, bounds, threshold=slow.threshold))[1]
-    loop_fast = _timed(lambda: merge_windows(cached(), bounds, threshold=fast.threshold))[1]
+    loop_slow = timed(lambda: merge_windows(naive.measure, bounds, threshold=slow.threshold))[1]
+    loop_fast = timed(lambda: merge_windows(cached(), bounds, threshold=fast.threshold))[1]
     return {
         "model": checkpoint.name, "keep": keep, "tokens": int(ids.size),
         "environment": environment(torch.get_num_threads()),
@@ -121,7 +123,8 @@ def _restarted(counted: Counted, make: Callable[[], Similarity]) -> Counted:
     return counted
 
 
-def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
+def timed(work: Callable[[], T]) -> tuple[T, float]:
+    """What the work gives, and the seconds it took."""
     start = time.perf_counter()
     result = work()
     return result, time.perf_counter() - start

@@ -9,10 +9,9 @@ judged on held-out text. Seconds are of one run, one after the other.
 from __future__ import annotations
 
 import copy
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 import numpy as np
@@ -20,6 +19,7 @@ import torch
 
 from foldrank import strictjson
 from foldrank.benchmarks.environment import environment
+from foldrank.benchmarks.planning import timed
 from foldrank.benchmarks.planning_ranks import grams, linears, loss, truncated
 from foldrank.benchmarks.quality import Judge, judge
 from foldrank.checkpoint import Checkpoint
@@ -29,8 +29,6 @@ from foldrank.plans.low_rank.allocation import rescaled
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.models.loading import load_model
 from foldrank.staging import write_atomically
-
-T = TypeVar("T")
 
 
 def naive_plan(model: Any, ids_NT: np.ndarray, keep: float, *, evaluations: int, seed: int) -> Any:
@@ -56,7 +54,7 @@ def compare(checkpoint: Checkpoint, keep: float, *, evaluations: int, seed: int 
     judged = judge(checkpoint, None)
     ids = usable(judged.decoder, calibration_windows(checkpoint, None, None, seed)).ids
     model = load_model(checkpoint, dtype=torch.float32)
-    naive, naive_s = _timed(lambda: naive_plan(model, ids, keep, evaluations=evaluations, seed=seed))
+    naive, naive_s = timed(lambda: naive_plan(model, ids, keep, evaluations=evaluations, seed=seed))
     found = {"naive": {"seconds": naive_s, **judged.figures(Decoder.of(naive).blocks)}}
     for name, settings in (("search", f",ratios=bayesian,evaluations={evaluations}"), ("default", "")):
         found[name] = _planned(judged, f"dipsvd:keep={keep}{settings}", ids, seed)
@@ -69,14 +67,8 @@ def compare(checkpoint: Checkpoint, keep: float, *, evaluations: int, seed: int 
 
 
 def _planned(judged: Judge, method: str, ids_NT: np.ndarray, seed: int) -> dict[str, Any]:
-    runs, seconds = _timed(lambda: run_all(judged.decoder, parse_all([method]), ids_NT, seed))
+    runs, seconds = timed(lambda: run_all(judged.decoder, parse_all([method]), ids_NT, seed))
     return {"method": method, "seconds": seconds, **judged.figures(runs[-1].result.decoder.blocks)}
-
-
-def _timed(work: Callable[[], T]) -> tuple[T, float]:
-    start = time.perf_counter()
-    result = work()
-    return result, time.perf_counter() - start
 
 
 @click.command()

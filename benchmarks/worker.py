@@ -80,8 +80,7 @@ class Worker:
 
     def memory(self) -> dict[str, Any]:
         """Peak resident bytes of this process so far, and what it holds on its GPU; null where nothing tells."""
-        on_card = self._provider is not None and self._provider.device != "cpu"
-        card = Gpu.open(self._provider.device_id) if on_card and self._provider else None
+        card = None if self._provider is None else Gpu.of(self._provider)
         return {"peak_rss_bytes": memory("VmHWM"), "gpu_bytes": card and card.process_bytes()}
 
     def _decoder_for(self, workload: Workload) -> Decoder:

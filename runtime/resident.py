@@ -20,7 +20,7 @@ from foldrank import small_graphs
 from foldrank.errors import GraphNotRecognized, ProviderUnavailable
 from foldrank.runtime.decoding import BFLOAT16, TYPES, CacheLayout, OrtDecoder, Tokens, shares_buffer, vocabulary
 from foldrank.runtime.providers import Provider, load_onnxruntime
-from foldrank.runtime.session import Session, Spinning, open_session
+from foldrank.runtime.session import Session, Spinning, open_session, open_small
 
 GRAPH_OPTION = "enable_cuda_graph"
 _NO_GRAPH = "-1"
@@ -59,7 +59,7 @@ class ResidentDecoder:
         self.session, self.cache, self.why_no_graph = session, cache, why_no_graph
         self.capacity = 0
         self._ort = load_onnxruntime()
-        self._picker = _picker(self._ort, session)
+        self._picker = _picker(session)
         self._sizes: dict[tuple[int, int], Buffers] = {}
         self._used = 0
         self._now: Buffers | None = None
@@ -178,25 +178,21 @@ def _with_graph(
     model: Path, provider: Provider, threads: int | None, spinning: Spinning
 ) -> tuple[Session, str | None]:
     """A session that captures graphs, or one that does not and the reason."""
-    if provider.short != "cuda":
-        return open_session(model, provider, threads=threads, spinning=spinning), f"{provider.short} has none"
-    if provider.options.get(GRAPH_OPTION, "1") in ("0", "False", "false"):
-        return open_session(model, provider, threads=threads, spinning=spinning), "turned off"
-    capturing = replace(provider, options={**provider.options, GRAPH_OPTION: "1"})
-    try:
-        return open_session(model, capturing, threads=threads, spinning=spinning), None
-    except ProviderUnavailable as error:
-        if "graph" not in error.what.lower():
-            raise
-        return open_session(model, provider, threads=threads, spinning=spinning), error.what
+    why = f"{provider.short} has none" if provider.short != "cuda" else None
+    if why is None and provider.options.get(GRAPH_OPTION, "1") in ("0", "False", "false"):
+        why = "turned off"
+    if why is None:
+        capturing = replace(provider, options={**provider.options, GRAPH_OPTION: "1"})
+        try:
+            return open_session(model, capturing, threads=threads, spinning=spinning), None
+        except ProviderUnavailable as error:
+            if "graph" not in error.what.lower():
+                raise
+            why = error.what
+    return open_session(model, provider, threads=threads, spinning=spinning), why
 
 
-def _picker(ort: Any, session: Session) -> Any:
+def _picker(session: Session) -> Any:
     """A session of one small graph: logits [B, T, V] to the likeliest token [B, 1] of the last position."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    provider = session.provider
-    device = {"device_id": str(provider.device_id)} if provider.device == "cuda" else {}
-    name = "CUDAExecutionProvider" if provider.device == "cuda" else "CPUExecutionProvider"
-    made = small_graphs.picking(session.outputs["logits"].type.removeprefix("tensor(").removesuffix(")"))
-    return ort.InferenceSession(made, options, providers=[(name, device)])
+    kind = session.outputs["logits"].type.removeprefix("tensor(").removesuffix(")")
+    return open_small(small_graphs.picking(kind), session.provider)

@@ -44,7 +44,7 @@ class SelfTest:
         """Ask the reference. Raises ValidationFailed where it gives NaN or infinity."""
         logits = np.asarray(logits_of(ids_NT), dtype=np.float64)
         check_finite("the reference", logits)
-        top = np.ascontiguousarray(np.argsort(-logits, axis=-1, kind="stable")[..., :LIKELIEST])
+        top = np.argsort(-logits, axis=-1, kind="stable")[..., :LIKELIEST]
         return cls(np.ascontiguousarray(ids_NT, np.int64), top,
                    np.take_along_axis(logits, top, -1).astype(np.float32), _log_sum_exp(logits).astype(np.float32),
                    reference)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import psutil
 
 from foldrank.errors import ProviderUnavailable, SourceError, UnsafeModel
-from foldrank.runtime.providers import Provider, load_onnxruntime
+from foldrank.runtime.providers import LONG_NAMES, Provider, load_onnxruntime
 
 HEAVY = frozenset({"MatMul", "Gemm", "MatMulNBits", "GroupQueryAttention", "MultiHeadAttention", "Attention"})
 """Operators that must run on the provider asked for; shape arithmetic may stay on the CPU."""
@@ -80,6 +80,17 @@ def open_session(
         {port.name: Port(tuple(port.shape), port.type) for port in handle.get_inputs()},
         {port.name: Port(tuple(port.shape), port.type) for port in handle.get_outputs()},
     )
+
+
+def open_small(graph: bytes, provider: Provider) -> Any:
+    """A plain ONNX Runtime session of a small graph of ours on the device of a provider: CUDA's kernels on a GPU."""
+    ort = load_onnxruntime()
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    on_gpu = provider.device != "cpu"
+    name = LONG_NAMES["cuda"] if on_gpu else LONG_NAMES["cpu"]
+    where = {"device_id": str(provider.device_id)} if on_gpu else {}
+    return ort.InferenceSession(graph, options, providers=[(name, where)])
 
 
 def spinning_entries(spinning: Spinning) -> dict[str, str]:
