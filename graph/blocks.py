@@ -14,9 +14,19 @@ from foldrank.graph.dialects.modules import ATTENTION_AND_UP
 from foldrank.graph.forms import Code, Surroundings, form, in_order, is_small_constant
 from foldrank.graph.linears import Linear, Pair, Place, initializer_at, pairs_in, stored_matrix, stored_parts
 from foldrank.graph.marks import PART, SITE
+from foldrank.graph.matrices import Matrix, few_bits
 from foldrank.graph.norms import norm_parameters
 from foldrank.graph.parts import biases_of, columns_of_parts
 from foldrank.sites import Site
+
+
+@dataclass(frozen=True)
+class FewBits:
+    """A linear whose weight is stored in few bits: its roles in storage order, `widths` columns each."""
+
+    roles: tuple[str, ...]
+    widths: tuple[int, ...]
+    matrix: Matrix
 
 
 @dataclass(frozen=True)
@@ -24,7 +34,8 @@ class Block:
     """One decoder layer; nodes, linears and places in the order of its form, so that blocks of one kind correspond.
 
     `opaque` names linears whose weights are not plain matrices (quantised, for one), `quantised` are the places of what
-    such a linear is stored as. `others` are the places of its own initializers that are none of all these.
+    such a linear is stored as, `few_bits` tells those of MatMulNBits. `others` are the places of its own initializers
+    that are none of all these.
     """
 
     number: int
@@ -36,6 +47,7 @@ class Block:
     others: tuple[Place, ...]
     kv: KVPair
     opaque: tuple[str, ...]
+    few_bits: tuple[FewBits, ...]
     surroundings: Surroundings
     needed: int
     """The first so many nodes are needed by what leaves the block."""
@@ -71,11 +83,13 @@ def read_block(
     order = in_order(surroundings)
     reached = set(order)
     ordered = (*order, *(node for node in nodes if node not in reached))
-    linears, opaque, quantised = [], [], []
+    linears, opaque, quantised, few = [], [], [], []
     for node, roles in linear_nodes(ordered, dialect):
         if (stored := stored_matrix(node)) is None:
             opaque.append(f"{node.name} ({node.op_type})")
             quantised.extend(stored_parts(node))
+            if (matrix := few_bits(node)) is not None:
+                few.append(FewBits(roles, _widths(roles, matrix.shape[1], geometry, columns_of_parts(node)), matrix))
             continue
         place, turned = stored
         columns = initializer_at(place).const_value.shape.numpy()[0 if turned else 1]  # type: ignore[union-attr]
@@ -93,8 +107,8 @@ def read_block(
     )
     return Block(
         number=number, nodes=ordered, linears=tuple(linears), pairs=pairs_in(nodes), norms=norms,
-        quantised=tuple(quantised), others=others, kv=kv, opaque=tuple(opaque), surroundings=surroundings,
-        needed=len(order),
+        quantised=tuple(quantised), others=others, kv=kv, opaque=tuple(opaque),
+        few_bits=tuple(few), surroundings=surroundings, needed=len(order),
     )
 
 

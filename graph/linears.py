@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from foldrank.graph.marks import PART, SITE
+from foldrank.graph.matrices import Matrix, matrix_of
 from foldrank.graph.weights import Array, read, read_rows
 from foldrank.sites import Site
 
@@ -84,18 +85,18 @@ class Pair:
     """A low-rank pair in the graph: A [in, rank], and B [rank, out], whole or by columns."""
 
     sites: tuple[Site, ...]
-    a: ir.TensorProtocol
-    b: tuple[ir.TensorProtocol, ...]
+    a: Matrix
+    b: tuple[Matrix, ...]
 
     @property
     def shape(self) -> tuple[int, int]:
         """(in, out) of the weight it stands for."""
-        return self.a.shape.numpy()[0], sum(b.shape.numpy()[1] for b in self.b)
+        return self.a.shape[0], sum(b.shape[1] for b in self.b)
 
     @property
     def rank(self) -> int:
         """Its rank."""
-        return self.a.shape.numpy()[1]
+        return self.a.shape[1]
 
 
 def initializer_at(place: Place) -> ir.Value:
@@ -175,12 +176,11 @@ def added_to(value: ir.Value) -> Place | None:
 
 def pairs_in(nodes: Sequence[ir.Node]) -> tuple[Pair, ...]:
     """Pairs a pass left here, told by its marks."""
-    parts: dict[str, tuple[list[ir.TensorProtocol], list[ir.TensorProtocol]]] = {}
+    parts: dict[str, tuple[list[Matrix], list[Matrix]]] = {}
     for node in nodes:
-        weight = node.inputs[1] if len(node.inputs) > 1 else None
-        part, tensor = node.metadata_props.get(PART), weight.const_value if weight is not None else None
-        if part in ("A", "B") and tensor is not None and len(tensor.shape) == 2:
-            parts.setdefault(node.metadata_props[SITE], ([], []))[part == "B"].append(tensor)
+        part, matrix = node.metadata_props.get(PART), matrix_of(node)
+        if part in ("A", "B") and matrix is not None:
+            parts.setdefault(node.metadata_props[SITE], ([], []))[part == "B"].append(matrix)
     return tuple(
         Pair(tuple(Site.parse(text) for text in site.split(",")), a[0], tuple(b))
         for site, (a, b) in parts.items() if a and b

@@ -25,6 +25,7 @@ from foldrank.passes.hashed_file import HashedFile
 from foldrank.passes.link import link_model
 from foldrank.passes.pipeline import prepare, transform_in_place
 from foldrank.passes.proof import known_weights, proofs_beside
+from foldrank.passes.quantize import Quantizer
 from foldrank.passes.write import DATA, MODEL, stream_model
 from foldrank.planfile import Plan
 from foldrank.progress import SILENT, Progress
@@ -40,11 +41,13 @@ _OWN = ("reports/", "plan/", "README.md", "report.html", MANIFEST, MODEL, *_CONF
 def apply_plan(
     bundle: Bundle, plan: Plan, out: Path, *, command: str, seed: int | None, force: bool = False,
     progress: Progress = SILENT, card: Callable[[Path, Manifest], str] | None = None, link_data: bool = False,
+    quantizer: Quantizer | None = None,
 ) -> Bundle:
     """Write the compressed bundle `out`, whole or not at all, and return it.
 
     `card` makes README.md from the staged folder and the dense bundle's manifest; without it there is none.
-    `link_data` shares the dense bundle's data files, where no weight changes and the file system can (passes/link.py).
+    `quantizer` is needed where the plan stores weights in few bits. `link_data` shares the dense bundle's data files,
+    where no weight changes and the file system can (passes/link.py).
     Peak memory: about twice the largest tensor. Raises PlanMismatch (another model's plan, a compressed bundle),
     PassRefused, GraphNotRecognized, UnsafeModel, SourceError (the output).
     """
@@ -56,7 +59,7 @@ def apply_plan(
     with proofs_beside(known_weights(decoder, bundle.weight_digests)) as proofs, \
             staged_folder(out, force=force) as stage, ThreadPoolExecutor(1, "copy") as pool:
         old_data = _data_files(model)
-        receipts = transform_in_place(model, plan, (view, receipt), progress)
+        receipts = transform_in_place(model, plan, (view, receipt), progress, quantizer)
         copied = pool.submit(_copies, bundle, old_data, plan, stage)
         model.graph.name = _graph_name(bundle, plan, model)
         with contextlib.ExitStack() as writing:

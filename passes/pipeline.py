@@ -1,9 +1,9 @@
 """Run a plan's passes over a model, in an order fixed by kind, asking the laws of the graph after each.
 
-Weights first, then low rank, then blocks leave, then the cache is renumbered, then clean-up: so site numbers stay true
-until the end. Before all, merged norms are taken apart where blocks correspond only so, blocks are marked where names
-do not tell them, declarations are set right and the head size is stated, since later it can no longer be read from a
-weight's shape.
+Weights first, then low rank, then blocks leave, then the cache is renumbered, then clean-up, and last what is left is
+stored in few bits: so site numbers stay true until the end. Before all, merged norms are taken apart where blocks
+correspond only so, blocks are marked where names do not tell them, declarations are set right and the head size is
+stated, since later it can no longer be read from a weight's shape.
 """
 
 from __future__ import annotations
@@ -26,16 +26,25 @@ from foldrank.passes.drop_blocks import DropBlocks
 from foldrank.passes.fold_blocks import FoldWeights
 from foldrank.passes.low_rank import FactorLinears
 from foldrank.passes.mark_blocks import MarkBlocks
+from foldrank.passes.quantize import QuantizeLinears, Quantizer
 from foldrank.passes.replace_weight import ReplaceWeights
 from foldrank.passes.split_norms import SplitNorms
 from foldrank.planfile import Plan
 from foldrank.progress import SILENT, Progress, track
 
 
-def passes_for(plan: Plan) -> tuple[GraphPass, ...]:
-    """The plan's passes in order."""
+def passes_for(plan: Plan, quantizer: Quantizer | None = None) -> tuple[GraphPass, ...]:
+    """The plan's passes in order. Raises ValueError where it stores weights in few bits and there is no quantizer."""
     source = plan.document.source
-    return tuple(_passes(plan, tuple(b for fold in plan.folds for b in fold.leaving), source.name))
+    leaving = tuple(b for fold in plan.folds for b in fold.leaving)
+    passes = tuple(_passes(plan, leaving, source.name))
+    if not plan.quantized:
+        return passes
+    if quantizer is None:
+        raise ValueError("the plan stores weights in few bits: a quantizer is needed")
+    sites = (*(edit.site for edit in plan.pairs), *(edit.site for edit in plan.replacements))
+    written = frozenset(part for site in sites for part in site.parts)
+    return (*passes, QuantizeLinears(plan.quantized, written, quantizer, source.name))
 
 
 def _passes(plan: Plan, leaving: tuple[int, ...], name: str) -> Iterator[GraphPass]:
@@ -55,13 +64,16 @@ def _passes(plan: Plan, leaving: tuple[int, ...], name: str) -> Iterator[GraphPa
     yield CleanUp()
 
 
-def transform(model: ir.Model, plan: Plan, progress: Progress = SILENT) -> tuple[ir.Model, tuple[Receipt, ...]]:
+def transform(
+    model: ir.Model, plan: Plan, progress: Progress = SILENT, quantizer: Quantizer | None = None
+) -> tuple[ir.Model, tuple[Receipt, ...]]:
     """A changed copy of the model and what was done; the model given stays as it is, tensors are shared.
 
-    Raises PlanMismatch, PassRefused, GraphNotRecognized; InvariantBroken names the folder of a reproducer.
+    `quantizer`: what stores weights in few bits, where the plan does. Raises PlanMismatch, PassRefused,
+    GraphNotRecognized; InvariantBroken names the folder of a reproducer.
     """
     copy = model.clone()
-    return copy, transform_in_place(copy, plan, prepare(copy), progress)
+    return copy, transform_in_place(copy, plan, prepare(copy), progress, quantizer)
 
 
 def prepare(model: ir.Model) -> tuple[View, Receipt]:
@@ -73,7 +85,8 @@ def prepare(model: ir.Model) -> tuple[View, Receipt]:
 
 
 def transform_in_place(
-    model: ir.Model, plan: Plan, prepared: tuple[View, Receipt], progress: Progress = SILENT
+    model: ir.Model, plan: Plan, prepared: tuple[View, Receipt], progress: Progress = SILENT,
+    quantizer: Quantizer | None = None,
 ) -> tuple[Receipt, ...]:
     """Change a model and tell what was done. `prepared`: what `prepare` gave of the model.
 
@@ -81,7 +94,7 @@ def transform_in_place(
     """
     view, receipt = prepared
     _check_fit(model, view.decoder, plan)
-    return (receipt, *run(model, passes_for(plan), plan, progress, view))
+    return (receipt, *run(model, passes_for(plan, quantizer), plan, progress, view))
 
 
 def _check_fit(model: ir.Model, decoder: Decoder, plan: Plan) -> None:

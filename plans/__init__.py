@@ -8,7 +8,7 @@ METHODS = {
         "slm", "dipsvd",
         "shortgpt", "laco", "sleb", "shortened", "unified_skip",
         "svd", "fwsvd", "asvd", "svd_llm", "svd_llm_v2", "basis_sharing",
-        "auto",
+        "auto", "quantize",
     )
 }
 """Every method by the name `--method` gives it, as `module:attribute`."""

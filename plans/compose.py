@@ -17,7 +17,7 @@ import torch
 
 from foldrank import context
 from foldrank.digests import WeightDigest, in_threads, sha256_array
-from foldrank.edits import Edit, FoldBlocks, LowRank
+from foldrank.edits import Edit, FoldBlocks, LowRank, QuantizeWeight
 from foldrank.errors import SourceError
 from foldrank.planfile import Calibration, Keep, Plan, PlanDocument, Source, Step
 from foldrank.plans.depth.similarity import debiased_cka
@@ -90,11 +90,12 @@ def parse_all(methods: Sequence[str]) -> tuple[Request, ...]:
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"method {name} stands twice; give it once, with the keep of both together")
-    folding = [request.method.folds for request in requests]
-    if folding != sorted(folding, reverse=True):
-        raise ValueError(f"methods {', '.join(names)}: methods that fold blocks come before those that replace weights")
-    for folds, what in ((True, "fold blocks"), (False, "replace weights")):
-        if folding.count(folds) > 1:
+    turns = [request.method.turn for request in requests]
+    if turns != sorted(turns):
+        order = "methods that fold blocks come before those that replace weights, and quantize comes last"
+        raise ValueError(f"methods {', '.join(names)}: {order}")
+    for turn, what in enumerate(("fold blocks", "replace weights")):
+        if turns.count(turn) > 1:
             raise ValueError(f"methods {', '.join(names)}: several of them {what}; one can")
     return requests
 
@@ -130,7 +131,9 @@ def run_all(
         result = request.method.run(replace(task, shelf=shelf), request.settings)
         _check_interleaved(decoder, request, result.edits)
         folds = {edit.into: edit for edit in result.edits if isinstance(edit, FoldBlocks)}
-        task = replace(task, decoder=result.decoder, folds={**task.folds, **folds})
+        pairs = {edit.site: (result.arrays[edit.factors[0]], result.arrays[edit.factors[1]])
+                 for edit in result.edits if isinstance(edit, LowRank)}
+        task = replace(task, decoder=result.decoder, folds={**task.folds, **folds}, pairs={**task.pairs, **pairs})
         runs.append(Run(request, result))
     return tuple(runs)
 
@@ -147,7 +150,7 @@ def _inputs(checkpoint: Checkpoint, windows: Windows, seed: int, device: str) ->
 def _check_interleaved(decoder: Decoder, request: Request, edits: Sequence[Edit]) -> None:
     """Raise SourceError where an edit takes one role out of a weight that holds several head by head."""
     together = decoder.family.interleaved
-    sites = [edit.site for edit in edits if not isinstance(edit, FoldBlocks)]
+    sites = [edit.site for edit in edits if not isinstance(edit, FoldBlocks | QuantizeWeight)]
     if odd := [site for site in sites if set(site.roles) & set(together) and site.roles != together]:
         weight = f"{decoder.family.path(together[0])} holds {', '.join(together)} head by head"
         raise SourceError(odd[0], f"{weight}, so {odd[0].role} cannot be replaced alone",

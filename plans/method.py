@@ -15,11 +15,13 @@ from foldrank.edits import Edit, FoldBlocks
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.shelf import MemoryShelf, Shelf
 from foldrank.progress import SILENT, Progress
+from foldrank.sites import Site
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a method is given: the model as the methods before left it, token ids [N, T], and the fold of each block.
+    """What a method is given: the model as the methods before left it, token ids [N, T], the fold of each block
+    and the factors A, B of each pair so far.
 
     `shelf` is for findings that an interrupted plan need not make again.
     """
@@ -29,6 +31,7 @@ class Task:
     seed: int
     source: Decoder
     folds: Mapping[int, FoldBlocks] = field(default_factory=dict)
+    pairs: Mapping[Site, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     progress: Progress = SILENT
     shelf: Shelf = field(default_factory=MemoryShelf)
 
@@ -47,9 +50,18 @@ class Result:
 
 @dataclass(frozen=True)
 class Method:
-    """One row of the table of methods. `settings` is a pydantic dataclass; `run(task, settings)` does the work."""
+    """One row of the table of methods. `settings` is a pydantic dataclass; `run(task, settings)` does the work.
+
+    `folds`: it may fold blocks, so it comes first; `quantizes`: it stores what is there in few bits, so it comes last.
+    """
 
     name: str
     settings: type
     run: Callable[[Task, Any], Result]
     folds: bool
+    quantizes: bool = False
+
+    @property
+    def turn(self) -> int:
+        """Its place among methods: folding, replacing weights, storing in few bits."""
+        return 0 if self.folds else 1 + self.quantizes

@@ -38,24 +38,24 @@ class Compared(Protocol):
 
 @dataclass(frozen=True)
 class Criterion:
-    """What counts as the same: fp32 by the largest error and the choice of token, half precision by mean KL."""
+    """What counts as the same: fp32 by the largest error and the choice of token, what is coarser by mean KL."""
 
-    dtype: str
-    """fp32, fp16 or bf16."""
+    precision: str
+    """fp32, fp16, bf16, or int8 where activations are rounded to that."""
 
     @property
-    def half(self) -> bool:
-        """Whether numbers have two bytes."""
-        return self.dtype in GRAPH_PROOF_KL_NATS
+    def coarse(self) -> bool:
+        """Whether numbers have two bytes or fewer."""
+        return self.precision in GRAPH_PROOF_KL_NATS
 
     @property
     def limit(self) -> float:
         """Largest relative error, or mean KL in nats."""
-        return GRAPH_PROOF_KL_NATS.get(self.dtype, GRAPH_PROOF_FP32)
+        return GRAPH_PROOF_KL_NATS.get(self.precision, GRAPH_PROOF_FP32)
 
     def value(self, found: Compared) -> float:
         """What the limit is held against."""
-        return found.kl_nats if self.half else found.relative_error
+        return found.kl_nats if self.coarse else found.relative_error
 
     def agreement(self, found: Compared) -> float:
         """Argmax agreement, ties within the tolerance aside."""
@@ -63,19 +63,19 @@ class Criterion:
 
     def passed(self, found: Compared) -> bool:
         """Whether both sides are the same."""
-        return self.value(found) <= self.limit and (self.half or self.agreement(found) == 1.0)
+        return self.value(found) <= self.limit and (self.coarse or self.agreement(found) == 1.0)
 
 
 def prove(
-    decoder: OrtDecoder, reference: Reference, ids_NT: Tokens, *, described: str, dtype: str,
+    decoder: OrtDecoder, reference: Reference, ids_NT: Tokens, *, described: str, precision: str,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """The `graph` part of validate.json for windows of token ids [N, T], T at least 8, N at least 2.
 
-    `described` names the reference, `dtype` is the graph's. Logits of a few windows at a time are held. Raises
+    `described` names the reference, `precision` is the graph's. Logits of a few windows at a time are held. Raises
     ValidationFailed on NaN.
     """
-    criterion = Criterion(dtype)
+    criterion = Criterion(precision)
     logits = _against_reference(decoder, reference, ids_NT, progress)
     checks = {
         "reference": logits,
@@ -93,7 +93,7 @@ def prove(
         "cached_decode_error": checks["cached_decode"].relative_error,
         "padded_error": checks["padded"].relative_error,
         "batch_error": checks["batch"].relative_error,
-        "measure": "kl_nats" if criterion.half else "max_relative_error",
+        "measure": "kl_nats" if criterion.coarse else "max_relative_error",
         "limit": criterion.limit,
         "checks": [
             {"name": name, "positions": found.positions, "value": criterion.value(found),

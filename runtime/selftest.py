@@ -31,30 +31,37 @@ ROWS, TOKENS, LIKELIEST = 4, 64, 8
 
 @dataclass(frozen=True)
 class SelfTest:
-    """`ids` [N, T], `top_ids` and `top_logits` [N, T, K] likeliest first, `log_sum_exp` [N, T]; `reference` said so."""
+    """`ids` [N, T], `top_ids` and `top_logits` [N, T, K] likeliest first, `log_sum_exp` [N, T]; `reference` said so.
+
+    `int8`: the bundle rounds activations to that, so it is judged as coarsely.
+    """
 
     ids: Tokens
     top_ids: NDArray[np.int64]
     top_logits: NDArray[np.float32]
     log_sum_exp: NDArray[np.float32]
     reference: str
+    int8: bool = False
 
     @classmethod
-    def of(cls, ids_NT: Tokens, logits_of: Callable[[Tokens], Array], reference: str) -> SelfTest:
+    def of(
+        cls, ids_NT: Tokens, logits_of: Callable[[Tokens], Array], reference: str, *, int8: bool = False
+    ) -> SelfTest:
         """Ask the reference. Raises ValidationFailed where it gives NaN or infinity."""
         logits = np.asarray(logits_of(ids_NT), dtype=np.float64)
         check_finite("the reference", logits)
         top = np.argsort(-logits, axis=-1, kind="stable")[..., :LIKELIEST]
         return cls(np.ascontiguousarray(ids_NT, np.int64), top,
                    np.take_along_axis(logits, top, -1).astype(np.float32), _log_sum_exp(logits).astype(np.float32),
-                   reference)
+                   reference, int8)
 
     def bytes(self) -> bytes:
         """As the bundle stores it: safetensors."""
         tensors = {"ids": self.ids, "top_ids": self.top_ids, "top_logits": self.top_logits,
                    "log_sum_exp": self.log_sum_exp}
         whole = {name: np.ascontiguousarray(array) for name, array in tensors.items()}  # safetensors writes buffers
-        return bytes(save(whole, metadata={"schema": SCHEMA, "reference": self.reference}))
+        told = {"schema": SCHEMA, "reference": self.reference, "activations": "int8" if self.int8 else "as stored"}
+        return bytes(save(whole, metadata=told))
 
     @classmethod
     def read(cls, path: Path) -> SelfTest:
@@ -67,7 +74,7 @@ class SelfTest:
                 found = {name: file.get_tensor(name) for name in ("ids", "top_ids", "top_logits", "log_sum_exp")}
         except (SafetensorError, OSError) as error:
             raise BundleError(path, f"cannot be read: {error}", "compress again") from None
-        made = cls(**found, reference=metadata.get("reference", ""))
+        made = cls(**found, reference=metadata.get("reference", ""), int8=metadata.get("activations") == "int8")
         rows, top = made.ids.shape, made.top_ids.shape
         fits = len(rows) == 2 and len(top) == 3 and top[:2] == rows == made.log_sum_exp.shape
         if metadata.get("schema") != SCHEMA or not fits or top != made.top_logits.shape or rows[1] < 2:
@@ -75,7 +82,7 @@ class SelfTest:
         return made
 
     def replay(self, decoder: OrtDecoder, precision: str) -> list[dict[str, Any]]:
-        """One entry a check. `precision`: fp32, fp16 or bf16, which sets the tolerance. Raises ValidationFailed."""
+        """One entry a check. `precision` (fp32, fp16, bf16 or int8) sets the tolerance. Raises ValidationFailed."""
         criterion = Criterion(precision)
         half = self.ids.shape[1] // 2
         whole, cached = Seen(self), Seen(self)
@@ -84,8 +91,8 @@ class SelfTest:
         for at in range(half, self.ids.shape[1]):
             cached.add(at, decoder.step(self.ids[:, at : at + 1]))
         return [
-            {"name": name, "positions": seen.positions, "measure": "kl_nats" if criterion.half else "relative_error",
-             "value": seen.kl_nats if criterion.half else seen.relative_error, "limit": criterion.limit,
+            {"name": name, "positions": seen.positions, "measure": "kl_nats" if criterion.coarse else "relative_error",
+             "value": seen.kl_nats if criterion.coarse else seen.relative_error, "limit": criterion.limit,
              "argmax_agreement": criterion.agreement(seen), "passed": criterion.passed(seen)}
             for name, seen in (("prefill", whole), ("cached_decode", cached))
         ]
@@ -136,9 +143,11 @@ class Seen:
         return 1.0 - sum(gap > tolerance * self.largest_logit for gap in self._gaps) / self.positions
 
 
-def precision_of(dtype: str, provider: Provider) -> str:
+def precision_of(dtype: str, provider: Provider, *, int8: bool = False) -> str:
     """What a provider computes a bundle of that dtype in: fp32 products on a GPU are TF32 unless that is turned off,
-    with as many bits as fp16."""
+    with as many bits as fp16. `int8`: the graph rounds activations to that."""
+    if int8:
+        return "int8"
     off = provider.options.get("use_tf32", "1") in ("0", "false", "False")
     return "fp16" if dtype == "fp32" and provider.device != "cpu" and not off else dtype
 

@@ -14,13 +14,16 @@ import numpy as np
 import torch
 from synthetic import run_onnx, worst
 
+from foldrank.checkpoint import Checkpoint
 from foldrank.digests import WeightDigest, combine
 from foldrank.edits import Edit, FoldBlocks, LowRank, ReplaceWeight
 from foldrank.graph.invariants import check_file
 from foldrank.graph.load import load_model
 from foldrank.passes.pipeline import transform
+from foldrank.passes.quantize import Quantizer
 from foldrank.passes.write import write_model
 from foldrank.planfile import Plan, PlanDocument, Source
+from foldrank.plans.models.reference import reference_model
 from foldrank.sites import Site
 
 CLOSE = 1e-4
@@ -171,9 +174,24 @@ class Model:
         return self.model.double()
 
 
-def prove(graph: Path, model: Model, folder: Path) -> Path:
+class Planned:
+    """A plan that foldrank made: the logits that a graph must give after it are its PyTorch reference's."""
+
+    def __init__(self, checkpoint: Path, plan: Plan) -> None:
+        self.model = reference_model(Checkpoint.open(checkpoint), plan, dtype=torch.float64)
+        self.made = plan
+
+    def plan(self) -> Plan:
+        return self.made
+
+    def logits(self, ids: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            return self.model(torch.from_numpy(ids)[None], use_cache=False).logits[0].numpy()
+
+
+def prove(graph: Path, model: Model | Planned, folder: Path, quantizer: Quantizer | None = None) -> Path:
     """The graph, after the model's plan, computes what the model does, prefilled and cached; ONNX's checks pass."""
-    changed = edited(graph, model, folder)
+    changed = edited(graph, model, folder, quantizer)
     expected = model.logits(IDS)
     for steps in (None, (17, 1, 1, 21)):
         found = run_onnx(changed, IDS, steps)
@@ -182,11 +200,13 @@ def prove(graph: Path, model: Model, folder: Path) -> Path:
     return changed
 
 
-def edited(graph: Path, model: Model, folder: Path) -> Path:
+def edited(graph: Path, model: Model | Planned, folder: Path, quantizer: Quantizer | None = None) -> Path:
     """The graph after the model's plan, written and checked as ONNX checks it; opset and IR version are as before."""
     before = load_model(graph)
-    changed, _ = transform(before, model.plan())
-    assert (changed.ir_version, changed.graph.opset_imports) == (before.ir_version, before.graph.opset_imports)
+    changed, _ = transform(before, model.plan(), quantizer=quantizer)
+    added = {} if quantizer is None else {"com.microsoft": 1}
+    assert (changed.ir_version, changed.graph.opset_imports) == (
+        before.ir_version, {**added, **before.graph.opset_imports})
     folder.mkdir(exist_ok=True)
     write_model(changed, folder)
     check_file(folder / "model.onnx", "written")

@@ -15,10 +15,11 @@ import torch
 from torch import nn
 
 from foldrank.digests import WeightDigest
-from foldrank.edits import FoldBlocks, LowRank, ReplaceWeight
+from foldrank.edits import FoldBlocks, LowRank, QuantizeWeight, ReplaceWeight
 from foldrank.errors import PlanMismatch
 from foldrank.planfile import Plan
 from foldrank.plans.models.loading import load_model
+from foldrank.plans.models.rounding import NAMES, rounded
 from foldrank.plans.models.unpacking import stack, unpack
 from foldrank.sites import Site
 
@@ -37,10 +38,15 @@ class _Layer:
     places: dict[str, tuple[nn.Module, str]]
 
     def linear(self, role: str) -> nn.Linear:
-        parent, name = self.places[role]
-        found = parent.get_submodule(name)
-        assert isinstance(found, nn.Linear)
+        (found,) = self.linears(role)
         return found
+
+    def linears(self, role: str) -> list[nn.Linear]:
+        """What computes a role, in order: a Linear, or the two that were put in its place."""
+        parent, name = self.places[role]
+        module = parent.get_submodule(name)
+        found = [module] if isinstance(module, nn.Linear) else list(module.children())
+        return [linear for linear in found if isinstance(linear, nn.Linear)]
 
     def put(self, role: str, module: nn.Module) -> None:
         parent, name = self.places[role]
@@ -50,10 +56,13 @@ class _Layer:
             setattr(parent, name, module)
 
 
-def reference_model(checkpoint: Checkpoint, plan: Plan | None, dtype: torch.dtype = torch.float32) -> nn.Module:
+def reference_model(
+    checkpoint: Checkpoint, plan: Plan | None, dtype: torch.dtype = torch.float32, *, stored: str = "fp32"
+) -> nn.Module:
     """A transformers causal language model with the plan applied; blocks renumbered, so that its cache works.
 
-    Raises PlanMismatch where the plan was made for another checkpoint.
+    `stored` (fp32, fp16, bf16) is the dtype of the graph to be proved: what is rounded to few bits there was rounded to
+    that before. Raises PlanMismatch where the plan was made for another checkpoint.
     """
     model = load_model(checkpoint, dtype=dtype)
     if plan is None:
@@ -70,6 +79,8 @@ def reference_model(checkpoint: Checkpoint, plan: Plan | None, dtype: torch.dtyp
                 _factor(layers[edit.site.block], edit.site, a, b, dtype)
             elif isinstance(edit, ReplaceWeight):
                 _overwrite(layers[edit.site.block], edit.site, plan.arrays[edit.tensor])
+            elif isinstance(edit, QuantizeWeight):
+                _round(layers[edit.site.block], edit, NAMES[stored])
     _keep_layers(model, plan.surviving_blocks)
     return model.eval()
 
@@ -94,7 +105,7 @@ def _untouched(plan: Plan) -> list[tuple[Site, WeightDigest]]:
     """Digests a plan gives of weights as the checkpoint has them."""
     found = [(Site.parse(site), digest) for site, digest in plan.document.source.weights.items()]
     folded = {fold.into for fold in plan.folds}
-    edits: list[LowRank | ReplaceWeight] = [*plan.pairs, *plan.replacements]
+    edits: list[LowRank | ReplaceWeight | QuantizeWeight] = [*plan.pairs, *plan.replacements, *plan.quantized]
     for edit in edits:
         if edit.site.block not in folded:
             found += zip(edit.site.parts, edit.replaces, strict=True)
@@ -148,6 +159,11 @@ def _overwrite(layer: _Layer, site: Site, tensor_IO: np.ndarray) -> None:
         part = tensor_IO[:, start : start + linear.out_features]
         start += linear.out_features
         linear.weight.copy_(torch.from_numpy(np.array(part.T)))
+
+
+def _round(layer: _Layer, edit: QuantizeWeight, stored: torch.dtype) -> None:
+    for linear in layer.linears(edit.site.role):
+        linear.weight.copy_(rounded(linear.weight.to(torch.float32).T, edit, stored).T)
 
 
 def _keep_layers(model: Any, surviving: tuple[int, ...]) -> None:

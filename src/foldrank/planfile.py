@@ -18,7 +18,7 @@ from pydantic.dataclasses import dataclass
 
 from foldrank import strictjson
 from foldrank.digests import WeightDigest, sha256_file
-from foldrank.edits import Edit, FoldBlocks, LowRank, ReplaceWeight
+from foldrank.edits import Edit, FoldBlocks, LowRank, QuantizeWeight, ReplaceWeight
 from foldrank.errors import PlanFormatError
 from foldrank.factors import FactorFile, write_factors
 from foldrank.sites import Site
@@ -134,6 +134,16 @@ class Plan:
         return tuple(e for e in self.edits if isinstance(e, ReplaceWeight))
 
     @property
+    def quantized(self) -> tuple[QuantizeWeight, ...]:
+        """The weights stored in few bits."""
+        return tuple(e for e in self.edits if isinstance(e, QuantizeWeight))
+
+    @property
+    def rounds_activations(self) -> bool:
+        """Whether what the plan makes computes with activations rounded to int8."""
+        return any(edit.accuracy for edit in self.quantized)
+
+    @property
     def surviving_blocks(self) -> tuple[int, ...]:
         """Source numbers of the blocks that stay, ascending: position in the tuple is the new number."""
         gone = {b for fold in self.folds for b in fold.leaving}
@@ -197,13 +207,15 @@ def _seal(data: Mapping[str, Any]) -> str:
 
 
 def _check_edits(edits: tuple[Edit, ...], blocks: int) -> None:
-    """The laws between edits: blocks exist, folds are disjoint and come first, no site is edited twice or leaves."""
+    """The laws between edits: blocks exist, folds are disjoint and come first, few bits last, no site is edited twice
+    (but for what is then stored in few bits) or leaves."""
     folded: set[int] = set()
     leaving: set[int] = set()
     touched: set[Site] = set()
+    quantized: set[Site] = set()
     for edit in edits:
         if isinstance(edit, FoldBlocks):
-            if touched:
+            if touched or quantized:
                 raise ValueError("folds come before every other edit")
             if folded.intersection(edit.blocks):
                 raise ValueError(f"blocks {sorted(folded.intersection(edit.blocks))} are folded twice")
@@ -214,9 +226,13 @@ def _check_edits(edits: tuple[Edit, ...], blocks: int) -> None:
         else:
             if edit.site.block >= blocks or edit.site.block in leaving:
                 raise ValueError(f"{edit.site}: its block does not exist or leaves")
-            if twice := touched.intersection(edit.site.parts):
+            last = isinstance(edit, QuantizeWeight)
+            if quantized and not last:
+                raise ValueError(f"{edit.site}: what stores weights in few bits comes after every other edit")
+            written = quantized if last else touched
+            if twice := written.intersection(edit.site.parts):
                 raise ValueError(f"{', '.join(map(str, sorted(twice)))}: edited twice")
-            touched.update(edit.site.parts)
+            written.update(edit.site.parts)
 
 
 def _named_arrays(edits: tuple[Edit, ...]) -> Iterator[tuple[str, tuple[int, int] | None]]:

@@ -86,7 +86,7 @@ def proof(specs_5m: Path) -> Proof:
     def run(bundle: Bundle) -> dict[str, Any]:
         decoder = OrtDecoder.open(bundle.path, resolve("cpu"), threads=1)
         known = lambda rows: np.stack([logits[row.tobytes()] for row in rows])  # noqa: E731
-        return prove(decoder, known, ids, described="specs-5m", dtype=bundle.manifest.dtype)
+        return prove(decoder, known, ids, described="specs-5m", precision=bundle.manifest.dtype)
 
     return run
 

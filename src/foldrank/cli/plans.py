@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,8 @@ def summary(plan: Plan) -> dict[str, Any]:
         "steps": [{"method": s.method, "keep": {"asked": s.keep.asked, "reached": s.keep.reached}}
                   for s in document.steps],
         "blocks": document.source.blocks, "blocks_left": len(plan.surviving_blocks),
-        "folds": len(plan.folds), "pairs": len(plan.pairs), "predicted": dict(document.predicted),
+        "folds": len(plan.folds), "pairs": len(plan.pairs),
+        "quantized": len(plan.quantized), "predicted": dict(document.predicted),
     }
 
 
@@ -65,6 +67,9 @@ def show(plan: Plan) -> None:
         output.table("\nfolds", ("into", "blocks", "weights of", "norms of"), map(_fold_row, plan.folds))
     if plan.pairs:
         output.table("\nlow rank", ("site", "in", "out", "rank", "keeps"), map(_pair_row, plan.pairs))
+    if plan.quantized:
+        ways = Counter(f"{e.bits} bits, blocks of {e.block_size}" for e in plan.quantized)
+        output.table("\nstored in few bits", ("how", "weights"), ways.items())
     if not document.edits:
         output.say("\nno edits")
     if document.predicted:

@@ -110,6 +110,8 @@ def _done(evidence: Evidence) -> str:
     lines = [plain(fold_sentence(fold)) for fold in evidence.folds]
     if evidence.pairs:
         lines.append(f"{len(evidence.pairs)} weights replaced by low-rank pairs.")
+    if evidence.quantized:
+        lines.append(f"{len(evidence.quantized)} weights stored in {evidence.stored_as}.")
     kept = (
         f"Share of the decoder blocks' weights that remains: {figures.percent(evidence.kept)}." if evidence.kept else ""
     )

@@ -78,6 +78,18 @@ class Evidence:
         return [edit for edit in lookup.rows(self.plan, "edits") if edit.get("kind") == "fold_blocks"]
 
     @property
+    def quantized(self) -> list[Mapping[str, Any]]:
+        """The plan's `quantize_weight` edits."""
+        return [edit for edit in lookup.rows(self.plan, "edits") if edit.get("kind") == "quantize_weight"]
+
+    @property
+    def stored_as(self) -> str:
+        """In what the quantized weights are stored, in words; empty where none is."""
+        ways = {f"{lookup.integer(e, 'bits')} bits in blocks of {lookup.integer(e, 'block_size')}"
+                for e in self.quantized}
+        return " or ".join(sorted(ways))
+
+    @property
     def pairs(self) -> list[Mapping[str, Any]]:
         """The plan's `low_rank` edits."""
         return [edit for edit in lookup.rows(self.plan, "edits") if edit.get("kind") == "low_rank"]

@@ -79,7 +79,8 @@ def split(evidence: Evidence, context: int = 1024) -> Split | None:
     for role, (n_in, n_out) in shapes.items():
         dense, here = parts.get(GROUPS[role], (0, 0))
         parts[GROUPS[role]] = (dense + before * n_in * n_out, here + after * n_in * n_out)
-    weights = [Share(part, item * d, item * (h - saved.get(part, 0))) for part, (d, h) in parts.items()]
+    each = _stored_bytes(evidence, item)
+    weights = [Share(part, item * d, round(each * (h - saved.get(part, 0)))) for part, (d, h) in parts.items()]
     table = item * vocabulary * shapes["q"][0]
     tied = lookup.at(evidence.config, "tie_word_embeddings") is True
     weights.append(Share("embedding and head" if tied else "embedding", table, table))
@@ -87,6 +88,16 @@ def split(evidence: Evidence, context: int = 1024) -> Split | None:
         weights.append(Share("head", table, table))
     per_block = 2 * item * evidence.cache_shape[0] * evidence.cache_shape[1] * context
     return Split(tuple(weights), Share("KV cache", before * per_block, after * per_block), context)
+
+
+def _stored_bytes(evidence: Evidence, item: int) -> float:
+    """Of one weight in a block: as the dtype has it, or in few bits with its share of a scale and a zero point."""
+    edit = next(iter(evidence.quantized), None)
+    bits, size = (lookup.integer(edit, key) for key in ("bits", "block_size")) if edit else (None, None)
+    if not bits or not size:
+        return item
+    zeros = 0 if lookup.at(edit, "symmetric") is True else bits / 8
+    return bits / 8 + (item + zeros) / size
 
 
 def _saved(pairs: list[Mapping[str, object]], shapes: Mapping[str, tuple[int, int]]) -> dict[str, int]:

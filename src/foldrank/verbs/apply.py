@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from foldrank.bundle import MANIFEST, Bundle, Manifest
 from foldrank.planfile import Plan
 from foldrank.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from foldrank.passes.quantize import Quantizer
 
 
 def apply(
     bundle: Bundle | Path | str, plan: Plan | Path | str, output: Path | str, *, seed: int | None = 0,
     force: bool = False, progress: Progress = SILENT, link_data: bool = False,
 ) -> Bundle:
-    """Write the compressed bundle `output`. Needs neither torch nor onnxruntime.
+    """Write the compressed bundle `output`. Needs no torch, and onnxruntime only for plans that store weights in few
+    bits: its quantizer does that.
 
     `link_data`, for quick trials: where only blocks leave, write a new graph alone and let its data files share the
     dense bundle's blocks on disk. The manifest's command says so, since weights that left are still in those files.
@@ -28,8 +33,14 @@ def apply(
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     return apply_plan(
         bundle, plan, Path(output), command="apply --link-data" if link_data else "apply", seed=seed, force=force,
-        progress=progress, card=_card, link_data=link_data,
+        progress=progress, card=_card, link_data=link_data, quantizer=_quantizer() if plan.quantized else None,
     )
+
+
+def _quantizer() -> Quantizer:
+    from foldrank.runtime.quantizer import quantize
+
+    return quantize
 
 
 def _card(folder: Path, dense: Manifest) -> str:

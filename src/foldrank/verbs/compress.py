@@ -49,6 +49,7 @@ def compress(
     from foldrank.verbs.bench import bench
     from foldrank.verbs.export import export
     from foldrank.verbs.plan import plan
+    from foldrank.verbs.reference import reference_of
     from foldrank.verbs.report import report
     from foldrank.verbs.selftest import add_selftest
     from foldrank.verbs.validate import validate
@@ -70,10 +71,11 @@ def compress(
                 progress=progress, **trust,
             )
         small = apply(baseline, made, work / "bundle", seed=seed, progress=progress)
-        small = add_selftest(small, Checkpoint.open(model, **trust), seed)
+        known = reference_of(small, Checkpoint.open(model, **trust))
+        small = add_selftest(small, known, seed)
         running: dict[str, Any] = {"provider": provider, "provider_options": provider_options, "seed": seed}
         validate(
-            small, reference=baseline, model=model, text=text, max_perplexity_increase=max_perplexity_increase,
+            small, reference=baseline, known=known, text=text, max_perplexity_increase=max_perplexity_increase,
             min_top1_agreement=min_top1_agreement, progress=progress, **trust, **running,
         )
         bench(small.path, baseline=baseline, min_speedup=min_speedup, quick=True, progress=progress, **running)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from foldrank.bundle import MANIFEST, Bundle
-from foldrank.edits import FoldBlocks, LowRank, ReplaceWeight
+from foldrank.edits import Edit, FoldBlocks, LowRank, QuantizeWeight, ReplaceWeight
 from foldrank.errors import SourceError
 from foldrank.planfile import Plan
 
@@ -52,7 +52,7 @@ def _plan_facts(path: Path) -> dict[str, Any]:
     return facts
 
 
-def _edit_facts(plan: Plan, edit: FoldBlocks | LowRank | ReplaceWeight) -> dict[str, Any]:
+def _edit_facts(plan: Plan, edit: Edit) -> dict[str, Any]:
     match edit:
         case FoldBlocks():
             span = f"{edit.blocks[0]}..{edit.blocks[-1]} norms {edit.norms}"
@@ -62,6 +62,10 @@ def _edit_facts(plan: Plan, edit: FoldBlocks | LowRank | ReplaceWeight) -> dict[
             return {f"{edit.site} rank": edit.rank, f"{edit.site} factors": f"{hash_of(*factors)}"}
         case ReplaceWeight():
             return {f"{edit.site} replaced by": hash_of(plan.arrays[edit.tensor].tobytes())}
+        case QuantizeWeight():
+            zeros = "" if edit.symmetric else ", zero points"
+            return {f"{edit.site} stored in": f"{edit.bits} bits, blocks of {edit.block_size}{zeros}, "
+                                              f"accuracy {edit.accuracy}"}
 
 
 def hash_of(*parts: bytes) -> str:

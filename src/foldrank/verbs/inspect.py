@@ -13,10 +13,8 @@ from foldrank.errors import SourceError
 from foldrank.sites import PACKED, ROLES, Site
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from foldrank.checkpoint import Checkpoint
-    from foldrank.graph.decoder import Block, Decoder, Linear
+    from foldrank.graph.decoder import Block, Decoder
 
 _DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 _TENSOR = re.compile(r"(?:\w+\.)*(?:layers|h)\.(\d+)\.([\w.]+)\.weight")
@@ -82,28 +80,34 @@ def _kv(decoder: Decoder) -> dict[str, int]:
 
 def _sites(block: Block) -> list[dict[str, Any]]:
     """Rows in the order in which a block applies them; a packed weight is one row."""
-    rows = [row for linear in block.linears for row in _dense_sites(block.number, linear)]
-    rows += [(site, _row(site, pair.shape, _dtype(pair.a.dtype.numpy()), pair.rank))
+    held = [(linear.roles, linear.widths, linear.shape[0], linear.tensor.dtype.numpy().name)
+            for linear in block.linears]
+    held += [(few.roles, few.widths, few.matrix.shape[0], few.matrix.dtype) for few in block.few_bits]
+    rows = [row for linear in held for row in _single_sites(block.number, *linear)]
+    rows += [(site, _row(site, pair.shape, _dtype(pair.a.dtype), pair.rank))
              for pair in block.pairs for site in pair.sites]
     return [row for _, row in sorted(rows, key=lambda found: ROLES.index(found[0].roles[0]))]
 
 
-def _dense_sites(block: int, linear: Linear) -> Iterator[tuple[Site, dict[str, Any]]]:
-    dtype, rows = _dtype(linear.tensor.dtype.numpy()), linear.shape[0]
-    first = next((roles for roles in PACKED.values() if linear.roles[: len(roles)] == roles), ())
+def _single_sites(
+    block: int, roles: tuple[str, ...], widths: tuple[int, ...], rows: int, dtype: str
+) -> Iterator[tuple[Site, dict[str, Any]]]:
+    """Rows of a linear that is one matrix; roles that are commonly packed are one site."""
+    first = next((packed for packed in PACKED.values() if roles[: len(packed)] == packed), ())
     if first:
         site = Site(block, first)
-        yield site, _row(site, (rows, sum(linear.widths[: len(first)])), dtype, None)
-    for site, width in list(zip(linear.sites, linear.widths, strict=True))[len(first) :]:
-        yield site, _row(site, (rows, width), dtype, None)
+        yield site, _row(site, (rows, sum(widths[: len(first)])), _dtype(dtype), None)
+    for role, width in list(zip(roles, widths, strict=True))[len(first) :]:
+        site = Site(block, (role,))
+        yield site, _row(site, (rows, width), _dtype(dtype), None)
 
 
 def _row(site: Site, shape: tuple[int, int], dtype: str, rank: int | None) -> dict[str, Any]:
     return {"site": str(site), "shape": list(shape), "dtype": dtype, "rank": rank}
 
 
-def _dtype(dtype: np.dtype[Any]) -> str:
-    return _DTYPES.get(dtype.name, dtype.name)
+def _dtype(name: str) -> str:
+    return _DTYPES.get(name, name)
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:
@@ -149,7 +153,7 @@ def _stored_sites(checkpoint: Checkpoint) -> Iterator[tuple[tuple[int, int], dic
         place = (site.block, ROLES.index(site.roles[0]))
         rows, columns = tensor.shape
         shape = (rows, columns) if checkpoint.architecture.startswith("GPT2") else (columns, rows)
-        yield place, _row(site, shape, _dtype(tensor.dtype), None)
+        yield place, _row(site, shape, _dtype(tensor.dtype.name), None)
 
 
 def _plan(path: Path) -> dict[str, Any]:
@@ -168,5 +172,6 @@ def _plan(path: Path) -> dict[str, Any]:
                    "coefficients": {str(b): c for b, c in f.coefficients.items()}} for f in plan.folds],
         "sites": [_row(e.site, e.shape, "fp32", e.rank) for e in plan.pairs],
         "replaced": [str(e.site) for e in plan.replacements],
+        "quantized": [{"site": str(e.site), "bits": e.bits, "block_size": e.block_size} for e in plan.quantized],
         "predicted": dict(document.predicted), "bytes": factors.bytes if factors else 0,
     }

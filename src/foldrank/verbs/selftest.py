@@ -13,7 +13,7 @@ from foldrank.runtime.selftest import FILE, ROWS, TOKENS, SelfTest, precision_of
 from foldrank.versions import versions
 
 if TYPE_CHECKING:
-    from foldrank.checkpoint import Checkpoint
+    from foldrank.verbs.reference import Known
 
 
 def selftest(
@@ -30,7 +30,7 @@ def selftest(
     test = SelfTest.read(opened.path / FILE)
     on = provider_for(provider, provider_options, allow_fallback=allow_fallback)
     decoder = OrtDecoder.open(opened.path, on, threads=threads, spinning="in_runs")
-    precision = precision_of(opened.manifest.dtype, on)
+    precision = precision_of(opened.manifest.dtype, on, int8=test.int8)
     checks = test.replay(decoder, precision)
     return {
         "bundle": str(opened.path), "provider": on.short, "instead_of": on.instead_of,
@@ -41,12 +41,11 @@ def selftest(
     }
 
 
-def add_selftest(bundle: Bundle, checkpoint: Checkpoint, seed: int) -> Bundle:
-    """Store a self-test: windows of the installed held-out text and what PyTorch says, the bundle's plan applied."""
+def add_selftest(bundle: Bundle, known: Known, seed: int) -> Bundle:
+    """Store a self-test: windows of the installed held-out text and what the bundle's reference says of them."""
     from foldrank.plans.texts import load_tokenizer, read_text, windows
-    from foldrank.verbs.validate import reference_of
 
     held_out = read_text(None, "validation")
     ids_NT = windows(held_out.documents, load_tokenizer(bundle.path), TOKENS, ROWS * TOKENS, seed)
-    logits, described = reference_of(bundle, checkpoint)
-    return bundle.with_files({FILE: SelfTest.of(ids_NT, logits, described).bytes()})
+    test = SelfTest.of(ids_NT, known.logits, known.described, int8=known.precision == "int8")
+    return bundle.with_files({FILE: test.bytes()})

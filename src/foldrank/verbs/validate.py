@@ -12,20 +12,19 @@ from foldrank import strictjson
 from foldrank.bundle import Bundle
 from foldrank.checkpoint import Checkpoint
 from foldrank.errors import BundleError, SourceError
-from foldrank.planfile import Plan
 from foldrank.plans.texts import load_tokenizer, read_text, windows
 from foldrank.progress import SILENT, Progress
 from foldrank.runtime import quality, validation
 from foldrank.runtime.decoding import OrtDecoder
 from foldrank.runtime.fallback import provider_for
-from foldrank.runtime.proof import Reference, Tokens, prove
+from foldrank.runtime.proof import Tokens, prove
 from foldrank.runtime.providers import Provider
 from foldrank.tolerances import MIN_POSITIONS
+from foldrank.verbs.reference import Known, reference_of
 from foldrank.versions import versions
 
 REPORT = "reports/validate.json"
 _WINDOW = 512
-_FLOAT64_WEIGHTS = 32_000_000
 
 
 def validate(
@@ -34,12 +33,13 @@ def validate(
     allow_fallback: bool = False,
     max_perplexity_increase: str | float | None = None, min_top1_agreement: float | None = None, seed: int = 0,
     proof: bool = True, tokens: int = 20_480, threads: int | None = None, offline: bool = False,
-    trust_remote_code: bool = False, progress: Progress = SILENT,
+    trust_remote_code: bool = False, known: Known | None = None, progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Prove the graph, measure quality on `tokens` tokens of held-out text, and write reports/validate.json.
 
-    `reference`: the dense bundle. `model`: the checkpoint, by default where the bundle says it came from. A failed gate
-    is in the result (`verdict`), not raised. Raises SourceError, BundleError, PlanMismatch, ProviderUnavailable,
+    `reference`: the dense bundle. `model`: the checkpoint, by default where the bundle says it came from. `known`: what
+    `reference_of` gave, where the caller has built it already; then no checkpoint is opened. A failed gate is in the
+    result (`verdict`), not raised. Raises SourceError, BundleError, PlanMismatch, ProviderUnavailable,
     ValidationFailed (NaN in the logits).
     """
     limit = validation.share(max_perplexity_increase)
@@ -47,15 +47,16 @@ def validate(
     dense = reference if isinstance(reference, Bundle) else Bundle.open(reference)
     _check_pair(small, dense)
     trust = {"offline": offline, "trust_remote_code": trust_remote_code}
-    checkpoint = _checkpoint(small, model, **trust) if proof else None
+    if proof and known is None:
+        known = reference_of(small, _checkpoint(small, model, **trust))
     engine = provider_for(provider, provider_options, allow_fallback=allow_fallback)
     held_out = read_text(None if text is None else Path(text), "validation")
     window = min(_WINDOW, _context(small))
     ids_NT = windows(held_out.documents, load_tokenizer(small.path), window, tokens, seed)
     decoder = _decoder(small, engine, threads)
     graph = dict(validation.NOT_RUN)
-    if checkpoint is not None:
-        graph = _prove(small, checkpoint, decoder, ids_NT, seed, progress)
+    if proof and known is not None:
+        graph = _prove(small, known, decoder, ids_NT, seed, progress)
     cost = quality.measure(_decoder(dense, engine, threads), decoder, ids_NT, progress)
     gates = validation.gates(graph, cost, max_perplexity_increase=limit, min_top1_agreement=min_top1_agreement)
     found = {
@@ -106,18 +107,11 @@ def _context(bundle: Bundle) -> int:
 
 
 def _prove(
-    bundle: Bundle, checkpoint: Checkpoint, decoder: OrtDecoder, ids_NT: Tokens, seed: int, progress: Progress
+    bundle: Bundle, known: Known, decoder: OrtDecoder, ids_NT: Tokens, seed: int, progress: Progress
 ) -> dict[str, Any]:
-    reference, described = reference_of(bundle, checkpoint)
-    ids = _enough(ids_NT, checkpoint.text_config.get("vocab_size", int(ids_NT.max()) + 1), seed)
-    return prove(decoder, reference, ids, described=described, dtype=bundle.manifest.dtype, progress=progress)
-
-
-def reference_of(bundle: Bundle, checkpoint: Checkpoint) -> tuple[Reference, str]:
-    """Logits of the checkpoint in PyTorch with the bundle's plan applied there, and what that is called."""
-    plan = None if bundle.plan is None else Plan.read(bundle.plan)
-    reference, dtype = _reference(checkpoint, plan)
-    return reference, f"{checkpoint.name} in PyTorch, {dtype}" + (", plan applied there" if plan else ", no plan")
+    config = bundle.json("config.json") or {}
+    ids = _enough(ids_NT, config.get("text_config", config).get("vocab_size", int(ids_NT.max()) + 1), seed)
+    return prove(decoder, known.logits, ids, described=known.described, precision=known.precision, progress=progress)
 
 
 def _enough(ids_NT: Tokens, vocabulary: int, seed: int) -> Tokens:
@@ -127,20 +121,3 @@ def _enough(ids_NT: Tokens, vocabulary: int, seed: int) -> Tokens:
     extra = max(0, wanted - len(ids_NT))
     random = np.random.default_rng(seed).integers(0, vocabulary, (extra, window))
     return np.concatenate([ids_NT[:wanted], random])
-
-
-def _reference(checkpoint: Checkpoint, plan: Plan | None) -> tuple[Reference, str]:
-    """Logits of the checkpoint with the plan applied in PyTorch; float64 where the model is small."""
-    import torch
-
-    from foldrank.plans.models.reference import reference_model
-
-    weights = sum(t.size for t in checkpoint.tensors.values())
-    dtype = torch.float64 if weights <= _FLOAT64_WEIGHTS else torch.float32
-    network = reference_model(checkpoint, plan, dtype)
-
-    def logits(ids_BT: Tokens) -> Any:
-        with torch.inference_mode():
-            return network(input_ids=torch.from_numpy(np.ascontiguousarray(ids_BT)), use_cache=False).logits.numpy()
-
-    return logits, str(dtype).removeprefix("torch.")

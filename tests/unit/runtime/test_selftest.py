@@ -18,6 +18,7 @@ from foldrank.errors import BundleError, ValidationFailed
 from foldrank.runtime.compare import kl_divergence, log_softmax
 from foldrank.runtime.providers import Provider
 from foldrank.runtime.selftest import FILE, LIKELIEST, Seen, SelfTest, precision_of
+from foldrank.verbs.reference import reference_of
 from foldrank.verbs.selftest import add_selftest, selftest
 
 
@@ -101,12 +102,20 @@ def test_products_of_a_gpu_have_the_bits_of_tf32_unless_told_otherwise() -> None
     assert precision_of("fp32", Provider("cuda")) == "fp16"
     assert precision_of("fp32", Provider("cuda", {"use_tf32": "0"})) == "fp32"
     assert precision_of("bf16", Provider("cuda")) == "bf16"
+    assert precision_of("fp32", Provider("cpu"), int8=True) == "int8"
+
+
+def test_a_bundle_that_rounds_activations_says_so_in_its_self_test(tmp_path: Path) -> None:
+    for int8 in (True, False):
+        (tmp_path / "test").write_bytes(SelfTest.of(IDS, logits_of, "by hand", int8=int8).bytes())
+        assert SelfTest.read(tmp_path / "test").int8 is int8
 
 
 @pytest.fixture(scope="module")
 def tested(specs_5m: Path, dense_5m: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     copy = shutil.copytree(dense_5m, tmp_path_factory.mktemp("selftest") / "bundle")
-    return add_selftest(Bundle.open(copy), Checkpoint.open(specs_5m), 0)
+    made = Bundle.open(copy)
+    return add_selftest(made, reference_of(made, Checkpoint.open(specs_5m)), 0)
 
 
 def test_a_bundle_passes_where_it_was_made(tested: Bundle) -> None:

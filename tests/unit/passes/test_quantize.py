@@ -1,0 +1,159 @@
+"""Weights stored in few bits: the quantizer of ONNX Runtime against the planner's formula, and graphs of every family
+against PyTorch with the same plan."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nightly import AT_NIGHT
+from torch_model import Planned, prove
+
+import foldrank
+from foldrank.digests import WeightDigest
+from foldrank.edits import QuantizeWeight
+from foldrank.errors import PassRefused, PlanMismatch
+from foldrank.graph.decoder import read_decoder
+from foldrank.graph.load import load_model
+from foldrank.passes.pipeline import passes_for, transform
+from foldrank.planfile import Plan, PlanDocument
+from foldrank.plans.models.rounding import rounded
+from foldrank.runtime.quantizer import quantize
+from foldrank.sites import Site
+
+EXACT = "quantize:bits=4,block_size=16,accuracy=0"
+FAMILIES = ("llama", "gpt2", "opt", *(("mistral", "qwen2", "gemma2") if AT_NIGHT else ()))
+"""Packed and single weights, MatMul and Gemm, with biases and without; the others are forms of the first."""
+
+
+def unpacked(weight: np.ndarray, edit: QuantizeWeight) -> np.ndarray:
+    """[in, out] as MatMulNBits reads numbers, scales and zero points (ONNX Runtime, ContribOperators.md)."""
+    numbers, scales, zeros = quantize(weight, edit.bits, edit.block_size, edit.symmetric)
+    outs, groups = scales.shape
+
+    def values(packed: np.ndarray, count: int) -> np.ndarray:
+        flat = packed.reshape(outs, -1)
+        found = np.stack([flat & 15, flat >> 4], axis=-1).reshape(outs, -1) if edit.bits == 4 else flat
+        return found[:, :count].astype(np.float64)
+
+    zero = np.full((outs, groups), 2.0 ** (edit.bits - 1)) if zeros is None else values(zeros, groups)
+    steps = values(numbers, groups * edit.block_size).reshape(outs, groups, edit.block_size) - zero[..., None]
+    return (steps * scales[..., None]).reshape(outs, -1)[:, : len(weight)].T
+
+
+def edit_of(weight: np.ndarray, **storage: Any) -> QuantizeWeight:
+    asked = {"bits": 4, "block_size": 16, "symmetric": True, "accuracy": 0, **storage}
+    return QuantizeWeight(Site(0, ("down",)), weight.shape, replaces=(WeightDigest.of(weight),), **asked)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1), rows=st.integers(1, 70), columns=st.integers(1, 9), bits=st.sampled_from([4, 8]),
+    block_size=st.sampled_from([16, 32, 64]), symmetric=st.booleans(), scale=st.sampled_from([1e-4, 1.0, 300.0]),
+    kind=st.sampled_from(["normal", "constant", "positive", "zero"]),
+)
+def test_the_planner_rounds_as_the_quantizer_does(
+    seed: int, rows: int, columns: int, bits: int, block_size: int, symmetric: bool, scale: float, kind: str
+) -> None:
+    random = np.random.default_rng(seed)
+    weight = {"normal": random.standard_normal, "constant": np.ones, "zero": np.zeros,
+              "positive": random.random}[kind]((rows, columns)).astype(np.float32) * np.float32(scale)
+    edit = edit_of(weight, bits=bits, block_size=block_size, symmetric=symmetric)
+    found = rounded(torch.from_numpy(weight), edit).numpy()
+    assert np.allclose(found, unpacked(weight, edit), rtol=1e-6, atol=1e-7 * scale)
+    steps = np.abs(weight).max() * 2 / (2**bits - 1)
+    assert np.abs(found - weight).max() <= steps * 1.1  # a symmetric range ends one step short on one side
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_quantized_graph_computes_what_pytorch_does(family: str, shared: Path, tmp_path: Path) -> None:
+    folder = shared / "fixtures" / "tiny" / family
+    methods = ["dipsvd:keep=0.7,align=1", EXACT] if family in ("llama", "gpt2") else [EXACT]
+    plan = foldrank.plan(folder / "checkpoint", methods=methods, calibration_tokens=256)
+    model = Planned(folder / "checkpoint", plan)
+    dense = folder / "optimum" / "model.onnx"
+    before, decoder = (read_decoder(load_model(g)) for g in (dense, prove(dense, model, tmp_path, quantize)))
+    assert not any(block.linears for block in decoder.blocks)
+    assert {few.matrix.dtype for block in decoder.blocks for few in block.few_bits} <= {"int4"}
+    assert sum(len(block.pairs) for block in decoder.blocks) == len(plan.pairs)
+    assert {pair.a.dtype for block in decoder.blocks for pair in block.pairs} <= {"int4"}
+    predicted = plan.document.predicted
+    saved = predicted["parameters_before"] - predicted["parameters_after"]
+    assert before.parameters - decoder.parameters == saved
+
+
+@functools.cache
+def llama_plan(shared: Path, *methods: str) -> Plan:
+    checkpoint = shared / "fixtures" / "tiny" / "llama" / "checkpoint"
+    return foldrank.plan(checkpoint, methods=list(methods), calibration_tokens=256)
+
+
+def test_a_changed_weight_and_an_unknown_site_are_refused(shared: Path) -> None:
+    model = load_model(shared / "fixtures" / "tiny" / "llama" / "optimum" / "model.onnx")
+    plan = llama_plan(shared, EXACT)
+    first = plan.quantized[0]
+    other = replace(first, replaces=(WeightDigest.of(np.zeros((3, 3), np.float32)),))
+    with pytest.raises(PlanMismatch, match=str(first.site)):
+        transform(model, with_edits(plan, other, *plan.quantized[1:]), quantizer=quantize)
+    wrong = replace(first, shape=(first.shape[0] + 1, first.shape[1]))
+    with pytest.raises(PassRefused, match=f"{first.site}: reads {first.shape[0]} inputs"):
+        transform(model, with_edits(plan, wrong, *plan.quantized[1:]), quantizer=quantize)
+    assert not any(node.op_type == "MatMulNBits" for node in model.graph)
+
+
+def test_roles_of_one_packed_weight_are_stored_alike(shared: Path) -> None:
+    """A pair of q, k, v has one A: storing k in another way, or not at all, cannot be done."""
+    model = load_model(shared / "fixtures" / "tiny" / "llama" / "optimum" / "model.onnx")
+    plan = llama_plan(shared, "dipsvd:keep=0.3,align=1,packed=joint", EXACT)
+    assert any(edit.site.role == "qkv" for edit in plan.pairs)
+    site = next(edit.site for edit in plan.pairs if edit.site.role == "qkv")
+    wide = [replace(e, bits=8) if e.site == Site(site.block, ("k",)) else e for e in plan.quantized]
+    with pytest.raises(PassRefused, match="stored in several ways"):
+        transform(model, with_edits(plan, *wide), quantizer=quantize)
+    less = [e for e in plan.quantized if e.site != Site(site.block, ("k",))]
+    with pytest.raises(PassRefused, match=r"holds block\.\d\d\.k too"):
+        transform(model, with_edits(plan, *less), quantizer=quantize)
+
+
+def with_edits(plan: Plan, *quantized: QuantizeWeight) -> Plan:
+    edits = (*(e for e in plan.edits if not isinstance(e, QuantizeWeight)), *quantized)
+    return replace(plan, document=replace(plan.document, edits=edits))
+
+
+def test_a_plan_says_what_it_stores_and_needs_a_quantizer(shared: Path, tmp_path: Path) -> None:
+    plan = llama_plan(shared, "quantize:bits=8,symmetric=false")
+    plan.write(tmp_path)
+    again = Plan.read(tmp_path)
+    assert again.quantized == plan.quantized
+    assert {edit.storage for edit in again.quantized} == {(8, 32, False, 4)}
+    assert again.rounds_activations
+    assert not llama_plan(shared, EXACT).rounds_activations
+    with pytest.raises(ValueError, match="a quantizer is needed"):
+        passes_for(again)
+
+
+def test_the_order_of_edits_is_law(shared: Path) -> None:
+    plan = llama_plan(shared, "dipsvd:keep=0.7,align=1", EXACT)
+    document = plan.document
+    for edits, said in (
+        ((*plan.quantized, *plan.pairs), "comes after every other edit"),
+        ((*plan.edits, plan.quantized[0]), "edited twice"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            PlanDocument(document.source, document.calibration, document.steps, {}, {}, edits)
+
+
+@pytest.mark.parametrize(("methods", "said"), [
+    (["quantize:bits=3"], "bits"), (["quantize:block_size=24"], "block_size"), (["quantize:keep=0.5"], "keep"),
+    ([EXACT, "dipsvd:keep=0.8"], "quantize comes last"),
+])
+def test_wrong_settings_are_told(methods: list[str], said: str, shared: Path) -> None:
+    with pytest.raises(ValueError, match=said):
+        llama_plan(shared, *methods)
