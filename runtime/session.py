@@ -15,6 +15,7 @@ from typing import Any, Literal
 import psutil
 
 from foldrank.errors import ProviderUnavailable, SourceError, UnsafeModel
+from foldrank.runtime.graphfile import Port
 from foldrank.runtime.providers import LONG_NAMES, Provider, load_onnxruntime
 
 HEAVY = frozenset({"MatMul", "Gemm", "MatMulNBits", "GroupQueryAttention", "MultiHeadAttention", "Attention"})
@@ -22,14 +23,6 @@ HEAVY = frozenset({"MatMul", "Gemm", "MatMulNBits", "GroupQueryAttention", "Mult
 
 Spinning = Literal["always", "in_runs", "never"]
 """Whether idle threads of the pool spin: as ONNX Runtime does by default, only while a run lasts, or not at all."""
-
-
-@dataclass(frozen=True)
-class Port:
-    """An input or output of a graph: shape as declared (numbers, names or None), ONNX Runtime's type name."""
-
-    shape: tuple[int | str | None, ...]
-    type: str
 
 
 @dataclass(frozen=True)
