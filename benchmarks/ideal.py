@@ -19,7 +19,7 @@ import onnx_ir as ir
 from foldrank import strictjson
 from foldrank.benchmarks.workload import Workload
 from foldrank.errors import GraphNotRecognized
-from foldrank.runtime.decoding import head_size
+from foldrank.runtime.configs import head_size
 
 _LINEAR = frozenset({"MatMul", "Gemm", "MatMulNBits"})
 _ROW_WISE = frozenset({"Gather", "GroupQueryAttention", "RotaryEmbedding"})

@@ -25,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from foldrank.cache import cache_folder
 from foldrank.errors import SourceError
 from foldrank.plans.shelf import Finding, MemoryShelf, Shelf
 
@@ -139,10 +140,9 @@ class FolderShelf:
 
 
 def _cache() -> Path | None:
-    if os.environ.get("FOLDRANK_NO_CACHE"):
+    folder = cache_folder("plans")
+    if folder is None:
         return None
-    base = os.environ.get("XDG_CACHE_HOME")
-    folder = (Path(base) if base else Path.home() / ".cache") / "foldrank" / "plans"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:  # a cache that cannot be written is no cache

@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foldrank import strictjson
-from foldrank.errors import GraphNotRecognized, SourceError
+from foldrank.errors import GraphNotRecognized
+from foldrank.runtime.configs import head_size
+from foldrank.runtime.graphfile import Port
 from foldrank.runtime.providers import Provider, load_onnxruntime
-from foldrank.runtime.session import Port, Session, Spinning, open_session
+from foldrank.runtime.session import Session, Spinning, open_session
 
 Tokens = NDArray[np.int64]
 Logits = NDArray[np.float32]
@@ -61,17 +63,6 @@ class CacheLayout:
         if not isinstance(heads, int):
             raise GraphNotRecognized(session.model, "the number of KV heads is symbolic", "export again")
         return cls(len(keys), heads, size if isinstance(size, int) else head_size(folder), keys[0].type)
-
-
-def head_size(folder: Path) -> int:
-    """Head size as genai_config.json says, else config.json (head_dim, or hidden over heads). Raises SourceError."""
-    try:
-        if (folder / "genai_config.json").is_file():
-            return int(strictjson.read(folder / "genai_config.json")["model"]["decoder"]["head_size"])
-        config = strictjson.read(folder / "config.json")
-        return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
-    except (OSError, KeyError, TypeError, strictjson.JsonError) as error:
-        raise SourceError(folder, f"no config tells the head size ({error})", "export again") from None
 
 
 def shares_buffer(folder: Path) -> bool:

@@ -15,13 +15,15 @@ from typing import Any
 from foldrank import small_graphs
 from foldrank.errors import ProviderUnavailable
 from foldrank.runtime.providers import Provider, resolve, short_name
+from foldrank.runtime.tensorrt_profile import check_options
 
 _SECONDS = 120
 
 
 def provider_for(name: str, options: Mapping[str, str] | None = None, *, allow_fallback: bool = False) -> Provider:
     """The provider asked for. With `allow_fallback` the CPU where it is not there or does not start; `instead_of` says
-    why. Its options go with it. Raises ProviderUnavailable otherwise, and for a name nobody knows."""
+    why. Its options go with it. Raises ProviderUnavailable otherwise, and for a name nobody knows; ValueError for
+    shape profiles that make no sense."""
     short = short_name(name)
     try:
         on = resolve(name, options)
@@ -29,6 +31,8 @@ def provider_for(name: str, options: Mapping[str, str] | None = None, *, allow_f
         if not allow_fallback or short == "cpu":
             raise
         return Provider("cpu", instead_of=f"{short}: {error.what}")
+    if short == "tensorrt":
+        check_options(on.options)
     if allow_fallback and short != "cpu":
         found = probed(short)
         if not found["starts"]:

@@ -17,6 +17,8 @@ from foldrank.runtime.providers import Provider, load_genai
 from foldrank.runtime.session import Spinning, default_threads, spinning_entries
 
 _NAMES = {"cpu": "cpu", "cuda": "cuda"}
+OFFERED = frozenset(_NAMES)
+"""Short names of the providers it runs bundles on."""
 
 
 class GenaiDecoder:

@@ -15,21 +15,15 @@ from typing import Any, Literal
 import psutil
 
 from foldrank.errors import ProviderUnavailable, SourceError, UnsafeModel
+from foldrank.runtime.graphfile import Port
 from foldrank.runtime.providers import LONG_NAMES, Provider, load_onnxruntime
+from foldrank.runtime.tensorrt import prepared
 
 HEAVY = frozenset({"MatMul", "Gemm", "MatMulNBits", "GroupQueryAttention", "MultiHeadAttention", "Attention"})
 """Operators that must run on the provider asked for; shape arithmetic may stay on the CPU."""
 
 Spinning = Literal["always", "in_runs", "never"]
 """Whether idle threads of the pool spin: as ONNX Runtime does by default, only while a run lasts, or not at all."""
-
-
-@dataclass(frozen=True)
-class Port:
-    """An input or output of a graph: shape as declared (numbers, names or None), ONNX Runtime's type name."""
-
-    shape: tuple[int | str | None, ...]
-    type: str
 
 
 @dataclass(frozen=True)
@@ -60,13 +54,16 @@ def open_session(
     """Open model.onnx on exactly this provider.
 
     `threads`: intra-op threads (default: `default_threads`); inter-op is 1. `settings`: further session config entries.
-    `profile`: ONNX Runtime writes its profile beside files of that name when profiling ends.
+    `profile`: ONNX Runtime writes its profile beside files of that name when profiling ends. TensorRT gets its shape
+    profiles and caches here (`tensorrt.prepared`); the session's `provider` has the options that were handed over.
     Raises ProviderUnavailable where the provider does not start or heavy operators land elsewhere, SourceError (no
     file), UnsafeModel (not a graph ONNX Runtime accepts).
     """
     ort = load_onnxruntime()
     if not model.is_file():
         raise SourceError(model, "no such file", "give a bundle's model.onnx")
+    if provider.short == "tensorrt" and provider.name in ort.get_available_providers():
+        provider = prepared(model.absolute(), provider)
     threads = threads or default_threads()
     options = _options(ort, threads, spinning, settings or {})
     if profile is not None:

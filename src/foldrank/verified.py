@@ -13,6 +13,7 @@ import os
 import time
 from pathlib import Path
 
+from foldrank.cache import cache_folder
 from foldrank.digests import sha256_file
 
 MIN_BYTES = 1 << 20
@@ -54,12 +55,8 @@ def remember(path: Path, digest: str, seen: os.stat_result) -> None:
 
 def _place(path: Path) -> Path | None:
     """Where the digest of the file in its present state would be kept."""
-    if os.environ.get("FOLDRANK_NO_CACHE"):
-        return None
-    base = os.environ.get("XDG_CACHE_HOME")
-    folder = Path(base) if base else Path.home() / ".cache"
-    name = hashlib.sha256(repr(_state(os.stat(path))).encode()).hexdigest()
-    return folder / "foldrank" / "sha256" / name
+    folder = cache_folder("sha256")
+    return folder and folder / hashlib.sha256(repr(_state(os.stat(path))).encode()).hexdigest()
 
 
 def _state(seen: os.stat_result) -> tuple[int, ...]:

@@ -13,8 +13,12 @@ from tiny_families import TINY, save
 
 from foldrank.bundle import Bundle
 from foldrank.errors import ExportError, UnsafeModel
+from foldrank.runtime.configs import context_length, head_size
 from foldrank.runtime.decoding import OrtDecoder
+from foldrank.runtime.graphfile import read_graph
 from foldrank.runtime.providers import resolve
+from foldrank.runtime.tensorrt import refuse_unknown_operators
+from foldrank.runtime.tensorrt_profile import Ranges, profile
 from foldrank.verbs.export import export
 from foldrank.verbs.run import run
 
@@ -81,6 +85,15 @@ def test_an_optimum_graph_is_adopted_as_it_is(family: str, shared: Path, tmp_pat
     assert (found["engine"], len(found["tokens"])) == ("onnxruntime-genai", 8)
 
 
+def check_shapes_for_tensorrt(bundle: Bundle) -> None:
+    """No operator that TensorRT cannot parse, and a shape profile for every input."""
+    graph = read_graph(bundle.model)
+    refuse_unknown_operators(bundle.model, graph)
+    ranges = Ranges.of({}, lambda: context_length(bundle.path))
+    for text in profile(bundle.model, graph.inputs, ranges, lambda: head_size(bundle.path)).values():
+        assert [entry.split(":")[0] for entry in text.split(",")] == list(graph.inputs)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", *(pytest.param(family, marks=NIGHTLY) for family in ("gemma2", "gpt2"))])
 def test_transformers_exporters_make_a_bundle(
@@ -95,6 +108,7 @@ def test_transformers_exporters_make_a_bundle(
     assert {"attention_mask", "position_ids"} <= {
         p.name for p in onnx.load(made.model, load_external_data=False).graph.input}
     check_logits(made, checkpoint, padded=True)
+    check_shapes_for_tensorrt(made)
     assert len(run(made, "hello", max_new_tokens=8, threads=1)["tokens"]) == 8
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from foldrank.bundle import Bundle
 from foldrank.plans.texts import load_tokenizer
 from foldrank.runtime.fallback import provider_for
+from foldrank.runtime.genai import OFFERED
 from foldrank.runtime.generate import Sampling, with_genai, with_onnxruntime
 
 
@@ -22,7 +23,7 @@ def run(
     """Continue `prompt`, greedily unless `temperature` is above 0; `stream` is handed each new piece of text.
 
     Gives prompt, text (the continuation), tokens, seconds, tokens_per_second and engine: onnxruntime-genai, or
-    onnxruntime where that is not installed. Raises SourceError, BundleError, ProviderUnavailable.
+    onnxruntime where that is not installed or lacks the provider. Raises SourceError, BundleError, ProviderUnavailable.
     """
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be 1 or more, not {max_new_tokens}")
@@ -32,7 +33,7 @@ def run(
         "context": opened.json("genai_config.json")["model"]["context_length"], "told": stream or _nobody,
     }
     engine = provider_for(provider, provider_options, allow_fallback=allow_fallback)
-    if importlib.util.find_spec("onnxruntime_genai"):
+    if engine.short in OFFERED and importlib.util.find_spec("onnxruntime_genai"):
         made = with_genai(opened.path, prompt, engine, **options)
     else:
         tokenizer: Any = load_tokenizer(opened.path)

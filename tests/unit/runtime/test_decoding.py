@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from foldrank.errors import GraphNotRecognized, ProviderUnavailable, SourceError
-from foldrank.runtime.decoding import CacheLayout, Logits, OrtDecoder, Tokens, head_size, shares_buffer
+from foldrank.runtime.configs import head_size
+from foldrank.runtime.decoding import CacheLayout, Logits, OrtDecoder, Tokens, shares_buffer
 from foldrank.runtime.genai import GenaiDecoder
 from foldrank.runtime.providers import Provider, resolve
 from foldrank.runtime.session import open_session

@@ -1,0 +1,35 @@
+"""What a bundle's config files say of its graph: genai_config.json first, config.json otherwise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from foldrank import strictjson
+from foldrank.errors import SourceError
+
+
+def head_size(folder: Path) -> int:
+    """Head size as genai_config.json says, else config.json (head_dim, or hidden over heads). Raises SourceError."""
+    try:
+        if (folder / "genai_config.json").is_file():
+            return int(strictjson.read(folder / "genai_config.json")["model"]["decoder"]["head_size"])
+        config = strictjson.read(folder / "config.json")
+        return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
+    except (OSError, KeyError, TypeError, strictjson.JsonError) as error:
+        raise SourceError(folder, f"no config tells the head size ({error})", "export again") from None
+
+
+def context_length(folder: Path) -> int:
+    """Positions a model looks at: genai_config.json's, else config.json's max_position_embeddings or n_positions.
+
+    Raises SourceError where neither says it.
+    """
+    try:
+        if (folder / "genai_config.json").is_file():
+            found = strictjson.read(folder / "genai_config.json")["model"].get("context_length")
+            if found:
+                return int(found)
+        config = strictjson.read(folder / "config.json")
+        return int(config.get("max_position_embeddings") or config["n_positions"])
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise SourceError(folder, f"no config tells the context length ({error})", "export again") from None
