@@ -15,6 +15,8 @@ from matplotlib.figure import Figure
 
 INK, QUIET, GRID, PAPER = "#010101", "#020202", "#030303", "#fdfdfd"
 DENSE, SMALL, ALERT = "#040404", "#050505", "#060606"
+BUNDLES = {"dense": ("dense", DENSE), "compressed": ("this bundle", SMALL)}
+"""A bundle as bench.json calls it, to its name and colour in pictures."""
 _VARIABLES = {
     INK: "--ink",
     QUIET: "--quiet",
