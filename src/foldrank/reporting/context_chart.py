@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from foldrank.reporting import figures, lookup
 from foldrank.reporting.parts import Picture
-from foldrank.reporting.picture import BUNDLES, canvas, inline_svg
+from foldrank.reporting.picture import BUNDLES, picture
 
 Lines = dict[tuple[str, int], dict[int, float]]
 """(bundle, batch) to context tokens to tokens per second, contexts rising."""
@@ -49,8 +49,7 @@ def against_context(rows: Sequence[Mapping[str, Any]]) -> list[Picture]:
         "Decoding speed of all rows of a batch together, by the tokens in the context. A longer context has more keys "
         "and values to read for each token: a folded block takes its own with it, low rank leaves them all."
     )
-    with canvas("context"):
-        return [Picture(inline_svg(_draw(found), "context", alt), caption)]
+    return [picture(lambda: _draw(found), "context", alt, caption)]
 
 
 def _name(bundle: str, batch: int) -> str:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from foldrank.reporting import figures, lookup
 from foldrank.reporting.parts import Picture
-from foldrank.reporting.picture import BUNDLES, INK, PAPER, canvas, inline_svg
+from foldrank.reporting.picture import BUNDLES, INK, PAPER, picture
 from foldrank.reporting.workload import workload
 
 _MARKERS = "osD^v"
@@ -71,8 +71,7 @@ def roofline(bench: Any) -> list[Picture]:
         f"{BUNDLES[point.bundle][0]}, {point.workload}: {figures.significant(point.tokens_per_s)} at "
         f"{figures.size(point.bytes_per_token)}, {figures.percent(point.share, 0)} of the roof." for point in found
     )
-    with canvas("roofline"):
-        return [Picture(inline_svg(_draw(found, bandwidth), "roofline", alt), _caption(found, bandwidth))]
+    return [picture(lambda: _draw(found, bandwidth), "roofline", alt, _caption(found, bandwidth))]
 
 
 def _caption(found: Sequence[Point], bandwidth: float) -> str:
