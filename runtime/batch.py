@@ -1,6 +1,7 @@
 """Several prompts in one batch, with ONNX Runtime: short rows are padded, each ends by itself, each draws by itself.
 
-A row's tokens are those that its prompt would get alone. Axes: B rows, T tokens of the longest prompt, V vocabulary.
+A row's tokens are those that its prompt would get alone, as far as rounding goes: kernels for one row and for many may
+sum in another order. Axes: B rows, T tokens of the longest prompt, V vocabulary.
 """
 
 from __future__ import annotations
