@@ -6,7 +6,7 @@ Knows bundles' folders and tokens. What turns text into tokens is the library's 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -53,8 +53,6 @@ class Generated:
 class Tokenizer(Protocol):
     """What is asked of a tokenizer by ONNX Runtime's way."""
 
-    eos_token_id: int | None
-
     def encode(self, text: str) -> list[int]: ...
     def decode(self, tokens: list[int]) -> str: ...
 
@@ -92,9 +90,9 @@ def with_genai(
 
 def with_onnxruntime(
     folder: Path, prompt: str, provider: Provider, tokenizer: Tokenizer, *, tokens: int, sampling: Sampling,
-    context: int, threads: int | None, told: Told,
+    context: int, ends: Collection[int], threads: int | None, told: Told,
 ) -> Generated:
-    """The same with ONNX Runtime alone and a tokenizer that is handed in."""
+    """The same with ONNX Runtime alone, a tokenizer that is handed in, and the tokens that end a text."""
     ids = tokenizer.encode(prompt)
     length = check_prompt(folder, len(ids), tokens, context)
     decoder = OrtDecoder.open(folder, provider, threads=threads)
@@ -107,7 +105,7 @@ def with_onnxruntime(
         if not text.endswith("\N{REPLACEMENT CHARACTER}"):  # else half a character: wait for the rest
             told(text[len(shown):])
             shown = text
-        if token == tokenizer.eos_token_id:
+        if token in ends:
             break
     return Generated(len(ids), new, tokenizer.decode(new), time.perf_counter() - started, "onnxruntime")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich.text import Text
+
 from foldrank.cli import output
 
 
@@ -53,6 +55,18 @@ def show_bench(found: dict[str, Any]) -> None:
         for peer, reason in peers["unavailable"].items():
             output.say(f"{peer}: unavailable ({reason})")
     show_gates(found)
+
+
+def show_texts(found: dict[str, Any]) -> None:
+    """Each prompt under a rule of its own, an arrow before its continuation; the speed of all at the end."""
+    rows = found["rows"]
+    for number, row in enumerate(rows, start=1):
+        counts = f"{row['prompt_tokens']:,} tokens and {len(row['tokens']):,} new"
+        output.console.rule(f"prompt {number} of {len(rows)}: {counts}", align="left", style="dim")
+        output.console.print(Text.assemble((row["prompt"], "bold"), "\n→", row["text"]), soft_wrap=True)
+    output.console.rule(style="dim")
+    output.say(f"{found['tokens_per_second']:,.0f} new tokens a second in all, {found['seconds']:.2f} s "
+               f"({found['engine']} on {found['provider']})")
 
 
 def show_gates(found: dict[str, Any]) -> None:

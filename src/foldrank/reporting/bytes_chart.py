@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 
 from foldrank.reporting import figures
 from foldrank.reporting.evidence import Evidence
-from foldrank.reporting.parts import Part, Picture, Table, Text, table
-from foldrank.reporting.picture import INK, PAPER, canvas, inline_svg
+from foldrank.reporting.parts import Part, Table, Text, table
+from foldrank.reporting.picture import INK, PAPER, picture
 from foldrank.reporting.weight_bytes import Share, Split, split
 
 _COLOURS = {  # Okabe and Ito: told apart by every kind of colour vision; light and dark in turn within a branch
@@ -37,9 +37,8 @@ def where_bytes_went(evidence: Evidence) -> list[Part]:
     bars = _bars(found, compressed=evidence.plan is not None)
     alt = "Stacked bars. " + " ".join(f"{name.capitalize()}: {figures.size(_sum(parts))}." for name, _, parts in bars)
     caption = f"Weights as stored, and the key/value cache of one row (batch 1) at {found.context:,} positions."
-    with canvas("bytes"):
-        picture = Picture(inline_svg(_draw(bars), "bytes", alt), caption)
-    return [picture, _table(found, compressed=evidence.plan is not None), *_accounted(evidence, found)]
+    bars_drawn = picture(lambda: _draw(bars), "bytes", alt, caption)
+    return [bars_drawn, _table(found, compressed=evidence.plan is not None), *_accounted(evidence, found)]
 
 
 def _bars(found: Split, *, compressed: bool) -> list[Bar]:

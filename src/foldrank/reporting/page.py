@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
@@ -11,7 +13,8 @@ from foldrank import __version__
 from foldrank.progress import SILENT, Progress, track
 from foldrank.reporting.bytes_chart import where_bytes_went
 from foldrank.reporting.evidence import Evidence
-from foldrank.reporting.parts import Section
+from foldrank.reporting.parts import Picture, Section
+from foldrank.reporting.picture import png
 from foldrank.reporting.section_done import done
 from foldrank.reporting.section_origin import origin
 from foldrank.reporting.section_proof import proof
@@ -40,12 +43,32 @@ _ALWAYS = (done, _bytes, quality, proof, speed, origin, receipts)
 _COMPRESSED = (done, _similar, _spectra, _bytes, quality, proof, speed, origin, receipts)
 
 
+@dataclass(frozen=True)
+class Page:
+    """The page, and the sections it was made from."""
+
+    html: str
+    sections: Sequence[Section]
+
+    def pngs(self) -> dict[str, bytes]:
+        """Every picture of the page as a PNG, by file name."""
+        return {
+            f"{part.name}.png": png(part)
+            for section in self.sections for part in section.parts if isinstance(part, Picture)
+        }
+
+
 def render(folder: Path, *, progress: Progress = SILENT) -> str:
+    """The page's HTML. Raises as `compose`."""
+    return compose(folder, progress=progress).html
+
+
+def compose(folder: Path, *, progress: Progress = SILENT) -> Page:
     """The page for a bundle folder. Raises BundleError where a JSON file is damaged."""
     evidence = Evidence.read(folder)
     makers = _COMPRESSED if evidence.plan is not None else _ALWAYS
     sections = [make(evidence) for make in track(makers, "report", len(makers), progress)]
-    return _template().render(
+    html = _template().render(
         name=evidence.name or evidence.architecture or "decoder",
         evidence=evidence,
         verdict=verdict(evidence),
@@ -54,6 +77,7 @@ def render(folder: Path, *, progress: Progress = SILENT) -> str:
         style=_text("style.css"),
         version=__version__,
     )
+    return Page(html, sections)
 
 
 def _template() -> Template:

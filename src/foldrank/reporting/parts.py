@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 Mark = Literal["good", "bad", "warn", "quiet", ""]
 
@@ -29,10 +29,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """An inline SVG, trusted (made here), with alternative text."""
+    """An inline SVG, trusted (made here), with alternative text; `figure` is what it was made from (`picture.py`)."""
 
     svg: str
     caption: str
+    name: str
+    figure: Any
     kind: ClassVar[str] = "picture"
 
 

@@ -1,6 +1,6 @@
 """matplotlib figures as inline SVG that follows the page: its fonts, its light and dark colours, nothing fetched.
 
-Pictures are drawn with stand-in colours; in the SVG each becomes a CSS variable of style.css.
+Pictures are drawn in the light colours of style.css; in the SVG each becomes its CSS variable, a PNG keeps them.
 """
 
 from __future__ import annotations
@@ -8,14 +8,19 @@ from __future__ import annotations
 import html
 import io
 import re
+from collections.abc import Callable
 from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
 
-INK, QUIET, GRID, PAPER = "#010101", "#020202", "#030303", "#fdfdfd"
-DENSE, SMALL, ALERT = "#040404", "#050505", "#060606"
-_VARIABLES = {
+from foldrank.reporting.parts import Picture
+
+INK, QUIET, GRID, PAPER = "#1b1d1f", "#5d6369", "#d9dad6", "#fcfcfb"
+DENSE, SMALL, ALERT = "#7f8790", "#0068a6", "#b3261e"
+BUNDLES = {"dense": ("dense", DENSE), "compressed": ("this bundle", SMALL)}
+"""A bundle as bench.json calls it, to its name and colour in pictures."""
+VARIABLES = {
     INK: "--ink",
     QUIET: "--quiet",
     GRID: "--grid",
@@ -62,6 +67,21 @@ def canvas(name: str) -> Any:
     return matplotlib.rc_context({**_STYLE, "svg.hashsalt": name})
 
 
+def picture(draw: Callable[[], Figure], name: str, alt: str, caption: str) -> Picture:
+    """What `draw` draws, as a part of the page. `name`: unlike every other picture's."""
+    with canvas(name):
+        figure = draw()
+        return Picture(inline_svg(figure, name, alt), caption, name, figure)
+
+
+def png(drawn: Picture) -> bytes:
+    """The picture as a PNG in the page's light colours, 200 dots an inch."""
+    buffer = io.BytesIO()
+    with canvas(drawn.name):
+        drawn.figure.savefig(buffer, format="png", dpi=200, facecolor=PAPER, metadata={"Software": None})
+    return buffer.getvalue()
+
+
 def inline_svg(figure: Figure, name: str, alt: str) -> str:
     """The figure as one <svg> element; ids carry `name`, so that pictures on one page do not share them."""
     buffer = io.StringIO()
@@ -74,7 +94,7 @@ def inline_svg(figure: Figure, name: str, alt: str) -> str:
     svg = re.sub(r'href="#', f'href="#{name}-', svg)
     svg = re.sub(r"url\(#", f"url(#{name}-", svg)
     svg = svg.replace("'DejaVu Sans'", "var(--font)")
-    for colour, variable in _VARIABLES.items():
+    for colour, variable in VARIABLES.items():
         svg = svg.replace(colour, f"var({variable})")
     width, height = re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)[0]
     head = f'<svg role="img" aria-label="{html.escape(alt)}" viewBox="0 0 {width} {height}"{_wide(float(width))}'

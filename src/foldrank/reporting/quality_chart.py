@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from foldrank.reporting import figures, lookup
 from foldrank.reporting.parts import Picture
-from foldrank.reporting.picture import ALERT, DENSE, GRID, PAPER, SMALL, canvas, inline_svg
+from foldrank.reporting.picture import ALERT, DENSE, GRID, PAPER, SMALL, picture
 
 
 def quality_picture(quality: Mapping[str, Any], gates: Sequence[Mapping[str, Any]]) -> list[Picture]:
@@ -24,18 +24,18 @@ def quality_picture(quality: Mapping[str, Any], gates: Sequence[Mapping[str, Any
         f"Perplexity {figures.significant(dense)} dense, {figures.significant(here)} in this bundle. "
         f"The likeliest token is the same for {figures.percent(agreement)} of the positions."
     )
-    with canvas("quality"):
-        figure = Figure(figsize=(5.4, 2.6))
-        left, right = figure.subplots(2, 1, height_ratios=(5, 3))
-        _bars(
-            left,
-            [("dense", dense, DENSE), ("this bundle", here, SMALL)],
-            dense * (1 + rise) if rise is not None else None,
-        )
-        left.set_title("perplexity (lower is better)", loc="left")
-        _agreement(right, agreement, least)
-        caption = "Red lines are gates." if rise is not None or least is not None else "No gates were set."
-        return [Picture(inline_svg(figure, "quality", alt), caption)]
+    caption = "Red lines are gates." if rise is not None or least is not None else "No gates were set."
+    limit = dense * (1 + rise) if rise is not None else None
+    return [picture(lambda: _draw(dense, here, limit, agreement, least), "quality", alt, caption)]
+
+
+def _draw(dense: float, here: float, limit: float | None, agreement: float, least: float | None) -> Figure:
+    figure = Figure(figsize=(5.4, 2.6))
+    left, right = figure.subplots(2, 1, height_ratios=(5, 3))
+    _bars(left, [("dense", dense, DENSE), ("this bundle", here, SMALL)], limit)
+    left.set_title("perplexity (lower is better)", loc="left")
+    _agreement(right, agreement, least)
+    return figure
 
 
 def _limit(gates: Sequence[Mapping[str, Any]], word: str) -> float | None:

@@ -6,17 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from foldrank.reporting import figures, lookup
+from foldrank.reporting.context_chart import against_context
 from foldrank.reporting.evidence import Evidence
 from foldrank.reporting.gates import gates
 from foldrank.reporting.nested import lines, named
 from foldrank.reporting.parts import Cell, Fold, Mark, Missing, Part, Section, Table, Text, table
+from foldrank.reporting.roofline import roofline
 from foldrank.reporting.section_placement import placement_parts
 from foldrank.reporting.speed_chart import before_after, speedups
 from foldrank.reporting.workload import workload
 
 
 def speed(evidence: Evidence) -> Section:
-    """Picture, ratios, null test, rows."""
+    """Pictures, ratios, null test, rows."""
     title, bench = "What it won in speed", evidence.bench
     measured, rows = lookup.rows(bench, "speedups"), lookup.rows(bench, "rows")
     if bench is None or not (measured or rows):
@@ -26,6 +28,8 @@ def speed(evidence: Evidence) -> Section:
         *([_ratios(measured)] if measured else []),
         _null(bench),
         *before_after(rows),
+        *roofline(bench),
+        *against_context(rows),
         *_unavailable(bench),
     ]
     if lookup.rows(bench, "gates"):

@@ -10,8 +10,8 @@ from matplotlib.patches import Rectangle
 
 from foldrank.reporting import lookup
 from foldrank.reporting.evidence import Evidence
-from foldrank.reporting.parts import Missing, Part, Picture, Text
-from foldrank.reporting.picture import INK, PAPER, canvas, inline_svg
+from foldrank.reporting.parts import Missing, Part, Text
+from foldrank.reporting.picture import INK, PAPER, picture
 
 _NONE = Missing("Similarity between blocks was", "foldrank plan MODEL --method slm:keep=0.75 -o PLAN")
 
@@ -33,9 +33,8 @@ def similarity_map(evidence: Evidence) -> list[Part]:
         f"{measure[0].upper()}{measure[1:]} between the outputs of the source's blocks on the calibration text. "
         "Frames: blocks that were folded into one."
     )
-    with canvas("similarity"):
-        svg = inline_svg(_draw(blocks, matrix, windows, measure), "similarity", alt)
-    return [Picture(svg, caption), *_scores(evidence)]
+    drawn = picture(lambda: _draw(blocks, matrix, windows, measure), "similarity", alt, caption)
+    return [drawn, *_scores(evidence)]
 
 
 def _matrix(measured: Any) -> tuple[list[int], np.ndarray[Any, Any] | None]:

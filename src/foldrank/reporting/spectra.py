@@ -13,8 +13,8 @@ from matplotlib.ticker import MaxNLocator
 
 from foldrank.reporting import lookup
 from foldrank.reporting.evidence import Evidence
-from foldrank.reporting.parts import Missing, Part, Picture
-from foldrank.reporting.picture import INK, canvas, inline_svg
+from foldrank.reporting.parts import Missing, Part
+from foldrank.reporting.picture import INK, picture
 from foldrank.sites import PACKED, ROLES, Site
 
 _FLOOR = 1e-4
@@ -64,8 +64,7 @@ def spectra(evidence: Evidence) -> list[Part]:
         "What truncation loses at each rank, as a share of losing the whole weight under the method's metric "
         "(logarithmic; cut at 0.01 %). A dot marks the rank that was chosen; a line without one stayed dense."
     )
-    with canvas("spectra"):
-        return [Picture(inline_svg(_draw(order, by_role), "spectra", alt), caption)]
+    return [picture(lambda: _draw(order, by_role), "spectra", alt, caption)]
 
 
 def read(evidence: Evidence) -> list[Spectrum]:

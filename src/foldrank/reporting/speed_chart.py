@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from foldrank.reporting import figures, lookup
 from foldrank.reporting.figures import times
 from foldrank.reporting.parts import Picture
-from foldrank.reporting.picture import DENSE, GRID, INK, PAPER, QUIET, SMALL, canvas, inline_svg
+from foldrank.reporting.picture import DENSE, GRID, INK, PAPER, QUIET, SMALL, picture
 from foldrank.reporting.workload import workload
 
 
@@ -25,8 +25,7 @@ def speedups(measured: Sequence[Mapping[str, Any]]) -> list[Picture]:
         for row in rows
     )
     caption = "Speed-up over the dense bundle: measured (dot, with its 95 % interval) and ideal (bar). Right is faster."
-    with canvas("speedups"):
-        return [Picture(inline_svg(_draw(rows), "speedups", alt), caption)]
+    return [picture(lambda: _draw(rows), "speedups", alt, caption)]
 
 
 def _draw(rows: Sequence[Mapping[str, Any]]) -> Figure:
@@ -78,10 +77,8 @@ def before_after(rows: Sequence[Mapping[str, Any]]) -> list[Picture]:
         f"{name}: first token {_times(found, 'ttft_ms')}, per token {_times(found, 'tpot_ms')}."
         for name, found in both.items()
     )
-    with canvas("times"):
-        return [
-            Picture(inline_svg(_draw_times(both), "times", alt), "Median times, dense and this bundle; left is faster.")
-        ]
+    caption = "Median times, dense and this bundle; left is faster."
+    return [picture(lambda: _draw_times(both), "times", alt, caption)]
 
 
 def _axis(axes: Axes, times: Sequence[float]) -> None:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from foldrank.bundle import Bundle
-from foldrank.errors import ProviderUnavailable
+from foldrank.errors import ProviderUnavailable, SourceError
 from foldrank.progress import SILENT, Progress
 from foldrank.reporting.card import model_card
 
 
-def report(bundle: Path | str | Bundle, *, progress: Progress = SILENT) -> Path:
-    """Write report.html and README.md into the bundle; gives the page's path.
+def report(bundle: Path | str | Bundle, *, png: Path | str | None = None, progress: Progress = SILENT) -> Path:
+    """Write report.html and README.md into the bundle; gives the page's path. `png`: a folder for its pictures too.
 
-    Raises SourceError and BundleError (no bundle), ProviderUnavailable (the extra `report` is not installed).
+    Raises SourceError (no bundle, or a folder that cannot take pictures), BundleError, ProviderUnavailable (the extra
+    `report` is not installed).
     """
     try:
-        from foldrank.reporting.page import render
+        from foldrank.reporting.page import compose
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in ("matplotlib", "jinja2"):
             raise
@@ -26,7 +28,21 @@ def report(bundle: Path | str | Bundle, *, progress: Progress = SILENT) -> Path:
             "pip install 'foldrank[report]'",
         ) from None
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    page = render(opened.path, progress=progress)
+    if png is not None and Path(png).resolve().is_relative_to(opened.path.resolve()):
+        raise SourceError(png, "lies in the bundle, whose manifest names every file", "give a folder outside of it")
+    page = compose(opened.path, progress=progress)
     card = model_card(opened.path, also=("report.html",))
-    opened.with_files({"report.html": page.encode(), "README.md": card.encode()})
+    opened.with_files({"report.html": page.html.encode(), "README.md": card.encode()})
+    if png is not None:
+        _write(Path(png), page.pngs())
     return opened.path / "report.html"
+
+
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Files of the same names are replaced, as the page itself is."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, data in files.items():
+            (folder / name).write_bytes(data)
+    except OSError as error:
+        raise SourceError(folder, f"cannot be written: {error.strerror}", "give another folder") from None

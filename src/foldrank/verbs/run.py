@@ -1,48 +1,87 @@
-"""run: generate text with a bundle."""
+"""run: generate text with a bundle, from one prompt or from several at once."""
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from foldrank.bundle import Bundle
 from foldrank.plans.texts import load_tokenizer
+from foldrank.runtime.batch import several_with_onnxruntime
 from foldrank.runtime.fallback import provider_for
 from foldrank.runtime.genai import OFFERED
 from foldrank.runtime.generate import Sampling, with_genai, with_onnxruntime
+from foldrank.runtime.providers import Provider
 
 
 def run(
-    bundle: str | Path | Bundle, prompt: str, *, max_new_tokens: int = 64, temperature: float = 0.0, top_k: int = 50,
-    top_p: float = 1.0, seed: int = 0, provider: str = "cpu", provider_options: Mapping[str, str] | None = None,
-    allow_fallback: bool = False,
+    bundle: str | Path | Bundle, prompt: str | Sequence[str], *, max_new_tokens: int = 64, temperature: float = 0.0,
+    top_k: int = 50, top_p: float = 1.0, seed: int = 0, provider: str = "cpu",
+    provider_options: Mapping[str, str] | None = None, allow_fallback: bool = False,
     threads: int | None = None, stream: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Continue `prompt`, greedily unless `temperature` is above 0; `stream` is handed each new piece of text.
 
     Gives prompt, text (the continuation), tokens, seconds, tokens_per_second and engine: onnxruntime-genai, or
-    onnxruntime where that is not installed or lacks the provider. Raises SourceError, BundleError, ProviderUnavailable.
+    onnxruntime where that is not installed or lacks the provider.
+
+    A list of prompts is decoded in one batch with onnxruntime, prompt n (from 0) as it would be alone with seed + n.
+    Gives rows (prompt, text, prompt_tokens and tokens of each), and seconds and tokens_per_second of all together.
+    Raises ValueError, SourceError, BundleError, ProviderUnavailable.
     """
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens must be 1 or more, not {max_new_tokens}")
+    _check(prompt, max_new_tokens, stream)
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     options: dict[str, Any] = {
         "tokens": max_new_tokens, "sampling": Sampling(temperature, top_k, top_p, seed), "threads": threads,
-        "context": opened.json("genai_config.json")["model"]["context_length"], "told": stream or _nobody,
+        "context": opened.json("genai_config.json")["model"]["context_length"],
     }
     engine = provider_for(provider, provider_options, allow_fallback=allow_fallback)
+    if not isinstance(prompt, str):
+        return _several(opened, prompt, engine, options)
+    options["told"] = stream or _nobody
     if engine.short in OFFERED and importlib.util.find_spec("onnxruntime_genai"):
         made = with_genai(opened.path, prompt, engine, **options)
     else:
         tokenizer: Any = load_tokenizer(opened.path)
-        made = with_onnxruntime(opened.path, prompt, engine, tokenizer, **options)
+        made = with_onnxruntime(opened.path, prompt, engine, tokenizer, ends=_ends(opened, tokenizer), **options)
     return {
         "prompt": prompt, "text": made.text, "prompt_tokens": made.prompt_tokens, "tokens": made.tokens,
         "seconds": made.seconds, "tokens_per_second": len(made.tokens) / made.seconds, "engine": made.engine,
         "provider": engine.short, "instead_of": engine.instead_of,
     }
+
+
+def _check(prompt: str | Sequence[str], max_new_tokens: int, stream: Callable[[str], None] | None) -> None:
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens must be 1 or more, not {max_new_tokens}")
+    if not isinstance(prompt, str) and not prompt:
+        raise ValueError("no prompt was given")
+    if not isinstance(prompt, str) and stream is not None:
+        raise ValueError("several prompts are not streamed: their texts grow side by side")
+
+
+def _several(opened: Bundle, prompts: Sequence[str], engine: Provider, options: Mapping[str, Any]) -> dict[str, Any]:
+    """All prompts in one batch."""
+    tokenizer: Any = load_tokenizer(opened.path)
+    rows = several_with_onnxruntime(
+        opened.path, prompts, engine, tokenizer, ends=_ends(opened, tokenizer), **options
+    )
+    return {
+        "rows": [
+            {"prompt": prompt, "text": row.text, "prompt_tokens": row.prompt_tokens, "tokens": row.tokens}
+            for prompt, row in zip(prompts, rows, strict=True)
+        ],
+        "seconds": rows[0].seconds, "tokens_per_second": sum(len(row.tokens) for row in rows) / rows[0].seconds,
+        "engine": rows[0].engine, "provider": engine.short, "instead_of": engine.instead_of,
+    }
+
+
+def _ends(opened: Bundle, tokenizer: Any) -> list[int]:
+    """The end-of-text tokens: those that onnxruntime-genai would heed."""
+    ends = opened.json("genai_config.json")["model"].get("eos_token_id", tokenizer.eos_token_id)
+    return ends if isinstance(ends, list) else [ends]
 
 
 def _nobody(_text: str) -> None:

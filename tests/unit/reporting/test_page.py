@@ -62,7 +62,7 @@ def test_a_compressed_bundle_has_every_section_and_picture(make_bundle: Maker) -
     page = render(make_bundle())
     assert [a["id"] for tag, a in tags(page) if tag == "section"] == SECTIONS
     pictures = [a for tag, a in tags(page) if tag == "svg"]
-    assert len(pictures) == 6
+    assert len(pictures) == 8
     assert all(a["role"] == "img" and len(a["aria-label"] or "") > 40 for a in pictures)
 
 

@@ -1,17 +1,21 @@
 """Pictures: what is drawn from which JSON, and that nothing of the drawing library shows through."""
 
+import io
 import re
 from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from matplotlib import colors, image
 
 from foldrank.reporting.evidence import Evidence
 from foldrank.reporting.folds import fold_sentence
 from foldrank.reporting.page import render
 from foldrank.reporting.parts import Picture
-from foldrank.reporting.picture import canvas, inline_svg
+from foldrank.reporting.picture import PAPER, SMALL, VARIABLES, canvas, inline_svg, png
 from foldrank.reporting.similarity_map import similarity_map
 from foldrank.reporting.spectra import Spectrum, read, spectra
 from foldrank.reporting.speed_chart import before_after, speedups
@@ -67,10 +71,23 @@ def test_speed_pictures_need_measured_ratios_and_both_bundles() -> None:
 def test_colours_follow_the_page_and_fonts_too(make_bundle: Maker) -> None:
     page = render(make_bundle())
     drawn = "".join(re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL))
-    assert not re.search(r"#0[1-6]0[1-6]0[1-6]|#fdfdfd|DejaVu|<style|<metadata|xmlns", drawn)
+    assert not re.search("|".join([*VARIABLES, "DejaVu", "<style", "<metadata", "xmlns"]), drawn)
     defined = set(re.findall(r"^\s*(?:--\w+:.*)", page, flags=re.MULTILINE))
     names = {name for line in defined for name in re.findall(r"(--\w+):", line)}
     assert set(re.findall(r"var\((--\w+)\)", page)) <= names
+
+
+def test_a_png_has_the_light_colours_of_the_page() -> None:
+    style = (resources.files("foldrank.reporting") / "style.css").read_text(encoding="utf-8")
+    light = dict(re.findall(r"(--\w+): (#\w{6});", style[: style.index("@media")]))
+    assert {variable: light[variable] for variable in VARIABLES.values()} == {v: c for c, v in VARIABLES.items()}
+    drawn = speedups([{"phase": "decode", "ratio": 1.234, "ci95": [1.2, 1.3], "ideal": 1.5}])[0]
+    found = png(drawn)
+    assert found.startswith(b"\x89PNG")
+    pixels = image.imread(io.BytesIO(found))
+    assert pixels.shape[1] > 1000
+    for colour in (PAPER, SMALL):
+        assert np.isclose(pixels[..., :3], colors.to_rgb(colour), atol=0.003).all(axis=-1).any()
 
 
 def test_hostile_text_in_a_picture_is_text() -> None:

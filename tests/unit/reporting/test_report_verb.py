@@ -1,13 +1,16 @@
 """`foldrank.report`: both files land in a bundle that is still one; a missing extra is named."""
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from foldrank.bundle import Bundle
-from foldrank.errors import BundleError, ProviderUnavailable
+from foldrank.cli.main import cli
+from foldrank.errors import BundleError, ProviderUnavailable, SourceError
 from foldrank.verbs.report import report
 
 Maker = Callable[..., Path]
@@ -26,6 +29,26 @@ def test_a_second_report_changes_nothing(make_bundle: Maker) -> None:
     folder = make_bundle()
     first = report(folder).read_bytes(), (folder / "README.md").read_bytes()
     assert (report(folder).read_bytes(), (folder / "README.md").read_bytes()) == first
+
+
+def test_pictures_are_written_as_png_where_asked(make_bundle: Maker, tmp_path: Path) -> None:
+    folder, pictures = make_bundle(), tmp_path / "a" / "pictures"
+    done = CliRunner().invoke(cli, ["report", str(folder), "--png", str(pictures), "--json", "-q"])
+    assert json.loads(done.stdout) == {"report": str(folder / "report.html"), "png": str(pictures)}
+    names = {"bytes", "context", "quality", "roofline", "similarity", "spectra", "speedups", "times"}
+    assert {path.name for path in pictures.iterdir()} == {f"{name}.png" for name in names}
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in pictures.iterdir())
+    Bundle.open(folder)
+
+
+def test_pictures_never_go_into_the_bundle_or_over_a_file(make_bundle: Maker, tmp_path: Path) -> None:
+    folder = make_bundle()
+    with pytest.raises(SourceError, match="lies in the bundle"):
+        report(folder, png=folder / "reports")
+    assert not (folder / "report.html").exists()
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(SourceError, match="cannot be written"):
+        report(folder, png=tmp_path / "file")
 
 
 @pytest.mark.parametrize("package", ["matplotlib", "jinja2"])
