@@ -3,7 +3,7 @@
 Plans each cell again, applies it to an exported graph and times dense against compressed in one run (paired, batch 1).
 Adds `decode` (ratio, its 95 % interval, the ideal) and `bytes_ratio` (weights' files, compressed over dense) to the
 cell. Run it on a quiet machine. A model of a few million parameters fits the caches: its ratio shows the overhead of
-small matrices, `folded_decode` what memory-bound models gain.
+small matrices, `cpu_speed` what memory-bound models gain.
 """
 
 from __future__ import annotations

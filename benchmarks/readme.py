@@ -70,7 +70,7 @@ def _mib(size: int) -> str:
     return f"{size / 2**20:.1f} MiB"
 
 
-def _folded_decode(data: dict[str, Any]) -> str:
+def _cpu_speed(data: dict[str, Any]) -> str:
     rows = [
         (entry["plan"].replace("_", " "), entry["engine"], str(entry["prompt_tokens"]),
          f"{entry['ratio']:.2f} [{entry['ci95'][0]:.2f}, {entry['ci95'][1]:.2f}]", f"{entry['ideal']:.2f}",
@@ -80,7 +80,11 @@ def _folded_decode(data: dict[str, Any]) -> str:
     columns = ("plan", "engine", "context", "decode speed over dense, 95 %", "ideal", "realised / ideal", "")
     nulls = [bench["null_test"] for bench in data["benches"].values()]
     said = ", ".join(f"{n['ratio']:.3f} [{n['ci95'][0]:.3f}, {n['ci95'][1]:.3f}]" for n in nulls)
-    return f"{_table(columns, rows)}\n\nDense against dense in the same runs: {said}."
+    targets = "\n".join(
+        f"* {t['target']}: {t['lowest']:.2f} at least, {t['limit']:g} asked{'' if t['reached'] else ': **missed**'}"
+        for t in data["targets"]
+    )
+    return f"{_table(columns, rows)}\n\nDense against dense in the same runs: {said}.\n\n{targets}"
 
 
 def _planning(data: dict[str, Any]) -> str:
@@ -150,7 +154,7 @@ def _planning_large(data: dict[str, Any]) -> str:
 
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
-    "demo": _demo, "folded_decode": _folded_decode, "planning": _planning, "apply_cost": _apply_cost,
+    "demo": _demo, "cpu_speed": _cpu_speed, "planning": _planning, "apply_cost": _apply_cost,
     "big_bundle": _big_bundle, "quality": summary,
     "families": families, "consumers": consumers, "gpu_speed_1b": _gpu_speed, "gpu_speed_100m": _gpu_speed,
     "planning_search": _planning_search, "planning_7b_gpu": _planning_large, "planning_1b": _planning_large,

@@ -5,11 +5,14 @@ Knows the weight names of Llama checkpoints (`random_checkpoint.py`). Needs no t
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Literal
+
 import numpy as np
 
 from foldrank.checkpoint import Checkpoint
 from foldrank.digests import WeightDigest, in_threads
-from foldrank.edits import Edit, FoldBlocks, LowRank, rank_limit
+from foldrank.edits import Edit, FoldBlocks, LowRank, QuantizeWeight, rank_limit
 from foldrank.planfile import Keep, Plan, PlanDocument, Source, Step
 from foldrank.sites import PACKED, ROLES, Site
 from foldrank.versions import versions
@@ -19,6 +22,27 @@ RANK_MULTIPLE = 16
 
 _MODULES = {role: f"self_attn.{role}_proj" for role in "qkvo"} | {r: f"mlp.{r}_proj" for r in ("gate", "up", "down")}
 _SITES = (PACKED["qkv"], ("o",), ("gate",), ("up",), ("down",))
+
+
+def nothing(checkpoint: Checkpoint) -> Plan:
+    """A plan without edits."""
+    return _plan(checkpoint, (), {}, {}, Step("nothing", {}, Keep(None, 1.0)))
+
+
+def in_few_bits(plan: Plan, checkpoint: Checkpoint, *, bits: Literal[4, 8] = 4) -> Plan:
+    """The plan, and what it leaves stored in few bits, blocks of 32, activations in int8."""
+    upper = {fold.into: fold.into + 1 for fold in plan.folds}  # `fold_plan` gives a merged block the upper's weights
+    sites = [Site(block, (role,)) for block in plan.surviving_blocks for role in ROLES]
+
+    def edit(site: Site) -> QuantizeWeight:
+        held = weight(checkpoint, upper.get(site.block, site.block), site.role)
+        shape = (held.shape[0], held.shape[1])
+        return QuantizeWeight(site, shape, bits, 32, True, 4, (WeightDigest.of(held),))
+
+    step = Step("quantize", {"bits": bits}, Keep(None, 1.0))
+    document = plan.document
+    edits = (*document.edits, *in_threads(edit, sites))
+    return replace(plan, document=replace(document, steps=(*document.steps, step), edits=edits))
 
 
 def fold_plan(checkpoint: Checkpoint, folds: int) -> Plan:

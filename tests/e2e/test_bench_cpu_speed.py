@@ -1,0 +1,31 @@
+"""The CPU speed program on a model small enough for a test: whole way, right ideals, a verdict. Not its speed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from foldrank.benchmarks.cpu_speed import TARGETS, Settings, cpu_speed
+from foldrank.benchmarks.random_checkpoint import shape_of
+
+
+@pytest.mark.slow
+def test_compresses_a_random_model_and_measures_it(tmp_path: Path) -> None:
+    plans = ("fold", "fold_int4")
+    found = cpu_speed(tmp_path, Settings(10**6, plans, contexts=(16,), pairs=20, launches=1))
+    shape = shape_of(10**6)
+    outer = shape.vocabulary * shape.hidden + shape.hidden
+    block = (shape.parameters - outer) // shape.blocks
+    few = block * (4 / 8 + 4 / 32) / 4  # 4 bits a weight and a scale of 4 bytes for 32 of them, over 4 bytes
+    ideals = {"fold": (12 * block + outer) / (8 * block + outer), "fold_int4": (12 * block + outer) / (8 * few + outer)}
+    assert {(entry["plan"], entry["engine"]) for entry in found["decoding"]} == {
+        (plan, engine) for plan in plans for engine in ("genai", "onnxruntime")}
+    for entry in found["decoding"]:
+        assert entry["ideal"] == pytest.approx(ideals[entry["plan"]], rel=0.05)
+        assert 0.2 < entry["realised_over_ideal"] < 5
+    assert len(found["benches"]["fold"]["null_test"]["rows"]) == 4
+    realised = [entry["realised_over_ideal"] for entry in found["decoding"] if entry["plan"] == "fold"]
+    held = {target["target"]: target for target in found["targets"]}["fold, realised over ideal"]
+    assert (held["limit"], held["lowest"]) == (TARGETS["fold"], min(realised))
+    assert held["reached"] is (min(realised) >= TARGETS["fold"])
