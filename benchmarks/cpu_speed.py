@@ -90,22 +90,25 @@ PLANS: dict[str, Callable[[Checkpoint, int], Plan]] = {
 }
 
 
-def cpu_speed(work: Path, settings: Settings, progress: Progress = SILENT) -> dict[str, Any]:
+def cpu_speed(
+    work: Path, settings: Settings, before: Mapping[str, dict[str, Any]] | None = None, progress: Progress = SILENT
+) -> dict[str, Any]:
     """Make, export, compress and bench in the folder `work`. Gives one bench document per plan, and the verdict.
 
-    Peers are measured beside the first plan.
+    `before`: documents of other plans, as an earlier run gave them. Peers are measured beside the first plan.
     """
     shape = shape_of(settings.parameters)
     folder = write_checkpoint(shape, work / "checkpoint", seed=settings.seed, progress=progress)
     dense = export(folder, work / "dense", dtype="fp32", offline=True, progress=progress)
     checkpoint = Checkpoint.open(folder, offline=True)
-    benches = {}
+    benches: dict[str, dict[str, Any]] = {}
     for name in settings.plans:
         small = apply(dense, PLANS[name](checkpoint, settings.seed), work / name, progress=progress)
         benches[name] = paired_bench(
             small, dense, resolve("cpu"), settings.profile, threads=settings.threads or default_threads(),
             seed=settings.seed, peers=() if benches else settings.peers, progress=progress,
         )
+    benches = {name: {**(before or {}), **benches}[name] for name in PLANS if name in {**(before or {}), **benches}}
     return {"parameters": shape.parameters, **_verdict(benches), "benches": benches}
 
 
@@ -147,10 +150,11 @@ def _verdict(benches: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
 @click.option("--seed", default=0)
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("benchmarks/results/cpu_speed.json"))
 def main(output: Path, parameters: str, **options: Any) -> None:
-    """Bench compressed random models against their dense one and write the result."""
+    """Bench compressed random models against their dense one and write the result; other plans in the file stay."""
     settings = Settings(parse_size(parameters), **options)
+    before = strictjson.read(output)["benches"] if output.exists() else {}
     with tempfile.TemporaryDirectory() as work:
-        result = cpu_speed(Path(work), settings)
+        result = cpu_speed(Path(work), settings, before)
     write_atomically(output.absolute(), strictjson.dumps(result).encode())
     for entry in result["decoding"]:
         click.echo("{plan} {engine} context {prompt_tokens}: {ratio:.3f} of {ideal:.3f} ideal "

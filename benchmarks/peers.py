@@ -1,7 +1,8 @@
 """Peers in the same run: what a user would take otherwise, against our dense bundle in its first engine, A B B A.
 
     transformers    the checkpoint in PyTorch, eager, float32
-    optimum         the dense bundle in optimum's ORTModelForCausalLM, in the python FOLDRANK_OPTIMUM_PYTHON names
+    optimum         the checkpoint as optimum exports it, in its ORTModelForCausalLM, both in the python that
+                    FOLDRANK_OPTIMUM_PYTHON names
     genai-default   the dense bundle in onnxruntime-genai with the settings it comes with
 
 Each loop is the shortest one of its library (forward with its cache, likeliest token), not its generate(), which costs
@@ -15,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from foldrank.benchmarks.child import Child
@@ -46,9 +48,9 @@ def against(
 def _measured(
     peer: str, dense: Bundle, engine: str, setup: Setup, profile: Profile, progress: Progress
 ) -> list[dict[str, Any]]:
-    folder, command = _place(peer, dense)
     entries = []
     with ExitStack() as stack:
+        folder, command = _place(peer, dense, stack, progress)
         ours = stack.enter_context(Child(f"dense in {engine}"))
         theirs = stack.enter_context(Child(peer, command=command) if command else Child(peer))
         opened(ours, dense.path, engine, setup)
@@ -69,18 +71,29 @@ def _measured(
     return entries
 
 
-def _place(peer: str, dense: Bundle) -> tuple[Path, tuple[str, ...] | None]:
+def _place(
+    peer: str, dense: Bundle, stack: ExitStack, progress: Progress
+) -> tuple[Path, tuple[str, ...] | None]:
     """The folder a peer loads and, where it needs another interpreter, the command that starts its worker."""
+    if peer == "genai-default":
+        return dense.path, None
+    checkpoint = Path(dense.manifest.source.get("path", ""))
+    if not (checkpoint / "config.json").is_file():
+        raise SourceError(dense.path, "its checkpoint is not there", "bench where it was exported")
     if peer == "transformers":
-        checkpoint = Path(dense.manifest.source.get("path", ""))
-        if not (checkpoint / "config.json").is_file():
-            raise SourceError(dense.path, "its checkpoint is not there", "bench where it was exported")
         return checkpoint, None
-    if peer == "optimum":
-        from foldrank.export.standard import optimum_python
+    from foldrank.export.standard import optimum_python
 
-        return dense.path, (optimum_python(), "-m", "foldrank.benchmarks.worker")
-    return dense.path, None
+    command = (optimum_python(), "-m", "foldrank.benchmarks.worker")
+    return _exported(checkpoint, dense.manifest.dtype, stack, progress), command
+
+
+def _exported(checkpoint: Path, dtype: str, stack: ExitStack, progress: Progress) -> Path:
+    """What optimum makes of a checkpoint, for as long as the stack lasts."""
+    from foldrank.verbs.export import export
+
+    folder = Path(stack.enter_context(TemporaryDirectory())) / "optimum"
+    return export(checkpoint, folder, exporter="optimum", dtype=dtype, offline=True, progress=progress).path
 
 
 class TorchLoop:

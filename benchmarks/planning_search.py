@@ -55,7 +55,7 @@ def compare(checkpoint: Checkpoint, keep: float, *, evaluations: int, seed: int 
     ids = usable(judged.decoder, calibration_windows(checkpoint, None, None, seed)).ids
     model = load_model(checkpoint, dtype=torch.float32)
     naive, naive_s = timed(lambda: naive_plan(model, ids, keep, evaluations=evaluations, seed=seed))
-    found = {"naive": {"seconds": naive_s, **judged.figures(Decoder.of(naive).blocks)}}
+    found = {"naive": {"seconds": naive_s, **judged.figures(Decoder.of(naive))}}
     for name, settings in (("search", f",ratios=bayesian,evaluations={evaluations}"), ("default", "")):
         found[name] = _planned(judged, f"dipsvd:keep={keep}{settings}", ids, seed)
     return {
@@ -68,7 +68,7 @@ def compare(checkpoint: Checkpoint, keep: float, *, evaluations: int, seed: int 
 
 def _planned(judged: Judge, method: str, ids_NT: np.ndarray, seed: int) -> dict[str, Any]:
     runs, seconds = timed(lambda: run_all(judged.decoder, parse_all([method]), ids_NT, seed))
-    return {"method": method, "seconds": seconds, **judged.figures(runs[-1].result.decoder.blocks)}
+    return {"method": method, "seconds": seconds, **judged.figures(runs[-1].result.decoder)}
 
 
 @click.command()

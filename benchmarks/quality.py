@@ -27,7 +27,7 @@ from foldrank.benchmarks.environment import environment
 from foldrank.checkpoint import Checkpoint
 from foldrank.planfile import Plan
 from foldrank.plans.compose import calibration_windows, parse_all, plan_of, run_all, usable
-from foldrank.plans.models.decoder import Block, Decoder, load_decoder
+from foldrank.plans.models.decoder import Decoder, load_decoder
 from foldrank.plans.texts import cut_windows, load_tokenizer, read_text
 from foldrank.plans.training.recovering import Recovery, recovery_windows
 from foldrank.plans.training.recovery import Training, recover
@@ -80,7 +80,7 @@ class Judge:
     @cached_property
     def dense(self) -> list[Tensor]:
         """Log probabilities [T - 1, V] of the dense model for every window."""
-        return [_logs(self.decoder, row[None], self.decoder.blocks) for row in self.ids]
+        return [_logs(self.decoder, row[None]) for row in self.ids]
 
     @property
     def perplexity(self) -> float:
@@ -89,15 +89,15 @@ class Judge:
                     for row, logs in zip(self.ids, self.dense, strict=True))
         return math.exp(nats / (self.ids.size - len(self.ids)))
 
-    def figures(self, blocks: Sequence[Block]) -> dict[str, float]:
-        """Perplexity over dense, KL in nats, top-1 agreement of the model with these blocks."""
+    def figures(self, small: Decoder) -> dict[str, float]:
+        """Perplexity over dense, KL in nats, top-1 agreement of a compressed model."""
         sums = np.zeros(3)
         for row, dense in zip(self.ids, self.dense, strict=True):
-            small = _logs(self.decoder, row[None], blocks)
+            small_logs = _logs(small, row[None])
             sums += [
-                float((dense - small).gather(-1, _targets(row, dense)).sum()),
-                float((dense.exp() * (dense - small)).sum()),
-                float((dense.argmax(-1) == small.argmax(-1)).sum()),
+                float((dense - small_logs).gather(-1, _targets(row, dense)).sum()),
+                float((dense.exp() * (dense - small_logs)).sum()),
+                float((dense.argmax(-1) == small_logs.argmax(-1)).sum()),
             ]
         nats, kl, same = sums / (self.ids.size - len(self.ids))
         return {"perplexity_ratio": math.exp(nats), "kl_nats": max(0.0, kl), "top1_agreement": same}
@@ -145,7 +145,7 @@ def run_cell(cell: Cell, checkpoint: Checkpoint, dense: Judge, training: Asked |
         return {**asdict(cell), "refused": str(error)}
     seconds = time.perf_counter() - start
     result = runs[-1].result
-    found = {**dense.figures(result.decoder.blocks), "kept": result.kept, "planning_s": seconds}
+    found = {**dense.figures(result.decoder), "kept": result.kept, "planning_s": seconds}
     if cell.recover is None or training is None:
         return {**asdict(cell), **found}
     plan = plan_of(checkpoint, dense.decoder, windows, runs)
@@ -160,7 +160,8 @@ def _trained(cell: Cell, checkpoint: Checkpoint, plan: Plan, dense: Judge, train
     done = recover(dense.decoder, plan, ids, Training(asked.kind, steps=training.steps), seed=cell.seed)
     seconds = time.perf_counter() - start
     stored = Stored.of(dense.decoder, done.plan, dense=False)
-    return {**dense.figures(stored.blocks(stored.matrices())), "recovery_s": seconds,
+    small = dense.decoder.with_blocks(stored.blocks(stored.matrices()))
+    return {**dense.figures(small), "recovery_s": seconds,
             "recovery_tokens": int(ids.size), "recovery_steps": done.curve[-1][0]}
 
 
@@ -176,11 +177,11 @@ def save(path: Path, found: dict[str, Any]) -> None:
     beside.replace(path)
 
 
-def _logs(decoder: Decoder, ids_1T: np.ndarray, blocks: Sequence[Block]) -> Tensor:
+def _logs(decoder: Decoder, ids_1T: np.ndarray) -> Tensor:
     """Log probabilities [T - 1, V] of the tokens but the first, float64."""
     with torch.no_grad():
         hidden = decoder.embed(ids_1T)
-        for block in blocks:
+        for block in decoder.blocks:
             hidden = decoder.run(block, hidden)
         return decoder.logits(hidden)[0, :-1].to(torch.float64).log_softmax(-1)
 

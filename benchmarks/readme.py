@@ -87,6 +87,17 @@ def _cpu_speed(data: dict[str, Any]) -> str:
     return f"{_table(columns, rows)}\n\nDense against dense in the same runs: {said}.\n\n{targets}"
 
 
+def _few_bits(data: dict[str, Any]) -> str:
+    rows = [
+        (row["model"], " ".join(f"`{method}`" for method in row["methods"]),
+         f"{row['bytes'] / row['dense_bytes']:.3f}", f"{row['perplexity_ratio']:.3f}", f"{row['kl_nats']:.4f}",
+         f"{row['top1_agreement']:.3f}")
+        for row in data["rows"]
+    ]
+    return _table(("model", "methods", "graph and weights, of dense bytes", "perplexity over dense", "KL, nats",
+                   "top-1 agreement"), rows)
+
+
 def _planning(data: dict[str, Any]) -> str:
     search = data["search"]
     same = "identical" if data["identical_decisions"] else "DIFFERENT"
@@ -154,7 +165,7 @@ def _planning_large(data: dict[str, Any]) -> str:
 
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
-    "demo": _demo, "cpu_speed": _cpu_speed, "planning": _planning, "apply_cost": _apply_cost,
+    "demo": _demo, "cpu_speed": _cpu_speed, "few_bits": _few_bits, "planning": _planning, "apply_cost": _apply_cost,
     "big_bundle": _big_bundle, "quality": summary,
     "families": families, "consumers": consumers, "gpu_speed_1b": _gpu_speed, "gpu_speed_100m": _gpu_speed,
     "planning_search": _planning_search, "planning_7b_gpu": _planning_large, "planning_1b": _planning_large,

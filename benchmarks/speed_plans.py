@@ -12,7 +12,7 @@ import numpy as np
 
 from foldrank.checkpoint import Checkpoint
 from foldrank.digests import WeightDigest, in_threads
-from foldrank.edits import Edit, FoldBlocks, LowRank, QuantizeWeight, rank_limit
+from foldrank.edits import Edit, FewBits, FoldBlocks, LowRank, QuantizeWeight, rank_limit
 from foldrank.planfile import Keep, Plan, PlanDocument, Source, Step
 from foldrank.sites import PACKED, ROLES, Site
 from foldrank.versions import versions
@@ -21,7 +21,8 @@ RANK_MULTIPLE = 16
 """Ranks are rounded down to this, as for a CPU."""
 
 _MODULES = {role: f"self_attn.{role}_proj" for role in "qkvo"} | {r: f"mlp.{r}_proj" for r in ("gate", "up", "down")}
-_SITES = (PACKED["qkv"], ("o",), ("gate",), ("up",), ("down",))
+_SITES = (PACKED["qkv"], ("o",), PACKED["gate_up"], ("down",))
+"""Packed as `dipsvd` packs them by default: what reads one input shares one A."""
 
 
 def nothing(checkpoint: Checkpoint) -> Plan:
@@ -37,7 +38,7 @@ def in_few_bits(plan: Plan, checkpoint: Checkpoint, *, bits: Literal[4, 8] = 4) 
     def edit(site: Site) -> QuantizeWeight:
         held = weight(checkpoint, upper.get(site.block, site.block), site.role)
         shape = (held.shape[0], held.shape[1])
-        return QuantizeWeight(site, shape, bits, 32, True, 4, (WeightDigest.of(held),))
+        return QuantizeWeight(site, shape, FewBits(bits, 32, True, 4), (WeightDigest.of(held),))
 
     step = Step("quantize", {"bits": bits}, Keep(None, 1.0))
     document = plan.document

@@ -21,7 +21,7 @@ from foldrank.sites import Site
 
 
 @dataclass(frozen=True)
-class FewBits:
+class QuantizedLinear:
     """A linear whose weight is stored in few bits: its roles in storage order, `widths` columns each."""
 
     roles: tuple[str, ...]
@@ -47,7 +47,7 @@ class Block:
     others: tuple[Place, ...]
     kv: KVPair
     opaque: tuple[str, ...]
-    few_bits: tuple[FewBits, ...]
+    few_bits: tuple[QuantizedLinear, ...]
     surroundings: Surroundings
     needed: int
     """The first so many nodes are needed by what leaves the block."""
@@ -89,7 +89,8 @@ def read_block(
             opaque.append(f"{node.name} ({node.op_type})")
             quantised.extend(stored_parts(node))
             if (matrix := few_bits(node)) is not None:
-                few.append(FewBits(roles, _widths(roles, matrix.shape[1], geometry, columns_of_parts(node)), matrix))
+                widths = _widths(roles, matrix.shape[1], geometry, columns_of_parts(node))
+                few.append(QuantizedLinear(roles, widths, matrix))
             continue
         place, turned = stored
         columns = initializer_at(place).const_value.shape.numpy()[0 if turned else 1]  # type: ignore[union-attr]

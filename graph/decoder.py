@@ -20,6 +20,7 @@ from foldrank.graph.dialects import DIALECTS, Dialect, unnamed
 from foldrank.graph.dialects.modules import mixes_experts
 from foldrank.graph.forms import Surroundings
 from foldrank.graph.geometry import geometry
+from foldrank.graph.head import head_of
 from foldrank.graph.linears import Linear, Pair
 from foldrank.graph.marks import block_of
 from foldrank.graph.matrices import few_bits
@@ -128,14 +129,8 @@ def _tied(graph: ir.Graph) -> bool:
     """Whether the matrix that makes the logits is also the embedding table."""
     ids = {value for value in graph.inputs if value.name == "input_ids"}
     tables = {_root(node.inputs[0]) for node in graph if node.op_type == "Gather" and _root(node.inputs[1]) in ids}
-    node = next((v.producer() for v in graph.outputs if v.name == "logits"), None)
-    for _ in range(8):  # soft-capping and casts between the last MatMul and the logits
-        if node is None:
-            return False
-        if node.op_type in ("MatMul", "Gemm", "FusedMatMul"):
-            return any(_root(value) in tables for value in node.inputs[1:2])
-        node = node.inputs[0].producer() if node.inputs and node.inputs[0] is not None else None
-    return False
+    head = head_of(graph)
+    return head is not None and any(_root(value) in tables for value in head.inputs[1:2])
 
 
 def _root(value: ir.Value | None) -> ir.Value | None:

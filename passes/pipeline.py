@@ -38,13 +38,13 @@ def passes_for(plan: Plan, quantizer: Quantizer | None = None) -> tuple[GraphPas
     source = plan.document.source
     leaving = tuple(b for fold in plan.folds for b in fold.leaving)
     passes = tuple(_passes(plan, leaving, source.name))
-    if not plan.quantized:
+    if not plan.quantized and not plan.head:
         return passes
     if quantizer is None:
         raise ValueError("the plan stores weights in few bits: a quantizer is needed")
     sites = (*(edit.site for edit in plan.pairs), *(edit.site for edit in plan.replacements))
     written = frozenset(part for site in sites for part in site.parts)
-    return (*passes, QuantizeLinears(plan.quantized, written, quantizer, source.name))
+    return (*passes, QuantizeLinears(plan.quantized, plan.head, written, quantizer, source.name))
 
 
 def _passes(plan: Plan, leaving: tuple[int, ...], name: str) -> Iterator[GraphPass]:

@@ -15,9 +15,10 @@ import numpy as np
 import onnx_ir as ir
 
 from foldrank.digests import WeightDigest, cast
-from foldrank.edits import QuantizeWeight
-from foldrank.errors import PassRefused
+from foldrank.edits import FewBits, QuantizeHead, QuantizeWeight
+from foldrank.errors import PassRefused, PlanMismatch
 from foldrank.graph.decoder import Decoder, Linear, View
+from foldrank.graph.head import head_of
 from foldrank.graph.linears import Place, bias_of, initializer_at, stored_matrix
 from foldrank.graph.marks import BLOCK, MADE_BY, PART, SITE
 from foldrank.graph.weights import Array, add_initializer, lazily, read
@@ -33,10 +34,11 @@ DOMAIN = "com.microsoft"
 
 @dataclass(frozen=True)
 class QuantizeLinears(GraphPass):
-    """Put MatMulNBits in the place of what computes the sites. `replaced`: sites that other edits of the plan wrote,
-    whose weights are the plan's own; `source` names its checkpoint in messages."""
+    """Put MatMulNBits in the place of what computes the sites, and of the head where `head` says so. `replaced`: sites
+    that other edits of the plan wrote, whose weights are the plan's own; `source` names its checkpoint in messages."""
 
     edits: tuple[QuantizeWeight, ...]
+    head: QuantizeHead | None
     replaced: frozenset[Site]
     quantizer: Quantizer
     source: str
@@ -48,14 +50,22 @@ class QuantizeLinears(GraphPass):
         decoder = (view or View(model)).decoder
         by_site = {edit.site: edit for edit in self.edits}
         found = list(_found(by_site, decoder))
+        head = head_of(model.graph) if self.head else None
         reasons = [*_missing(by_site, found), *(r for node, sites in found for r in _misfits(node, sites, by_site))]
+        if self.head and (head is None or stored_matrix(head) is None or _matrix(head).shape != self.head.shape):
+            reasons.append(f"head: no MatMul with a float weight {self.head.shape} makes the logits")
         if reasons:
             raise PassRefused(self.name, reasons, "apply the plan to an export of the checkpoint it was made for")
         digests = {edit.site: edit.replaces[0] for edit in self.edits if edit.site not in self.replaced}
         prove(_untouched(decoder, digests), digests, self.source)
+        if self.head and head and not self.head.replaces.matches(_matrix(head).read()):
+            raise PlanMismatch("head", f"the graph holds another than the plan was made for ({self.source})",
+                               "apply the plan to a dense export of that checkpoint, or plan again")
         model.graph.opset_imports.setdefault(DOMAIN, 1)
         surgery = _Surgery(model.graph, self.quantizer, self.name)
-        changes = [surgery.replace(node, by_site[sites[0]], sites) for node, sites in found]
+        changes = [surgery.replace(node, by_site[sites[0]].storage, sites) for node, sites in found]
+        if self.head and head:
+            changes.append(surgery.replace(head, self.head.storage, ()))
         return Receipt(self.name, self.effect, tuple(changes))
 
 
@@ -111,6 +121,10 @@ class _Matrix:
         rows, columns = self.tensor.shape.numpy()
         return (columns, rows) if self.transposed else (rows, columns)
 
+    def read(self) -> Array:
+        weight = read(self.tensor)
+        return np.ascontiguousarray(weight.T) if self.transposed else weight
+
 
 def _matrix(node: ir.Node) -> _Matrix:
     stored = stored_matrix(node)
@@ -125,45 +139,47 @@ class _Surgery:
         self._graph, self._quantizer, self._made_by = graph, quantizer, made_by
         self._made: dict[tuple[ir.Value, bool], list[ir.Value | None]] = {}
 
-    def replace(self, node: ir.Node, edit: QuantizeWeight, sites: tuple[Site, ...]) -> Change:
-        """Put MatMulNBits, and an Add for a Gemm's bias, in the node's place."""
+    def replace(self, node: ir.Node, storage: FewBits, sites: tuple[Site, ...]) -> Change:
+        """Put MatMulNBits, and an Add for a Gemm's bias, in the node's place. No sites: the head."""
         matrix = _matrix(node)
         weight = initializer_at(matrix.place)
         key = (weight, matrix.transposed)
         fresh = key not in self._made
         if fresh:
-            self._made[key] = self._stored(matrix, edit, str(weight.name))
+            self._made[key] = self._stored(matrix, storage, str(weight.name))
         stored = self._made[key]
         bias = bias_of(node) if node.op_type == "Gemm" else None
         (n_in, n_out), site = matrix.shape, node.metadata_props.get(SITE, ",".join(map(str, sites)))
-        marks = {MADE_BY: self._made_by, SITE: site, PART: node.metadata_props.get(PART, "dense"),
-                 BLOCK: str(sites[0].block)}
-        made = self._node(node, DOMAIN, "MatMulNBits", [node.inputs[0], *stored], f"_Q{edit.bits}", marks)
-        for name, value in (("K", n_in), ("N", n_out), ("bits", edit.bits), ("block_size", edit.block_size)):
+        marks = {MADE_BY: self._made_by}
+        if sites:
+            marks |= {SITE: site, PART: node.metadata_props.get(PART, "dense"), BLOCK: str(sites[0].block)}
+        made = self._node(node, DOMAIN, "MatMulNBits", [node.inputs[0], *stored], f"_Q{storage.bits}", marks)
+        for name, value in (("K", n_in), ("N", n_out), ("bits", storage.bits), ("block_size", storage.block_size)):
             made.attributes[name] = ir.AttrInt64(name, value)
-        if edit.accuracy:
-            made.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", edit.accuracy)
+        if storage.accuracy:
+            made.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", storage.accuracy)
         if bias is not None:
             operands = [made.outputs[0], initializer_at(bias)]
-            made = self._node(node, "", "Add", operands, "/bias", {**marks, PART: "bias"})
+            made = self._node(node, "", "Add", operands, "/bias", {**marks, **({PART: "bias"} if sites else {})})
         node.outputs[0].replace_all_uses_with(made.outputs[0])
-        before = matrix.tensor.nbytes * fresh
-        self._remove(node, weight, matrix.place[0])
+        size = matrix.tensor.nbytes
+        before = size if self._remove(node, weight, matrix.place[0]) else 0
         after = sum(v.const_value.nbytes for v in stored if v is not None and v.const_value is not None) * fresh
-        part = marks[PART] if marks[PART] in ("A", "B") else ""
-        return Change(f"{site} {part}".strip(), before, after, f"{edit.bits} bits, blocks of {edit.block_size}")
+        part = marks[PART] if marks.get(PART) in ("A", "B") else ""
+        how = f"{storage.bits} bits, blocks of {storage.block_size}"
+        return Change(f"{site or 'head'} {part}".strip(), before, after, how)
 
-    def _stored(self, matrix: _Matrix, edit: QuantizeWeight, name: str) -> list[ir.Value | None]:
+    def _stored(self, matrix: _Matrix, storage: FewBits, name: str) -> list[ir.Value | None]:
         """Initializers of numbers, scales and, where not symmetric, zero points."""
-        parts = _Parts(matrix.tensor, matrix.transposed, edit, self._quantizer)
+        parts = _Parts(matrix, storage, self._quantizer)
         (n_in, n_out), dtype = matrix.shape, matrix.tensor.dtype
-        groups = -(-n_in // edit.block_size)
-        packed = (n_out, groups, edit.block_size * edit.bits // 8)
+        groups = -(-n_in // storage.block_size)
+        packed = (n_out, groups, storage.block_size * storage.bits // 8)
         tensors = [lazily(lambda: parts.of(0), ir.DataType.UINT8, packed),
                    lazily(lambda: cast(parts.of(1), dtype.numpy()), dtype, (n_out, groups))]
-        if not edit.symmetric:
-            tensors.append(lazily(lambda: parts.of(2), ir.DataType.UINT8, (n_out, -(-groups * edit.bits // 8))))
-        names = (f"{name}_Q{edit.bits}", f"{name}_scales", f"{name}_zero_points")
+        if not storage.symmetric:
+            tensors.append(lazily(lambda: parts.of(2), ir.DataType.UINT8, (n_out, -(-groups * storage.bits // 8))))
+        names = (f"{name}_Q{storage.bits}", f"{name}_scales", f"{name}_zero_points")
         return [add_initializer(self._graph, *named) for named in zip(names, tensors, strict=False)]
 
     def _node(
@@ -177,25 +193,29 @@ class _Surgery:
         self._graph.insert_before(old, node)
         return node
 
-    def _remove(self, node: ir.Node, weight: ir.Value, reader: ir.Node) -> None:
+    def _remove(self, node: ir.Node, weight: ir.Value, reader: ir.Node) -> bool:
+        """Take the node away; whether nothing reads its weight any more, which leaves too then."""
         self._graph.remove(node, safe=True)
         if reader is not node and not reader.outputs[0].uses():
             self._graph.remove(reader, safe=True)
-        if not weight.uses():
-            self._graph.initializers.pop(str(weight.name))
+        if weight.uses():
+            return False
+        self._graph.initializers.pop(str(weight.name))
+        return True
 
 
 class _Parts:
     """What the quantizer makes of one matrix, kept until the last of its parts was asked for."""
 
-    def __init__(self, tensor: ir.TensorProtocol, transposed: bool, edit: QuantizeWeight, quantizer: Quantizer) -> None:
-        self._tensor, self._transposed, self._edit, self._quantizer = tensor, transposed, edit, quantizer
+    def __init__(self, matrix: _Matrix, storage: FewBits, quantizer: Quantizer) -> None:
+        self._storage, self._quantizer = storage, quantizer
+        self._tensor, self._transposed = matrix.tensor, matrix.transposed  # the node that reads it leaves
 
     def of(self, part: int) -> Array:
         """Numbers, scales, zero points by place; computed once where they are asked for in that order."""
         found = self._found[part]
         assert found is not None
-        if part == 2 - self._edit.symmetric:
+        if part == 2 - self._storage.symmetric:
             del self.__dict__["_found"]
         return np.ascontiguousarray(found)
 
@@ -204,5 +224,6 @@ class _Parts:
         weight = read(self._tensor).astype(np.float32)
         if not np.isfinite(weight).all():
             raise PassRefused("quantize", [f"{self._tensor.name} holds NaN or infinity"], "export again")
-        edit = self._edit
-        return self._quantizer(weight.T if self._transposed else weight, edit.bits, edit.block_size, edit.symmetric)
+        storage = self._storage
+        whole = weight.T if self._transposed else weight
+        return self._quantizer(whole, storage.bits, storage.block_size, storage.symmetric)

@@ -17,14 +17,14 @@ import torch
 
 from foldrank import context
 from foldrank.digests import WeightDigest, in_threads, sha256_array
-from foldrank.edits import Edit, FoldBlocks, LowRank, QuantizeWeight
+from foldrank.edits import Edit, FoldBlocks, LowRank, ReplaceWeight
 from foldrank.errors import SourceError
 from foldrank.planfile import Calibration, Keep, Plan, PlanDocument, Source, Step
 from foldrank.plans.depth.similarity import debiased_cka
 from foldrank.plans.method import Result, Task
 from foldrank.plans.models.decoder import Decoder, load_decoder
 from foldrank.plans.models.losses import position_losses
-from foldrank.plans.request import Request, parse
+from foldrank.plans.request import Request, aligned, parse
 from foldrank.plans.resume import code_version, open_shelf
 from foldrank.plans.shelf import MemoryShelf, Shelf
 from foldrank.plans.texts import Windows, cut_windows, load_tokenizer, read_text
@@ -82,10 +82,13 @@ def plan_of(checkpoint: Checkpoint, decoder: Decoder, windows: Windows, runs: Se
 
 
 def parse_all(methods: Sequence[str]) -> tuple[Request, ...]:
-    """Read `--method` values. Raises ValueError: none, one twice, or a fold after weights were replaced."""
+    """Read `--method` values. Where weights are stored in few bits afterwards, ranks fill whole blocks of those unless
+    `align` is given. Raises ValueError: none, one twice, or a fold after weights were replaced."""
     if not methods:
         raise ValueError("no method given; give one or more, such as slm:keep=0.75 or dipsvd:keep=0.8")
     requests = tuple(parse(text) for text in methods)
+    if sizes := [request.settings.block_size for request in requests if request.method.quantizes]:
+        requests = tuple(parse(aligned(text, sizes[0])) for text in methods)
     names = [request.method.name for request in requests]
     for name in names:
         if names.count(name) > 1:
@@ -150,7 +153,7 @@ def _inputs(checkpoint: Checkpoint, windows: Windows, seed: int, device: str) ->
 def _check_interleaved(decoder: Decoder, request: Request, edits: Sequence[Edit]) -> None:
     """Raise SourceError where an edit takes one role out of a weight that holds several head by head."""
     together = decoder.family.interleaved
-    sites = [edit.site for edit in edits if not isinstance(edit, FoldBlocks | QuantizeWeight)]
+    sites = [edit.site for edit in edits if isinstance(edit, LowRank | ReplaceWeight)]
     if odd := [site for site in sites if set(site.roles) & set(together) and site.roles != together]:
         weight = f"{decoder.family.path(together[0])} holds {', '.join(together)} head by head"
         raise SourceError(odd[0], f"{weight}, so {odd[0].role} cannot be replaced alone",

@@ -40,6 +40,16 @@ def parse(text: str) -> Request:
         raise ValueError(f"method {text}: {strictjson.reasons(error)}") from None
 
 
+def aligned(text: str, multiple: int) -> str:
+    """The request with ranks in multiples of that, where the method has ranks and the user said nothing of them."""
+    request = parse(text)
+    own = request.values.get("align")
+    said = any(item.startswith("align=") for item in text.partition(":")[2].split(","))
+    if not isinstance(own, int) or said or own >= multiple:
+        return text
+    return f"{text}{',' if ':' in text else ':'}align={multiple}"
+
+
 def find(name: str) -> Method:
     """The method of this name. Raises ValueError with the known names."""
     if name not in METHODS:

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from foldrank import strictjson
 from foldrank.errors import GraphNotRecognized
+from foldrank.ports import Port
 from foldrank.runtime.configs import head_size
-from foldrank.runtime.graphfile import Port
 from foldrank.runtime.providers import Provider, load_onnxruntime
 from foldrank.runtime.session import Session, Spinning, open_session
 

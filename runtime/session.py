@@ -15,9 +15,8 @@ from typing import Any, Literal
 import psutil
 
 from foldrank.errors import ProviderUnavailable, SourceError, UnsafeModel
-from foldrank.runtime.graphfile import Port
+from foldrank.ports import Port
 from foldrank.runtime.providers import LONG_NAMES, Provider, load_onnxruntime
-from foldrank.runtime.tensorrt import prepared
 
 HEAVY = frozenset({"MatMul", "Gemm", "MatMulNBits", "GroupQueryAttention", "MultiHeadAttention", "Attention"})
 """Operators that must run on the provider asked for; shape arithmetic may stay on the CPU."""
@@ -63,6 +62,8 @@ def open_session(
     if not model.is_file():
         raise SourceError(model, "no such file", "give a bundle's model.onnx")
     if provider.short == "tensorrt" and provider.name in ort.get_available_providers():
+        from foldrank.runtime.tensorrt import prepared  # reads graphs: memory that no other session should show
+
         provider = prepared(model.absolute(), provider)
     threads = threads or default_threads()
     options = _options(ort, threads, spinning, settings or {})

@@ -11,9 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from foldrank.errors import ProviderUnavailable
+from foldrank.graph.summary import Summary, summary_of
+from foldrank.ports import Port
 from foldrank.runtime import libnvinfer
 from foldrank.runtime.configs import context_length, head_size
-from foldrank.runtime.graphfile import GraphFile, Port, read_graph
 from foldrank.runtime.providers import Provider
 from foldrank.runtime.tensorrt_cache import cache_options
 from foldrank.runtime.tensorrt_profile import GIVEN, OURS, Ranges, check_options, profile
@@ -33,7 +34,7 @@ def prepared(model: Path, provider: Provider) -> Provider:
     TensorRT does not know, or its libraries are missing; GraphNotRecognized, SourceError, UnsafeModel.
     """
     check_options(provider.options)
-    graph = read_graph(model)
+    graph = summary_of(model)
     refuse_unknown_operators(model, graph)
     version = libnvinfer.load_tensorrt()
     given = {name: value for name, value in provider.options.items() if name not in OURS}
@@ -42,7 +43,7 @@ def prepared(model: Path, provider: Provider) -> Provider:
     return replace(provider, options={**caches, **options})
 
 
-def refuse_unknown_operators(model: Path, graph: GraphFile) -> None:
+def refuse_unknown_operators(model: Path, graph: Summary) -> None:
     """Raises ProviderUnavailable with the count of every operator that only ONNX Runtime knows."""
     unknown = {op: count for (domain, op), count in sorted(graph.operators.items())
                if domain == CONTRIB_DOMAIN or (not domain and op in CONTRIB_ELSEWHERE)}
@@ -54,7 +55,7 @@ def refuse_unknown_operators(model: Path, graph: GraphFile) -> None:
         )
 
 
-def precision(graph: GraphFile) -> dict[str, str]:
+def precision(graph: Summary) -> dict[str, str]:
     """The option that allows the numbers the cache is kept in, or the logits where there is none; empty for fp32, which
     is never lowered unasked."""
     cache = {port.type for name, port in graph.inputs.items() if name.startswith("past_key_values.")}
@@ -63,7 +64,7 @@ def precision(graph: GraphFile) -> dict[str, str]:
     return {_PRECISIONS[kind]: "1" for kind in kinds if len(kinds) == 1 and kind in _PRECISIONS}
 
 
-def _profile(model: Path, graph: GraphFile, provider: Provider) -> dict[str, str]:
+def _profile(model: Path, graph: Summary, provider: Provider) -> dict[str, str]:
     """Nothing where the user gave profiles, or the graph is no decoder: ONNX Runtime then learns shapes as it runs."""
     if "input_ids" not in graph.inputs or any(name in provider.options for name in GIVEN):
         return {}

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from foldrank.errors import GraphNotRecognized
-from foldrank.runtime.graphfile import Port
+from foldrank.ports import Port
 
 GIVEN = ("trt_profile_min_shapes", "trt_profile_opt_shapes", "trt_profile_max_shapes")
 """ONNX Runtime's own options."""

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from pydantic import BeforeValidator, ConfigDict
 from pydantic.dataclasses import dataclass
+from torch import Tensor
 
-from foldrank.digests import in_threads
-from foldrank.edits import QuantizeWeight
+from foldrank.digests import WeightDigest, in_threads
+from foldrank.edits import Edit, FewBits, QuantizeHead, QuantizeWeight
 from foldrank.plans.low_rank.factoring import Pair, replaced, replaced_digests
 from foldrank.plans.method import Method, Result, Task
-from foldrank.plans.models.decoder import Block
 from foldrank.plans.models.rounding import rounded
 from foldrank.sites import Site
 
@@ -27,42 +27,53 @@ from foldrank.sites import Site
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Settings:
     """`accuracy` 4 lets products be taken with activations rounded to int8: on CPUs several times as fast, and as
-    coarse as bf16."""
+    coarse as bf16. `head`: the matrix that makes the logits as well; in a small model it is much of what a token reads.
+    """
 
     bits: Annotated[Literal[4, 8], BeforeValidator(int)] = 4
     block_size: Annotated[Literal[16, 32, 64, 128, 256], BeforeValidator(int)] = 32
     symmetric: bool = True
     accuracy: Annotated[Literal[0, 4], BeforeValidator(int)] = 4
+    head: bool = False
+
+    @property
+    def storage(self) -> FewBits:
+        """How every matrix is stored."""
+        return FewBits(self.bits, self.block_size, self.symmetric, self.accuracy)
 
 
 def run(task: Task, settings: Settings) -> Result:
-    """Round every weight and every factor of the model as it is now."""
+    """Round every weight and every factor of the model as it is now, and its head where that is asked."""
+    storage = settings.storage
     sites = [Site(block.number, (role,)) for block in task.decoder.blocks for role in block.roles]
-    named = {block.number: block for block in task.decoder.blocks}
-    edits = tuple(in_threads(lambda site: _edit(task, named[site.block], site, settings), sites))
-    storage = {edit.site: edit for edit in edits}
-    decoder = replaced(task.decoder, {site: _pair(pair, storage[site.parts[0]]) for site, pair in task.pairs.items()})
+    edits: list[Edit] = in_threads(lambda site: _edit(task, site, storage), sites)
+    decoder = replaced(task.decoder, {site: _pair(pair, storage) for site, pair in task.pairs.items()})
     in_pairs = {part for site in task.pairs for part in site.parts}
     decoder = decoder.with_blocks([
-        block.with_weights({
-            role: rounded(block.weight(role), storage[site]) for role in block.roles
-            if (site := Site(block.number, (role,))) not in in_pairs
-        }) for block in decoder.blocks
+        block.with_weights({role: rounded(block.weight(role), storage) for role in block.roles
+                            if Site(block.number, (role,)) not in in_pairs}) for block in decoder.blocks
     ])
-    return Result(decoder, edits, kept=1.0, predicted={"quantize.bits": settings.bits})
+    if settings.head:
+        head_IO = decoder.head
+        edits.append(QuantizeHead((head_IO.shape[0], head_IO.shape[1]), storage, WeightDigest.of(_array(head_IO))))
+        decoder = decoder.with_head(rounded(head_IO, storage))
+    return Result(decoder, tuple(edits), kept=1.0, predicted={"quantize.bits": settings.bits})
 
 
-def _pair(factors: tuple[np.ndarray, np.ndarray], edit: QuantizeWeight) -> Pair:
-    a, b = (rounded(torch.from_numpy(factor), edit) for factor in factors)
+def _edit(task: Task, site: Site, storage: FewBits) -> QuantizeWeight:
+    fold = task.folds.get(site.block)
+    (digest,) = replaced_digests(task.source.blocks, fold, site.block, site.roles)
+    n_in, n_out = next(b for b in task.decoder.blocks if b.number == site.block).weight(site.role).shape
+    return QuantizeWeight(site, (n_in, n_out), storage, (digest,))
+
+
+def _pair(factors: tuple[np.ndarray, np.ndarray], storage: FewBits) -> Pair:
+    a, b = (rounded(torch.from_numpy(factor), storage) for factor in factors)
     return Pair(a, b)
 
 
-def _edit(task: Task, block: Block, site: Site, settings: Settings) -> QuantizeWeight:
-    n_in, n_out = block.weight(site.role).shape
-    return QuantizeWeight(
-        site, (n_in, n_out), settings.bits, settings.block_size, settings.symmetric, settings.accuracy,
-        replaced_digests(task.source.blocks, task.folds.get(site.block), site.block, site.roles),
-    )
+def _array(weight_IO: Tensor) -> np.ndarray:
+    return np.ascontiguousarray(weight_IO.cpu().numpy())
 
 
 METHOD = Method("quantize", Settings, run, folds=False, quantizes=True)

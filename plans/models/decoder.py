@@ -109,6 +109,7 @@ class Decoder:
     blocks: tuple[Block, ...]
     family: Family
     _arguments: dict[int, tuple[Arguments, ...]]
+    _head: Tensor | None = None
 
     @classmethod
     def of(cls, model: Any) -> Decoder:
@@ -160,7 +161,17 @@ class Decoder:
 
     def logits(self, hidden_NTC: Tensor) -> Tensor:
         """Logits [N, T, V] of the last block's output."""
-        return logits_of(self.model, self.family.layers, hidden_NTC)
+        with _other_head(self.model, self._head):
+            return logits_of(self.model, self.family.layers, hidden_NTC)
+
+    @property
+    def head(self) -> Tensor:
+        """W [in, out] that makes the logits, float32."""
+        return _widened(self.model.get_output_embeddings().weight.detach().T) if self._head is None else self._head
+
+    def with_head(self, head_IO: Tensor) -> Decoder:
+        """The same model with another W [in, out] that makes the logits; an embedding tied to it stays."""
+        return replace(self, _head=head_IO)
 
     def forward(self, ids_NT: np.ndarray) -> Tensor:
         """Output of the last block [N, T, C], before the final norm."""
@@ -254,6 +265,21 @@ def watch_inputs(block: Block, seen: Callable[[str, Tensor], None], roles: Seque
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def _other_head(model: Any, head_IO: Tensor | None) -> Iterator[None]:
+    """The model with this matrix before its logits, for a while."""
+    if head_IO is None:
+        yield
+        return
+    linear = model.get_output_embeddings()
+    own = linear.weight
+    linear.weight = nn.Parameter(head_IO.T.to(own.device), requires_grad=False)
+    try:
+        yield
+    finally:
+        linear.weight = own
 
 
 def _call(module: nn.Module, tensors: dict[str, Tensor], hidden: Tensor, arguments: Arguments) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from foldrank.digests import WeightDigest
-from foldrank.edits import FoldBlocks, LowRank, QuantizeWeight, ReplaceWeight
+from foldrank.edits import FoldBlocks, LowRank, QuantizeHead, QuantizeWeight, ReplaceWeight
 from foldrank.errors import PlanMismatch
 from foldrank.planfile import Plan
 from foldrank.plans.models.loading import load_model
@@ -69,7 +69,7 @@ def reference_model(
         return model
     parent, name = stack(model)
     layers = [_Layer(module, unpack(module, model.config)) for module in getattr(parent, name)]
-    _check_source(checkpoint, layers, plan)
+    _check_source(checkpoint, layers, model.get_output_embeddings(), plan)
     with torch.no_grad():
         for fold in plan.folds:
             _fold(layers, fold)
@@ -80,12 +80,15 @@ def reference_model(
             elif isinstance(edit, ReplaceWeight):
                 _overwrite(layers[edit.site.block], edit.site, plan.arrays[edit.tensor])
             elif isinstance(edit, QuantizeWeight):
-                _round(layers[edit.site.block], edit, NAMES[stored])
+                _round(layers[edit.site.block].linears(edit.site.role), edit, NAMES[stored])
+            elif isinstance(edit, QuantizeHead):
+                _own_head(model)
+                _round([model.get_output_embeddings()], edit, NAMES[stored])
     _keep_layers(model, plan.surviving_blocks)
     return model.eval()
 
 
-def _check_source(checkpoint: Checkpoint, layers: list[_Layer], plan: Plan) -> None:
+def _check_source(checkpoint: Checkpoint, layers: list[_Layer], head: nn.Linear, plan: Plan) -> None:
     source = plan.document.source
     reasons = []
     if source.config_sha256 != checkpoint.config_sha256:
@@ -95,6 +98,8 @@ def _check_source(checkpoint: Checkpoint, layers: list[_Layer], plan: Plan) -> N
     else:
         found = _untouched(plan)
         reasons += [f"{site} holds other weights" for site, digest in found if not _holds(layers, site, digest)]
+    if plan.head and not plan.head.replaces.matches(_matrix(head)):
+        reasons.append("the head holds other weights")
     if reasons:
         raise PlanMismatch(
             checkpoint.path, f"not what the plan was made for: {' | '.join(reasons[:5])}", "plan this checkpoint"
@@ -115,8 +120,12 @@ def _untouched(plan: Plan) -> list[tuple[Site, WeightDigest]]:
 def _holds(layers: list[_Layer], site: Site, digest: WeightDigest) -> bool:
     if site.role not in layers[site.block].places:
         return False
-    weight = layers[site.block].linear(site.role).weight.detach().to(torch.float32)
-    return digest.matches(np.ascontiguousarray(weight.cpu().numpy().T))
+    return digest.matches(_matrix(layers[site.block].linear(site.role)))
+
+
+def _matrix(linear: nn.Linear) -> np.ndarray:
+    """W [in, out], float32."""
+    return np.ascontiguousarray(linear.weight.detach().to(torch.float32).cpu().numpy().T)
 
 
 def _fold(layers: list[_Layer], fold: FoldBlocks) -> None:
@@ -161,9 +170,14 @@ def _overwrite(layer: _Layer, site: Site, tensor_IO: np.ndarray) -> None:
         linear.weight.copy_(torch.from_numpy(np.array(part.T)))
 
 
-def _round(layer: _Layer, edit: QuantizeWeight, stored: torch.dtype) -> None:
-    for linear in layer.linears(edit.site.role):
-        linear.weight.copy_(rounded(linear.weight.to(torch.float32).T, edit, stored).T)
+def _round(linears: list[nn.Linear], edit: QuantizeWeight | QuantizeHead, stored: torch.dtype) -> None:
+    for linear in linears:
+        linear.weight.copy_(rounded(linear.weight.to(torch.float32).T, edit.storage, stored).T)
+
+
+def _own_head(model: Any) -> None:
+    """A head that is no longer the embedding table."""
+    model.get_output_embeddings().weight = nn.Parameter(model.get_output_embeddings().weight.detach().clone())
 
 
 def _keep_layers(model: Any, surviving: tuple[int, ...]) -> None:

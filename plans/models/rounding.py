@@ -13,29 +13,29 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from foldrank.edits import QuantizeWeight
+from foldrank.edits import FewBits
 
 NAMES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def rounded(weight_IO: Tensor, edit: QuantizeWeight, stored: torch.dtype = torch.float32) -> Tensor:
+def rounded(weight_IO: Tensor, storage: FewBits, stored: torch.dtype = torch.float32) -> Tensor:
     """W [in, out] as a graph that stores floats as `stored` holds it: rounded to that, then to blocks of few bits
     whose scales are `stored` too. Float32."""
     rows, columns = weight_IO.shape
     given = weight_IO.to(stored).to(torch.float32)
-    blocks_BSO = functional.pad(given, (0, 0, 0, -rows % edit.block_size)).reshape(-1, edit.block_size, columns)
-    scale_BO, zero_BO = _range(blocks_BSO, edit)
+    blocks_BSO = functional.pad(given, (0, 0, 0, -rows % storage.block_size)).reshape(-1, storage.block_size, columns)
+    scale_BO, zero_BO = _range(blocks_BSO, storage)
     inverse_BO = torch.where(scale_BO != 0, 1 / scale_BO, torch.zeros_like(scale_BO))
     steps = blocks_BSO * inverse_BO[:, None] + zero_BO[:, None]
-    steps = _half_away(steps).clamp(0, 2**edit.bits - 1) - zero_BO[:, None]
+    steps = _half_away(steps).clamp(0, 2**storage.bits - 1) - zero_BO[:, None]
     return (steps * scale_BO.to(stored).to(torch.float32)[:, None]).reshape(-1, columns)[:rows]
 
 
-def _range(blocks_BSO: Tensor, edit: QuantizeWeight) -> tuple[Tensor, Tensor]:
+def _range(blocks_BSO: Tensor, storage: FewBits) -> tuple[Tensor, Tensor]:
     """Scale and zero [blocks, out]."""
     low, high = blocks_BSO.amin(1), blocks_BSO.amax(1)
-    half, top = 2 ** (edit.bits - 1), 2**edit.bits - 1
-    if edit.symmetric:
+    half, top = 2 ** (storage.bits - 1), 2**storage.bits - 1
+    if storage.symmetric:
         scale = torch.where(high.abs() > low.abs(), high, low) / -half
         return scale, torch.full_like(scale, half)
     low, high = low.clamp(max=0), high.clamp(min=0)

@@ -58,6 +58,12 @@ class Timing:
         if not self.pair_ms or self.dense_ms <= 0 or min(self.pair_ms.values()) <= 0:
             raise ValueError(f"times of {self.shape} must be above 0, with at least one rank")
 
+    @property
+    def pays_to(self) -> int:
+        """The largest rank at which a pair is no slower than W; 0 where every pair is."""
+        found = (r for r in range(max(self.pair_ms), 0, -1) if interpolated(self.pair_ms, r) <= self.dense_ms)
+        return next(found, 0)
+
 
 @checked_dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
 class CostTable:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from foldrank.edits import Edit, LowRank, QuantizeWeight, ReplaceWeight
+from foldrank.edits import Edit, LowRank, QuantizeHead, QuantizeWeight, ReplaceWeight
 from foldrank.planfile import Plan
 from foldrank.plans.low_rank.factoring import replaced_digests
 from foldrank.plans.models.decoder import Block, Decoder
@@ -78,7 +78,7 @@ class Stored:
                           replaced_digests(self.source.blocks, folds.get(site.block), site.block, site.roles))
             for site, names in self.factors.items() if site not in known and names[0] in changed
         ]
-        last = self.plan.quantized
-        before = [edit for edit in self.plan.edits if not isinstance(edit, QuantizeWeight)]
-        edits = (*before, *added, *last)
+        rounding = QuantizeWeight | QuantizeHead
+        first = [edit for edit in self.plan.edits if not isinstance(edit, rounding)]
+        edits = (*first, *added, *(edit for edit in self.plan.edits if isinstance(edit, rounding)))
         return replace(self.plan, arrays=arrays, document=replace(self.plan.document, edits=edits))

@@ -98,20 +98,27 @@ class ReplaceWeight:
 
 
 @dataclass(frozen=True, config=_STRICT)
-class QuantizeWeight:
-    """What the other edits leave at a single-role site, a weight or both factors of a pair, is stored in few bits.
+class FewBits:
+    """How a matrix [in, out] is stored: along `in`, every `block_size` values of a column share a scale, and where not
+    `symmetric` a zero point (ONNX Runtime's MatMulNBits). `accuracy` is that operator's accuracy_level: 0 computes with
+    the activations as they are, 4 rounds them to int8 as well."""
 
-    Along `in`, every `block_size` values of a column share a scale, and where not `symmetric` a zero point (ONNX
-    Runtime's MatMulNBits). `accuracy` is that operator's accuracy_level: 0 computes with the activations as they are, 4
-    rounds them to int8 as well. `replaces` digests the source's weight, or what a fold leaves there, as in LowRank.
-    """
-
-    site: Site
-    shape: tuple[int, int]
     bits: Literal[4, 8]
     block_size: Literal[16, 32, 64, 128, 256]
     symmetric: bool
     accuracy: Literal[0, 4]
+
+
+@dataclass(frozen=True, config=_STRICT)
+class QuantizeWeight:
+    """What the other edits leave at a single-role site, a weight or both factors of a pair, is stored in few bits.
+
+    `replaces` digests the source's weight, or what a fold leaves there, as in LowRank.
+    """
+
+    site: Site
+    shape: tuple[int, int]
+    storage: FewBits
     replaces: tuple[WeightDigest, ...]
     kind: Literal["quantize_weight"] = "quantize_weight"
 
@@ -119,10 +126,17 @@ class QuantizeWeight:
         if len(self.site.roles) != 1 or len(self.replaces) != 1 or min(self.shape) < 1:
             raise ValueError(f"{self.site}: one role, its shape and its digest are asked, not {self.site.roles}")
 
-    @property
-    def storage(self) -> tuple[int, int, bool, int]:
-        """What roles of one packed weight must share."""
-        return self.bits, self.block_size, self.symmetric, self.accuracy
+
+@dataclass(frozen=True, config=_STRICT)
+class QuantizeHead:
+    """The matrix that makes the logits is stored in few bits; an embedding that it was tied to stays as it is."""
+
+    shape: tuple[int, int]
+    storage: FewBits
+    replaces: WeightDigest
+    kind: Literal["quantize_head"] = "quantize_head"
 
 
-Edit = Annotated[FoldBlocks | LowRank | ReplaceWeight | QuantizeWeight, Field(discriminator="kind")]
+Edit = Annotated[
+    FoldBlocks | LowRank | ReplaceWeight | QuantizeWeight | QuantizeHead, Field(discriminator="kind")
+]

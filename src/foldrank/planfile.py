@@ -18,7 +18,7 @@ from pydantic.dataclasses import dataclass
 
 from foldrank import strictjson
 from foldrank.digests import WeightDigest, sha256_file
-from foldrank.edits import Edit, FoldBlocks, LowRank, QuantizeWeight, ReplaceWeight
+from foldrank.edits import Edit, FoldBlocks, LowRank, QuantizeHead, QuantizeWeight, ReplaceWeight
 from foldrank.errors import PlanFormatError
 from foldrank.factors import FactorFile, write_factors
 from foldrank.sites import Site
@@ -141,7 +141,13 @@ class Plan:
     @property
     def rounds_activations(self) -> bool:
         """Whether what the plan makes computes with activations rounded to int8."""
-        return any(edit.accuracy for edit in self.quantized)
+        held = [edit.storage for edit in self.quantized] + ([self.head.storage] if self.head else [])
+        return any(storage.accuracy for storage in held)
+
+    @property
+    def head(self) -> QuantizeHead | None:
+        """How the matrix that makes the logits is stored, where the plan says so."""
+        return next((e for e in self.edits if isinstance(e, QuantizeHead)), None)
 
     @property
     def surviving_blocks(self) -> tuple[int, ...]:
@@ -213,7 +219,10 @@ def _check_edits(edits: tuple[Edit, ...], blocks: int) -> None:
     leaving: set[int] = set()
     touched: set[Site] = set()
     quantized: set[Site] = set()
-    for edit in edits:
+    heads = [edit for edit in edits if isinstance(edit, QuantizeHead)]
+    if heads and (len(heads) > 1 or edits[-1] is not heads[0]):
+        raise ValueError("what stores the head in few bits stands once, and last")
+    for edit in edits[: len(edits) - len(heads)]:
         if isinstance(edit, FoldBlocks):
             if touched or quantized:
                 raise ValueError("folds come before every other edit")
@@ -223,7 +232,7 @@ def _check_edits(edits: tuple[Edit, ...], blocks: int) -> None:
             leaving.update(edit.leaving)
             if edit.blocks[-1] >= blocks:
                 raise ValueError(f"block {edit.blocks[-1]} does not exist: the source has {blocks}")
-        else:
+        elif not isinstance(edit, QuantizeHead):
             if edit.site.block >= blocks or edit.site.block in leaving:
                 raise ValueError(f"{edit.site}: its block does not exist or leaves")
             last = isinstance(edit, QuantizeWeight)

@@ -30,7 +30,7 @@ FRIENDS = {
     "export": {"export", "verbs"},  # verbs: only for the callable package, see export/__init__.py
     "plans": {"plans"},
     "passes": {"passes", "graph"},
-    "runtime": {"runtime"},
+    "runtime": {"runtime", "graph"},
     "benchmarks": {"graph", "passes", "runtime", "benchmarks", "plans", "export", "verbs"},
 }
 """Mapped folders of foldrank that each folder may import, besides the shared vocabulary."""

@@ -13,9 +13,9 @@ from tiny_families import TINY, save
 
 from foldrank.bundle import Bundle
 from foldrank.errors import ExportError, UnsafeModel
+from foldrank.graph.summary import summary_of
 from foldrank.runtime.configs import context_length, head_size
 from foldrank.runtime.decoding import OrtDecoder
-from foldrank.runtime.graphfile import read_graph
 from foldrank.runtime.providers import resolve
 from foldrank.runtime.tensorrt import refuse_unknown_operators
 from foldrank.runtime.tensorrt_profile import Ranges, profile
@@ -87,7 +87,7 @@ def test_an_optimum_graph_is_adopted_as_it_is(family: str, shared: Path, tmp_pat
 
 def check_shapes_for_tensorrt(bundle: Bundle) -> None:
     """No operator that TensorRT cannot parse, and a shape profile for every input."""
-    graph = read_graph(bundle.model)
+    graph = summary_of(bundle.model)
     refuse_unknown_operators(bundle.model, graph)
     ranges = Ranges.of({}, lambda: context_length(bundle.path))
     for text in profile(bundle.model, graph.inputs, ranges, lambda: head_size(bundle.path)).values():

@@ -68,7 +68,8 @@ def show(plan: Plan) -> None:
     if plan.pairs:
         output.table("\nlow rank", ("site", "in", "out", "rank", "keeps"), map(_pair_row, plan.pairs))
     if plan.quantized:
-        ways = Counter(f"{e.bits} bits, blocks of {e.block_size}" for e in plan.quantized)
+        ways = Counter(f"{e.storage.bits} bits, blocks of {e.storage.block_size}" for e in plan.quantized)
+        ways["the head too" if plan.head else "the head stays"] += plan.head is not None
         output.table("\nstored in few bits", ("how", "weights"), ways.items())
     if not document.edits:
         output.say("\nno edits")

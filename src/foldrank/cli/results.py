@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
 from foldrank.cli import output
+from foldrank.edits import rank_limit
+
+if TYPE_CHECKING:
+    from foldrank.plans.solver.costs import CostTable
 
 
 def exit_code(found: dict[str, Any]) -> int:
@@ -55,6 +59,24 @@ def show_bench(found: dict[str, Any]) -> None:
         for peer, reason in peers["unavailable"].items():
             output.say(f"{peer}: unavailable ({reason})")
     show_gates(found)
+
+
+def cost_rows(table: CostTable) -> list[dict[str, Any]]:
+    """Per shape: time of W and of the smallest pair, and up to which rank pairs are no slower, and no larger."""
+    return [
+        {"shape": list(timing.shape), "dense_ms": timing.dense_ms,
+         "smallest_pair_ms": timing.pair_ms[min(timing.pair_ms)], "smallest_rank": min(timing.pair_ms),
+         "pays_to_rank": timing.pays_to, "saves_to_rank": rank_limit(*timing.shape)}
+        for timing in table.timings
+    ]
+
+
+def show_costs(table: CostTable) -> None:
+    """Where pairs pay: what is left of the smallest pair's time is the overhead of small products."""
+    output.table("products, milliseconds", ("in", "out", "dense", "smallest pair", "of rank", "pairs no slower to rank",
+                                            "no larger to rank"),
+                 ((*row["shape"], row["dense_ms"], row["smallest_pair_ms"], row["smallest_rank"], row["pays_to_rank"],
+                   row["saves_to_rank"]) for row in cost_rows(table)))
 
 
 def show_texts(found: dict[str, Any]) -> None:

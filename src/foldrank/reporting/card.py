@@ -111,7 +111,8 @@ def _done(evidence: Evidence) -> str:
     if evidence.pairs:
         lines.append(f"{len(evidence.pairs)} weights replaced by low-rank pairs.")
     if evidence.quantized:
-        lines.append(f"{len(evidence.quantized)} weights stored in {evidence.stored_as}.")
+        head = " and the head" if evidence.head else ""
+        lines.append(f"{len(evidence.quantized)} weights{head} stored in {evidence.stored_as}.")
     kept = (
         f"Share of the decoder blocks' weights that remains: {figures.percent(evidence.kept)}." if evidence.kept else ""
     )

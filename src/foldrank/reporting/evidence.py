@@ -83,9 +83,14 @@ class Evidence:
         return [edit for edit in lookup.rows(self.plan, "edits") if edit.get("kind") == "quantize_weight"]
 
     @property
+    def head(self) -> Mapping[str, Any] | None:
+        """The plan's `quantize_head` edit."""
+        return next((e for e in lookup.rows(self.plan, "edits") if e.get("kind") == "quantize_head"), None)
+
+    @property
     def stored_as(self) -> str:
         """In what the quantized weights are stored, in words; empty where none is."""
-        ways = {f"{lookup.integer(e, 'bits')} bits in blocks of {lookup.integer(e, 'block_size')}"
+        ways = {f"{lookup.integer(e, 'storage', 'bits')} bits in blocks of {lookup.integer(e, 'storage', 'block_size')}"
                 for e in self.quantized}
         return " or ".join(sorted(ways))
 

@@ -16,8 +16,9 @@ def done(evidence: Evidence) -> Section:
     """The section; for a dense bundle one sentence."""
     if evidence.plan is None:
         return Section("done", "What was done", (Text("This is a dense bundle: no compression plan was applied."),))
-    stored = [Text(f"{len(evidence.quantized)} weights are stored in {evidence.stored_as}, rounded to nearest, each "
-                   "factor of a pair by itself.")] if evidence.quantized else []
+    head = " and the head" if evidence.head else ""
+    stored = [Text(f"{len(evidence.quantized)} weights{head} are stored in {evidence.stored_as}, rounded to nearest, "
+                   "each factor of a pair by itself.")] if evidence.quantized else []
     parts: list[Part] = [_steps(evidence), *_blocks(evidence), *_ranks(evidence), *stored, *_predicted(evidence)]
     return Section("done", "What was done", tuple(parts))
 

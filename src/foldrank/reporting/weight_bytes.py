@@ -81,11 +81,12 @@ def split(evidence: Evidence, context: int = 1024) -> Split | None:
         parts[GROUPS[role]] = (dense + before * n_in * n_out, here + after * n_in * n_out)
     each = _stored_bytes(evidence, item)
     weights = [Share(part, item * d, round(each * (h - saved.get(part, 0)))) for part, (d, h) in parts.items()]
-    table = item * vocabulary * shapes["q"][0]
-    tied = lookup.at(evidence.config, "tie_word_embeddings") is True
-    weights.append(Share("embedding and head" if tied else "embedding", table, table))
-    if not tied:
-        weights.append(Share("head", table, table))
+    numbers = vocabulary * shapes["q"][0]
+    table, few = item * numbers, evidence.head and round(_few_bits(evidence.head, item) * numbers)
+    if lookup.at(evidence.config, "tie_word_embeddings") is True:  # few bits are kept beside the table
+        weights.append(Share("embedding and head", table, table + (few or 0)))
+    else:
+        weights += [Share("embedding", table, table), Share("head", table, few or table)]
     per_block = 2 * item * evidence.cache_shape[0] * evidence.cache_shape[1] * context
     return Split(tuple(weights), Share("KV cache", before * per_block, after * per_block), context)
 
@@ -93,10 +94,14 @@ def split(evidence: Evidence, context: int = 1024) -> Split | None:
 def _stored_bytes(evidence: Evidence, item: int) -> float:
     """Of one weight in a block: as the dtype has it, or in few bits with its share of a scale and a zero point."""
     edit = next(iter(evidence.quantized), None)
-    bits, size = (lookup.integer(edit, key) for key in ("bits", "block_size")) if edit else (None, None)
+    return item if edit is None else _few_bits(edit, item)
+
+
+def _few_bits(edit: Mapping[str, object], item: int) -> float:
+    bits, size = (lookup.integer(edit, "storage", key) for key in ("bits", "block_size"))
     if not bits or not size:
         return item
-    zeros = 0 if lookup.at(edit, "symmetric") is True else bits / 8
+    zeros = 0 if lookup.at(edit, "storage", "symmetric") is True else bits / 8
     return bits / 8 + (item + zeros) / size
 
 

@@ -33,11 +33,13 @@ def apply(
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     return apply_plan(
         bundle, plan, Path(output), command="apply --link-data" if link_data else "apply", seed=seed, force=force,
-        progress=progress, card=_card, link_data=link_data, quantizer=_quantizer() if plan.quantized else None,
+        progress=progress, card=_card, link_data=link_data, quantizer=_quantizer(plan),
     )
 
 
-def _quantizer() -> Quantizer:
+def _quantizer(plan: Plan) -> Quantizer | None:
+    if not plan.quantized and not plan.head:
+        return None
     from foldrank.runtime.quantizer import quantize
 
     return quantize

@@ -11,6 +11,8 @@ from foldrank.checkpoint import Checkpoint
 from foldrank.progress import SILENT, Progress
 from foldrank.staging import check_output, move_into_place, sync_tree, workspace
 
+_GPU_ALIGN = 64
+
 
 def compress(
     model: str | Path,
@@ -41,10 +43,13 @@ def compress(
 ) -> Bundle:
     """Export, plan, apply, add a self-test, validate, bench and report; returns the compressed bundle.
 
+    On a GPU ranks are multiples of 64 unless a method's `align` says otherwise: products of other sizes are slower.
     A failed gate does not stop the run: the bundle is delivered with the verdict in its reports. `dense` keeps the
     dense bundle there, or takes it from there where it exists. Raises what the single verbs raise; then no output is
     left behind.
     """
+    from foldrank.plans.request import aligned
+    from foldrank.runtime.providers import short_name
     from foldrank.verbs.apply import apply
     from foldrank.verbs.bench import bench
     from foldrank.verbs.export import export
@@ -54,6 +59,8 @@ def compress(
     from foldrank.verbs.selftest import add_selftest
     from foldrank.verbs.validate import validate
 
+    if short_name(provider) != "cpu":
+        methods = [aligned(method, _GPU_ALIGN) for method in methods]
     output = Path(output).absolute()
     check_output(output, force=force)
     trust: dict[str, Any] = {"offline": offline, "trust_remote_code": trust_remote_code}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from foldrank.bundle import MANIFEST, Bundle
-from foldrank.edits import Edit, FoldBlocks, LowRank, QuantizeWeight, ReplaceWeight
+from foldrank.edits import Edit, FoldBlocks, LowRank, QuantizeHead, QuantizeWeight, ReplaceWeight
 from foldrank.errors import SourceError
 from foldrank.planfile import Plan
 
@@ -62,10 +62,11 @@ def _edit_facts(plan: Plan, edit: Edit) -> dict[str, Any]:
             return {f"{edit.site} rank": edit.rank, f"{edit.site} factors": f"{hash_of(*factors)}"}
         case ReplaceWeight():
             return {f"{edit.site} replaced by": hash_of(plan.arrays[edit.tensor].tobytes())}
-        case QuantizeWeight():
-            zeros = "" if edit.symmetric else ", zero points"
-            return {f"{edit.site} stored in": f"{edit.bits} bits, blocks of {edit.block_size}{zeros}, "
-                                              f"accuracy {edit.accuracy}"}
+        case QuantizeWeight() | QuantizeHead():
+            stored, zeros = edit.storage, "" if edit.storage.symmetric else ", zero points"
+            site = edit.site if isinstance(edit, QuantizeWeight) else "head"
+            return {f"{site} stored in": f"{stored.bits} bits, blocks of {stored.block_size}{zeros}, "
+                                         f"accuracy {stored.accuracy}"}
 
 
 def hash_of(*parts: bytes) -> str:

@@ -172,6 +172,7 @@ def _plan(path: Path) -> dict[str, Any]:
                    "coefficients": {str(b): c for b, c in f.coefficients.items()}} for f in plan.folds],
         "sites": [_row(e.site, e.shape, "fp32", e.rank) for e in plan.pairs],
         "replaced": [str(e.site) for e in plan.replacements],
-        "quantized": [{"site": str(e.site), "bits": e.bits, "block_size": e.block_size} for e in plan.quantized],
+        "quantized": [{"site": str(e.site), "bits": e.storage.bits, "block_size": e.storage.block_size}
+                      for e in plan.quantized],
         "predicted": dict(document.predicted), "bytes": factors.bytes if factors else 0,
     }

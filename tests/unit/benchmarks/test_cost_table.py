@@ -7,6 +7,7 @@ import onnx
 import pytest
 
 from foldrank.benchmarks.cost_table import group_shapes, measure_costs, product
+from foldrank.cli.results import cost_rows
 from foldrank.errors import PlanFormatError
 from foldrank.plans.solver.costs import CostTable, Latencies, Timing, interpolated
 from foldrank.plans.solver.layout import GROUPS
@@ -62,6 +63,14 @@ def test_products_are_of_the_dtype_and_the_tokens_asked_for() -> None:
 def test_times_between_ranks_lie_on_a_line() -> None:
     times = {4: 1.0, 8: 3.0}
     assert [interpolated(times, rank) for rank in (1, 4, 6, 8, 16)] == [1.0, 1.0, 2.0, 3.0, 6.0]
+
+
+@pytest.mark.parametrize(("dense", "rank"), [(0.5, 0), (1.0, 4), (2.0, 6), (9.0, 8)])
+def test_a_pair_pays_up_to_the_rank_at_which_it_takes_as_long(dense: float, rank: int) -> None:
+    timing = Timing((30, 40), dense, {4: 1.0, 8: 3.0})
+    assert timing.pays_to == rank
+    row = cost_rows(CostTable((timing,), {}))[0]
+    assert (row["pays_to_rank"], row["saves_to_rank"], row["smallest_rank"]) == (rank, 17, 4)
 
 
 def test_tables_that_cannot_be_are_refused(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ class StandIn:
 
 def bundle(folder: Path, checkpoint: Path) -> Any:
     """As much of a bundle as the comparison looks at."""
-    return SimpleNamespace(path=folder, manifest=SimpleNamespace(source={"path": str(checkpoint)}))
+    return SimpleNamespace(path=folder, manifest=SimpleNamespace(source={"path": str(checkpoint)}, dtype="fp32"))
 
 
 def test_ratios_are_their_time_over_ours_and_a_missing_peer_leaves_a_reason(
@@ -68,6 +68,7 @@ def test_ratios_are_their_time_over_ours_and_a_missing_peer_leaves_a_reason(
     (tmp_path / "config.json").write_text("{}")
     monkeypatch.setattr(peers, "Child", StandIn)
     monkeypatch.setenv("FOLDRANK_OPTIMUM_PYTHON", "/bin/sh")
+    monkeypatch.setattr(peers, "_exported", lambda *_: tmp_path / "optimum")
     dense = bundle(tmp_path, tmp_path)
     found = against(["transformers", "optimum"], dense, "genai", SETUP, PROFILE)
     assert found["engine"] == "genai"

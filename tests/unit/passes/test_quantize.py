@@ -6,7 +6,6 @@ from __future__ import annotations
 import functools
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,9 +17,10 @@ from torch_model import Planned, prove
 
 import foldrank
 from foldrank.digests import WeightDigest
-from foldrank.edits import QuantizeWeight
+from foldrank.edits import FewBits, QuantizeHead, QuantizeWeight
 from foldrank.errors import PassRefused, PlanMismatch
 from foldrank.graph.decoder import read_decoder
+from foldrank.graph.head import head_of
 from foldrank.graph.load import load_model
 from foldrank.passes.pipeline import passes_for, transform
 from foldrank.planfile import Plan, PlanDocument
@@ -33,24 +33,19 @@ FAMILIES = ("llama", "gpt2", "opt", *(("mistral", "qwen2", "gemma2") if AT_NIGHT
 """Packed and single weights, MatMul and Gemm, with biases and without; the others are forms of the first."""
 
 
-def unpacked(weight: np.ndarray, edit: QuantizeWeight) -> np.ndarray:
+def unpacked(weight: np.ndarray, storage: FewBits) -> np.ndarray:
     """[in, out] as MatMulNBits reads numbers, scales and zero points (ONNX Runtime, ContribOperators.md)."""
-    numbers, scales, zeros = quantize(weight, edit.bits, edit.block_size, edit.symmetric)
+    numbers, scales, zeros = quantize(weight, storage.bits, storage.block_size, storage.symmetric)
     outs, groups = scales.shape
 
     def values(packed: np.ndarray, count: int) -> np.ndarray:
         flat = packed.reshape(outs, -1)
-        found = np.stack([flat & 15, flat >> 4], axis=-1).reshape(outs, -1) if edit.bits == 4 else flat
+        found = np.stack([flat & 15, flat >> 4], axis=-1).reshape(outs, -1) if storage.bits == 4 else flat
         return found[:, :count].astype(np.float64)
 
-    zero = np.full((outs, groups), 2.0 ** (edit.bits - 1)) if zeros is None else values(zeros, groups)
-    steps = values(numbers, groups * edit.block_size).reshape(outs, groups, edit.block_size) - zero[..., None]
+    zero = np.full((outs, groups), 2.0 ** (storage.bits - 1)) if zeros is None else values(zeros, groups)
+    steps = values(numbers, groups * storage.block_size).reshape(outs, groups, storage.block_size) - zero[..., None]
     return (steps * scales[..., None]).reshape(outs, -1)[:, : len(weight)].T
-
-
-def edit_of(weight: np.ndarray, **storage: Any) -> QuantizeWeight:
-    asked = {"bits": 4, "block_size": 16, "symmetric": True, "accuracy": 0, **storage}
-    return QuantizeWeight(Site(0, ("down",)), weight.shape, replaces=(WeightDigest.of(weight),), **asked)
 
 
 @settings(max_examples=60, deadline=None)
@@ -65,9 +60,9 @@ def test_the_planner_rounds_as_the_quantizer_does(
     random = np.random.default_rng(seed)
     weight = {"normal": random.standard_normal, "constant": np.ones, "zero": np.zeros,
               "positive": random.random}[kind]((rows, columns)).astype(np.float32) * np.float32(scale)
-    edit = edit_of(weight, bits=bits, block_size=block_size, symmetric=symmetric)
-    found = rounded(torch.from_numpy(weight), edit).numpy()
-    assert np.allclose(found, unpacked(weight, edit), rtol=1e-6, atol=1e-7 * scale)
+    storage = FewBits(bits, block_size, symmetric, 0)  # type: ignore[arg-type]
+    found = rounded(torch.from_numpy(weight), storage).numpy()
+    assert np.allclose(found, unpacked(weight, storage), rtol=1e-6, atol=1e-7 * scale)
     steps = np.abs(weight).max() * 2 / (2**bits - 1)
     assert np.abs(found - weight).max() <= steps * 1.1  # a symmetric range ends one step short on one side
 
@@ -75,11 +70,13 @@ def test_the_planner_rounds_as_the_quantizer_does(
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_quantized_graph_computes_what_pytorch_does(family: str, shared: Path, tmp_path: Path) -> None:
     folder = shared / "fixtures" / "tiny" / family
-    methods = ["dipsvd:keep=0.7,align=1", EXACT] if family in ("llama", "gpt2") else [EXACT]
+    with_head = f"{EXACT},head=true"
+    methods = ["dipsvd:keep=0.7,align=1", EXACT] if family in ("llama", "gpt2") else [with_head]
     plan = foldrank.plan(folder / "checkpoint", methods=methods, calibration_tokens=256)
     model = Planned(folder / "checkpoint", plan)
     dense = folder / "optimum" / "model.onnx"
-    before, decoder = (read_decoder(load_model(g)) for g in (dense, prove(dense, model, tmp_path, quantize)))
+    graph = prove(dense, model, tmp_path, quantize)
+    before, decoder = (read_decoder(load_model(g)) for g in (dense, graph))
     assert not any(block.linears for block in decoder.blocks)
     assert {few.matrix.dtype for block in decoder.blocks for few in block.few_bits} <= {"int4"}
     assert sum(len(block.pairs) for block in decoder.blocks) == len(plan.pairs)
@@ -87,6 +84,8 @@ def test_a_quantized_graph_computes_what_pytorch_does(family: str, shared: Path,
     predicted = plan.document.predicted
     saved = predicted["parameters_before"] - predicted["parameters_after"]
     assert before.parameters - decoder.parameters == saved
+    assert (head_of(load_model(dense).graph).op_type, head_of(load_model(graph).graph).op_type) == (
+        "MatMul", "MatMulNBits" if plan.head else "MatMul")
 
 
 @functools.cache
@@ -114,10 +113,11 @@ def test_roles_of_one_packed_weight_are_stored_alike(shared: Path) -> None:
     plan = llama_plan(shared, "dipsvd:keep=0.3,align=1,packed=joint", EXACT)
     assert any(edit.site.role == "qkv" for edit in plan.pairs)
     site = next(edit.site for edit in plan.pairs if edit.site.role == "qkv")
-    wide = [replace(e, bits=8) if e.site == Site(site.block, ("k",)) else e for e in plan.quantized]
+    key = Site(site.block, ("k",))
+    wide = [replace(e, storage=replace(e.storage, bits=8)) if e.site == key else e for e in plan.quantized]
     with pytest.raises(PassRefused, match="stored in several ways"):
         transform(model, with_edits(plan, *wide), quantizer=quantize)
-    less = [e for e in plan.quantized if e.site != Site(site.block, ("k",))]
+    less = [e for e in plan.quantized if e.site != key]
     with pytest.raises(PassRefused, match=r"holds block\.\d\d\.k too"):
         transform(model, with_edits(plan, *less), quantizer=quantize)
 
@@ -132,7 +132,7 @@ def test_a_plan_says_what_it_stores_and_needs_a_quantizer(shared: Path, tmp_path
     plan.write(tmp_path)
     again = Plan.read(tmp_path)
     assert again.quantized == plan.quantized
-    assert {edit.storage for edit in again.quantized} == {(8, 32, False, 4)}
+    assert {edit.storage for edit in again.quantized} == {FewBits(8, 32, False, 4)}
     assert again.rounds_activations
     assert not llama_plan(shared, EXACT).rounds_activations
     with pytest.raises(ValueError, match="a quantizer is needed"):
@@ -157,3 +157,17 @@ def test_the_order_of_edits_is_law(shared: Path) -> None:
 def test_wrong_settings_are_told(methods: list[str], said: str, shared: Path) -> None:
     with pytest.raises(ValueError, match=said):
         llama_plan(shared, *methods)
+
+
+def test_another_head_is_refused(shared: Path) -> None:
+    model = load_model(shared / "fixtures" / "tiny" / "llama" / "optimum" / "model.onnx")
+    plan = llama_plan(shared, f"{EXACT},head=true")
+    assert isinstance(plan.head, QuantizeHead)
+    for change, said in (
+        ({"replaces": WeightDigest.of(np.zeros((3, 3), np.float32))}, PlanMismatch),
+        ({"shape": (plan.head.shape[0], 7)}, PassRefused),
+    ):
+        edits = (*plan.edits[:-1], replace(plan.head, **change))
+        other = replace(plan, document=replace(plan.document, edits=edits))
+        with pytest.raises(said, match="head"):
+            transform(model, other, quantizer=quantize)

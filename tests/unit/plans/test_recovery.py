@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from foldrank.digests import WeightDigest
 from foldrank.edits import FoldBlocks, LowRank, ReplaceWeight
 from foldrank.planfile import Plan, PlanDocument, Source
 from foldrank.plans.method import Task
+from foldrank.plans.methods import quantize
 from foldrank.plans.methods.dipsvd import Settings, run
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.training.adapters import Kind, adapter
@@ -151,3 +153,21 @@ def test_training_that_is_too_fast_goes_on_slower_from_the_best_state(
     assert slowed.curve[: len(stopped.curve)] == stopped.curve
     assert min(loss for _, loss in stopped.curve) == stopped.curve[0][1]
     assert min(loss for _, loss in slowed.curve) < 0.99 * slowed.curve[0][1]
+
+
+def test_what_is_stored_in_few_bits_stays_last_and_is_trained_before_it_is_rounded(
+    make_model: MakeModel, ids: np.ndarray, text: np.ndarray
+) -> None:
+    decoder = Decoder.of(make_model(3, architecture="qwen2"))
+    plan = planned(decoder, ids)
+    pairs = {edit.site: (plan.arrays[edit.factors[0]], plan.arrays[edit.factors[1]]) for edit in plan.pairs}
+    task = Task(decoder, ids, 0, source=decoder, pairs=pairs)
+    rounding = quantize.run(task, quantize.Settings(block_size=16, head=True)).edits
+    plan = replace(plan, document=replace(plan.document, edits=(*plan.edits, *rounding)))
+    found = recover(decoder, plan, text, Training("lora", steps=25, measured=5))
+    assert found.plan.replacements
+    assert found.plan.edits[-len(rounding):] == rounding
+    assert found.plan.edits[: len(plan.pairs)] == plan.pairs
+    before, after = (p.arrays[plan.pairs[0].factors[0]] for p in (plan, found.plan))
+    assert not np.array_equal(before, after)
+    assert len(np.unique(after[:16, 0])) == 16  # not rounded: 16 values that share a scale of 4 bits would repeat

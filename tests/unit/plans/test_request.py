@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from foldrank.plans.compose import parse_all
-from foldrank.plans.request import parse
+from foldrank.plans.request import aligned, parse
 
 
 def test_values_are_typed_and_defaults_recorded() -> None:
@@ -52,3 +52,21 @@ def test_order_and_repeats() -> None:
         parse_all(["slm:keep=0.8", "slm:keep=0.75"])
     with pytest.raises(ValueError, match="no method given"):
         parse_all([])
+
+
+@pytest.mark.parametrize(("text", "given"), [
+    ("dipsvd:keep=0.5", "dipsvd:keep=0.5,align=64"),
+    ("dipsvd:keep=0.5,align=16", "dipsvd:keep=0.5,align=16"),
+    ("dipsvd:keep=0.5,align=128", "dipsvd:keep=0.5,align=128"),
+    ("slm:keep=0.5", "slm:keep=0.5"),
+    ("quantize", "quantize"),
+])
+def test_ranks_are_aligned_where_the_user_says_nothing_of_them(text: str, given: str) -> None:
+    assert aligned(text, 64) == given
+
+
+def test_ranks_fill_the_blocks_they_are_then_stored_in() -> None:
+    found = [request.values.get("align") for request in parse_all(["svd:keep=0.5", "quantize:block_size=64"])]
+    assert found == [64, None]
+    assert parse_all(["svd:keep=0.5,align=8", "quantize"])[0].values["align"] == 8
+    assert parse_all(["svd:keep=0.5"])[0].values["align"] == 16

@@ -1,6 +1,7 @@
 """The byte picture's numbers against counts made by hand from the synthetic bundle's shapes."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,3 +54,17 @@ def test_another_kind_of_decoder_is_not_guessed_at(make_bundle: Maker, change: d
 
 def test_without_a_manifest_the_stored_type_is_not_guessed(make_bundle: Maker) -> None:
     assert split(Evidence.read(make_bundle(sealed=False))) is None
+
+
+def test_few_bits_count_their_scales_and_zero_points_and_a_tied_table_stays(make_bundle: Maker) -> None:
+    evidence = Evidence.read(make_bundle())
+    assert evidence.plan is not None
+    few = {"bits": 4, "block_size": 32, "symmetric": False, "accuracy": 4}
+    added = [{"kind": "quantize_weight", "site": "block.00.down", "storage": few},
+             {"kind": "quantize_head", "storage": {**few, "symmetric": True}}]
+    found = split(replace(evidence, plan={**evidence.plan, "edits": [*evidence.plan["edits"], *added]}))
+    assert found is not None
+    shares = {share.part: share for share in found.weights}
+    assert shares["down"].here == round((4 / 8 + (4 + 4 / 8) / 32) * sum(r * (512 + 192) for r in RANKS))
+    assert shares["embedding and head"].here == 4096 * 192 * 4 + round((4 / 8 + 4 / 32) * 4096 * 192)
+    assert found.dense == sum(share.dense for share in found.weights)

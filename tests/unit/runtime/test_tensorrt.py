@@ -11,9 +11,9 @@ import pytest
 from synthetic import Shape, random_decoder, write_graph, write_standard
 
 from foldrank.errors import ProviderUnavailable, SourceError
+from foldrank.graph.summary import summary_of
 from foldrank.runtime import libnvinfer, providers, tensorrt_cache
 from foldrank.runtime.fallback import provider_for
-from foldrank.runtime.graphfile import read_graph
 from foldrank.runtime.probe import probe
 from foldrank.runtime.providers import Provider, resolve
 from foldrank.runtime.session import open_session
@@ -112,7 +112,7 @@ def test_what_the_user_gave_wins(tmp_path: Path) -> None:
 ])
 def test_no_graph_is_computed_in_less_than_it_is_stored_in(dtype: str, wanted: dict[str, str], tmp_path: Path) -> None:
     model = standard(tmp_path, dtype)
-    assert precision(read_graph(model)) == wanted
+    assert precision(summary_of(model)) == wanted
     found = prepared(model, Provider("tensorrt")).options
     assert {name: value for name, value in found.items() if name.endswith(("16_enable", "8_enable"))} == wanted
 

@@ -10,7 +10,8 @@ import pytest
 from synthetic import Decoder, Shape, random_decoder, worst, write_standard
 
 from foldrank.errors import GraphNotRecognized
-from foldrank.runtime.graphfile import Port, read_graph
+from foldrank.graph.summary import summary_of
+from foldrank.ports import Port
 from foldrank.runtime.proof import rows_at_once
 from foldrank.runtime.providers import resolve
 from foldrank.runtime.session import open_session
@@ -50,7 +51,7 @@ def standard(decoder: Decoder, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def test_every_input_of_a_standard_graph_has_its_shapes(standard: Path) -> None:
-    smallest, best, largest = made(read_graph(standard).inputs)
+    smallest, best, largest = made(summary_of(standard).inputs)
     past = [f"past_key_values.{i}.{part}" for i in range(2) for part in ("key", "value")]
     assert smallest == {"input_ids": (1, 1), "attention_mask": (1, 1), "position_ids": (1, 1),
                         **dict.fromkeys(past, (1, 2, 0, 16))}
@@ -63,7 +64,7 @@ def test_every_input_of_a_standard_graph_has_its_shapes(standard: Path) -> None:
 @pytest.mark.parametrize("part", [0, 1, 2], ids=["min", "opt", "max"])
 def test_a_graph_runs_at_each_shape_and_computes_what_it_should(part: int, standard: Path, decoder: Decoder) -> None:
     """Against a plain forward pass in float64 that knows of no cache."""
-    asked = made(read_graph(standard).inputs)[part]
+    asked = made(summary_of(standard).inputs)[part]
     (rows, tokens), past = asked["input_ids"], asked["past_key_values.0.key"][2]
     ids = np.random.default_rng(part).integers(0, decoder.shape.vocab, (rows, past + tokens))
     session = open_session(standard, resolve("cpu"), threads=1)
@@ -87,7 +88,7 @@ def test_a_graph_runs_at_each_shape_and_computes_what_it_should(part: int, stand
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "opt"])
 def test_graphs_of_optimum_have_profiles_for_all_dynamic_inputs(family: str, shared: Path) -> None:
-    inputs = read_graph(shared / "fixtures" / "tiny" / family / "optimum" / "model.onnx").inputs
+    inputs = summary_of(shared / "fixtures" / "tiny" / family / "optimum" / "model.onnx").inputs
     for found in made(inputs):
         assert set(found) == set(inputs)
         (batch, prompt), past = found["input_ids"], found["past_key_values.0.key"][2]

@@ -43,9 +43,11 @@ def command(
         with progress.shown(quiet) as shown:
             table = options.usage(measure_table, bundle, cost_table, tokens=cost_tokens, progress=shown, **on)
         if as_json:
-            output.emit_json({"cost_table": str(cost_table.absolute()), "shapes": len(table.timings)})
+            output.emit_json({"cost_table": str(cost_table.absolute()), "shapes": len(table.timings),
+                              "rows": results.cost_rows(table)})
         else:
             output.say(f"{len(table.timings)} shapes timed: {cost_table}")
+            results.show_costs(table)
         return
     with progress.shown(quiet) as shown:
         found = options.usage(
