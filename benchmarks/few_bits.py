@@ -19,30 +19,33 @@ from foldrank.benchmarks.quality import Judge, judge
 from foldrank.bundle import Bundle
 from foldrank.checkpoint import Checkpoint
 from foldrank.plans.compose import calibration_windows, parse_all, plan_of, run_all, usable
+from foldrank.plans.request import parse
 from foldrank.staging import write_atomically
 from foldrank.verbs.apply import apply
 from foldrank.verbs.export import export
 
-CASES = (
-    ("quantize:bits=8",),
-    ("quantize:bits=4",),
-    ("quantize:bits=4,head=true",),
-    ("dipsvd:keep=0.8",),
-    ("dipsvd:keep=0.8", "quantize:bits=4"),
-    ("auto:keep=0.9",),
-    ("auto:keep=0.9", "quantize:bits=8"),
-    ("auto:keep=0.9", "quantize:bits=4"),
-    ("auto:keep=0.8", "quantize:bits=8"),
-)
+BASES = ((), ("dipsvd:keep=0.8",), ("auto:keep=0.9,align=4",), ("auto:keep=0.8,align=4",))
+STORED = ((), ("quantize:bits=8",), ("quantize:bits=4",), ("quantize:bits=4,head=true",))
+"""Every base is stored in every way."""
 
 
-def row(checkpoint: Checkpoint, dense: Bundle, known: Judge, methods: tuple[str, ...], work: Path) -> dict[str, Any]:
-    """One case: its size over the dense bundle's and what it costs."""
+def rows(
+    checkpoint: Checkpoint, dense: Bundle, known: Judge, base: tuple[str, ...], work: Path
+) -> list[dict[str, Any]]:
+    """A base in every way of storing it: its size beside the dense bundle's, and what it costs."""
     windows = usable(known.decoder, calibration_windows(checkpoint, None, None, 0))
-    runs = run_all(known.decoder, parse_all(methods), windows.ids, 0)
-    small = apply(dense, plan_of(checkpoint, known.decoder, windows, runs), work / "small", force=True)
-    return {"model": checkpoint.name, "methods": list(methods), "bytes": _bytes(small), "dense_bytes": _bytes(dense),
-            **known.figures(runs[-1].result.decoder)}
+    runs = run_all(known.decoder, parse_all(base), windows.ids, 0) if base else ()
+    found = []
+    for stored in STORED:
+        if not (base or stored):
+            continue
+        whole = run_all(known.decoder, [parse(text) for text in (*base, *stored)], windows.ids, 0, made=runs)
+        small = apply(dense, plan_of(checkpoint, known.decoder, windows, whole), work / "small", force=True)
+        found.append({
+            "model": checkpoint.name, "methods": [*base, *stored], "bytes": _bytes(small), "dense_bytes": _bytes(dense),
+            **known.figures(whole[-1].result.decoder),
+        })
+    return found
 
 
 def _bytes(bundle: Bundle) -> int:
@@ -54,16 +57,16 @@ def _bytes(bundle: Bundle) -> int:
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("benchmarks/results/few_bits.json"))
 def main(models: tuple[Path, ...], output: Path) -> None:
     """Run every case on every model and write the result."""
-    rows: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
     for model in models:
         checkpoint = Checkpoint.open(model)
         known = judge(checkpoint, None)
         with tempfile.TemporaryDirectory() as work:
             dense = export(model, Path(work) / "dense", dtype="fp32", offline=True)
-            for methods in CASES:
-                rows.append(row(checkpoint, dense, known, methods, Path(work)))
-                click.echo(f"{model.name} {' '.join(methods)}: {rows[-1]['perplexity_ratio']:.4f}", err=True)
-    result = {"rows": rows, "environment": environment(torch.get_num_threads())}
+            for base in BASES:
+                found += rows(checkpoint, dense, known, base, Path(work))
+                click.echo(f"{model.name} {' '.join(base)}: {found[-1]['perplexity_ratio']:.4f}", err=True)
+    result = {"rows": found, "environment": environment(torch.get_num_threads())}
     write_atomically(output.absolute(), json.dumps(result, indent=1, sort_keys=True).encode() + b"\n")
 
 

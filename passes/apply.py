@@ -21,11 +21,11 @@ from foldrank.graph.decoder import Decoder
 from foldrank.graph.invariants import check_file
 from foldrank.graph.load import load_model
 from foldrank.passes.configs import shrink_config, shrink_genai_config
+from foldrank.passes.few_bits import Quantizer
 from foldrank.passes.hashed_file import HashedFile
 from foldrank.passes.link import link_model
 from foldrank.passes.pipeline import prepare, transform_in_place
 from foldrank.passes.proof import known_weights, proofs_beside
-from foldrank.passes.quantize import Quantizer
 from foldrank.passes.write import DATA, MODEL, stream_model
 from foldrank.planfile import Plan
 from foldrank.progress import SILENT, Progress

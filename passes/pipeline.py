@@ -23,10 +23,11 @@ from foldrank.passes.cache import DropEchoes, RenumberCache, StateHeadSize
 from foldrank.passes.clean_up import CleanUp
 from foldrank.passes.declarations import SetDeclarations
 from foldrank.passes.drop_blocks import DropBlocks
+from foldrank.passes.few_bits import Quantizer
 from foldrank.passes.fold_blocks import FoldWeights
 from foldrank.passes.low_rank import FactorLinears
 from foldrank.passes.mark_blocks import MarkBlocks
-from foldrank.passes.quantize import QuantizeLinears, Quantizer
+from foldrank.passes.quantize import QuantizeLinears
 from foldrank.passes.replace_weight import ReplaceWeights
 from foldrank.passes.split_norms import SplitNorms
 from foldrank.planfile import Plan

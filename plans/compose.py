@@ -123,15 +123,17 @@ def usable(decoder: Decoder, windows: Windows) -> Windows:
 
 def run_all(
     decoder: Decoder, requests: Sequence[Request], ids_NT: np.ndarray, seed: int, progress: Progress = SILENT,
-    shelf: Shelf | None = None,
+    shelf: Shelf | None = None, *, made: Sequence[Run] = (),
 ) -> tuple[Run, ...]:
-    """Run methods in order, each on the model as left by the ones before, with a part of the shelf for each."""
+    """Run methods in order, each on the model as left by the ones before, with a part of the shelf for each. `made`:
+    runs of the first of them, from an earlier call."""
     shelf = shelf or MemoryShelf()
     task = Task(decoder, ids_NT, seed, source=decoder, progress=progress)
     runs = []
-    for request in requests:
+    for number, request in enumerate(requests):
         shelf = shelf.under(f"{request.method.name} {json.dumps(request.values, sort_keys=True)}")
-        result = request.method.run(replace(task, shelf=shelf), request.settings)
+        known = made[number].result if number < len(made) else None
+        result = known or request.method.run(replace(task, shelf=shelf), request.settings)
         _check_interleaved(decoder, request, result.edits)
         folds = {edit.into: edit for edit in result.edits if isinstance(edit, FoldBlocks)}
         pairs = {edit.site: (result.arrays[edit.factors[0]], result.arrays[edit.factors[1]])

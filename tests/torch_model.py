@@ -19,8 +19,8 @@ from foldrank.digests import WeightDigest, combine
 from foldrank.edits import Edit, FoldBlocks, LowRank, ReplaceWeight
 from foldrank.graph.invariants import check_file
 from foldrank.graph.load import load_model
+from foldrank.passes.few_bits import Quantizer
 from foldrank.passes.pipeline import transform
-from foldrank.passes.quantize import Quantizer
 from foldrank.passes.write import write_model
 from foldrank.planfile import Plan, PlanDocument, Source
 from foldrank.plans.models.reference import reference_model

@@ -10,7 +10,7 @@ from foldrank.planfile import Plan
 from foldrank.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from foldrank.passes.quantize import Quantizer
+    from foldrank.passes.few_bits import Quantizer
 
 
 def apply(
