@@ -24,7 +24,7 @@ from foldrank.staging import write_atomically
 from foldrank.verbs.apply import apply
 from foldrank.verbs.export import export
 
-BASES = ((), ("dipsvd:keep=0.8",), ("auto:keep=0.9,align=4",), ("auto:keep=0.8,align=4",))
+BASES = ((), ("dipsvd:keep=0.8",), ("slm:keep=0.9", "dipsvd:keep=0.8"))
 STORED = ((), ("quantize:bits=8",), ("quantize:bits=4",), ("quantize:bits=4,head=true",))
 """Every base is stored in every way."""
 
