@@ -108,7 +108,8 @@ def cpu_speed(
             small, dense, resolve("cpu"), settings.profile, threads=settings.threads or default_threads(),
             seed=settings.seed, peers=() if benches else settings.peers, progress=progress,
         )
-    benches = {name: {**(before or {}), **benches}[name] for name in PLANS if name in {**(before or {}), **benches}}
+    known = {**(before or {}), **benches}
+    benches = {name: known[name] for name in PLANS if name in known}
     return {"parameters": shape.parameters, **_verdict(benches), "benches": benches}
 
 

@@ -16,6 +16,7 @@ import torch
 
 from foldrank.benchmarks.environment import environment
 from foldrank.benchmarks.quality import Judge, judge
+from foldrank.benchmarks.quality_decode import graph_bytes
 from foldrank.bundle import Bundle
 from foldrank.checkpoint import Checkpoint
 from foldrank.plans.compose import calibration_windows, parse_all, plan_of, run_all, usable
@@ -42,14 +43,11 @@ def rows(
         whole = run_all(known.decoder, [parse(text) for text in (*base, *stored)], windows.ids, 0, made=runs)
         small = apply(dense, plan_of(checkpoint, known.decoder, windows, whole), work / "small", force=True)
         found.append({
-            "model": checkpoint.name, "methods": [*base, *stored], "bytes": _bytes(small), "dense_bytes": _bytes(dense),
+            "model": checkpoint.name, "methods": [*base, *stored], "bytes": graph_bytes(small),
+            "dense_bytes": graph_bytes(dense),
             **known.figures(whole[-1].result.decoder),
         })
     return found
-
-
-def _bytes(bundle: Bundle) -> int:
-    return sum(path.stat().st_size for path in bundle.path.glob("*.onnx*"))
 
 
 @click.command()

@@ -33,10 +33,11 @@ def decode_figures(checkpoint: Checkpoint, cell: Cell, dense: Bundle, profile: P
     bench = paired_bench(small, dense, resolve("cpu"), profile, threads=default_threads(), seed=cell.seed)
     entry = next(entry for entry in bench["speedups"] if entry["phase"] == "decode")
     kept = ("engine", "prompt_tokens", "ratio", "ci95", "ideal", "realised_over_ideal", "stable")
-    return {"decode": {key: entry[key] for key in kept}, "bytes_ratio": _bytes(small) / _bytes(dense)}
+    return {"decode": {key: entry[key] for key in kept}, "bytes_ratio": graph_bytes(small) / graph_bytes(dense)}
 
 
-def _bytes(bundle: Bundle) -> int:
+def graph_bytes(bundle: Bundle) -> int:
+    """Of a bundle's graph and weights."""
     return sum(path.stat().st_size for path in bundle.path.glob("*.onnx*"))
 
 

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from foldrank.digests import cast
 from foldrank.edits import FewBits
 from foldrank.errors import PassRefused
-from foldrank.graph.linears import Place, bias_of, initializer_at, stored_matrix
+from foldrank.graph.linears import Place, bias_of, initializer_at, stored_matrix, tensor_at
 from foldrank.graph.marks import BLOCK, MADE_BY, PART, SITE
 from foldrank.graph.weights import Array, add_initializer, lazily, read
 from foldrank.passes.base import Change
@@ -28,7 +28,7 @@ DOMAIN = "com.microsoft"
 
 
 @dataclass(frozen=True)
-class Matrix:
+class Stored:
     """W [in, out] as a node reads it."""
 
     place: Place
@@ -36,9 +36,7 @@ class Matrix:
 
     @property
     def tensor(self) -> ir.TensorProtocol:
-        tensor = initializer_at(self.place).const_value
-        assert tensor is not None
-        return tensor
+        return tensor_at(self.place)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -50,11 +48,11 @@ class Matrix:
         return np.ascontiguousarray(weight.T) if self.transposed else weight
 
 
-def matrix_at(node: ir.Node) -> Matrix:
+def matrix_at(node: ir.Node) -> Stored:
     """Of a MatMul or Gemm that reads a float matrix."""
     stored = stored_matrix(node)
     assert stored is not None
-    return Matrix(*stored)
+    return Stored(*stored)
 
 
 class Swap:
@@ -106,7 +104,7 @@ class Swap:
             made.attributes[name] = ir.AttrInt64(name, value)
         return made
 
-    def _stored(self, matrix: Matrix, storage: FewBits, name: str) -> list[ir.Value | None]:
+    def _stored(self, matrix: Stored, storage: FewBits, name: str) -> list[ir.Value | None]:
         """Initializers of numbers, scales and, where not symmetric, zero points."""
         parts = _Parts(matrix, storage, self._quantizer)
         (n_in, n_out), dtype = matrix.shape, matrix.tensor.dtype
@@ -144,7 +142,7 @@ class Swap:
 class _Parts:
     """What the quantizer makes of one matrix, kept until the last of its parts was asked for."""
 
-    def __init__(self, matrix: Matrix, storage: FewBits, quantizer: Quantizer) -> None:
+    def __init__(self, matrix: Stored, storage: FewBits, quantizer: Quantizer) -> None:
         self._storage, self._quantizer = storage, quantizer
         self._tensor, self._transposed = matrix.tensor, matrix.transposed  # the node that reads it leaves
 

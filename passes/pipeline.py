@@ -39,7 +39,7 @@ def passes_for(plan: Plan, quantizer: Quantizer | None = None) -> tuple[GraphPas
     source = plan.document.source
     leaving = tuple(b for fold in plan.folds for b in fold.leaving)
     passes = tuple(_passes(plan, leaving, source.name))
-    if not plan.quantized and not plan.head:
+    if not plan.few_bits:
         return passes
     if quantizer is None:
         raise ValueError("the plan stores weights in few bits: a quantizer is needed")

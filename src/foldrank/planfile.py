@@ -18,7 +18,7 @@ from pydantic.dataclasses import dataclass
 
 from foldrank import strictjson
 from foldrank.digests import WeightDigest, sha256_file
-from foldrank.edits import Edit, FoldBlocks, LowRank, QuantizeHead, QuantizeWeight, ReplaceWeight
+from foldrank.edits import Edit, FewBits, FoldBlocks, LowRank, QuantizeHead, QuantizeWeight, ReplaceWeight
 from foldrank.errors import PlanFormatError
 from foldrank.factors import FactorFile, write_factors
 from foldrank.sites import Site
@@ -141,8 +141,12 @@ class Plan:
     @property
     def rounds_activations(self) -> bool:
         """Whether what the plan makes computes with activations rounded to int8."""
-        held = [edit.storage for edit in self.quantized] + ([self.head.storage] if self.head else [])
-        return any(storage.accuracy for storage in held)
+        return any(storage.accuracy for storage in self.few_bits)
+
+    @property
+    def few_bits(self) -> tuple[FewBits, ...]:
+        """How each weight is stored that is stored in few bits, the head's last; empty where none is."""
+        return tuple(e.storage for e in self.edits if isinstance(e, QuantizeWeight | QuantizeHead))
 
     @property
     def head(self) -> QuantizeHead | None:
@@ -222,7 +226,7 @@ def _check_edits(edits: tuple[Edit, ...], blocks: int) -> None:
     heads = [edit for edit in edits if isinstance(edit, QuantizeHead)]
     if heads and (len(heads) > 1 or edits[-1] is not heads[0]):
         raise ValueError("what stores the head in few bits stands once, and last")
-    for edit in edits[: len(edits) - len(heads)]:
+    for edit in edits:
         if isinstance(edit, FoldBlocks):
             if touched or quantized:
                 raise ValueError("folds come before every other edit")

@@ -58,11 +58,6 @@ class Page:
         }
 
 
-def render(folder: Path, *, progress: Progress = SILENT) -> str:
-    """The page's HTML. Raises as `compose`."""
-    return compose(folder, progress=progress).html
-
-
 def compose(folder: Path, *, progress: Progress = SILENT) -> Page:
     """The page for a bundle folder. Raises BundleError where a JSON file is damaged."""
     evidence = Evidence.read(folder)

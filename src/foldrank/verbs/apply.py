@@ -38,7 +38,7 @@ def apply(
 
 
 def _quantizer(plan: Plan) -> Quantizer | None:
-    if not plan.quantized and not plan.head:
+    if not plan.few_bits:
         return None
     from foldrank.runtime.quantizer import quantize
 

@@ -12,7 +12,7 @@ import pytest
 
 from foldrank import strictjson
 from foldrank.errors import BundleError
-from foldrank.reporting.page import render
+from foldrank.reporting.page import compose
 
 Maker = Callable[..., Path]
 VOID = {"meta", "link", "img", "br", "hr", "input"}
@@ -59,7 +59,7 @@ SECTIONS = ["done", "similarity", "spectra", "bytes", "quality", "proof", "speed
 
 
 def test_a_compressed_bundle_has_every_section_and_picture(make_bundle: Maker) -> None:
-    page = render(make_bundle())
+    page = compose(make_bundle()).html
     assert [a["id"] for tag, a in tags(page) if tag == "section"] == SECTIONS
     pictures = [a for tag, a in tags(page) if tag == "svg"]
     assert len(pictures) == 8
@@ -67,7 +67,7 @@ def test_a_compressed_bundle_has_every_section_and_picture(make_bundle: Maker) -
 
 
 def test_a_dense_bundle_has_a_page_without_plan_sections(make_bundle: Maker) -> None:
-    page = render(make_bundle({"reports/bench.json": None, "reports/receipts.json": None}, plan=False))
+    page = compose(make_bundle({"reports/bench.json": None, "reports/receipts.json": None}, plan=False)).html
     assert [a["id"] for tag, a in tags(page) if tag == "section"] == [
         s for s in SECTIONS if s not in ("similarity", "spectra")
     ]
@@ -76,7 +76,7 @@ def test_a_dense_bundle_has_a_page_without_plan_sections(make_bundle: Maker) -> 
 
 
 def test_figures_are_those_of_the_json(make_bundle: Maker) -> None:
-    page = render(make_bundle())
+    page = compose(make_bundle()).html
     top = words(page[: page.index("<main>")])
     for figure in ("+13.0 %", "42.4 → 47.9", "81.2 %", "1.31×", "1.27 to 1.36", "ideal 1.55×", "3.4·10⁻⁶", "10,240"):
         assert figure in top, figure
@@ -94,7 +94,7 @@ def test_figures_are_those_of_the_json(make_bundle: Maker) -> None:
 
 
 def test_nothing_is_loaded_from_outside(make_bundle: Maker) -> None:
-    page = render(make_bundle())
+    page = compose(make_bundle()).html
     assert not re.search(r"https?://", page)
     for tag, attributes in tags(page):
         assert tag not in ("script", "link", "iframe", "object", "embed")
@@ -106,7 +106,7 @@ def test_nothing_is_loaded_from_outside(make_bundle: Maker) -> None:
 
 
 def test_ids_are_unique_and_every_reference_has_its_target(make_bundle: Maker) -> None:
-    page = render(make_bundle())
+    page = compose(make_bundle()).html
     ids = [str(a["id"]) for _, a in tags(page) if "id" in a]
     assert len(ids) == len(set(ids))
     references = re.findall(r'href="#([^"]+)"', page) + re.findall(r"url\(#([^)]+)\)", page)
@@ -123,7 +123,7 @@ def test_hostile_names_are_text(make_bundle: Maker) -> None:
     bench["environment"] = {HOSTILE: HOSTILE}
     receipts = [{"pass": HOSTILE, "effect": HOSTILE, "where": HOSTILE, "reason": HOSTILE}]
     change = {"reports/bench.json": bench, "reports/receipts.json": receipts}
-    page = render(make_bundle(change, name=HOSTILE))
+    page = compose(make_bundle(change, name=HOSTILE)).html
     assert "<script" not in page
     assert page.count("</style>") == 1
     assert "{{ 7*7 }}" in words(page)
@@ -149,11 +149,11 @@ BENCH: dict[str, Any] = {
     ],
 )
 def test_what_is_missing_is_said(make_bundle: Maker, left_out: str, section: str, says: str) -> None:
-    assert says in words(render(make_bundle({left_out: None})), section)
+    assert says in words(compose(make_bundle({left_out: None})).html, section)
 
 
 def test_without_any_report_no_figure_is_made_up(make_bundle: Maker) -> None:
-    page = render(make_bundle({"reports/bench.json": None, "reports/validate.json": None}))
+    page = compose(make_bundle({"reports/bench.json": None, "reports/validate.json": None})).html
     top = words(page[: page.index("<main>")])
     assert "! Not validated" in top
     assert top.count("not measured") == 3
@@ -175,12 +175,12 @@ def test_without_any_report_no_figure_is_made_up(make_bundle: Maker) -> None:
     ],
 )
 def test_a_file_of_another_form_never_crashes_the_page(make_bundle: Maker, path: str, content: Any) -> None:
-    tags(render(make_bundle({path: strictjson.dumps(content)})))
+    tags(compose(make_bundle({path: strictjson.dumps(content)})).html)
 
 
 def test_a_damaged_file_is_named(make_bundle: Maker) -> None:
     with pytest.raises(BundleError, match=r"bench\.json"):
-        render(make_bundle({"reports/bench.json": "{"}))
+        compose(make_bundle({"reports/bench.json": "{"}))
 
 
 def _validation(**changes: Any) -> dict[str, Any]:
@@ -205,31 +205,32 @@ def _validation(**changes: Any) -> dict[str, Any]:
     ],
 )
 def test_the_verdict_says_no_more_than_was_shown(make_bundle: Maker, report: Any, word: str, reason: str) -> None:
-    top = words(render(make_bundle({"reports/validate.json": report})))
+    top = words(compose(make_bundle({"reports/validate.json": report})).html)
     assert word in top
     assert reason in top
 
 
 def test_a_null_test_that_misses_one_is_called_out(make_bundle: Maker) -> None:
-    page = render(make_bundle({"reports/bench.json": {**BENCH, "null_test": {"ratio": 1.08, "ci95": [1.04, 1.1]}}}))
+    bench = {**BENCH, "null_test": {"ratio": 1.08, "ci95": [1.04, 1.1]}}
+    page = compose(make_bundle({"reports/bench.json": bench})).html
     assert "It does not contain 1" in words(page, "speed")
 
 
 def test_the_same_bundle_gives_the_same_page(make_bundle: Maker) -> None:
     folder = make_bundle()
-    assert render(folder) == render(folder)
+    assert compose(folder).html == compose(folder).html
 
 
 def test_an_unstable_headline_is_marked_where_it_is_first_read(make_bundle: Maker) -> None:
     bench = copy.deepcopy(BENCH)
     bench["speedups"][0]["stable"] = False
-    page = render(make_bundle({"reports/bench.json": bench}))
+    page = compose(make_bundle({"reports/bench.json": bench})).html
     assert "! 1.20×" in words(page[: page.index("<main>")])
     assert "unstable samples" in words(page[: page.index("<main>")])
 
 
 def test_each_stage_tells_its_versions(make_bundle: Maker) -> None:
-    text = words(render(make_bundle()), "origin")
+    text = words(compose(make_bundle()).html, "origin")
     assert "library planned made timed" in text
     assert "foldrank 0.1.0 0.1.0" in text
     assert "bandwidth 21.0 GB/s" in text

@@ -13,7 +13,7 @@ from matplotlib import colors, image
 
 from foldrank.reporting.evidence import Evidence
 from foldrank.reporting.folds import fold_sentence
-from foldrank.reporting.page import render
+from foldrank.reporting.page import compose
 from foldrank.reporting.parts import Picture
 from foldrank.reporting.picture import PAPER, SMALL, VARIABLES, canvas, inline_svg, png
 from foldrank.reporting.similarity_map import similarity_map
@@ -69,7 +69,7 @@ def test_speed_pictures_need_measured_ratios_and_both_bundles() -> None:
 
 
 def test_colours_follow_the_page_and_fonts_too(make_bundle: Maker) -> None:
-    page = render(make_bundle())
+    page = compose(make_bundle()).html
     drawn = "".join(re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL))
     assert not re.search("|".join([*VARIABLES, "DejaVu", "<style", "<metadata", "xmlns"]), drawn)
     defined = set(re.findall(r"^\s*(?:--\w+:.*)", page, flags=re.MULTILINE))
