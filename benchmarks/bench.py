@@ -5,7 +5,7 @@ Measures nothing itself (`paired.py`) and judges nothing but the gate asked for.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from foldrank.benchmarks import document
@@ -16,6 +16,7 @@ from foldrank.benchmarks.ideal import Work, count
 from foldrank.benchmarks.paired import Series, Setup, run
 from foldrank.benchmarks.peers import against
 from foldrank.benchmarks.placement import placements
+from foldrank.benchmarks.schedule import Turns
 from foldrank.benchmarks.statistics import SPREAD, UNSTABLE_ABOVE
 from foldrank.benchmarks.workload import Profile
 from foldrank.bundle import Bundle
@@ -23,6 +24,14 @@ from foldrank.errors import BundleError
 from foldrank.graph.load import load_model
 from foldrank.progress import SILENT, Progress
 from foldrank.runtime.providers import Provider
+
+CACHES = 2
+"""Weights of so many last-level caches leave nothing in them that the next token could find."""
+
+RATIO: dict[Turns, str] = {
+    "sample": "dense over compressed, median of pairs",
+    "token": "dense over compressed, median of pairs; for decoding a pair's is the median over its tokens",
+}
 
 
 def paired_bench(
@@ -35,8 +44,9 @@ def paired_bench(
     """
     check_comparable(compressed, dense)
     profile, dropped = _fit(profile, dense)
-    setup = Setup(provider, threads, int(dense.json("config.json")["vocab_size"]), seed)
     work = {"dense": _work(dense), "compressed": _work(compressed)}
+    setup = Setup(provider, threads, int(dense.json("config.json")["vocab_size"]), seed,
+                  turns=turns(provider, work.values(), last_level_cache_bytes()))
     before = _bandwidth(provider, threads)
     card = Gpu.of(provider)
     states = [card and card.state()]
@@ -56,9 +66,19 @@ def paired_bench(
                         "bandwidth_bytes_per_s": yardstick.bandwidth,
                         "bandwidth_probes_bytes_per_s": probes, "spinning": "in_runs",
                         "pinned": all(opened["pinned"] for one in series for opened in one.opened.values())},
-        "method": _method(profile, provider, seed, dropped, missing),
+        "method": _method(profile, setup, dropped, missing),
         "gates": gates, "verdict": "pass" if all(gate["passed"] for gate in gates) else "fail",
     }
+
+
+def turns(provider: Provider, work: Iterable[Work], cache_bytes: int | None) -> Turns:
+    """Turns of one token where no bundle's weights stay in the last cache from one to the next; else whole samples.
+
+    On a device always samples: two processes that take turns there pay for each change.
+    """
+    least = min(one.weight_bytes for one in work)
+    fits = cache_bytes is None or least < CACHES * cache_bytes
+    return "sample" if provider.device != "cpu" or fits else "token"
 
 
 def check_comparable(compressed: Bundle, dense: Bundle) -> None:
@@ -104,15 +124,13 @@ def _assemble(series: Sequence[Series], setup: Setup, yardstick: document.Yardst
     }
 
 
-def _method(
-    profile: Profile, provider: Provider, seed: int, dropped: list[int], missing: dict[str, str]
-) -> dict[str, Any]:
+def _method(profile: Profile, setup: Setup, dropped: list[int], missing: dict[str, str]) -> dict[str, Any]:
     return {
-        "profile": profile.name, "provider": provider.short, "instead_of": provider.instead_of,
+        "profile": profile.name, "provider": setup.provider.short, "instead_of": setup.provider.instead_of,
         "engines": [name for name in profile.engines if name not in missing],
-        "unavailable": missing, "order": "A B B A", "pairs": profile.pairs, "warmups": profile.warmups,
-        "launches": profile.launches, "seed": seed, "dropped_prompts": dropped,
-        "ratio": "dense over compressed, median of pairs", "spread": SPREAD, "unstable_above": UNSTABLE_ABOVE,
+        "unavailable": missing, "order": "A B B A", "turns": setup.turns, "pairs": profile.pairs,
+        "warmups": profile.warmups, "launches": profile.launches, "seed": setup.seed, "dropped_prompts": dropped,
+        "ratio": RATIO[setup.turns], "spread": SPREAD, "unstable_above": UNSTABLE_ABOVE,
         "interval": "95 % percentile bootstrap over launches, then pairs",
     }
 

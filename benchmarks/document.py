@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import numpy as np
 
 from foldrank.benchmarks.ideal import Work
-from foldrank.benchmarks.paired import NULL, SPEED, Pairs, Series, Setup
+from foldrank.benchmarks.paired import NULL, SPEED, Pairs, Sample, Series, Setup
 from foldrank.benchmarks.statistics import Estimate, estimate, spread, stable
 from foldrank.benchmarks.workload import Workload
 
@@ -147,8 +148,14 @@ def _estimate(launches: Sequence[Pairs], phase: str, seed: int) -> Estimate:
 
 
 def _ratios(launches: Sequence[Pairs], phase: str) -> list[list[float]]:
-    key = PHASES[phase]
-    return [[dense[key] / rival[key] for dense, rival in pairs] for pairs in launches]
+    return [[pair_ratio(dense, rival, phase) for dense, rival in pairs] for pairs in launches]
+
+
+def pair_ratio(dense: Sample, rival: Sample, phase: str) -> float:
+    """Dense over rival: of the phase's times, or where both took turns token by token the median over the tokens."""
+    if phase == "decode" and "steps_s" in dense:
+        return median(ours / theirs for ours, theirs in zip(dense["steps_s"], rival["steps_s"], strict=True))
+    return dense[PHASES[phase]] / rival[PHASES[phase]]
 
 
 def _both_stable(launches: Sequence[Pairs], phase: str) -> bool:

@@ -5,14 +5,15 @@ Knows how to take samples. What they mean is said in `document.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from foldrank.benchmarks.child import Child
-from foldrank.benchmarks.schedule import abba, shares
+from foldrank.benchmarks.schedule import Turn, Turns, abba, shares
 from foldrank.benchmarks.workload import Profile, Workload
 from foldrank.errors import ProviderUnavailable
 from foldrank.progress import SILENT, Progress
@@ -23,18 +24,20 @@ ENERGY_SECONDS = 3.0
 """How long each bundle decodes for its joules per token: counters tick slowly."""
 
 _RIVAL = {SPEED: "compressed", NULL: "dense again"}
-Sample = Mapping[str, float]
+Sample = Mapping[str, Any]
+"""`prepare_s`, `ttft_s`, `tpot_s`, and where turns were tokens `steps_s`, the seconds of each."""
 Pairs = list[tuple[Sample, Sample]]
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What both bundles share: provider, threads, the tokens they read."""
+    """What both bundles share: provider, threads, the tokens they read, and how they take turns."""
 
     provider: Provider
     threads: int
     vocabulary: int
     seed: int
+    turns: Turns = "sample"
 
 
 @dataclass
@@ -140,10 +143,25 @@ def duel(
     rivals = {"a": dense, "b": rival}
     pairs: Pairs = []
     for order in abba(count):
-        taken = {turn: take(rivals[turn], workload, setup) for turn in order}
+        if setup.turns == "token":
+            taken = _by_token(rivals, order, workload, setup)
+        else:
+            taken = {turn: take(rivals[turn], workload, setup) for turn in order}
         pairs.append((taken["a"], taken["b"]))
         progress.advance(stage)
     return pairs
+
+
+def _by_token(
+    rivals: Mapping[Turn, Child], order: Sequence[Turn], workload: Workload, setup: Setup
+) -> dict[Turn, Sample]:
+    """A sample of each, one token a turn once both prompts are read."""
+    begun = {turn: rivals[turn].ask("begin", **_asked(workload, setup)) for turn in order}
+    steps: dict[Turn, list[float]] = {turn: [] for turn in order}
+    for step in range(workload.tokens - 1):
+        for turn in order if step % 2 == 0 else order[::-1]:
+            steps[turn].append(rivals[turn].ask("step")["step_s"])
+    return {turn: {**begun[turn], "steps_s": steps[turn], "tpot_s": fmean(steps[turn])} for turn in order}
 
 
 def take(child: Child, workload: Workload, setup: Setup) -> Sample:

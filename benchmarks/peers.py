@@ -15,6 +15,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -48,7 +49,7 @@ def against(
 def _measured(
     peer: str, dense: Bundle, engine: str, setup: Setup, profile: Profile, progress: Progress
 ) -> list[dict[str, Any]]:
-    entries = []
+    entries, setup = [], replace(setup, turns="sample")  # a peer's threads may spin on after its turn
     with ExitStack() as stack:
         folder, command = _place(peer, dense, stack, progress)
         ours = stack.enter_context(Child(f"dense in {engine}"))

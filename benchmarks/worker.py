@@ -58,6 +58,17 @@ class Worker:
         workload = Workload(prompt, batch, tokens)
         return measure(self._decoder_for(workload), workload, vocabulary, seed)
 
+    def begin(self, *, prompt: int, batch: int, tokens: int, vocabulary: int, seed: int) -> dict[str, Any]:
+        """Read one prompt and make its first token; `step` goes on from there. Gives seconds."""
+        workload = Workload(prompt, batch, tokens)
+        return begin(self._decoder_for(workload), workload, vocabulary, seed)
+
+    def step(self) -> dict[str, Any]:
+        """Make one more token. Gives seconds."""
+        start = time.perf_counter()
+        self._decoder.next()
+        return {"step_s": time.perf_counter() - start}
+
     def energy(
         self, *, prompt: int, batch: int, tokens: int, vocabulary: int, seed: int, seconds: float
     ) -> dict[str, Any]:
@@ -93,16 +104,21 @@ class Worker:
 
 def measure(decoder: Decoder, workload: Workload, vocabulary: int, seed: int) -> dict[str, Any]:
     """Time one prompt and its continuation, and apart from it what the engine prepares for a request."""
-    prompt = workload.prompts(vocabulary, seed)
-    begin = time.perf_counter()
-    decoder.prepare(workload.batch)
-    start = time.perf_counter()
-    decoder.first(prompt)
+    begun = begin(decoder, workload, vocabulary, seed)
     first = time.perf_counter()
     for _ in range(workload.tokens - 1):
         decoder.next()
-    end = time.perf_counter()
-    return {"prepare_s": start - begin, "ttft_s": first - start, "tpot_s": (end - first) / (workload.tokens - 1)}
+    return {**begun, "tpot_s": (time.perf_counter() - first) / (workload.tokens - 1)}
+
+
+def begin(decoder: Decoder, workload: Workload, vocabulary: int, seed: int) -> dict[str, Any]:
+    """Time what the engine prepares for a request, and the prompt up to its first token."""
+    prompt = workload.prompts(vocabulary, seed)
+    asked = time.perf_counter()
+    decoder.prepare(workload.batch)
+    start = time.perf_counter()
+    decoder.first(prompt)
+    return {"prepare_s": start - asked, "ttft_s": time.perf_counter() - start}
 
 
 def threads_now() -> set[int]:
@@ -153,8 +169,8 @@ def serve(commands: TextIO, answers: TextIO, worker: Worker | None = None) -> No
     """Answer commands until there are no more. An error of ours is an answer, anything else ends the process."""
     worker = worker or Worker()
     acts: dict[str, Callable[..., dict[str, Any]]] = {
-        "open": worker.open, "sample": worker.sample, "memory": worker.memory, "energy": worker.energy,
-        "profile": worker.profile,
+        "open": worker.open, "sample": worker.sample, "begin": worker.begin, "step": worker.step,
+        "memory": worker.memory, "energy": worker.energy, "profile": worker.profile,
     }
     for line in commands:
         command = json.loads(line)

@@ -30,6 +30,10 @@ for line in sys.stdin:
     match command["do"]:
         case "sample":
             answer = {"prepare_s": 0.0, "ttft_s": (elapsed := spend()), "tpot_s": elapsed}
+        case "begin":
+            answer = {"prepare_s": 0.0, "ttft_s": spend()}
+        case "step":
+            answer = {"step_s": spend()}
         case "die":
             sys.exit("the disk of memories is full")
         case "killed":

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from foldrank.benchmarks import document
-from foldrank.benchmarks.bench import check_comparable, speed_gates
+from foldrank.benchmarks.bench import check_comparable, speed_gates, turns
 from foldrank.benchmarks.document import Yardstick
 from foldrank.benchmarks.ideal import Work
 from foldrank.benchmarks.paired import NULL, SPEED, Series, Setup
@@ -72,6 +72,23 @@ def test_a_row_with_scattered_samples_is_unstable() -> None:
     assert not dense["stable"]
     assert small["stable"]
     assert not any(entry["stable"] for entry in document.speedups(series, SETUP, YARDSTICK))
+
+
+def test_where_turns_were_tokens_a_pairs_ratio_is_the_median_over_them() -> None:
+    ours, theirs = ({**_sample(1.0), "steps_s": steps} for steps in ([2.0, 9.0, 3.0], [1.0, 1.0, 2.0]))
+    assert document.pair_ratio(ours, theirs, "decode") == 2.0
+    assert document.pair_ratio(ours, theirs, "prefill") == 1.0
+    assert document.pair_ratio(_sample(3.0), _sample(2.0), "decode") == 1.5
+
+
+@pytest.mark.parametrize(("provider", "cache", "expected"), [
+    (Provider("cpu"), 400_000, "token"), (Provider("cpu"), 600_000, "sample"), (Provider("cpu"), None, "sample"),
+    (Provider("cuda"), 400_000, "sample"),
+])
+def test_turns_are_tokens_where_no_weights_stay_in_the_cache(
+    provider: Provider, cache: int | None, expected: str
+) -> None:
+    assert turns(provider, [DENSE, SMALL], cache) == expected
 
 
 def test_the_null_test_passes_on_equal_and_fails_on_unequal_workers() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from foldrank.benchmarks.child import Child
+from foldrank.benchmarks.document import pair_ratio
 from foldrank.benchmarks.paired import Pairs, Setup, duel
 from foldrank.benchmarks.statistics import Estimate, estimate
 from foldrank.benchmarks.workload import Workload
@@ -44,6 +46,48 @@ def test_two_equal_workers_are_not_told_apart() -> None:
     found = _compare(0.100, 0.100, noise=True)
     assert found.contains(1.0)
     assert found.high - found.low < 0.04
+
+
+@pytest.mark.parametrize(("rival_s", "slower"), [(0.100, False), (0.105, True)])
+def test_turns_of_a_token_tell_the_same(rival_s: float, slower: bool) -> None:
+    launches: list[list[float]] = []
+    for launch in range(2):
+        with _child("dense", 0.100, 2 * launch) as dense, _child("rival", rival_s, 2 * launch + 1) as rival:
+            pairs = duel(dense, rival, WORKLOAD, dataclasses.replace(SETUP, turns="token"), 10)
+        assert all(len(side["steps_s"]) == WORKLOAD.tokens - 1 for pair in pairs for side in pair)
+        launches.append([pair_ratio(ours, theirs, "decode") for ours, theirs in pairs])
+    found = estimate(launches, seed=0)
+    assert found.contains(0.100 / rival_s)
+    assert (found.high < 1.0) == slower
+
+
+class Counting:
+    """A worker on a machine that grows slower with every call of anyone."""
+
+    calls = 0
+    log: list[str] = []  # noqa: RUF012 - one log for both, emptied by the test
+
+    def __init__(self, name: str, seconds: float) -> None:
+        self.name, self.seconds = name, seconds
+
+    def ask(self, do: str, **_: object) -> dict[str, float]:
+        Counting.calls += 1
+        self.log.append(f"{do} {self.name}")
+        return {"prepare_s": 0.0, "ttft_s": 1.0, "step_s": self.seconds * (1 + 0.01 * Counting.calls)}
+
+
+def test_turns_of_a_token_cancel_a_drift_that_whole_samples_would_show() -> None:
+    dense, rival = Counting("a", 1.0), Counting("b", 1.25)
+    Counting.log.clear()
+    setup = dataclasses.replace(SETUP, turns="token")
+    pairs = duel(dense, rival, Workload(4, 1, 5), setup, 2)  # type: ignore[arg-type]
+    one = ["begin a", "begin b", "step a", "step b", "step b", "step a", "step a", "step b", "step b", "step a"]
+    assert Counting.log[:10] == one
+    assert Counting.log[10:12] == ["begin b", "begin a"]
+    drift = Counting.calls * 0.01
+    assert drift > 0.15
+    for ours, theirs in pairs:
+        assert pair_ratio(ours, theirs, "decode") == pytest.approx(0.8, rel=0.001)
 
 
 def test_time_really_spent_shows() -> None:

@@ -47,6 +47,16 @@ def test_times_the_prompt_and_each_later_token_apart() -> None:
     assert 0.010 <= found["tpot_s"] < 0.02
 
 
+def test_token_by_token_it_times_the_same() -> None:
+    worker = Worker()
+    worker._decoder = SleepingDecoder()
+    begun = worker.begin(prompt=8, batch=2, tokens=5, vocabulary=10, seed=0)
+    steps = [worker.step()["step_s"] for _ in range(4)]
+    assert worker._decoder.calls == ["prepare 2", "first (2, 8)", *["next"] * 4]
+    assert 0.020 <= begun["ttft_s"] < 0.04
+    assert all(0.010 <= step < 0.02 for step in steps)
+
+
 class RefusingWorker(Worker):
     """Cannot open anything."""
 
