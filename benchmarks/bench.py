@@ -11,7 +11,6 @@ from typing import Any
 from foldrank.benchmarks import document
 from foldrank.benchmarks.bandwidth import device_bandwidth, read_bandwidth
 from foldrank.benchmarks.environment import environment, last_level_cache_bytes
-from foldrank.benchmarks.gpu import Gpu
 from foldrank.benchmarks.ideal import Work, count
 from foldrank.benchmarks.paired import Series, Setup, run
 from foldrank.benchmarks.peers import against
@@ -23,6 +22,7 @@ from foldrank.bundle import Bundle
 from foldrank.errors import BundleError
 from foldrank.graph.load import load_model
 from foldrank.progress import SILENT, Progress
+from foldrank.runtime.gpu import Gpu
 from foldrank.runtime.providers import Provider
 
 CACHES = 2

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from foldrank.benchmarks.gpu import Gpu
+from foldrank.runtime.gpu import Gpu
 from foldrank.runtime.providers import Provider
 
 _RAPL = Path("/sys/class/powercap")

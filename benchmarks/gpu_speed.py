@@ -21,7 +21,6 @@ from foldrank.benchmarks import document
 from foldrank.benchmarks.bandwidth import device_bandwidth
 from foldrank.benchmarks.child import Child
 from foldrank.benchmarks.environment import environment
-from foldrank.benchmarks.gpu import Gpu
 from foldrank.benchmarks.ideal import count
 from foldrank.benchmarks.paired import NULL, SPEED, Series, Setup, duel, opened, warm
 from foldrank.benchmarks.random_checkpoint import parse_size, shape_of, write_checkpoint
@@ -30,6 +29,7 @@ from foldrank.benchmarks.workload import Workload
 from foldrank.bundle import Bundle
 from foldrank.checkpoint import Checkpoint
 from foldrank.graph.load import load_model
+from foldrank.runtime.gpu import Gpu
 from foldrank.runtime.providers import Provider, resolve
 from foldrank.runtime.resident import GRAPH_OPTION
 from foldrank.runtime.session import default_threads

@@ -140,7 +140,7 @@ def duel(
     progress: Progress = SILENT,
 ) -> Pairs:
     """`count` pairs of samples (dense, rival), taken in A B B A order."""
-    rivals = {"a": dense, "b": rival}
+    rivals: dict[Turn, Child] = {"a": dense, "b": rival}
     pairs: Pairs = []
     for order in abba(count):
         if setup.turns == "token":

@@ -17,12 +17,12 @@ from typing import Any, TextIO
 import numpy as np
 
 from foldrank.benchmarks.energy import energy_counter
-from foldrank.benchmarks.gpu import Gpu
 from foldrank.benchmarks.peers import PEERS, open_peer
 from foldrank.benchmarks.workload import Workload
 from foldrank.errors import FoldrankError, ProviderUnavailable
 from foldrank.runtime.decoding import Decoder, shares_buffer
 from foldrank.runtime.genai import GenaiDecoder
+from foldrank.runtime.gpu import Gpu
 from foldrank.runtime.profiling import profiled
 from foldrank.runtime.providers import Provider, resolve
 from foldrank.runtime.resident import ResidentDecoder, open_decoder

@@ -92,14 +92,13 @@ def read_block(
                 widths = _widths(roles, matrix.shape[1], geometry, columns_of_parts(node))
                 few.append(QuantizedLinear(roles, widths, matrix))
             continue
-        place, turned = stored
-        columns = initializer_at(place).const_value.shape.numpy()[0 if turned else 1]  # type: ignore[union-attr]
+        columns = stored.shape[1]
         widths = _widths(roles, columns, geometry, columns_of_parts(node))
         if sum(widths) != columns:
             opaque.append(f"{node.name} ({columns} columns for {', '.join(roles)})")
             continue
         together = dialect.interleaves(node)
-        linears.append(Linear(number, roles, node, widths, biases_of(node), place, turned, interleaved=together))
+        linears.append(Linear(stored.place, stored.transposed, number, roles, node, widths, biases_of(node), together))
     norms = tuple(norm_parameters(ordered))
     own = {id(value) for value in _own(nodes)} - _weights(linears, norms, quantised)
     others = tuple(

@@ -45,8 +45,7 @@ def _read_by_o(nodes: Sequence[ir.Node], dialect: Dialect) -> int:
     """Width of what `o` reads, which is that of all query heads; 0 where its weight does not tell."""
     for node, roles in linear_nodes(nodes, dialect):
         if roles == ("o",) and (stored := stored_matrix(node)) is not None:
-            place, turned = stored
-            return tensor_at(place).shape.numpy()[1 if turned else 0]
+            return stored.shape[0]
     return next((pair.shape[0] for pair in pairs_in(nodes) if pair.sites[0].roles == ("o",)), 0)
 
 
@@ -55,8 +54,7 @@ def _columns(nodes: Sequence[ir.Node], dialect: Dialect) -> int:
     found = 0
     for node, roles in linear_nodes(nodes, dialect):
         if set(roles) <= _QKV and (stored := stored_matrix(node)) is not None:
-            place, turned = stored
-            found += tensor_at(place).shape.numpy()[0 if turned else 1]
+            found += stored.shape[1]
         elif set(roles) <= _QKV:
             found += _quantised_columns(node)
     pairs = (pair for pair in pairs_in(nodes) if {role for site in pair.sites for role in site.roles} <= _QKV)

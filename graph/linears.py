@@ -23,23 +23,12 @@ Place = tuple[ir.Node, int]
 
 
 @dataclass(frozen=True)
-class Linear:
-    """y = x @ W (+ bias): W [in, out], its columns the roles in storage order, `widths` columns each.
+class StoredMatrix:
+    """W [in, out] as a MatMul or Gemm reads it: `place` (a Transpose may stand between), `transposed` where it is
+    stored [out, in]."""
 
-    `node` is the MatMul or Gemm, `place` where the stored matrix is read (a Transpose may stand between), `transposed`
-    whether it is stored [out, in]. `interleaved`: the roles lie head by head, so each stands for a run as wide as it
-    is, in storage order; only q, k and v together are something.
-    """
-
-    block: int
-    roles: tuple[str, ...]
-    node: ir.Node
-    widths: tuple[int, ...]
-    biases: tuple[Place, ...]
-    """Where an initializer is added: the Gemm itself, the Add that follows, or an Add behind each part of a Split."""
     place: Place
     transposed: bool
-    interleaved: bool = False
 
     @property
     def weight(self) -> ir.Value:
@@ -56,6 +45,27 @@ class Linear:
         """(in, out)."""
         rows, columns = self.tensor.shape.numpy()
         return (columns, rows) if self.transposed else (rows, columns)
+
+    def read(self) -> Array:
+        """W [in, out], C order."""
+        return np.ascontiguousarray(read(self.tensor).T) if self.transposed else read(self.tensor)
+
+
+@dataclass(frozen=True)
+class Linear(StoredMatrix):
+    """y = x @ W (+ bias): the columns of W are the roles in storage order, `widths` columns each.
+
+    `node` is the MatMul or Gemm. `interleaved`: the roles lie head by head, so each stands for a run as wide as it is,
+    in storage order; only q, k and v together are something.
+    """
+
+    block: int
+    roles: tuple[str, ...]
+    node: ir.Node
+    widths: tuple[int, ...]
+    biases: tuple[Place, ...]
+    """Where an initializer is added: the Gemm itself, the Add that follows, or an Add behind each part of a Split."""
+    interleaved: bool = False
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -113,8 +123,8 @@ def tensor_at(place: Place) -> ir.TensorProtocol:
     return tensor
 
 
-def stored_matrix(node: ir.Node) -> tuple[Place, bool] | None:
-    """Where a MatMul or Gemm reads a float matrix, and whether that is [out, in]; None for anything else.
+def stored_matrix(node: ir.Node) -> StoredMatrix | None:
+    """The float matrix that a MatMul or Gemm reads; None for anything else.
 
     A Gemm must be x @ W + bias and no more: alpha and beta 1, x not transposed.
     """
@@ -138,7 +148,7 @@ def stored_matrix(node: ir.Node) -> tuple[Place, bool] | None:
     tensor = value.const_value if value is not None and value.is_initializer() else None
     if tensor is None or len(tensor.shape) != 2 or tensor.dtype not in WEIGHT_TYPES:
         return None
-    return place, turned
+    return StoredMatrix(place, turned)
 
 
 def stored_parts(node: ir.Node) -> list[Place]:

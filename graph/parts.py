@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from foldrank.graph.linears import Place, added_to, bias_of, stored_matrix, tensor_at
+from foldrank.graph.linears import Place, added_to, bias_of, stored_matrix
 
 PLAIN = frozenset({"Reshape", "Identity", "Cast", "Squeeze", "Unsqueeze", "Add", "Flatten"})
 """Operators that only move numbers, but for the Add of a bias."""
@@ -63,7 +63,7 @@ def _undivided(node: ir.Node) -> ir.Value:
 
 def _columns(node: ir.Node) -> int | None:
     if (stored := stored_matrix(node)) is not None:
-        return int(tensor_at(stored[0]).shape.numpy()[0 if stored[1] else 1])
+        return stored.shape[1]
     attribute = node.attributes.get("N")
     return attribute.as_int() if attribute is not None else None
 

@@ -6,7 +6,6 @@ Knows nodes and how few bits are laid out. Knows nothing of plans.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -15,7 +14,7 @@ import onnx_ir as ir
 from foldrank.digests import cast
 from foldrank.edits import FewBits
 from foldrank.errors import PassRefused
-from foldrank.graph.linears import Place, bias_of, initializer_at, stored_matrix, tensor_at
+from foldrank.graph.linears import StoredMatrix, bias_of, initializer_at, stored_matrix
 from foldrank.graph.marks import BLOCK, MADE_BY, PART, SITE
 from foldrank.graph.weights import Array, add_initializer, lazily, read
 from foldrank.passes.base import Change
@@ -27,32 +26,11 @@ Quantizer = Callable[[Array, int, int, bool], tuple[Array, Array, Array | None]]
 DOMAIN = "com.microsoft"
 
 
-@dataclass(frozen=True)
-class Stored:
-    """W [in, out] as a node reads it."""
-
-    place: Place
-    transposed: bool
-
-    @property
-    def tensor(self) -> ir.TensorProtocol:
-        return tensor_at(self.place)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        rows, columns = self.tensor.shape.numpy()
-        return (columns, rows) if self.transposed else (rows, columns)
-
-    def read(self) -> Array:
-        weight = read(self.tensor)
-        return np.ascontiguousarray(weight.T) if self.transposed else weight
-
-
-def matrix_at(node: ir.Node) -> Stored:
+def matrix_at(node: ir.Node) -> StoredMatrix:
     """Of a MatMul or Gemm that reads a float matrix."""
     stored = stored_matrix(node)
     assert stored is not None
-    return Stored(*stored)
+    return stored
 
 
 class Swap:
@@ -65,7 +43,7 @@ class Swap:
     def replace(self, node: ir.Node, storage: FewBits, sites: tuple[Site, ...]) -> Change:
         """Put MatMulNBits, and an Add for a Gemm's bias, in the node's place. No sites: the head."""
         matrix = matrix_at(node)
-        weight = initializer_at(matrix.place)
+        weight = matrix.weight
         key = (weight, matrix.transposed, storage)
         fresh = key not in self._made
         if fresh:
@@ -104,7 +82,7 @@ class Swap:
             made.attributes[name] = ir.AttrInt64(name, value)
         return made
 
-    def _stored(self, matrix: Stored, storage: FewBits, name: str) -> list[ir.Value | None]:
+    def _stored(self, matrix: StoredMatrix, storage: FewBits, name: str) -> list[ir.Value | None]:
         """Initializers of numbers, scales and, where not symmetric, zero points."""
         parts = _Parts(matrix, storage, self._quantizer)
         (n_in, n_out), dtype = matrix.shape, matrix.tensor.dtype
@@ -142,7 +120,7 @@ class Swap:
 class _Parts:
     """What the quantizer makes of one matrix, kept until the last of its parts was asked for."""
 
-    def __init__(self, matrix: Stored, storage: FewBits, quantizer: Quantizer) -> None:
+    def __init__(self, matrix: StoredMatrix, storage: FewBits, quantizer: Quantizer) -> None:
         self._storage, self._quantizer = storage, quantizer
         self._tensor, self._transposed = matrix.tensor, matrix.transposed  # the node that reads it leaves
 

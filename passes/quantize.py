@@ -45,13 +45,14 @@ class QuantizeLinears(GraphPass):
         found = list(_found(by_site, decoder))
         head = head_of(model.graph) if self.head else None
         reasons = [*_missing(by_site, found), *(r for node, sites in found for r in _misfits(node, sites, by_site))]
-        if self.head and (head is None or stored_matrix(head) is None or matrix_at(head).shape != self.head.shape):
+        stored = stored_matrix(head) if head is not None else None
+        if self.head and (stored is None or stored.shape != self.head.shape):
             reasons.append(f"head: no MatMul with a float weight {self.head.shape} makes the logits")
         if reasons:
             raise PassRefused(self.name, reasons, "apply the plan to an export of the checkpoint it was made for")
         digests = {edit.site: edit.replaces[0] for edit in self.edits if edit.site not in self.replaced}
         prove(_untouched(decoder, digests), digests, self.source)
-        if self.head and head and not self.head.replaces.matches(matrix_at(head).read()):
+        if self.head and stored and not self.head.replaces.matches(stored.read()):
             raise PlanMismatch("head", f"the graph holds another than the plan was made for ({self.source})",
                                "apply the plan to a dense export of that checkpoint, or plan again")
         model.graph.opset_imports.setdefault(DOMAIN, 1)

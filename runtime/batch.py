@@ -1,4 +1,4 @@
-"""Several prompts in one batch, with ONNX Runtime: short rows are padded, each ends by itself, each draws by itself.
+"""Prompts continued with ONNX Runtime, in one batch: short rows are padded, each ends and draws by itself.
 
 A row's tokens are those that its prompt would get alone, as far as rounding goes: kernels for one row and for many may
 sum in another order. Axes: B rows, T tokens of the longest prompt, V vocabulary.
@@ -7,64 +7,95 @@ sum in another order. Axes: B rows, T tokens of the longest prompt, V vocabulary
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from foldrank.errors import SourceError
 from foldrank.runtime.decoding import OrtDecoder, Tokens
-from foldrank.runtime.generate import Generated, Sampling, Tokenizer, choose
+from foldrank.runtime.generate import Generated, Sampling, Tokenizer, Told, check_prompts, choose
 from foldrank.runtime.providers import Provider
 from foldrank.runtime.session import Session
 
 Side = Literal["left", "right"]
 
 
-def several_with_onnxruntime(
+@dataclass
+class Row:
+    """One prompt of a batch, a random stream that no other row draws from, and its tokens so far."""
+
+    prompt: Sequence[int]
+    random: np.random.Generator
+    new: list[int] = field(default_factory=list)
+
+    def ended(self, ends: Collection[int]) -> bool:
+        """Whether its last token ends the text."""
+        return bool(self.new) and self.new[-1] in ends
+
+
+Heard = Callable[[Row], None]
+
+
+def with_onnxruntime(
     folder: Path, prompts: Sequence[str], provider: Provider, tokenizer: Tokenizer, *, tokens: int, sampling: Sampling,
-    context: int, ends: Collection[int], threads: int | None,
+    context: int, ends: Collection[int], threads: int | None, told: Told | None = None,
 ) -> list[Generated]:
     """Each prompt's continuation: at most `tokens` new tokens, fewer at a token of `ends` or where the context ends.
 
-    Prompt n (from 0) draws its tokens as it would alone with the seed + n. `seconds` are those of all together. The
-    logits of a whole prompt are in memory at once: B x T x V numbers. Raises SourceError, and as OrtDecoder.open.
+    Prompt n (from 0) draws its tokens as it would alone with the seed + n. `seconds` are those of all together; `told`
+    is handed each new piece of a lone prompt's text. The logits of a whole prompt are in memory at once: B x T x V
+    numbers. Raises SourceError, and as OrtDecoder.open.
     """
     ids = [tokenizer.encode(prompt) if prompt else [] for prompt in prompts]
     check_prompts(folder, [len(row) for row in ids], context)
     decoder = OrtDecoder.open(folder, provider, threads=threads)
+    heard = _nobody if told is None or len(prompts) > 1 else _telling(told, tokenizer, ends)
     started = time.perf_counter()
-    new = continued(decoder, ids, tokens=tokens, sampling=sampling, context=context, ends=ends)
+    new = continued(decoder, ids, tokens=tokens, sampling=sampling, context=context, ends=ends, heard=heard)
     seconds = time.perf_counter() - started
     return [
-        Generated(len(prompt), row, tokenizer.decode(row[:-1] if row[-1] in ends else row), seconds, "onnxruntime")
+        Generated(len(prompt), row, _text(row, tokenizer, ends), seconds, "onnxruntime")
         for prompt, row in zip(ids, new, strict=True)
     ]
 
 
-def check_prompts(folder: Path, lengths: Sequence[int], context: int) -> None:
-    """Every prompt has tokens and leaves room for one more. Raises SourceError naming all that do not, from 1."""
-    reasons = [
-        f"prompt {number} has " + (f"{length} tokens, the model looks at {context}" if length else "no tokens")
-        for number, length in enumerate(lengths, start=1) if not 0 < length < context
-    ]
-    if reasons:
-        raise SourceError(folder, " | ".join(reasons), "give each prompt text, and less than the model looks at")
+def _text(new: Sequence[int], tokenizer: Tokenizer, ends: Collection[int]) -> str:
+    """Of new tokens, without the one that ended them."""
+    return tokenizer.decode(list(new[:-1] if new[-1] in ends else new))
+
+
+def _telling(told: Told, tokenizer: Tokenizer, ends: Collection[int]) -> Heard:
+    """Hands over what a row's text has grown by; half a character waits for the rest."""
+    shown = 0
+
+    def heard(row: Row) -> None:
+        nonlocal shown
+        text = _text(row.new, tokenizer, ends)
+        if not text.endswith("\N{REPLACEMENT CHARACTER}"):
+            told(text[shown:])
+            shown = len(text)
+
+    return heard
+
+
+def _nobody(_row: Row) -> None:
+    """Nobody listens."""
 
 
 def continued(
     decoder: OrtDecoder, prompts: Sequence[Sequence[int]], *, tokens: int, sampling: Sampling, context: int,
-    ends: Collection[int],
+    ends: Collection[int], heard: Heard = _nobody,
 ) -> list[list[int]]:
-    """New tokens of every prompt, in the order of the prompts; the last one is of `ends` where it ended by itself."""
+    """New tokens of every prompt, in the order of the prompts; the last one is of `ends` where it ended by itself.
+    `heard` is told of each row that got a token."""
     side = padding_side(decoder.session)
     new: dict[int, list[int]] = {}
     for batch in batches([len(prompt) for prompt in prompts], tokens, context, padded=side is not None):
         rows = [Row(prompts[number], np.random.default_rng(sampling.seed + number)) for number in batch]
         budget = min(tokens, context - max(len(row.prompt) for row in rows))
-        _decode(decoder, rows, side or "right", budget, sampling, ends)
+        _decode(decoder, rows, side or "right", budget, sampling, ends, heard)
         new |= {number: row.new for number, row in zip(batch, rows, strict=True)}
     return [new[number] for number in range(len(prompts))]
 
@@ -107,21 +138,9 @@ def padded(prompts: Sequence[Sequence[int]], side: Side) -> tuple[Tokens, Tokens
     return ids_BT, mask_BT
 
 
-@dataclass
-class Row:
-    """One prompt of a batch, a random stream that no other row draws from, and its tokens so far."""
-
-    prompt: Sequence[int]
-    random: np.random.Generator
-    new: list[int] = field(default_factory=list)
-
-    def ended(self, ends: Collection[int]) -> bool:
-        """Whether its last token ends the text."""
-        return bool(self.new) and self.new[-1] in ends
-
-
 def _decode(
-    decoder: OrtDecoder, rows: Sequence[Row], side: Side, budget: int, sampling: Sampling, ends: Collection[int]
+    decoder: OrtDecoder, rows: Sequence[Row], side: Side, budget: int, sampling: Sampling, ends: Collection[int],
+    heard: Heard,
 ) -> None:
     """Decode a batch until each row has ended or got its budget. An ended row is fed on and not listened to."""
     ids_BT, mask_BT = padded([row.prompt for row in rows], side)
@@ -131,6 +150,7 @@ def _decode(
         for row, logits_V in zip(rows, logits_BV, strict=True):
             if not row.ended(ends):
                 row.new.append(choose(logits_V, sampling, row.random))
+                heard(row)
         if left == 1 or all(row.ended(ends) for row in rows):
             return
         logits_BV = decoder.step(np.array([row.new[-1:] for row in rows], np.int64))[:, -1]

@@ -1,12 +1,12 @@
-"""Text from a bundle: onnxruntime-genai's generator where it is installed, else ONNX Runtime step by step.
+"""Text from a bundle: what a token is chosen by, what comes out, and onnxruntime-genai's generator.
 
-Knows bundles' folders and tokens. What turns text into tokens is the library's own, or handed in.
+Knows bundles' folders and tokens. `batch.py` is ONNX Runtime's way.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foldrank.errors import SourceError
-from foldrank.runtime.decoding import OrtDecoder
 from foldrank.runtime.genai import GenaiDecoder
 from foldrank.runtime.providers import Provider, load_genai
 
@@ -51,7 +50,7 @@ class Generated:
 
 
 class Tokenizer(Protocol):
-    """What is asked of a tokenizer by ONNX Runtime's way."""
+    """What ONNX Runtime's way asks of one."""
 
     def encode(self, text: str) -> list[int]: ...
     def decode(self, tokens: list[int]) -> str: ...
@@ -69,9 +68,9 @@ def with_genai(
     model = GenaiDecoder.open(folder, provider, capacity=context, threads=threads).model
     tokenizer = library.Tokenizer(model)
     ids = np.asarray(tokenizer.encode(prompt), dtype=np.int32)
-    length = check_prompt(folder, len(ids), tokens, context)
+    check_prompts(folder, [len(ids)], context)
     parameters = library.GeneratorParams(model)
-    options: dict[str, Any] = {"max_length": length, "do_sample": not sampling.greedy}
+    options: dict[str, Any] = {"max_length": min(len(ids) + tokens, context), "do_sample": not sampling.greedy}
     if not sampling.greedy:
         options |= {"temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p,
                     "random_seed": sampling.seed}
@@ -88,35 +87,15 @@ def with_genai(
                      "onnxruntime-genai")
 
 
-def with_onnxruntime(
-    folder: Path, prompt: str, provider: Provider, tokenizer: Tokenizer, *, tokens: int, sampling: Sampling,
-    context: int, ends: Collection[int], threads: int | None, told: Told,
-) -> Generated:
-    """The same with ONNX Runtime alone, a tokenizer that is handed in, and the tokens that end a text."""
-    ids = tokenizer.encode(prompt)
-    length = check_prompt(folder, len(ids), tokens, context)
-    decoder = OrtDecoder.open(folder, provider, threads=threads)
-    started = time.perf_counter()
-    new: list[int] = []
-    shown = ""
-    for token in _stream(decoder, np.asarray([ids], np.int64), length - len(ids), sampling):
-        new.append(token)
-        text = tokenizer.decode(new)
-        if not text.endswith("\N{REPLACEMENT CHARACTER}"):  # else half a character: wait for the rest
-            told(text[len(shown):])
-            shown = text
-        if token in ends:
-            break
-    return Generated(len(ids), new, tokenizer.decode(new), time.perf_counter() - started, "onnxruntime")
-
-
-def check_prompt(folder: Path, prompt: int, tokens: int, context: int) -> int:
-    """Length of prompt and continuation, within the context. Raises SourceError."""
-    if prompt < 1:
-        raise SourceError(folder, "the prompt has no tokens", "give a prompt with text in it")
-    if prompt >= context:
-        raise SourceError(folder, f"the prompt has {prompt} tokens, the model looks at {context}", "shorten it")
-    return min(prompt + tokens, context)
+def check_prompts(folder: Path, lengths: Sequence[int], context: int) -> None:
+    """Every prompt has tokens and leaves room for one more. Raises SourceError naming all that do not, from 1."""
+    reasons = [
+        ("the prompt" if len(lengths) == 1 else f"prompt {number}")
+        + (f" has {length} tokens, the model looks at {context}" if length else " has no tokens")
+        for number, length in enumerate(lengths, start=1) if not 0 < length < context
+    ]
+    if reasons:
+        raise SourceError(folder, " | ".join(reasons), "give a prompt with text, shorter than what the model sees")
 
 
 def choose(logits_V: NDArray[Any], sampling: Sampling, random: np.random.Generator) -> int:
@@ -128,13 +107,3 @@ def choose(logits_V: NDArray[Any], sampling: Sampling, random: np.random.Generat
     shares = np.exp(scaled) / np.exp(scaled).sum()
     kept = int(np.searchsorted(np.cumsum(shares), sampling.top_p)) + 1
     return int(random.choice(order[:kept], p=shares[:kept] / shares[:kept].sum()))
-
-
-def _stream(decoder: OrtDecoder, ids_BT: NDArray[np.int64], tokens: int, sampling: Sampling) -> Iterator[int]:
-    random = np.random.default_rng(sampling.seed)
-    logits_BTV = decoder.prefill(ids_BT)
-    for left in range(tokens, 0, -1):
-        token = choose(logits_BTV[0, -1], sampling, random)
-        yield token
-        if left > 1:
-            logits_BTV = decoder.step(np.asarray([[token]], np.int64))

@@ -19,6 +19,7 @@ from typing import Any
 
 from foldrank.cache import cache_folder
 from foldrank.errors import UnsafeModel
+from foldrank.runtime.gpu import Gpu
 from foldrank.runtime.providers import load_onnxruntime
 from foldrank.verified import sha256_of
 
@@ -73,16 +74,9 @@ def cards_and_driver() -> Facts | None:
 
     All cards, since the order in which CUDA counts them is not NVML's.
     """
-    try:
-        import pynvml
-    except ImportError:
-        return None
-    try:
-        pynvml.nvmlInit()
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-        names = [_text(pynvml.nvmlDeviceGetName(handle)) for handle in handles]
-        driver = _text(pynvml.nvmlSystemGetDriverVersion())
-    except pynvml.NVMLError:
+    cards = Gpu.all()
+    names, driver = [card.name for card in cards], cards[0].driver if cards else None
+    if driver is None or None in names:
         return None
     chosen = {name: os.environ.get(name, "") for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")}
     return {"cards": names, "driver": driver, **chosen}
@@ -100,10 +94,6 @@ def _inside(model: Path, name: str) -> Path:
 
 def _digest(facts: Facts) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def _text(found: Any) -> str:
-    return found.decode() if isinstance(found, bytes) else str(found)
 
 
 def _forget_old(base: Path) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 
 from foldrank.bundle import Bundle
 from foldrank.plans.texts import load_tokenizer
-from foldrank.runtime.batch import several_with_onnxruntime
+from foldrank.runtime.batch import with_onnxruntime
 from foldrank.runtime.fallback import provider_for
 from foldrank.runtime.genai import OFFERED
-from foldrank.runtime.generate import Sampling, with_genai, with_onnxruntime
+from foldrank.runtime.generate import Generated, Sampling, with_genai
 from foldrank.runtime.providers import Provider
 
 
@@ -44,8 +44,7 @@ def run(
     if engine.short in OFFERED and importlib.util.find_spec("onnxruntime_genai"):
         made = with_genai(opened.path, prompt, engine, **options)
     else:
-        tokenizer: Any = load_tokenizer(opened.path)
-        made = with_onnxruntime(opened.path, prompt, engine, tokenizer, ends=_ends(opened, tokenizer), **options)
+        [made] = _with_onnxruntime(opened, [prompt], engine, options)
     return {
         "prompt": prompt, "text": made.text, "prompt_tokens": made.prompt_tokens, "tokens": made.tokens,
         "seconds": made.seconds, "tokens_per_second": len(made.tokens) / made.seconds, "engine": made.engine,
@@ -64,10 +63,7 @@ def _check(prompt: str | Sequence[str], max_new_tokens: int, stream: Callable[[s
 
 def _several(opened: Bundle, prompts: Sequence[str], engine: Provider, options: Mapping[str, Any]) -> dict[str, Any]:
     """All prompts in one batch."""
-    tokenizer: Any = load_tokenizer(opened.path)
-    rows = several_with_onnxruntime(
-        opened.path, prompts, engine, tokenizer, ends=_ends(opened, tokenizer), **options
-    )
+    rows = _with_onnxruntime(opened, prompts, engine, options)
     return {
         "rows": [
             {"prompt": prompt, "text": row.text, "prompt_tokens": row.prompt_tokens, "tokens": row.tokens}
@@ -76,6 +72,13 @@ def _several(opened: Bundle, prompts: Sequence[str], engine: Provider, options: 
         "seconds": rows[0].seconds, "tokens_per_second": sum(len(row.tokens) for row in rows) / rows[0].seconds,
         "engine": rows[0].engine, "provider": engine.short, "instead_of": engine.instead_of,
     }
+
+
+def _with_onnxruntime(
+    opened: Bundle, prompts: Sequence[str], engine: Provider, options: Mapping[str, Any]
+) -> list[Generated]:
+    tokenizer: Any = load_tokenizer(opened.path)
+    return with_onnxruntime(opened.path, prompts, engine, tokenizer, ends=_ends(opened, tokenizer), **options)
 
 
 def _ends(opened: Bundle, tokenizer: Any) -> list[int]:

@@ -11,7 +11,7 @@ import pytest
 
 from foldrank.benchmarks.bandwidth import device_bandwidth
 from foldrank.benchmarks.energy import energy_counter
-from foldrank.benchmarks.gpu import Gpu, throttles
+from foldrank.runtime.gpu import Gpu, throttles
 from foldrank.runtime.providers import Provider
 
 

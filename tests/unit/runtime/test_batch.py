@@ -14,9 +14,9 @@ from click.testing import CliRunner
 from foldrank.cli import main
 from foldrank.errors import SourceError
 from foldrank.plans.texts import load_tokenizer
-from foldrank.runtime.batch import batches, check_prompts, continued, padded, padding_side, several_with_onnxruntime
+from foldrank.runtime.batch import batches, continued, padded, padding_side, with_onnxruntime
 from foldrank.runtime.decoding import OrtDecoder
-from foldrank.runtime.generate import Sampling, with_onnxruntime
+from foldrank.runtime.generate import Sampling, check_prompts, choose
 from foldrank.runtime.providers import resolve
 from foldrank.verbs.run import run
 
@@ -39,17 +39,36 @@ def decoder(folder: Path) -> OrtDecoder:
     return OrtDecoder.open(folder, CPU, threads=1)
 
 
+def alone(decoder: OrtDecoder, ids: list[int], tokens: int, sampling: Sampling, end: int) -> list[int]:
+    """One prompt's new tokens, by the shortest loop there is: the whole text is read again for each."""
+    random, new = np.random.default_rng(sampling.seed), []
+    while len(new) < tokens and end not in new:
+        new.append(choose(decoder.prefill(np.array([[*ids, *new]]))[0, -1], sampling, random))
+    return new
+
+
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
-def test_a_row_is_what_its_prompt_is_alone(folder: Path, sampling: Sampling) -> None:
+def test_a_row_is_what_its_prompt_is_alone(folder: Path, decoder: OrtDecoder, sampling: Sampling) -> None:
     tokenizer: Any = load_tokenizer(folder)
-    settings: dict[str, Any] = {"tokens": 20, "context": 100, "threads": 1}
-    found = several_with_onnxruntime(
-        folder, PROMPTS, CPU, tokenizer, sampling=sampling, ends={tokenizer.eos_token_id}, **settings)
+    settings: dict[str, Any] = {"context": 100, "threads": 1, "ends": {tokenizer.eos_token_id}}
+    found = with_onnxruntime(folder, PROMPTS, CPU, tokenizer, tokens=20, sampling=sampling, **settings)
     for number, (prompt, row) in enumerate(zip(PROMPTS, found, strict=True)):
-        seeded = replace(sampling, seed=sampling.seed + number)
-        alone = with_onnxruntime(folder, prompt, CPU, tokenizer, sampling=seeded, told=lambda _: None,
-                                 ends={tokenizer.eos_token_id}, **settings)
-        assert (row.prompt_tokens, row.tokens) == (alone.prompt_tokens, alone.tokens)
+        seeded, ids = replace(sampling, seed=sampling.seed + number), tokenizer.encode(prompt)
+        assert row.tokens == alone(decoder, ids, 20, seeded, tokenizer.eos_token_id)
+        assert row.prompt_tokens == len(ids)
+
+
+def test_a_lone_prompts_text_is_told_as_it_grows_and_never_half_a_character(dense_5m: Path) -> None:
+    tokenizer: Any = load_tokenizer(dense_5m)
+    pieces: list[str] = []
+    settings: dict[str, Any] = {"tokens": 24, "context": 100, "threads": 1, "sampling": SAMPLED, "told": pieces.append}
+    [found] = with_onnxruntime(dense_5m, ["We"], CPU, tokenizer, ends=NO_END, **settings)
+    assert "".join(pieces) == found.text
+    assert len(pieces) > 12
+    stop = found.tokens[7]
+    pieces.clear()
+    [found] = with_onnxruntime(dense_5m, ["We"], CPU, tokenizer, ends={stop}, **settings)
+    assert "".join(pieces) == found.text == tokenizer.decode(found.tokens[:-1])
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
@@ -75,9 +94,9 @@ def test_a_prompt_that_the_context_cuts_cuts_no_other(decoder: OrtDecoder) -> No
 def test_the_end_of_text_is_counted_and_not_shown(dense_5m: Path) -> None:
     tokenizer: Any = load_tokenizer(dense_5m)
     settings: dict[str, Any] = {"tokens": 8, "sampling": GREEDY, "context": 100, "threads": 1}
-    whole = several_with_onnxruntime(dense_5m, PROMPTS, CPU, tokenizer, ends=NO_END, **settings)[0]
+    whole = with_onnxruntime(dense_5m, PROMPTS, CPU, tokenizer, ends=NO_END, **settings)[0]
     ends = {whole.tokens[5]}
-    found = several_with_onnxruntime(dense_5m, PROMPTS, CPU, tokenizer, ends=ends, **settings)[0]
+    found = with_onnxruntime(dense_5m, PROMPTS, CPU, tokenizer, ends=ends, **settings)[0]
     assert found.tokens == whole.tokens[:6]
     assert found.text == tokenizer.decode(whole.tokens[:5])
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from foldrank.errors import SourceError
-from foldrank.runtime.generate import Sampling, check_prompt, choose
+from foldrank.runtime.generate import Sampling, check_prompts, choose
 
 LOGITS = np.log(np.array([0.1, 0.5, 0.15, 0.25]))
 
@@ -45,8 +45,8 @@ def test_other_settings_do_not_exist(wrong: dict[str, float]) -> None:
 
 
 def test_a_prompt_fits_the_context_and_has_tokens() -> None:
-    assert check_prompt(Path("b"), 3, 10, 100) == 13
-    assert check_prompt(Path("b"), 95, 10, 100) == 100
-    for prompt in (0, 100, 101):
-        with pytest.raises(SourceError, match="prompt"):
-            check_prompt(Path("b"), prompt, 10, 100)
+    check_prompts(Path("b"), [1, 99], 100)
+    for length, said in ((0, "the prompt has no tokens"), (100, "the prompt has 100 tokens, the model looks at 100"),
+                         (101, "the prompt has 101 tokens")):
+        with pytest.raises(SourceError, match=said):
+            check_prompts(Path("b"), [length], 100)

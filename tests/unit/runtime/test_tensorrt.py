@@ -192,11 +192,11 @@ def test_run_takes_onnxruntime_genai_only_where_that_offers_the_provider(
     name: str, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = SimpleNamespace(path=Path("bundle"), json=lambda _: {"model": {"context_length": 8, "eos_token_id": 0}})
-    made = SimpleNamespace(text="", prompt_tokens=1, tokens=[1], seconds=1.0)
+    made: dict[str, Any] = {"text": "", "prompt_tokens": 1, "tokens": [1], "seconds": 1.0}
     monkeypatch.setattr(verb, "Bundle", SimpleNamespace)
     monkeypatch.setattr(verb, "provider_for", lambda name, *_, **__: Provider(name))
     monkeypatch.setattr(verb, "load_tokenizer", lambda _: SimpleNamespace(eos_token_id=0))
     monkeypatch.setattr(verb.importlib.util, "find_spec", lambda _: object())
-    monkeypatch.setattr(verb, "with_genai", lambda *_, **__: SimpleNamespace(engine="genai", **vars(made)))
-    monkeypatch.setattr(verb, "with_onnxruntime", lambda *_, **__: SimpleNamespace(engine="onnxruntime", **vars(made)))
+    monkeypatch.setattr(verb, "with_genai", lambda *_, **__: SimpleNamespace(engine="genai", **made))
+    monkeypatch.setattr(verb, "with_onnxruntime", lambda *_, **__: [SimpleNamespace(engine="onnxruntime", **made)])
     assert verb.run(bundle, "x", provider=name)["engine"] == engine

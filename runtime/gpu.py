@@ -6,7 +6,7 @@ Every figure is None where the library or the card does not tell. Changes no set
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from foldrank.runtime.providers import Provider
@@ -27,28 +27,46 @@ class Gpu:
     @classmethod
     def open(cls, index: int = 0) -> Gpu | None:
         """The card of that index as the driver counts; None without nvidia-ml-py, a driver or the card."""
+        return next(iter(cls._opened(lambda _: (index,))), None)
+
+    @classmethod
+    def all(cls) -> list[Gpu]:
+        """Every card the driver counts; none without nvidia-ml-py or a driver."""
+        return cls._opened(lambda library: range(library.nvmlDeviceGetCount()))
+
+    @classmethod
+    def _opened(cls, indices: Callable[[Any], Iterable[int]]) -> list[Gpu]:
         try:
             import pynvml
         except ImportError:
-            return None
+            return []
         try:
             pynvml.nvmlInit()
-            return cls(pynvml, pynvml.nvmlDeviceGetHandleByIndex(index))
+            return [cls(pynvml, pynvml.nvmlDeviceGetHandleByIndex(index)) for index in indices(pynvml)]
         except pynvml.NVMLError:
-            return None
+            return []
 
     @classmethod
     def of(cls, provider: Provider) -> Gpu | None:
         """The card a provider computes on; None on a CPU."""
         return None if provider.device == "cpu" else cls.open(provider.device_id)
 
+    @property
+    def name(self) -> str | None:
+        """As the card is sold."""
+        return _text(self._ask(lambda n: n.nvmlDeviceGetName(self._handle)))
+
+    @property
+    def driver(self) -> str | None:
+        """Version of its driver."""
+        return _text(self._ask(lambda n: n.nvmlSystemGetDriverVersion()))
+
     def facts(self) -> dict[str, Any]:
         """What does not change: name, driver, memory in bytes, power limit in watts."""
         memory = self._ask(lambda n: n.nvmlDeviceGetMemoryInfo(self._handle).total)
         limit = self._ask(lambda n: n.nvmlDeviceGetEnforcedPowerLimit(self._handle) / 1e3)
         return {
-            "name": _text(self._ask(lambda n: n.nvmlDeviceGetName(self._handle))),
-            "driver": _text(self._ask(lambda n: n.nvmlSystemGetDriverVersion())),
+            "name": self.name, "driver": self.driver,
             "memory_bytes": memory, "power_limit_w": limit,
         }
 
