@@ -15,7 +15,7 @@ from foldrank.benchmarks.ideal import Work, count
 from foldrank.benchmarks.paired import Series, Setup, run
 from foldrank.benchmarks.peers import against
 from foldrank.benchmarks.placement import placements
-from foldrank.benchmarks.schedule import Turns
+from foldrank.benchmarks.schedule import FEW, ONE, WHOLE, Turns
 from foldrank.benchmarks.statistics import SPREAD, UNSTABLE_ABOVE
 from foldrank.benchmarks.workload import Profile
 from foldrank.bundle import Bundle
@@ -28,10 +28,7 @@ from foldrank.runtime.providers import Provider
 CACHES = 2
 """Weights of so many last-level caches leave nothing in them that the next token could find."""
 
-RATIO: dict[Turns, str] = {
-    "sample": "dense over compressed, median of pairs",
-    "token": "dense over compressed, median of pairs; for decoding a pair's is the median over its tokens",
-}
+RATIO = "dense over compressed, median of pairs; where turns are tokens a pair's decode ratio is the median over them"
 
 
 def paired_bench(
@@ -72,13 +69,14 @@ def paired_bench(
 
 
 def turns(provider: Provider, work: Iterable[Work], cache_bytes: int | None) -> Turns:
-    """Turns of one token where no bundle's weights stay in the last cache from one to the next; else whole samples.
+    """Turns of one token where no bundle's weights stay in the last cache from one to the next, else of a few.
 
-    On a device always samples: two processes that take turns there pay for each change.
+    On a device whole samples: two processes that take turns there pay for each change.
     """
+    if provider.device != "cpu":
+        return WHOLE
     least = min(one.weight_bytes for one in work)
-    fits = cache_bytes is None or least < CACHES * cache_bytes
-    return "sample" if provider.device != "cpu" or fits else "token"
+    return FEW if cache_bytes is None or least < CACHES * cache_bytes else ONE
 
 
 def check_comparable(compressed: Bundle, dense: Bundle) -> None:
@@ -128,9 +126,9 @@ def _method(profile: Profile, setup: Setup, dropped: list[int], missing: dict[st
     return {
         "profile": profile.name, "provider": setup.provider.short, "instead_of": setup.provider.instead_of,
         "engines": [name for name in profile.engines if name not in missing],
-        "unavailable": missing, "order": "A B B A", "turns": setup.turns, "pairs": profile.pairs,
+        "unavailable": missing, "order": "A B B A", "turns": str(setup.turns), "pairs": profile.pairs,
         "warmups": profile.warmups, "launches": profile.launches, "seed": setup.seed, "dropped_prompts": dropped,
-        "ratio": RATIO[setup.turns], "spread": SPREAD, "unstable_above": UNSTABLE_ABOVE,
+        "ratio": RATIO, "spread": SPREAD, "unstable_above": UNSTABLE_ABOVE,
         "interval": "95 % percentile bootstrap over launches, then pairs",
     }
 

@@ -152,7 +152,7 @@ def _ratios(launches: Sequence[Pairs], phase: str) -> list[list[float]]:
 
 
 def pair_ratio(dense: Sample, rival: Sample, phase: str) -> float:
-    """Dense over rival: of the phase's times, or where both took turns token by token the median over the tokens."""
+    """Dense over rival: of the phase's times, or where turns were tokens the median over them."""
     if phase == "decode" and "steps_s" in dense:
         return median(ours / theirs for ours, theirs in zip(dense["steps_s"], rival["steps_s"], strict=True))
     return dense[PHASES[phase]] / rival[PHASES[phase]]

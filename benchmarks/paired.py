@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from foldrank.benchmarks.child import Child
-from foldrank.benchmarks.schedule import Turn, Turns, abba, shares
+from foldrank.benchmarks.schedule import WHOLE, Turn, Turns, abba, shares
 from foldrank.benchmarks.workload import Profile, Workload
 from foldrank.errors import ProviderUnavailable
 from foldrank.progress import SILENT, Progress
@@ -25,7 +25,7 @@ ENERGY_SECONDS = 3.0
 
 _RIVAL = {SPEED: "compressed", NULL: "dense again"}
 Sample = Mapping[str, Any]
-"""`prepare_s`, `ttft_s`, `tpot_s`, and where turns were tokens `steps_s`, the seconds of each."""
+"""`prepare_s`, `ttft_s`, `tpot_s`, and where turns were tokens `steps_s`, the seconds of each that counts."""
 Pairs = list[tuple[Sample, Sample]]
 
 
@@ -37,7 +37,7 @@ class Setup:
     threads: int
     vocabulary: int
     seed: int
-    turns: Turns = "sample"
+    turns: Turns = WHOLE
 
 
 @dataclass
@@ -143,24 +143,24 @@ def duel(
     rivals: dict[Turn, Child] = {"a": dense, "b": rival}
     pairs: Pairs = []
     for order in abba(count):
-        if setup.turns == "token":
-            taken = _by_token(rivals, order, workload, setup)
-        else:
+        if setup.turns == WHOLE:
             taken = {turn: take(rivals[turn], workload, setup) for turn in order}
+        else:
+            taken = _in_tokens(rivals, order, workload, setup)
         pairs.append((taken["a"], taken["b"]))
         progress.advance(stage)
     return pairs
 
 
-def _by_token(
+def _in_tokens(
     rivals: Mapping[Turn, Child], order: Sequence[Turn], workload: Workload, setup: Setup
 ) -> dict[Turn, Sample]:
-    """A sample of each, one token a turn once both prompts are read."""
+    """A sample of each, a few tokens a turn once both prompts are read."""
     begun = {turn: rivals[turn].ask("begin", **_asked(workload, setup)) for turn in order}
     steps: dict[Turn, list[float]] = {turn: [] for turn in order}
-    for step in range(workload.tokens - 1):
-        for turn in order if step % 2 == 0 else order[::-1]:
-            steps[turn].append(rivals[turn].ask("step")["step_s"])
+    for number, size in enumerate(setup.turns.split(workload.tokens - 1)):
+        for turn in order if number % 2 == 0 else order[::-1]:
+            steps[turn] += rivals[turn].ask("steps", count=size)["steps_s"][setup.turns.unheard:]
     return {turn: {**begun[turn], "steps_s": steps[turn], "tpot_s": fmean(steps[turn])} for turn in order}
 
 

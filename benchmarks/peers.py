@@ -23,6 +23,7 @@ from typing import Any
 from foldrank.benchmarks.child import Child
 from foldrank.benchmarks.document import PHASES
 from foldrank.benchmarks.paired import Setup, duel, opened, warm
+from foldrank.benchmarks.schedule import WHOLE
 from foldrank.benchmarks.statistics import estimate, stable
 from foldrank.benchmarks.workload import Profile
 from foldrank.bundle import Bundle
@@ -49,7 +50,7 @@ def against(
 def _measured(
     peer: str, dense: Bundle, engine: str, setup: Setup, profile: Profile, progress: Progress
 ) -> list[dict[str, Any]]:
-    entries, setup = [], replace(setup, turns="sample")  # a peer's threads may spin on after its turn
+    entries, setup = [], replace(setup, turns=WHOLE)  # a peer's threads may spin on after its turn
     with ExitStack() as stack:
         folder, command = _place(peer, dense, stack, progress)
         ours = stack.enter_context(Child(f"dense in {engine}"))

@@ -1,18 +1,41 @@
 """The order in which two contestants take turns: A B B A, so that a slow drift of the machine cancels.
 
-A turn is a whole sample (a prompt and its continuation) or, after both have read their prompts, one token. Where the
-weights do not fit in the processor's caches nothing that counts survives from one token to the next anyway, and turns
-a few milliseconds apart see the same machine: on a busy one the interval of dense against dense shrinks from a tenth to
-a fiftieth in the same time.
+A turn is a whole sample (a prompt and its continuation) or, once both have read their prompts, a few tokens: turns a
+few milliseconds apart see the same machine, however busy it is. Where the weights do not fit in the processor's caches
+nothing that counts survives there from one token to the next, and one token is a turn; where they may fit, the first
+token of a turn brings them back and is not counted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 Turn = Literal["a", "b"]
-Turns = Literal["sample", "token"]
+
+
+@dataclass(frozen=True)
+class Turns:
+    """How long a turn is: so many tokens, the first `unheard` of which are not counted; None: a whole sample."""
+
+    tokens: int | None = None
+    unheard: int = 0
+
+    def __str__(self) -> str:
+        if self.tokens is None:
+            return "a whole sample"
+        heard = f", the first {self.unheard} not counted" if self.unheard else ""
+        return f"{self.tokens} token{'s' if self.tokens > 1 else ''}{heard}"
+
+    def split(self, steps: int) -> list[int]:
+        """So many steps in turns, none without a step that counts."""
+        assert self.tokens is not None
+        sizes = [min(self.tokens, steps - start) for start in range(0, steps, self.tokens)]
+        return [size for size in sizes if size > self.unheard]
+
+
+WHOLE, ONE, FEW = Turns(), Turns(1), Turns(3, unheard=1)
 
 
 def abba(pairs: int) -> Iterator[tuple[Turn, Turn]]:

@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -59,15 +60,17 @@ class Worker:
         return measure(self._decoder_for(workload), workload, vocabulary, seed)
 
     def begin(self, *, prompt: int, batch: int, tokens: int, vocabulary: int, seed: int) -> dict[str, Any]:
-        """Read one prompt and make its first token; `step` goes on from there. Gives seconds."""
+        """Read one prompt and make its first token; `steps` go on from there. Gives seconds."""
         workload = Workload(prompt, batch, tokens)
         return begin(self._decoder_for(workload), workload, vocabulary, seed)
 
-    def step(self) -> dict[str, Any]:
-        """Make one more token. Gives seconds."""
-        start = time.perf_counter()
-        self._decoder.next()
-        return {"step_s": time.perf_counter() - start}
+    def steps(self, *, count: int) -> dict[str, Any]:
+        """Make so many more tokens. Gives the seconds of each."""
+        clock = [time.perf_counter()]
+        for _ in range(count):
+            self._decoder.next()
+            clock.append(time.perf_counter())
+        return {"steps_s": [end - start for start, end in pairwise(clock)]}
 
     def energy(
         self, *, prompt: int, batch: int, tokens: int, vocabulary: int, seed: int, seconds: float
@@ -169,7 +172,7 @@ def serve(commands: TextIO, answers: TextIO, worker: Worker | None = None) -> No
     """Answer commands until there are no more. An error of ours is an answer, anything else ends the process."""
     worker = worker or Worker()
     acts: dict[str, Callable[..., dict[str, Any]]] = {
-        "open": worker.open, "sample": worker.sample, "begin": worker.begin, "step": worker.step,
+        "open": worker.open, "sample": worker.sample, "begin": worker.begin, "steps": worker.steps,
         "memory": worker.memory, "energy": worker.energy, "profile": worker.profile,
     }
     for line in commands:

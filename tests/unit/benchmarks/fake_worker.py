@@ -32,8 +32,8 @@ for line in sys.stdin:
             answer = {"prepare_s": 0.0, "ttft_s": (elapsed := spend()), "tpot_s": elapsed}
         case "begin":
             answer = {"prepare_s": 0.0, "ttft_s": spend()}
-        case "step":
-            answer = {"step_s": spend()}
+        case "steps":
+            answer = {"steps_s": [spend() for _ in range(command["count"])]}
         case "die":
             sys.exit("the disk of memories is full")
         case "killed":

@@ -12,6 +12,7 @@ from foldrank.benchmarks.bench import check_comparable, speed_gates, turns
 from foldrank.benchmarks.document import Yardstick
 from foldrank.benchmarks.ideal import Work
 from foldrank.benchmarks.paired import NULL, SPEED, Series, Setup
+from foldrank.benchmarks.schedule import FEW, ONE, WHOLE, Turns
 from foldrank.benchmarks.statistics import Estimate
 from foldrank.benchmarks.workload import Workload
 from foldrank.bundle import Bundle
@@ -82,11 +83,11 @@ def test_where_turns_were_tokens_a_pairs_ratio_is_the_median_over_them() -> None
 
 
 @pytest.mark.parametrize(("provider", "cache", "expected"), [
-    (Provider("cpu"), 400_000, "token"), (Provider("cpu"), 600_000, "sample"), (Provider("cpu"), None, "sample"),
-    (Provider("cuda"), 400_000, "sample"),
+    (Provider("cpu"), 400_000, ONE), (Provider("cpu"), 600_000, FEW), (Provider("cpu"), None, FEW),
+    (Provider("cuda"), 400_000, WHOLE),
 ])
-def test_turns_are_tokens_where_no_weights_stay_in_the_cache(
-    provider: Provider, cache: int | None, expected: str
+def test_a_turn_is_one_token_where_no_weights_stay_in_the_cache(
+    provider: Provider, cache: int | None, expected: Turns
 ) -> None:
     assert turns(provider, [DENSE, SMALL], cache) == expected
 

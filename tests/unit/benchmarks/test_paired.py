@@ -12,6 +12,7 @@ import pytest
 from foldrank.benchmarks.child import Child
 from foldrank.benchmarks.document import pair_ratio
 from foldrank.benchmarks.paired import Pairs, Setup, duel
+from foldrank.benchmarks.schedule import ONE, Turns
 from foldrank.benchmarks.statistics import Estimate, estimate
 from foldrank.benchmarks.workload import Workload
 from foldrank.errors import ProviderUnavailable, SourceError
@@ -48,13 +49,14 @@ def test_two_equal_workers_are_not_told_apart() -> None:
     assert found.high - found.low < 0.04
 
 
+@pytest.mark.parametrize("turns", [ONE, Turns(2, unheard=1)])
 @pytest.mark.parametrize(("rival_s", "slower"), [(0.100, False), (0.105, True)])
-def test_turns_of_a_token_tell_the_same(rival_s: float, slower: bool) -> None:
+def test_turns_of_tokens_tell_the_same(rival_s: float, slower: bool, turns: Turns) -> None:
     launches: list[list[float]] = []
     for launch in range(2):
         with _child("dense", 0.100, 2 * launch) as dense, _child("rival", rival_s, 2 * launch + 1) as rival:
-            pairs = duel(dense, rival, WORKLOAD, dataclasses.replace(SETUP, turns="token"), 10)
-        assert all(len(side["steps_s"]) == WORKLOAD.tokens - 1 for pair in pairs for side in pair)
+            pairs = duel(dense, rival, Workload(4, 1, 7), dataclasses.replace(SETUP, turns=turns), 10)
+        assert all(len(side["steps_s"]) == (6 if turns == ONE else 3) for pair in pairs for side in pair)
         launches.append([pair_ratio(ours, theirs, "decode") for ours, theirs in pairs])
     found = estimate(launches, seed=0)
     assert found.contains(0.100 / rival_s)
@@ -70,18 +72,21 @@ class Counting:
     def __init__(self, name: str, seconds: float) -> None:
         self.name, self.seconds = name, seconds
 
-    def ask(self, do: str, **_: object) -> dict[str, float]:
-        Counting.calls += 1
+    def ask(self, do: str, count: int = 1, **_: object) -> dict[str, object]:
         self.log.append(f"{do} {self.name}")
-        return {"prepare_s": 0.0, "ttft_s": 1.0, "step_s": self.seconds * (1 + 0.01 * Counting.calls)}
+        found = []
+        for _step in range(count):
+            Counting.calls += 1
+            found.append(self.seconds * (1 + 0.01 * Counting.calls))
+        return {"prepare_s": 0.0, "ttft_s": 1.0, "steps_s": found}
 
 
 def test_turns_of_a_token_cancel_a_drift_that_whole_samples_would_show() -> None:
     dense, rival = Counting("a", 1.0), Counting("b", 1.25)
     Counting.log.clear()
-    setup = dataclasses.replace(SETUP, turns="token")
+    setup = dataclasses.replace(SETUP, turns=ONE)
     pairs = duel(dense, rival, Workload(4, 1, 5), setup, 2)  # type: ignore[arg-type]
-    one = ["begin a", "begin b", "step a", "step b", "step b", "step a", "step a", "step b", "step b", "step a"]
+    one = ["begin a", "begin b", *(f"steps {name}" for name in "abbaabba")]
     assert Counting.log[:10] == one
     assert Counting.log[10:12] == ["begin b", "begin a"]
     drift = Counting.calls * 0.01

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from foldrank.benchmarks.schedule import abba, shares
+from foldrank.benchmarks.schedule import FEW, ONE, WHOLE, abba, shares
 from foldrank.benchmarks.workload import FULL, QUICK, Profile, Workload
 
 
@@ -59,3 +59,15 @@ def test_prompts_are_reproducible_and_within_the_vocabulary() -> None:
     assert prompts.shape == (3, 8)
     assert 0 <= prompts.min() <= prompts.max() < 50
     assert (prompts == Workload(8, 3, 2).prompts(50, seed=1)).all()
+
+
+def test_a_sample_is_cut_into_turns_that_all_have_a_token_that_counts() -> None:
+    assert ONE.split(3) == [1, 1, 1]
+    assert FEW.split(15) == [3] * 5
+    assert FEW.split(31) == [3] * 10  # the last token would only bring the weights back
+    assert FEW.split(8) == [3, 3, 2]
+
+
+def test_turns_say_what_they_are() -> None:
+    assert [str(turns) for turns in (WHOLE, ONE, FEW)] == [
+        "a whole sample", "1 token", "3 tokens, the first 1 not counted"]

@@ -51,7 +51,7 @@ def test_token_by_token_it_times_the_same() -> None:
     worker = Worker()
     worker._decoder = SleepingDecoder()
     begun = worker.begin(prompt=8, batch=2, tokens=5, vocabulary=10, seed=0)
-    steps = [worker.step()["step_s"] for _ in range(4)]
+    steps = [*worker.steps(count=3)["steps_s"], *worker.steps(count=1)["steps_s"]]
     assert worker._decoder.calls == ["prepare 2", "first (2, 8)", *["next"] * 4]
     assert 0.020 <= begun["ttft_s"] < 0.04
     assert all(0.010 <= step < 0.02 for step in steps)
