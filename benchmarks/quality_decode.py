@@ -16,7 +16,7 @@ import click
 
 from foldrank.benchmarks.bench import paired_bench
 from foldrank.benchmarks.quality import Cell, load, save
-from foldrank.benchmarks.workload import Profile, Workload
+from foldrank.benchmarks.workload import ENGINES, Profile, Workload
 from foldrank.bundle import Bundle
 from foldrank.checkpoint import Checkpoint
 from foldrank.plans.compose import make_plan
@@ -56,7 +56,8 @@ def main(
 ) -> None:
     """Time the cells that the file has and that were not timed, saving after each."""
     checkpoint, found = Checkpoint.open(model), load(output)
-    profile = Profile("quality", (Workload(context, batch=1, tokens=32),), pairs=pairs, launches=launches)
+    workload = Workload(context, batch=1, tokens=32)
+    profile = Profile("quality", (workload,), pairs=pairs, launches=launches, engines=ENGINES[:1])
     with tempfile.TemporaryDirectory() as work:
         dense = export(model, Path(work) / "dense", dtype="fp32", offline=True)
         for cell in (Cell(model.name, method, keep, seed) for keep in keeps for method in methods):

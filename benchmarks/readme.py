@@ -81,7 +81,7 @@ def _cpu_speed(data: dict[str, Any]) -> str:
     nulls = [bench["null_test"] for bench in data["benches"].values()]
     said = ", ".join(f"{n['ratio']:.3f} [{n['ci95'][0]:.3f}, {n['ci95'][1]:.3f}]" for n in nulls)
     targets = "\n".join(
-        f"* {t['target']}: {t['lowest']:.2f} at least, {t['limit']:g} asked{'' if t['reached'] else ': **missed**'}"
+        f"* {t['target']}: {t['value']:.3g} {t['bound']}, {t['limit']:g} asked{'' if t['reached'] else ': **missed**'}"
         for t in data["targets"]
     )
     return f"{_table(columns, rows)}\n\nDense against dense in the same runs: {said}.\n\n{targets}"
