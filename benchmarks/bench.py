@@ -10,6 +10,7 @@ from typing import Any
 
 from foldrank.benchmarks import document
 from foldrank.benchmarks.bandwidth import device_bandwidth, read_bandwidth
+from foldrank.benchmarks.child import TUNABLES
 from foldrank.benchmarks.environment import environment, last_level_cache_bytes
 from foldrank.benchmarks.ideal import Work, count
 from foldrank.benchmarks.paired import Series, Setup, run
@@ -61,7 +62,7 @@ def paired_bench(
         **found,
         "environment": {**environment(threads), **on_card,
                         "bandwidth_bytes_per_s": yardstick.bandwidth,
-                        "bandwidth_probes_bytes_per_s": probes, "spinning": "in_runs",
+                        "bandwidth_probes_bytes_per_s": probes, "spinning": "in_runs", "glibc_tunables": TUNABLES,
                         "pinned": all(opened["pinned"] for one in series for opened in one.opened.values())},
         "method": _method(profile, setup, dropped, missing),
         "gates": gates, "verdict": "pass" if all(gate["passed"] for gate in gates) else "fail",

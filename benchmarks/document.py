@@ -116,7 +116,8 @@ def memory(series: Series) -> list[dict[str, Any]]:
     """Peak resident bytes of each session's process, one per launch, and what the process held before it opened."""
     return [
         {"bundle": name, "engine": series.engine, "peak_rss_bytes": series.peaks[name],
-         "rss_before_bytes": series.opened[name]["rss_before_bytes"], "gpu_bytes": series.on_card.get(name)}
+         "rss_before_bytes": series.opened[name]["rss_before_bytes"],
+         "huge_page_bytes": series.opened[name].get("huge_page_bytes"), "gpu_bytes": series.on_card.get(name)}
         for name in ("dense", "compressed")
     ]
 

@@ -39,7 +39,7 @@ class Worker:
 
     def open(self, *, folder: str, engine: str, provider: str, options: dict[str, str], threads: int) -> dict[str, Any]:
         """Open the bundle. Gives node placement and whether a CUDA graph is replayed (null where the engine does not
-        tell), and resident bytes before."""
+        tell), resident bytes before, and how many bytes lie in huge pages after."""
         before, path, chosen, old = memory("VmRSS"), Path(folder), resolve(provider, options), threads_now()
         placement = graph = None
         self._provider = chosen
@@ -52,7 +52,8 @@ class Worker:
             self._decoder, self._shared, placement = decoder, shares_buffer(path), decoder.session.placement
             graph = isinstance(decoder, ResidentDecoder) and decoder.graph
         pinned = pin(threads_now() - old, threads)
-        return {"placement": placement, "cuda_graph": graph, "rss_before_bytes": before, "pinned": pinned}
+        return {"placement": placement, "cuda_graph": graph, "rss_before_bytes": before, "pinned": pinned,
+                "huge_page_bytes": memory("AnonHugePages", Path("/proc/self/smaps_rollup"))}
 
     def sample(self, *, prompt: int, batch: int, tokens: int, vocabulary: int, seed: int) -> dict[str, Any]:
         """Read one prompt, make `tokens` tokens. Gives seconds to the first and per later token."""
@@ -159,9 +160,8 @@ def whole_cores_first(allowed: set[int], topology: Path = Path("/sys/devices/sys
     return first + rest
 
 
-def memory(field: str) -> int | None:
-    """Bytes of a field of /proc/self/status, such as VmHWM (peak) or VmRSS (now); None off Linux."""
-    status = Path("/proc/self/status")
+def memory(field: str, status: Path = Path("/proc/self/status")) -> int | None:
+    """Bytes of a field that Linux tells of this process, such as VmHWM (peak) or VmRSS (now); None elsewhere."""
     if not status.is_file():
         return None
     lines = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 import time
 from pathlib import Path
@@ -99,6 +100,18 @@ def test_time_really_spent_shows() -> None:
     found = _compare(0.010, 0.020, noise=False)
     assert found.high < 0.8
     assert found.low > 0.3
+
+
+def test_workers_ask_for_huge_pages() -> None:
+    with Child("any", command=(sys.executable, "-c", _TELLS)) as child:
+        assert child.ask("tell")["tunables"] == os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
+
+
+_TELLS = """
+import json, os, sys
+for line in sys.stdin:
+    print(json.dumps({"tunables": os.environ["GLIBC_TUNABLES"]}), flush=True)
+"""
 
 
 def test_a_worker_that_ends_is_an_error_with_its_last_words() -> None:

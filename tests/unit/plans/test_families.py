@@ -13,7 +13,7 @@ from tiny_families import EXPERTS, TINY, save
 
 from foldrank.checkpoint import Checkpoint
 from foldrank.errors import SourceError
-from foldrank.plans.compose import calibration_windows, make_plan, parse_all, run_all, usable
+from foldrank.plans.compose import calibration_windows, make_plan, parse_all, plan_of, run_all, usable
 from foldrank.plans.models.decoder import Decoder, load_decoder
 from foldrank.plans.models.families import FAMILIES
 from foldrank.plans.models.reference import reference_model
@@ -77,12 +77,12 @@ def test_the_reference_computes_what_the_planner_simulated_and_its_cache_works(
         with pytest.raises(SourceError, match=r"query_key_value holds q, k, v head by head, so . cannot be replaced"):
             make_plan(checkpoint, METHODS[packed], calibration_tokens=1024)
         return
-    plan = make_plan(checkpoint, METHODS[packed], calibration_tokens=1024)
-    assert len(plan.folds) == 1
-    assert {role for pair in plan.pairs for role in pair.site.roles} == set(FAMILIES[TINY[family].architecture].roles)
     dense = load_decoder(checkpoint)
     windows = usable(dense, calibration_windows(checkpoint, None, 1024, 0))
-    simulated = run_all(dense, parse_all(METHODS[packed]), windows.ids, 0)[-1].result.decoder
+    runs = run_all(dense, parse_all(METHODS[packed]), windows.ids, 0)
+    plan, simulated = plan_of(checkpoint, dense, windows, runs), runs[-1].result.decoder
+    assert len(plan.folds) == 1
+    assert {role for pair in plan.pairs for role in pair.site.roles} == set(FAMILIES[TINY[family].architecture].roles)
     model: Any = reference_model(checkpoint, plan)
     tokens = torch.from_numpy(ids)
     with torch.no_grad():

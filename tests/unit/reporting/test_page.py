@@ -12,6 +12,7 @@ import pytest
 
 from foldrank import strictjson
 from foldrank.errors import BundleError
+from foldrank.reporting import picture
 from foldrank.reporting.page import compose
 
 Maker = Callable[..., Path]
@@ -55,6 +56,12 @@ def words(page: str, section: str | None = None) -> str:
     return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", page)).split())
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made and not written out, which is what takes long: for tests that read only words."""
+    monkeypatch.setattr(picture, "inline_svg", lambda *_: '<svg role="img"></svg>')
+
+
 SECTIONS = ["done", "similarity", "spectra", "bytes", "quality", "proof", "speed", "origin", "receipts"]
 
 
@@ -66,6 +73,7 @@ def test_a_compressed_bundle_has_every_section_and_picture(make_bundle: Maker) -
     assert all(a["role"] == "img" and len(a["aria-label"] or "") > 40 for a in pictures)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_dense_bundle_has_a_page_without_plan_sections(make_bundle: Maker) -> None:
     page = compose(make_bundle({"reports/bench.json": None, "reports/receipts.json": None}, plan=False)).html
     assert [a["id"] for tag, a in tags(page) if tag == "section"] == [
@@ -75,6 +83,7 @@ def test_a_dense_bundle_has_a_page_without_plan_sections(make_bundle: Maker) -> 
     assert "the graph computes what the checkpoint says" in words(page)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_figures_are_those_of_the_json(make_bundle: Maker) -> None:
     page = compose(make_bundle()).html
     top = words(page[: page.index("<main>")])
@@ -136,6 +145,7 @@ BENCH: dict[str, Any] = {
 }
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     ("left_out", "section", "says"),
     [
@@ -152,6 +162,7 @@ def test_what_is_missing_is_said(make_bundle: Maker, left_out: str, section: str
     assert says in words(compose(make_bundle({left_out: None})).html, section)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_without_any_report_no_figure_is_made_up(make_bundle: Maker) -> None:
     page = compose(make_bundle({"reports/bench.json": None, "reports/validate.json": None})).html
     top = words(page[: page.index("<main>")])
@@ -160,6 +171,7 @@ def test_without_any_report_no_figure_is_made_up(make_bundle: Maker) -> None:
     assert "Passed" not in page
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     "content", [{}, [], None, 3, "text", {"quality": [], "graph": 3, "gates": {}, "rows": [1], "speedups": [[]]}]
 )
@@ -188,6 +200,7 @@ def _validation(**changes: Any) -> dict[str, Any]:
     return report | changes
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     ("report", "word", "reason"),
     [
@@ -210,6 +223,7 @@ def test_the_verdict_says_no_more_than_was_shown(make_bundle: Maker, report: Any
     assert reason in top
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_null_test_that_misses_one_is_called_out(make_bundle: Maker) -> None:
     bench = {**BENCH, "null_test": {"ratio": 1.08, "ci95": [1.04, 1.1]}}
     page = compose(make_bundle({"reports/bench.json": bench})).html
@@ -221,6 +235,7 @@ def test_the_same_bundle_gives_the_same_page(make_bundle: Maker) -> None:
     assert compose(folder).html == compose(folder).html
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_unstable_headline_is_marked_where_it_is_first_read(make_bundle: Maker) -> None:
     bench = copy.deepcopy(BENCH)
     bench["speedups"][0]["stable"] = False
@@ -229,6 +244,7 @@ def test_an_unstable_headline_is_marked_where_it_is_first_read(make_bundle: Make
     assert "unstable samples" in words(page[: page.index("<main>")])
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_each_stage_tells_its_versions(make_bundle: Maker) -> None:
     text = words(compose(make_bundle()).html, "origin")
     assert "library planned made timed" in text
