@@ -18,22 +18,24 @@ from foldrank.errors import ProviderUnavailable, SourceError
 _COMMAND = (sys.executable, "-m", "foldrank.benchmarks.worker")
 
 TUNABLES = os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
-"""What workers' malloc is told, unless the user tells it otherwise: to ask for huge pages (glibc 2.35 and later, "The GNU
-C Library Reference Manual", section Memory Allocation Tunables). In pages of 4 KiB one of two processes with the same
-weights may be slower by 6 to 9 % for as long as it lives, depending on which pages it got; in huge ones by 1 %.
+"""What workers' malloc is told, unless the user tells it otherwise: to ask for huge pages (glibc 2.35 and later, "The
+GNU C Library Reference Manual", section Memory Allocation Tunables). In pages of 4 KiB one of two processes with the
+same weights may be slower by 6 to 9 % for as long as it lives, depending on which pages it got; in huge ones by 1 %.
 """
 
 
 class Child:
     """A running worker process. Use as a context manager: leaving it ends the process."""
 
-    def __init__(self, name: str, *, command: tuple[str, ...] = _COMMAND, timeout_s: float = 900.0) -> None:
-        """`name` goes into errors, e.g. `dense in genai`. `timeout_s` bounds each answer."""
+    def __init__(
+        self, name: str, *, command: tuple[str, ...] = _COMMAND, timeout_s: float = 900.0, tunables: str = TUNABLES
+    ) -> None:
+        """`name` goes into errors, e.g. `dense in genai`. `timeout_s` bounds each answer. `tunables`: of glibc."""
         self.name, self._timeout_s = name, timeout_s
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process, closed with it
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
-            env={**os.environ, "ORT_DISABLE_TELEMETRY": "1", "GLIBC_TUNABLES": TUNABLES}, start_new_session=True,
+            env={**os.environ, "ORT_DISABLE_TELEMETRY": "1", "GLIBC_TUNABLES": tunables}, start_new_session=True,
         )
         self._stdin = cast(IO[bytes], self._process.stdin)
         self._stdout = cast(IO[bytes], self._process.stdout)
