@@ -97,7 +97,8 @@ def _recovered(cells: list[dict[str, Any]]) -> list[str]:
     rows = [
         (f"`{cell['method']}`", f"{cell['keep']:g}", str(cell["seed"]), cell["recover"],
          f"{cell['before']['perplexity_ratio']:.3f}", f"{cell['perplexity_ratio']:.3f}", f"{cell['kl_nats']:.3f}",
-         f"{cell['recovery_tokens']:,}", str(cell["recovery_steps"]), f"{cell['recovery_s']:.0f}")
+         f"{cell['recovery_tokens']:,}", str(cell["recovery_steps"]),
+         "not timed" if cell["recovery_s"] is None else f"{cell['recovery_s']:.0f}")
         for cell in sorted(cells, key=lambda cell: (-cell["keep"], cell["method"], cell["recover"], cell["seed"]))
     ]
     head = ("method", "keep", "seed", "trained", "before", "after", "KL after", "tokens", "steps", "seconds")

@@ -90,7 +90,7 @@ def test_the_page_shows_medians_and_what_is_out_of_reach(tmp_path: Path) -> None
     trained = {**entry("a", 0.9, 0, perplexity_ratio=1.01), "recover": "lora", "before": rows[0],
                "recovery_tokens": 4096, "recovery_steps": 30, "recovery_s": 9.0}
     rows[0] |= {"decode": {"ratio": 1.2, "ci95": [1.1, 1.3], "ideal": 1.25}, "bytes_ratio": 0.75}
-    rows.append(trained)
+    rows += [trained, {**trained, "seed": 1, "recovery_s": None}]
     for row in rows:
         row["where"] = {"cpu": "C", "threads": 1, "device": "G" if row["method"] == "b" else "cpu"}
     found = {"cells": {str(i): row for i, row in enumerate(rows)},
@@ -100,6 +100,7 @@ def test_the_page_shows_medians_and_what_is_out_of_reach(tmp_path: Path) -> None
     assert "| `b` | out of reach |" in text
     assert "Planning, seconds, on C, 1 thread: a; on G: b:" in text
     assert "| `a` | 0.9 | 0 | lora | 1.100 | 1.010 | 0.100 | 4,096 | 30 | 9 |" in text
+    assert "| `a` | 0.9 | 1 | lora | 1.100 | 1.010 | 0.100 | 4,096 | 30 | not timed |" in text
     assert "| `a` | 0.9 | 0.750 | 1.200 | 1.100 to 1.300 | 1.250 |" in text
     picture(found, tmp_path / "p.svg")
     assert "<svg" in (tmp_path / "p.svg").read_text()
