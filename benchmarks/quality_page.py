@@ -42,7 +42,7 @@ def page(found: Mapping[str, Any]) -> str:
         parts += ["Share of the block weights kept:\n", _table(mine, "kept", "{:.3f}")]
         parts += ["Planning, seconds, " + _places(mine) + ":\n", _table(mine, "planning_s", "{:.0f}")]
         parts += _timed([cell for cell in mine if "decode" in cell])
-        parts += _recovered([cell for cell in held_here if cell["recover"]])
+        parts += _recovered([cell for cell in held_here if cell["recover"] and "refused" not in cell])
     return "\n".join(parts)
 
 

@@ -89,6 +89,7 @@ def test_the_page_shows_medians_and_what_is_out_of_reach(tmp_path: Path) -> None
     rows.append({"model": "m", "method": "b", "keep": 0.9, "seed": 0, "recover": None, "refused": "no"})
     trained = {**entry("a", 0.9, 0, perplexity_ratio=1.01), "recover": "lora", "before": rows[0],
                "recovery_tokens": 4096, "recovery_steps": 30, "recovery_s": 9.0}
+    rows.append({"model": "m", "method": "b", "keep": 0.9, "seed": 0, "recover": "lora", "refused": "no"})
     rows[0] |= {"decode": {"ratio": 1.2, "ci95": [1.1, 1.3], "ideal": 1.25}, "bytes_ratio": 0.75}
     rows += [trained, {**trained, "seed": 1, "recovery_s": None}]
     for row in rows:
