@@ -42,16 +42,16 @@ def paired_bench(
     """
     check_comparable(compressed, dense)
     profile, dropped = _fit(profile, dense)
-    work = {"dense": _work(dense), "compressed": _work(compressed)}
+    work, cache_bytes = {"dense": _work(dense), "compressed": _work(compressed)}, last_level_cache_bytes()
     setup = Setup(provider, threads, int(dense.json("config.json")["vocab_size"]), seed,
-                  turns=turns(provider, work.values(), last_level_cache_bytes()))
+                  turns=turns(provider, work.values(), cache_bytes))
     before = _bandwidth(provider, threads)
     card = Gpu.of(provider)
     states = [card and card.state()]
     series, missing = run(dense.path, compressed.path, setup, profile, progress)
     states.append(card and card.state())
     probes = before + _bandwidth(provider, threads)
-    yardstick = document.Yardstick(work, max(probes, default=None), last_level_cache_bytes())
+    yardstick = document.Yardstick(work, max(probes, default=None), cache_bytes)
     on_card = {} if provider.device == "cpu" else {"gpu": card and card.facts(), "gpu_states": states}
     found = _assemble(series, setup, yardstick)
     if peers:

@@ -17,7 +17,8 @@ from foldrank.errors import ProviderUnavailable, SourceError
 
 _COMMAND = (sys.executable, "-m", "foldrank.benchmarks.worker")
 
-TUNABLES = os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
+HUGE_PAGES = "glibc.malloc.hugetlb=1"
+TUNABLES = os.environ.get("GLIBC_TUNABLES", HUGE_PAGES)
 """What workers' malloc is told, unless the user tells it otherwise: to ask for huge pages (glibc 2.35 and later, "The
 GNU C Library Reference Manual", section Memory Allocation Tunables). In pages of 4 KiB one of two processes with the
 same weights may be slower by 6 to 9 % for as long as it lives, depending on which pages it got; in huge ones by 1 %.

@@ -14,12 +14,12 @@ from typing import Any
 import click
 
 from foldrank import strictjson
-from foldrank.benchmarks.child import TUNABLES, Child
+from foldrank.benchmarks.child import HUGE_PAGES, Child
 from foldrank.benchmarks.document import pair_ratio
 from foldrank.benchmarks.environment import environment
 from foldrank.benchmarks.paired import Pairs, Setup, duel, opened, warm
 from foldrank.benchmarks.random_checkpoint import parse_size, shape_of, write_checkpoint
-from foldrank.benchmarks.schedule import ONE
+from foldrank.benchmarks.schedule import ONE, starting
 from foldrank.benchmarks.statistics import estimate
 from foldrank.benchmarks.workload import ENGINES, Workload
 from foldrank.bundle import Bundle
@@ -28,7 +28,7 @@ from foldrank.runtime.session import default_threads
 from foldrank.staging import write_atomically
 from foldrank.verbs.export import export
 
-PAGES = {"small": "glibc.malloc.hugetlb=0", "huge": TUNABLES}
+PAGES = {"small": "glibc.malloc.hugetlb=0", "huge": HUGE_PAGES}
 
 
 def compared(dense: Bundle, engine: str, workload: Workload, setup: Setup, pairs: int, launches: int) -> dict[str, Any]:
@@ -37,8 +37,8 @@ def compared(dense: Bundle, engine: str, workload: Workload, setup: Setup, pairs
     held: dict[str, int | None] = {}
     for launch in range(launches):
         with ExitStack() as stack:
-            names = list(PAGES)[:: -1 if launch % 2 else 1]
-            children = {name: stack.enter_context(Child(f"{name} pages", tunables=PAGES[name])) for name in names}
+            children = {name: stack.enter_context(Child(f"{name} pages", tunables=PAGES[name]))
+                        for name in starting(PAGES, launch)}
             held = {name: opened(child, dense.path, engine, setup)["huge_page_bytes"]
                     for name, child in children.items()}
             warm(children.values(), workload, setup, 5)

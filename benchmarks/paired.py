@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from foldrank.benchmarks.child import Child
-from foldrank.benchmarks.schedule import WHOLE, Turn, Turns, abba, shares
+from foldrank.benchmarks.schedule import WHOLE, Turn, Turns, abba, shares, starting
 from foldrank.benchmarks.workload import Profile, Workload
 from foldrank.errors import ProviderUnavailable
 from foldrank.progress import SILENT, Progress
@@ -82,9 +82,10 @@ def _engine(
     progress.start(stage, 2 * sum(counts) * len(profile.workloads))
     try:
         for launch, count in enumerate(counts):
-            names = list(folders)[:: -1 if launch % 2 else 1]  # who starts first finds other memory than who comes last
             with ExitStack() as stack:
-                children = {name: stack.enter_context(Child(f"{name} in {engine}")) for name in names}
+                children = {
+                    name: stack.enter_context(Child(f"{name} in {engine}")) for name in starting(folders, launch)
+                }
                 _open(series, children, folders, setup)
                 for workload in profile.workloads:
                     _contests(series, children, workload, setup, profile.warmups, count, stage, progress)

@@ -8,7 +8,7 @@ token of a turn brings them back and is not counted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -44,6 +44,12 @@ def abba(pairs: int) -> Iterator[tuple[Turn, Turn]]:
         raise ValueError(f"{pairs} pairs: at least one is needed")
     for pair in range(pairs):
         yield ("a", "b") if pair % 2 == 0 else ("b", "a")
+
+
+def starting(names: Iterable[str], launch: int) -> list[str]:
+    """The order in which workers start: turned in every second launch, since who starts first finds other memory than
+    who comes last."""
+    return list(names)[:: -1 if launch % 2 else 1]
 
 
 def shares(pairs: int, launches: int) -> list[int]:

@@ -61,9 +61,12 @@ Told = Callable[[str], None]
 
 def with_genai(
     folder: Path, prompt: str, provider: Provider, *, tokens: int, sampling: Sampling, context: int,
-    threads: int | None, told: Told,
+    threads: int | None, told: Told | None = None,
 ) -> Generated:
-    """At most `tokens` new tokens, fewer at end of text or context. Raises as GenaiDecoder.open, and SourceError."""
+    """At most `tokens` new tokens, fewer at end of text or context; `told` is handed each new piece of text.
+
+    Raises as GenaiDecoder.open, and SourceError.
+    """
     library = load_genai()
     model = GenaiDecoder.open(folder, provider, capacity=context, threads=threads).model
     tokenizer = library.Tokenizer(model)
@@ -82,7 +85,8 @@ def with_genai(
     while not generator.is_done():
         generator.generate_next_token()
         new.append(int(generator.get_next_tokens()[0]))
-        told(stream.decode(new[-1]))
+        if told is not None:
+            told(stream.decode(new[-1]))
     return Generated(len(ids), new, tokenizer.decode(np.asarray(new, np.int32)), time.perf_counter() - started,
                      "onnxruntime-genai")
 

@@ -35,12 +35,11 @@ def run(
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     options: dict[str, Any] = {
         "tokens": max_new_tokens, "sampling": Sampling(temperature, top_k, top_p, seed), "threads": threads,
-        "context": opened.json("genai_config.json")["model"]["context_length"],
+        "context": opened.json("genai_config.json")["model"]["context_length"], "told": stream,
     }
     engine = provider_for(provider, provider_options, allow_fallback=allow_fallback)
     if not isinstance(prompt, str):
         return _several(opened, prompt, engine, options)
-    options["told"] = stream or _nobody
     if engine.short in OFFERED and importlib.util.find_spec("onnxruntime_genai"):
         made = with_genai(opened.path, prompt, engine, **options)
     else:
@@ -85,7 +84,3 @@ def _ends(opened: Bundle, tokenizer: Any) -> list[int]:
     """The end-of-text tokens: those that onnxruntime-genai would heed."""
     ends = opened.json("genai_config.json")["model"].get("eos_token_id", tokenizer.eos_token_id)
     return ends if isinstance(ends, list) else [ends]
-
-
-def _nobody(_text: str) -> None:
-    """Nobody listens."""
