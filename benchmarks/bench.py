@@ -19,7 +19,7 @@ from foldrank.benchmarks.placement import placements
 from foldrank.benchmarks.schedule import FEW, ONE, WHOLE, Turns
 from foldrank.benchmarks.statistics import SPREAD, UNSTABLE_ABOVE
 from foldrank.benchmarks.workload import Profile
-from foldrank.bundle import Bundle
+from foldrank.bundle import Bundle, source_differs
 from foldrank.errors import BundleError
 from foldrank.graph.load import load_model
 from foldrank.progress import SILENT, Progress
@@ -82,13 +82,13 @@ def turns(provider: Provider, work: Iterable[Work], cache_bytes: int | None) -> 
 
 def check_comparable(compressed: Bundle, dense: Bundle) -> None:
     """One dtype and one checkpoint, or the ratio would not be the compression's. Raises BundleError."""
-    for what, ours, theirs in (
-        ("dtype", compressed.manifest.dtype, dense.manifest.dtype),
-        ("checkpoint", compressed.manifest.source.get("config_sha256"), dense.manifest.source.get("config_sha256")),
-    ):
-        if ours != theirs:
-            reason = f"its {what} is {ours}, that of the baseline {dense.path} {theirs}"
-            raise BundleError(compressed.path, reason, "give the bundle it was made from as --baseline")
+    reasons = []
+    if (ours := compressed.manifest.dtype) != (theirs := dense.manifest.dtype):
+        reasons.append(f"its dtype is {ours}, that of the baseline {dense.path} {theirs}")
+    if different := source_differs(compressed.manifest.source, dense.manifest.source):
+        reasons.append(f"it is of another checkpoint than the baseline {dense.path} ({different})")
+    if reasons:
+        raise BundleError(compressed.path, " | ".join(reasons), "give the bundle it was made from as --baseline")
 
 
 def speed_gates(

@@ -145,9 +145,8 @@ def run_all(
 
 def _inputs(checkpoint: Checkpoint, windows: Windows, seed: int, device: str) -> tuple[str, ...]:
     """All that a plan's findings follow from, besides the methods' settings."""
-    files = sorted({tensor.path for tensor in checkpoint.tensors.values()})
     return (
-        code_version(), torch.__version__, checkpoint.config_sha256, *(sha256_of(file) for file in files),
+        code_version(), torch.__version__, checkpoint.config_sha256, *map(sha256_of, checkpoint.weight_files),
         sha256_array(windows.ids), str(windows.ids.shape), str(seed), device,
     )
 

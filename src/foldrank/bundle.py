@@ -111,6 +111,14 @@ class Bundle:
         return Bundle(self.path, manifest)
 
 
+def source_differs(ours: Mapping[str, str], theirs: Mapping[str, str]) -> str | None:
+    """What tells two manifests' sources apart: their config.json, or their weights where both know them."""
+    if ours.get("config_sha256") != theirs.get("config_sha256"):
+        return "config.json differs"
+    known = ours.get("weights_sha256"), theirs.get("weights_sha256")
+    return "the weights differ" if None not in known and known[0] != known[1] else None
+
+
 def seal(
     folder: Path, *, command: str, seed: int | None, source: Mapping[str, str], exporter: str, dtype: str,
     versions: Mapping[str, str], known: Mapping[str, FileEntry] | None = None,

@@ -19,6 +19,7 @@ from foldrank.errors import SourceError
 from foldrank.hub import snapshot
 from foldrank.progress import SILENT, Progress, track
 from foldrank.tensorfile import StoredTensor, read_header
+from foldrank.verified import sha256_of
 
 _BLOCK_COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -69,6 +70,21 @@ class Checkpoint:
         """Number of decoder blocks."""
         config = text_config(self.config)
         return int(next(config[key] for key in _BLOCK_COUNTS if key in config))
+
+    @property
+    def weight_files(self) -> list[Path]:
+        """The safetensors files, by name."""
+        return sorted({tensor.path for tensor in self.tensors.values()})
+
+    @property
+    def source(self) -> dict[str, str]:
+        """What a manifest says of where a bundle came from. Hashes the weights: those fine-tuned from one model share
+        its config.json."""
+        weights = " ".join(sha256_of(file) for file in self.weight_files)
+        return {
+            "name": self.name, "path": str(self.path), "config_sha256": self.config_sha256,
+            "weights_sha256": hashlib.sha256(weights.encode()).hexdigest(), "architecture": self.architecture,
+        }
 
     @property
     def text_config(self) -> dict[str, Any]:

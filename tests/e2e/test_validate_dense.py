@@ -176,6 +176,19 @@ def test_another_checkpoint_is_refused(copy: Bundle, dense: Bundle, specs_5m: Pa
         checked(copy, dense, model=other)
 
 
+def test_fine_tuned_weights_under_the_same_config_are_another_checkpoint(
+    copy: Bundle, specs_5m: Path, tmp_path: Path
+) -> None:
+    tuned = Path(shutil.copytree(specs_5m, tmp_path / "tuned"))
+    data = bytearray((tuned / "model.safetensors").read_bytes())
+    data[-1] ^= 1  # a mantissa bit of one fp16 weight
+    (tuned / "model.safetensors").write_bytes(data)
+    with pytest.raises(SourceError, match=r"is not the checkpoint .*the weights differ"):
+        checked(copy, copy, model=tuned)
+    with pytest.raises(BundleError, match=r"was not exported from the checkpoint .*the weights differ"):
+        checked(copy, export(tuned, tmp_path / "other"))
+
+
 def test_the_dense_bundle_of_another_model_is_refused(copy: Bundle, shared: Path, tmp_path: Path) -> None:
     other = export(shared / "models" / "specs-300k", tmp_path / "other")
     with pytest.raises(BundleError, match="was not exported from the checkpoint"):

@@ -24,6 +24,7 @@ def _facts(evidence: Evidence) -> list[tuple[str, str]]:
         "source": evidence.name,
         "architecture": evidence.architecture,
         "sha256 of the source's config.json": lookup.text(manifest, "source", "config_sha256"),
+        "sha256 of the source's weights": lookup.text(manifest, "source", "weights_sha256"),
         "exporter": lookup.text(manifest, "exporter"),
         "stored type": lookup.text(manifest, "dtype"),
         "created": lookup.text(manifest, "created"),

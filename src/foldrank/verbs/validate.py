@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from foldrank import strictjson
-from foldrank.bundle import Bundle
+from foldrank.bundle import Bundle, source_differs
 from foldrank.checkpoint import Checkpoint
 from foldrank.errors import BundleError, SourceError
 from foldrank.plans.texts import load_tokenizer, read_text, windows
@@ -72,8 +72,8 @@ def validate(
 
 def _check_pair(small: Bundle, dense: Bundle) -> None:
     """Both come from one checkpoint and read text alike. Raises BundleError."""
-    if small.manifest.source.get("config_sha256") != dense.manifest.source.get("config_sha256"):
-        what = f"was not exported from the checkpoint of {small.path.name} (config.json differs)"
+    if different := source_differs(small.manifest.source, dense.manifest.source):
+        what = f"was not exported from the checkpoint of {small.path.name} ({different})"
         raise BundleError(dense.path, what, "give the dense bundle that the plan was applied to")
     name = "tokenizer.json"
     if small.manifest.files.get(name) != dense.manifest.files.get(name):
@@ -81,15 +81,15 @@ def _check_pair(small: Bundle, dense: Bundle) -> None:
 
 
 def _checkpoint(bundle: Bundle, model: str | Path | None, **trust: bool) -> Checkpoint:
-    """The checkpoint given, or the one the manifest names; its config must have the digest of the manifest."""
+    """The checkpoint given, or the one the manifest names; it must have the digests of the manifest."""
     way_out = "give it with --model, or leave the graph proof out with --no-proof"
     source = bundle.manifest.source
     place = model if model is not None else source.get("path", "")
     if model is None and not Path(place).is_dir():
         raise SourceError(bundle.path, f"its checkpoint {place or source.get('name')} is not there", way_out)
     checkpoint = Checkpoint.open(place, **trust)
-    if checkpoint.config_sha256 != source.get("config_sha256"):
-        what = f"is not the checkpoint {bundle.path.name} was made from (config.json differs)"
+    if different := source_differs(source, checkpoint.source):
+        what = f"is not the checkpoint {bundle.path.name} was made from ({different})"
         raise SourceError(checkpoint.path, what, way_out)
     return checkpoint
 

@@ -138,10 +138,12 @@ def test_the_gate_fails_on_a_machine_that_tells_equal_bundles_apart() -> None:
     assert gates[1]["value"] == pytest.approx(0.02)
 
 
-@pytest.mark.parametrize("change", [{"dtype": "fp16"}, {"source": {"config_sha256": "other"}}])
+@pytest.mark.parametrize("change", [{"dtype": "fp16"}, {"config_sha256": "0"}, {"weights_sha256": "0"}])
 def test_bundles_of_another_dtype_or_checkpoint_are_not_compared(dense_5m: Any, change: dict[str, Any]) -> None:
     dense = Bundle.open(dense_5m)
-    other = Bundle(dense.path, dataclasses.replace(dense.manifest, **change))
+    check_comparable(dense, dense)
+    changed = change if "dtype" in change else {"source": {**dense.manifest.source, **change}}
+    other = Bundle(dense.path, dataclasses.replace(dense.manifest, **changed))
     with pytest.raises(BundleError, match="baseline"):
         check_comparable(other, dense)
 
