@@ -22,7 +22,8 @@ from foldrank.digests import WeightDigest, sha256_file
 from foldrank.edits import FoldBlocks
 from foldrank.passes.hashed_file import HashedFile
 from foldrank.passes.write import DATA, MODEL
-from foldrank.planfile import Plan, PlanDocument, Source
+from foldrank.plandocument import PlanDocument, Source
+from foldrank.planfile import Plan
 from foldrank.staging import staged_folder
 from foldrank.versions import versions
 

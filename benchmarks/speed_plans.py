@@ -13,7 +13,8 @@ import numpy as np
 from foldrank.checkpoint import Checkpoint
 from foldrank.digests import WeightDigest, in_threads
 from foldrank.edits import Edit, FewBits, FoldBlocks, LowRank, QuantizeWeight, rank_limit
-from foldrank.planfile import Keep, Plan, PlanDocument, Source, Step
+from foldrank.plandocument import Keep, PlanDocument, Source, Step
+from foldrank.planfile import Plan
 from foldrank.sites import PACKED, ROLES, Site
 from foldrank.versions import versions
 

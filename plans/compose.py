@@ -19,7 +19,8 @@ from foldrank import context
 from foldrank.digests import WeightDigest, in_threads, sha256_array
 from foldrank.edits import Edit, FoldBlocks, LowRank, ReplaceWeight
 from foldrank.errors import SourceError
-from foldrank.planfile import Calibration, Keep, Plan, PlanDocument, Source, Step
+from foldrank.plandocument import Calibration, Keep, PlanDocument, Source, Step
+from foldrank.planfile import Plan
 from foldrank.plans.depth.similarity import debiased_cka
 from foldrank.plans.method import Result, Task
 from foldrank.plans.models.decoder import Decoder, load_decoder

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from foldrank.plans.models.decoder import Block
+from foldrank.plans.models.block import Block
 from foldrank.progress import Progress
 
 States = dict[str, Tensor]

@@ -22,7 +22,8 @@ from foldrank.graph.load import load_model
 from foldrank.passes.few_bits import Quantizer
 from foldrank.passes.pipeline import transform
 from foldrank.passes.write import write_model
-from foldrank.planfile import Plan, PlanDocument, Source
+from foldrank.plandocument import PlanDocument, Source
+from foldrank.planfile import Plan
 from foldrank.plans.models.reference import reference_model
 from foldrank.sites import Site
 

@@ -24,7 +24,7 @@ from foldrank.plans.low_rank.ranks import Candidate, Ranks, from_ratios, smalles
 from foldrank.plans.low_rank.truncation import truncations
 from foldrank.plans.low_rank.whitening import Metric
 from foldrank.plans.method import Result, Task
-from foldrank.plans.models.decoder import Block
+from foldrank.plans.models.block import Block
 from foldrank.plans.shelf import Finding, States, walk
 from foldrank.sites import Site
 

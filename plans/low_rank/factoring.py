@@ -15,7 +15,8 @@ from torch import Tensor
 from foldrank.digests import WeightDigest, in_threads
 from foldrank.edits import FoldBlocks, LowRank
 from foldrank.plans.method import Result, Task
-from foldrank.plans.models.decoder import Block, Decoder
+from foldrank.plans.models.block import Block
+from foldrank.plans.models.decoder import Decoder
 from foldrank.sites import PACKED, ROLES, Site
 
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from foldrank.plans.models.decoder import Block, Decoder
+from foldrank.plans.models.block import Block
+from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.shelf import Finding, MemoryShelf, Shelf, States, walk
 from foldrank.progress import SILENT, Progress
 

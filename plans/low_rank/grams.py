@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from foldrank.plans.models.decoder import Block, Decoder, watch_inputs
+from foldrank.plans.models.block import Block, watch_inputs
+from foldrank.plans.models.decoder import Decoder
 
 
 def input_of(block: Block, role: str) -> str:

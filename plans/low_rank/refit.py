@@ -21,7 +21,8 @@ from foldrank.plans.low_rank.grams import input_of, watched
 from foldrank.plans.low_rank.truncation import truncations
 from foldrank.plans.low_rank.whitening import Metric
 from foldrank.plans.method import Task
-from foldrank.plans.models.decoder import Block, Decoder, watch_inputs
+from foldrank.plans.models.block import Block, watch_inputs
+from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.shelf import Finding, States, walk
 from foldrank.sites import Site
 

@@ -18,7 +18,7 @@ from foldrank.plans.low_rank.decomposing import Budget, uniform
 from foldrank.plans.low_rank.grams import BlockStatistics, input_of
 from foldrank.plans.low_rank.whitening import Metric
 from foldrank.plans.method import Method, Result, Task
-from foldrank.plans.models.decoder import Block
+from foldrank.plans.models.block import Block
 from foldrank.sites import Site
 
 

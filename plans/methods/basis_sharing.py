@@ -25,7 +25,7 @@ from foldrank.plans.low_rank.ranks import Candidate, from_site_ratios
 from foldrank.plans.low_rank.truncation import Truncations, truncations
 from foldrank.plans.low_rank.whitening import Metric
 from foldrank.plans.method import Method, Result, Task
-from foldrank.plans.models.decoder import Block
+from foldrank.plans.models.block import Block
 from foldrank.plans.shelf import Finding, States, walk
 from foldrank.sites import Site
 

@@ -20,7 +20,7 @@ from foldrank.plans.low_rank.gradients import BlockGradients, reduced
 from foldrank.plans.low_rank.grams import BlockStatistics
 from foldrank.plans.low_rank.whitening import Metric
 from foldrank.plans.method import Method, Result, Task
-from foldrank.plans.models.decoder import Block
+from foldrank.plans.models.block import Block
 from foldrank.plans.shelf import Finding
 from foldrank.sites import Site
 

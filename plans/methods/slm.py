@@ -30,7 +30,8 @@ from foldrank.errors import SourceError
 from foldrank.plans.depth.similarity import mean_cosine
 from foldrank.plans.depth.windows import Bounds, Loop, Memo, Outcome, Search, Window, merge_windows, search_threshold
 from foldrank.plans.method import Method, Result, Task
-from foldrank.plans.models.decoder import Block, Decoder
+from foldrank.plans.models.block import Block
+from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.shelf import Figures
 
 Rule = Literal["top", "rdsc", "mean", "bottom"]

@@ -26,7 +26,8 @@ from torch import Tensor
 
 from foldrank.plans.low_rank.truncation import truncations, weighted_pair
 from foldrank.plans.low_rank.whitening import Metric
-from foldrank.plans.models.decoder import Block, Decoder, watch_inputs
+from foldrank.plans.models.block import Block, watch_inputs
+from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.solver.layout import GROUPS, Packed, Roles, Shapes, Span
 
 PRIOR = 4096

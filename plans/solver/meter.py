@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from foldrank.plans.models.decoder import Block, Decoder
+from foldrank.plans.models.block import Block
+from foldrank.plans.models.decoder import Decoder
 
 BATCH_TOKENS = 2048
 """Tokens whose logits are held at once."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from foldrank.plans.models.decoder import Block
+from foldrank.plans.models.block import Block
 from foldrank.plans.solver.block_refit import Fitted, Original, refit
 from foldrank.plans.solver.journal import Factors, Journal, Step
 from foldrank.plans.solver.layout import Layout

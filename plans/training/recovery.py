@@ -18,8 +18,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from foldrank.planfile import Keep, Plan, Step
-from foldrank.plans.models.decoder import Block, Decoder
+from foldrank.plandocument import Keep, Step
+from foldrank.planfile import Plan
+from foldrank.plans.models.block import Block
+from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.solver.meter import Meter
 from foldrank.plans.training.adapters import RATES, Adapter, Kind, adapter
 from foldrank.plans.training.stored import Stored

@@ -15,7 +15,8 @@ from torch import Tensor
 from foldrank.edits import Edit, LowRank, QuantizeHead, QuantizeWeight, ReplaceWeight
 from foldrank.planfile import Plan
 from foldrank.plans.low_rank.factoring import replaced_digests
-from foldrank.plans.models.decoder import Block, Decoder
+from foldrank.plans.models.block import Block
+from foldrank.plans.models.decoder import Decoder
 from foldrank.sites import Site
 
 

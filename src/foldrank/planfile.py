@@ -6,107 +6,26 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import ConfigDict, TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass
 
 from foldrank import strictjson
-from foldrank.digests import WeightDigest, sha256_file
+from foldrank.digests import sha256_file
 from foldrank.edits import Edit, FewBits, FoldBlocks, LowRank, QuantizeHead, QuantizeWeight, ReplaceWeight
 from foldrank.errors import PlanFormatError
 from foldrank.factors import FactorFile, write_factors
-from foldrank.sites import Site
-
-SCHEMA: Final = "foldrank.plan/1"
-_STRICT = ConfigDict(extra="forbid", strict=True)
+from foldrank.plandocument import FactorsRef, PlanDocument, read_document
 
 
-@dataclass(frozen=True, config=_STRICT)
-class Source:
-    """The checkpoint a plan was made for. `weights` digests every single-role weight of every block that a fold names,
-    as the checkpoint has it; what other edits replace, they digest themselves (`replaces`)."""
-
-    name: str
-    config_sha256: str
-    architecture: str
-    blocks: int
-    weights: dict[str, WeightDigest]
-
-
-@dataclass(frozen=True, config=_STRICT)
-class Calibration:
-    """The text statistics came from: name, sha256 of its bytes, windows of `window` tokens, how they were drawn."""
-
-    name: str
-    sha256: str
-    windows: int
-    window: int
-    tokens: int
-    seed: int
-
-
-@dataclass(frozen=True, config=_STRICT)
-class Keep:
-    """Share of the decoder blocks' weights that a step leaves of what it was given. `asked` is null if not given."""
-
-    asked: float | None
-    reached: float
-
-
-@dataclass(frozen=True, config=_STRICT)
-class Step:
-    """One method as it was run."""
-
-    method: str
-    settings: dict[str, bool | int | float | str | None]
-    keep: Keep
-
-
-@dataclass(frozen=True, config=_STRICT)
-class FactorsRef:
-    """sha256 and size of factors.safetensors."""
-
-    sha256: str
-    bytes: int
-
-
-@dataclass(frozen=True, config=_STRICT)
-class PlanDocument:
-    """What plan.json holds. `digest` is the sha256 of the canonical text without itself: an edit by hand shows."""
-
-    source: Source
-    calibration: Calibration | None
-    steps: tuple[Step, ...]
-    predicted: dict[str, float | int]
-    versions: dict[str, str]
-    edits: tuple[Edit, ...]
-    factors: FactorsRef | None = None
-    digest: str = ""
-    schema: Literal["foldrank.plan/1"] = SCHEMA
-
-    def __post_init__(self) -> None:
-        _check_edits(self.edits, self.source.blocks)
-
-    def text(self) -> str:
-        """Canonical JSON, sealed with its digest."""
-        data = _DOCUMENT.dump_python(self, mode="json")
-        return strictjson.dumps({**data, "digest": _seal(data)})
-
-
-_DOCUMENT: TypeAdapter[PlanDocument] = TypeAdapter(PlanDocument)
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Plan:
     """A plan in hand: its document, its arrays by name (float32, read when asked for), its diagnostics.
 
-    Not pydantic's dataclass: that copies a mapping into a dict, which would read every array of a file.
+    Not pydantic's dataclass, unlike the document: that copies a mapping into a dict, which would read every array.
     """
 
     document: PlanDocument
@@ -164,7 +83,7 @@ class Plan:
         """Read and check a plan folder. Raises PlanFormatError."""
         folder = Path(folder).absolute()
         path = folder / "plan.json"
-        document = _read_document(path)
+        document = read_document(path)
         arrays: Mapping[str, np.ndarray] = {}
         if document.factors is not None:
             arrays = FactorFile.open(folder / "factors.safetensors", document.factors.sha256, document.factors.bytes)
@@ -189,63 +108,6 @@ class Plan:
         fields = {name: getattr(self.document, name) for name in
                   ("source", "calibration", "steps", "predicted", "versions", "edits")}
         (folder / "plan.json").write_text(PlanDocument(**fields, factors=reference).text(), encoding="utf-8")
-
-
-def _read_document(path: Path) -> PlanDocument:
-    try:
-        data = strictjson.read(path)
-    except FileNotFoundError:
-        raise PlanFormatError(path, "no such file", "give the folder that `foldrank plan -o` wrote") from None
-    except (OSError, strictjson.JsonError) as error:
-        raise PlanFormatError(path, str(error), "plan again") from None
-    if not isinstance(data, dict):
-        raise PlanFormatError(path, "not a JSON object", "plan again")
-    if data.get("schema") != SCHEMA:
-        raise PlanFormatError(path, f"schema is {data.get('schema')!r}, this version reads {SCHEMA!r}", "plan again")
-    try:
-        document = _DOCUMENT.validate_json(strictjson.dumps(data), strict=True)
-    except ValidationError as error:
-        raise PlanFormatError(path, strictjson.reasons(error), "plan again") from None
-    if data.get("digest") != _seal(data):
-        raise PlanFormatError(path, "changed after it was written (its digest does not fit)", "plan again")
-    return document
-
-
-def _seal(data: Mapping[str, Any]) -> str:
-    body = {key: value for key, value in data.items() if key != "digest"}
-    return hashlib.sha256(strictjson.dumps(body).encode()).hexdigest()
-
-
-def _check_edits(edits: tuple[Edit, ...], blocks: int) -> None:
-    """The laws between edits: blocks exist, folds are disjoint and come first, few bits last, no site is edited twice
-    (but for what is then stored in few bits) or leaves."""
-    folded: set[int] = set()
-    leaving: set[int] = set()
-    touched: set[Site] = set()
-    quantized: set[Site] = set()
-    heads = [edit for edit in edits if isinstance(edit, QuantizeHead)]
-    if heads and (len(heads) > 1 or edits[-1] is not heads[0]):
-        raise ValueError("what stores the head in few bits stands once, and last")
-    for edit in edits:
-        if isinstance(edit, FoldBlocks):
-            if touched or quantized:
-                raise ValueError("folds come before every other edit")
-            if folded.intersection(edit.blocks):
-                raise ValueError(f"blocks {sorted(folded.intersection(edit.blocks))} are folded twice")
-            folded.update(edit.blocks)
-            leaving.update(edit.leaving)
-            if edit.blocks[-1] >= blocks:
-                raise ValueError(f"block {edit.blocks[-1]} does not exist: the source has {blocks}")
-        elif not isinstance(edit, QuantizeHead):
-            if edit.site.block >= blocks or edit.site.block in leaving:
-                raise ValueError(f"{edit.site}: its block does not exist or leaves")
-            last = isinstance(edit, QuantizeWeight)
-            if quantized and not last:
-                raise ValueError(f"{edit.site}: what stores weights in few bits comes after every other edit")
-            written = quantized if last else touched
-            if twice := written.intersection(edit.site.parts):
-                raise ValueError(f"{', '.join(map(str, sorted(twice)))}: edited twice")
-            written.update(edit.site.parts)
 
 
 def _named_arrays(edits: tuple[Edit, ...]) -> Iterator[tuple[str, tuple[int, int] | None]]:

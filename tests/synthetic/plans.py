@@ -6,7 +6,8 @@ import numpy as np
 
 from foldrank.digests import WeightDigest, combine
 from foldrank.edits import FoldBlocks, LowRank, ReplaceWeight
-from foldrank.planfile import Plan, PlanDocument, Source
+from foldrank.plandocument import PlanDocument, Source
+from foldrank.planfile import Plan
 from foldrank.sites import Site
 from synthetic.decoders import Decoder
 

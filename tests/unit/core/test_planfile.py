@@ -12,7 +12,8 @@ from foldrank.digests import WeightDigest, combine
 from foldrank.edits import FoldBlocks, LowRank, rank_limit
 from foldrank.errors import PlanFormatError
 from foldrank.factors import FactorFile
-from foldrank.planfile import Calibration, Keep, Plan, PlanDocument, Source, Step
+from foldrank.plandocument import Calibration, Keep, PlanDocument, Source, Step
+from foldrank.planfile import Plan
 from foldrank.sites import PACKED, ROLES, Site
 
 DIGEST = WeightDigest.of(np.ones((3, 4), np.float32))

@@ -21,7 +21,8 @@ from foldrank.edits import Edit, FoldBlocks, LowRank
 from foldrank.errors import PassRefused
 from foldrank.graph.decoder import read_decoder
 from foldrank.graph.load import load_model
-from foldrank.planfile import Plan, PlanDocument, Source
+from foldrank.plandocument import PlanDocument, Source
+from foldrank.planfile import Plan
 from foldrank.sites import Site
 from foldrank.verbs.apply import apply
 

@@ -23,7 +23,8 @@ from foldrank.graph.decoder import read_decoder
 from foldrank.graph.head import head_of
 from foldrank.graph.load import load_model
 from foldrank.passes.pipeline import passes_for, transform
-from foldrank.planfile import Plan, PlanDocument
+from foldrank.plandocument import PlanDocument
+from foldrank.planfile import Plan
 from foldrank.plans.models.rounding import rounded
 from foldrank.runtime.quantizer import quantize
 from foldrank.sites import Site

@@ -15,7 +15,8 @@ from foldrank.checkpoint import Checkpoint
 from foldrank.edits import FoldBlocks
 from foldrank.errors import SourceError
 from foldrank.plans.low_rank.grams import block_statistics
-from foldrank.plans.models.decoder import Decoder, load_decoder, merge, watch_inputs
+from foldrank.plans.models.block import merge, watch_inputs
+from foldrank.plans.models.decoder import Decoder, load_decoder
 from foldrank.plans.models.loading import load_model
 
 MakeModel = Callable[..., Any]

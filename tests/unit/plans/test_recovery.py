@@ -12,7 +12,8 @@ import torch
 
 from foldrank.digests import WeightDigest
 from foldrank.edits import FoldBlocks, LowRank, ReplaceWeight
-from foldrank.planfile import Plan, PlanDocument, Source
+from foldrank.plandocument import PlanDocument, Source
+from foldrank.planfile import Plan
 from foldrank.plans.method import Task
 from foldrank.plans.methods import quantize
 from foldrank.plans.methods.dipsvd import Settings, run

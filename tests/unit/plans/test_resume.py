@@ -21,7 +21,8 @@ import foldrank
 from foldrank.benchmarks.random_checkpoint import Shape, write_checkpoint
 from foldrank.planfile import Plan
 from foldrank.plans.compose import parse_all, run_all
-from foldrank.plans.models.decoder import Block, Decoder
+from foldrank.plans.models.block import Block
+from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.resume import FolderShelf, open_shelf
 from foldrank.plans.shelf import Finding, MemoryShelf, Shelf, States, walk
 from foldrank.progress import SILENT

@@ -13,7 +13,7 @@ from foldrank import strictjson
 from foldrank.bundle import seal
 from foldrank.digests import WeightDigest
 from foldrank.edits import Edit, FoldBlocks, LowRank, rank_limit
-from foldrank.planfile import Calibration, Keep, PlanDocument, Source, Step
+from foldrank.plandocument import Calibration, Keep, PlanDocument, Source, Step
 from foldrank.sites import Site
 
 BLOCKS = 12
