@@ -1,4 +1,4 @@
-"""docs/quality.md and its picture from quality.json: python -m foldrank.benchmarks.quality_page quality.json docs
+"""docs/quality.md from quality.json, and its picture: python -m foldrank.benchmarks.quality_page quality.json docs
 
 A test renders the page again from the committed JSON and compares.
 """
@@ -6,12 +6,15 @@ A test renders the page again from the committed JSON and compares.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import click
+
+from foldrank.benchmarks.quality_picture import OURS, best_by_keep, picture
 
 HEAD = """# Quality by method and size
 
@@ -22,7 +25,7 @@ was asked of the decoder blocks' weights; methods that remove whole blocks can o
 `foldrank.benchmarks.quality`, written from [`quality.json`](../benchmarks/results/quality.json), which has every cell.
 Windows are as long as the dense model can use: where its loss rises within 512 tokens, 256 or fewer.
 
-![perplexity over dense against the share of block weights kept](quality.svg)
+![loss added against the share of block weights kept, one line a method at its best settings](quality.svg)
 """
 
 
@@ -46,25 +49,18 @@ def page(found: Mapping[str, Any]) -> str:
     return "\n".join(parts)
 
 
-OURS = ("auto", "dipsvd", "slm")
-"""Methods that are no baseline here; `dipsvd` and `slm` are published too, `dipsvd:ratios=closed-form` is not."""
-
-
 def summary(found: Mapping[str, Any]) -> str:
     """One row a model and keep: the best baseline, the best settings of ours, perplexity over dense (medians)."""
     cells = [cell for cell in found["cells"].values() if "perplexity_ratio" in cell and not cell["recover"]]
     rows = []
-    for model, keep in sorted({(cell["model"], cell["keep"]) for cell in cells}, key=lambda key: (key[0], -key[1])):
-        best: dict[str, tuple[float, str]] = {}
-        here = [cell for cell in cells if (cell["model"], cell["keep"]) == (model, keep)]
-        for method in {cell["method"] for cell in here}:
-            name = method.split(":")[0]
-            value = median(cell["perplexity_ratio"] for cell in here if cell["method"] == method)
-            kind = name if name in OURS else "baseline"
-            best[kind] = min(best.get(kind, (float("inf"), "")), (value, method))
-        rows.append((model, f"{keep:g}", *(
-            f"{best[kind][0]:.3f}" + (f" (`{best[kind][1]}`)" if kind == "baseline" else "") if kind in best else ""
-            for kind in ("baseline", "slm", "dipsvd", "auto"))))
+    for model in sorted({cell["model"] for cell in cells}):
+        methods = best_by_keep(cell for cell in cells if cell["model"] == model)
+        for keep in sorted({keep for points in methods.values() for keep in points}, reverse=True):
+            best = {name: points[keep][1:] for name, points in methods.items() if keep in points}
+            others = [best[name] for name in best if name not in OURS]
+            baseline = "{:.3f} (`{}`)".format(*min(others)) if others else ""
+            ours = (f"{best[name][0]:.3f}" if name in best else "" for name in ("slm", "dipsvd", "auto"))
+            rows.append((model, f"{keep:g}", baseline, *ours))
     head = ("model", "keep", "best baseline", "slm", "dipsvd, best settings", "auto")
     return _rows(head, rows).rstrip("\n")
 
@@ -93,16 +89,17 @@ def _timed(cells: list[dict[str, Any]]) -> list[str]:
 
 
 def _recovered(cells: list[dict[str, Any]]) -> list[str]:
-    """What was trained, one row a cell: perplexity over dense before and after."""
-    rows = [
-        (f"`{cell['method']}`", f"{cell['keep']:g}", str(cell["seed"]), cell["recover"],
-         f"{cell['before']['perplexity_ratio']:.3f}", f"{cell['perplexity_ratio']:.3f}", f"{cell['kl_nats']:.3f}",
-         f"{cell['recovery_tokens']:,}", str(cell["recovery_steps"]),
-         "not timed" if cell["recovery_s"] is None else f"{cell['recovery_s']:.0f}")
-        for cell in sorted(cells, key=lambda cell: (-cell["keep"], cell["method"], cell["recover"], cell["seed"]))
+    """The same after recovery, with what was trained and on how much."""
+    if not cells:
+        return []
+    named = [{**cell, "method": f"{cell['method']}` after `{cell['recover']}"} for cell in cells]
+    spent = Counter((cell["recovery_tokens"], cell["recovery_steps"]) for cell in cells)
+    most = "; ".join(f"{steps} steps on {tokens:,} tokens ({count} of {len(cells)} cells)"
+                     for (tokens, steps), count in spent.most_common())
+    return [
+        f"After recovery, {most}. Perplexity over dense:\n", _table(named, "perplexity_ratio", "{:.3f}"),
+        "KL(dense || recovered), nats:\n", _table(named, "kl_nats", "{:.3f}"),
     ]
-    head = ("method", "keep", "seed", "trained", "before", "after", "KL after", "tokens", "steps", "seconds")
-    return ["After recovery, perplexity over dense:\n", _rows(head, rows)] if rows else []
 
 
 def _rows(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -126,38 +123,6 @@ def _entry(cells: Iterable[dict[str, Any]], figure: str, form: str) -> str:
     middle = form.format(median(values))
     low, high = form.format(values[0]), form.format(values[-1])
     return middle if low == high else f"{middle} ({low} to {high})"
-
-
-def picture(found: Mapping[str, Any], path: Path) -> None:
-    """Perplexity over dense (log scale) against the share kept, one panel a model, one line a method."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "foldrank"
-    from matplotlib import pyplot
-
-    cells = [cell for cell in found["cells"].values() if "perplexity_ratio" in cell and not cell["recover"]]
-    models = sorted({cell["model"] for cell in cells})
-    figure, panels = pyplot.subplots(1, len(models), figsize=(5.5 * len(models), 4.2), squeeze=False)
-    for panel, model in zip(panels[0], models, strict=True):
-        for method in sorted({cell["method"] for cell in cells}):
-            points = _points([c for c in cells if (c["model"], c["method"]) == (model, method)])
-            panel.plot(*zip(*points, strict=True) if points else ((), ()), marker="o", ms=3, label=method,
-                       lw=2.2 if method.startswith("auto") else 1.0)
-        panel.set(title=model, xlabel="share of block weights kept", ylabel="perplexity over dense", yscale="log")
-    panels[0][-1].legend(fontsize=7)
-    figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None})
-    pyplot.close(figure)
-
-
-def _points(cells: list[dict[str, Any]]) -> list[tuple[float, float]]:
-    """Median share kept and perplexity ratio at each keep."""
-    return sorted(
-        (median(c["kept"] for c in cells if c["keep"] == keep),
-         median(c["perplexity_ratio"] for c in cells if c["keep"] == keep))
-        for keep in {c["keep"] for c in cells}
-    )
 
 
 @click.command()
