@@ -49,9 +49,10 @@ def page(found: Mapping[str, Any]) -> str:
     return "\n".join(parts)
 
 
-def summary(found: Mapping[str, Any]) -> str:
+def summary(found: Mapping[str, Any], recovered: bool = False) -> str:
     """One row a model and keep: the best baseline, the best settings of ours, perplexity over dense (medians)."""
-    cells = [cell for cell in found["cells"].values() if "perplexity_ratio" in cell and not cell["recover"]]
+    cells = [cell for cell in found["cells"].values()
+             if "perplexity_ratio" in cell and bool(cell["recover"]) == recovered]
     rows = []
     for model in sorted({cell["model"] for cell in cells}):
         methods = best_by_keep(cell for cell in cells if cell["model"] == model)

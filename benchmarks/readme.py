@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -177,10 +178,11 @@ def _planning_large(data: dict[str, Any]) -> str:
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "demo": _demo, "cpu_speed": _cpu_speed, "huge_pages": _huge_pages, "few_bits": _few_bits, "planning": _planning,
     "apply_cost": _apply_cost, "big_bundle": _big_bundle, "quality": summary,
+    "quality_recovered": partial(summary, recovered=True),
     "families": families, "consumers": consumers, "gpu_speed_1b": _gpu_speed, "gpu_speed_100m": _gpu_speed,
     "planning_search": _planning_search, "planning_7b_gpu": _planning_large, "planning_1b": _planning_large,
 }
-SOURCES = {"consumers": "families"}
+SOURCES = {"consumers": "families", "quality_recovered": "quality"}
 """Tables drawn from a file of another name."""
 
 
