@@ -67,7 +67,7 @@ def _measured(
                 entries.append({
                     "peer": peer, "phase": phase, "batch": workload.batch, "prompt_tokens": workload.prompt,
                     "ratio": found.ratio, "ci95": found.ci95, "pair_ratios": ratios,
-                    "stable": all(stable([pair[side][key] for pair in pairs]) for side in (0, 1)),
+                    "stable": stable(ratios),
                 })
         progress.finish(f"bench {peer}")
     return entries

@@ -61,7 +61,7 @@ def _ratios(measured: list[Mapping[str, Any]]) -> Table:
 
 _LEGEND = (
     "Median over pairs of dense and this bundle, taken in turn. Ideal: dense over this bundle, in bytes read per token "
-    "(decode) or in arithmetic (prefill). ! marks samples that spread by more than 3 %."
+    "(decode) or in arithmetic (prefill). ! marks ratios that vary by more than 3 % between pairs."
 )
 
 

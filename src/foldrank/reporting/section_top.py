@@ -81,7 +81,7 @@ def _speed(bench: Any) -> Tile:
     unstable = row.get("stable") is False
     detail += f"ideal {figures.times(lookup.number(row, 'ideal'))}; {workload(row)}"
     ratio = figures.times(lookup.number(row, "ratio"))
-    return Tile("Decode speed", ratio, detail + ("; unstable samples" if unstable else ""), "warn" if unstable else "")
+    return Tile("Decode speed", ratio, detail + ("; unstable pairs" if unstable else ""), "warn" if unstable else "")
 
 
 def headline(speedups: list[Mapping[str, Any]]) -> Mapping[str, Any] | None:

@@ -49,7 +49,7 @@ def _draw(rows: Sequence[Mapping[str, Any]]) -> Figure:
             markersize=6.5,
             markeredgewidth=1.6,
             markerfacecolor=PAPER if unstable else SMALL,
-            label="unstable samples" if unstable else "measured",
+            label="unstable pairs" if unstable else "measured",
         )
     axes.axvline(1, color=QUIET, linewidth=1, linestyle=(0, (4, 3)))
     axes.set_yticks(list(places), [workload(row) for row in rows])

@@ -75,6 +75,14 @@ def test_a_row_with_scattered_samples_is_unstable() -> None:
     assert not any(entry["stable"] for entry in document.speedups(series, SETUP, YARDSTICK))
 
 
+def test_a_machine_that_drifts_under_both_leaves_their_ratio_stable() -> None:
+    series = _series()
+    drift = [1 + 0.1 * k for k in range(10)]
+    series.pairs[SPEED, WORKLOAD] = [[(_sample(0.006 * d), _sample(0.004 * d)) for d in drift]] * 2
+    assert not any(row["stable"] for row in document.rows(series, SETUP, YARDSTICK))
+    assert all(entry["stable"] and entry["spread"] < 1e-9 for entry in document.speedups(series, SETUP, YARDSTICK))
+
+
 def test_where_turns_were_tokens_a_pairs_ratio_is_the_median_over_them() -> None:
     ours, theirs = ({**_sample(1.0), "steps_s": steps} for steps in ([2.0, 9.0, 3.0], [1.0, 1.0, 2.0]))
     assert document.pair_ratio(ours, theirs, "decode") == 2.0

@@ -241,7 +241,7 @@ def test_an_unstable_headline_is_marked_where_it_is_first_read(make_bundle: Make
     bench["speedups"][0]["stable"] = False
     page = compose(make_bundle({"reports/bench.json": bench})).html
     assert "! 1.20×" in words(page[: page.index("<main>")])
-    assert "unstable samples" in words(page[: page.index("<main>")])
+    assert "unstable pairs" in words(page[: page.index("<main>")])
 
 
 @pytest.mark.usefixtures("undrawn")
