@@ -29,7 +29,7 @@ from foldrank.runtime.providers import Provider
 CACHES = 2
 """Weights of so many last-level caches leave nothing in them that the next token could find."""
 
-RATIO = "dense over compressed, median of pairs; where turns are tokens a pair's decode ratio is the median over them"
+RATIO = "dense over compressed, median of pairs; where turns are tokens a pair's is the median over readings or tokens"
 
 
 def paired_bench(

@@ -20,6 +20,9 @@ from foldrank.benchmarks.workload import Workload
 PHASES = {"prefill": "ttft_s", "decode": "tpot_s"}
 """Phase to the time it is judged by: to the first token, and per token after it."""
 
+EACH = {"prefill": "ttfts_s", "decode": "steps_s"}
+"""Phase to the times that one sample's is the middle of, where it holds them."""
+
 
 @dataclass(frozen=True)
 class Yardstick:
@@ -158,9 +161,10 @@ def _ratios(launches: Sequence[Pairs], phase: str) -> list[list[float]]:
 
 
 def pair_ratio(dense: Sample, rival: Sample, phase: str) -> float:
-    """Dense over rival: of the phase's times, or where turns were tokens the median over them."""
-    if phase == "decode" and "steps_s" in dense:
-        return median(ours / theirs for ours, theirs in zip(dense["steps_s"], rival["steps_s"], strict=True))
+    """Dense over rival: of the phase's times, or where turns were tokens the median over readings or tokens."""
+    each = EACH[phase]
+    if each in dense:
+        return median(ours / theirs for ours, theirs in zip(dense[each], rival[each], strict=True))
     return dense[PHASES[phase]] / rival[PHASES[phase]]
 
 

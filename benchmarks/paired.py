@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 from foldrank.benchmarks.child import Child
@@ -23,9 +23,13 @@ SPEED, NULL = "speed", "null"
 ENERGY_SECONDS = 3.0
 """How long each bundle decodes for its joules per token: counters tick slowly."""
 
+READINGS, READING_S = 8, 0.3
+"""In a pair a prompt is read up to so many times, until the first contestant has spent that many seconds on it."""
+
 _RIVAL = {SPEED: "compressed", NULL: "dense again"}
 Sample = Mapping[str, Any]
-"""`prepare_s`, `ttft_s`, `tpot_s`, and where turns were tokens `steps_s`, the seconds of each that counts."""
+"""`prepare_s`, `ttft_s`, `tpot_s`; where turns were tokens also `ttfts_s`, the seconds of each reading of the prompt, and
+`steps_s`, those of each token that counts."""
 Pairs = list[tuple[Sample, Sample]]
 
 
@@ -157,12 +161,24 @@ def _in_tokens(
     rivals: Mapping[Turn, Child], order: Sequence[Turn], workload: Workload, setup: Setup
 ) -> dict[Turn, Sample]:
     """A sample of each, a few tokens a turn once both prompts are read."""
-    begun = {turn: rivals[turn].ask("begin", **_asked(workload, setup)) for turn in order}
+    begun = _read(rivals, order, workload, setup)
     steps: dict[Turn, list[float]] = {turn: [] for turn in order}
     for number, size in enumerate(setup.turns.split(workload.tokens - 1)):
         for turn in order if number % 2 == 0 else order[::-1]:
             steps[turn] += rivals[turn].ask("steps", count=size)["steps_s"][setup.turns.unheard:]
     return {turn: {**begun[turn], "steps_s": steps[turn], "tpot_s": fmean(steps[turn])} for turn in order}
+
+
+def _read(
+    rivals: Mapping[Turn, Child], order: Sequence[Turn], workload: Workload, setup: Setup
+) -> dict[Turn, Sample]:
+    """Both read the prompt in turns, several times where that is quick: one short reading is mostly noise."""
+    begun: dict[Turn, list[Sample]] = {turn: [] for turn in order}
+    while len(first := begun[order[0]]) < READINGS and sum(sample["ttft_s"] for sample in first) < READING_S:
+        for turn in order if len(first) % 2 == 0 else order[::-1]:
+            begun[turn].append(rivals[turn].ask("begin", **_asked(workload, setup)))
+    read = {turn: [sample["ttft_s"] for sample in taken] for turn, taken in begun.items()}
+    return {turn: {**begun[turn][-1], "ttft_s": median(read[turn]), "ttfts_s": read[turn]} for turn in order}
 
 
 def take(child: Child, workload: Workload, setup: Setup) -> Sample:

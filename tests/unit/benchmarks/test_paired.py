@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -79,7 +80,7 @@ class Counting:
         for _step in range(count):
             Counting.calls += 1
             found.append(self.seconds * (1 + 0.01 * Counting.calls))
-        return {"prepare_s": 0.0, "ttft_s": 1.0, "steps_s": found}
+        return {"prepare_s": 0.0, "ttft_s": found[0], "steps_s": found}
 
 
 def test_turns_of_a_token_cancel_a_drift_that_whole_samples_would_show() -> None:
@@ -94,6 +95,18 @@ def test_turns_of_a_token_cancel_a_drift_that_whole_samples_would_show() -> None
     assert drift > 0.15
     for ours, theirs in pairs:
         assert pair_ratio(ours, theirs, "decode") == pytest.approx(0.8, rel=0.001)
+
+
+def test_a_short_prompt_is_read_several_times_in_turns() -> None:
+    dense, rival = Counting("a", 0.01), Counting("b", 0.0125)
+    Counting.log.clear()
+    ((ours, theirs),) = duel(
+        dense, rival, Workload(4, 1, 2), dataclasses.replace(SETUP, turns=ONE), 1  # type: ignore[arg-type]
+    )
+    assert Counting.log[:16] == [f"begin {name}" for name in "abba" * 4]
+    assert len(ours["ttfts_s"]) == len(theirs["ttfts_s"]) == 8
+    assert ours["ttft_s"] == statistics.median(ours["ttfts_s"])
+    assert pair_ratio(ours, theirs, "prefill") == pytest.approx(0.8, rel=0.001)
 
 
 def test_time_really_spent_shows() -> None:
