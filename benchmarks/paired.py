@@ -28,8 +28,8 @@ READINGS, READING_S = 8, 0.3
 
 _RIVAL = {SPEED: "compressed", NULL: "dense again"}
 Sample = Mapping[str, Any]
-"""`prepare_s`, `ttft_s`, `tpot_s`; where turns were tokens also `ttfts_s`, the seconds of each reading of the prompt, and
-`steps_s`, those of each token that counts."""
+"""`prepare_s`, `ttft_s`, `tpot_s`; where turns were tokens also `ttfts_s`, the seconds of each reading of the prompt,
+and `steps_s`, those of each token that counts."""
 Pairs = list[tuple[Sample, Sample]]
 
 
