@@ -13,7 +13,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from torch import Tensor
 
 from foldrank.benchmarks.environment import environment
 from foldrank.checkpoint import Checkpoint
+from foldrank.digests import sha256_array
 from foldrank.planfile import Plan
 from foldrank.plans.compose import calibration_windows, parse_all, plan_of, run_all, usable
 from foldrank.plans.models.decoder import Decoder, load_decoder
@@ -32,11 +33,16 @@ from foldrank.plans.texts import cut_windows, load_tokenizer, read_text
 from foldrank.plans.training.recovering import Recovery, recovery_windows
 from foldrank.plans.training.recovery import Training, recover
 from foldrank.plans.training.stored import Stored
+from foldrank.plans.training.teacher import Teacher
 
 KEEPS = (0.95, 0.9, 0.8, 0.65, 0.5)
 SEEDS = (0, 1, 2)
 TOKENS, WINDOW = 20_480, 512
 """Held-out tokens, in windows that do not overlap: of WINDOW tokens, or fewer where the model cannot use so many."""
+
+
+TEACHER_ROOM = 1 << 30
+"""Numbers that the dense model's answers to training windows may take: 4 GiB."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +78,11 @@ class Asked:
 
 @dataclass(frozen=True)
 class Judge:
-    """The dense model and what it says of held-out windows [N, T]."""
+    """The dense model and what it says of held-out windows [N, T]. `trained`: what recovery made of plans."""
 
     decoder: Decoder
     ids: np.ndarray
+    trained: dict[tuple[Any, ...], dict[str, Any]] = field(default_factory=dict)
 
     @cached_property
     def dense(self) -> list[Tensor]:
@@ -88,6 +95,11 @@ class Judge:
         nats = -sum(float(logs.gather(-1, _targets(row, logs)).sum())
                     for row, logs in zip(self.ids, self.dense, strict=True))
         return math.exp(nats / (self.ids.size - len(self.ids)))
+
+    @cached_property
+    def teacher(self) -> Teacher:
+        """What recovery learns from: all cells of a seed train on the same windows."""
+        return Teacher(self.decoder, room=TEACHER_ROOM)
 
     def figures(self, small: Decoder) -> dict[str, float]:
         """Perplexity over dense, KL in nats, top-1 agreement of a compressed model."""
@@ -153,16 +165,22 @@ def run_cell(cell: Cell, checkpoint: Checkpoint, dense: Judge, training: Asked |
 
 
 def _trained(cell: Cell, checkpoint: Checkpoint, plan: Plan, dense: Judge, training: Asked) -> dict[str, Any]:
-    """Figures of the plan after recovery, and what that took."""
+    """Figures of the plan after recovery, and what that took. Methods that make the same plan are trained once."""
+    arrays = sorted((name, sha256_array(array)) for name, array in plan.arrays.items())
+    key = (cell.seed, cell.recover, training, repr(plan.edits), *arrays)
+    if key in dense.trained:
+        return dense.trained[key]
     start = time.perf_counter()
     asked = Recovery(cell.recover, training.text, training.tokens)  # type: ignore[arg-type]
     ids = recovery_windows(checkpoint, asked, cell.seed).ids
-    done = recover(dense.decoder, plan, ids, Training(asked.kind, steps=training.steps), seed=cell.seed)
+    done = recover(dense.decoder, plan, ids, Training(asked.kind, steps=training.steps), seed=cell.seed,
+                   teacher=dense.teacher)
     seconds = time.perf_counter() - start
     stored = Stored.of(dense.decoder, done.plan, dense=False)
     small = dense.decoder.with_blocks(stored.blocks(stored.matrices()))
-    return {**dense.figures(small), "recovery_s": seconds,
-            "recovery_tokens": int(ids.size), "recovery_steps": done.curve[-1][0]}
+    dense.trained[key] = {**dense.figures(small), "recovery_s": seconds,
+                          "recovery_tokens": int(ids.size), "recovery_steps": done.curve[-1][0]}
+    return dense.trained[key]
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.solver.meter import Meter
 from foldrank.plans.training.adapters import RATES, Adapter, Kind, adapter
 from foldrank.plans.training.stored import Stored
+from foldrank.plans.training.teacher import Teacher
 from foldrank.progress import SILENT, Progress, track
 
 WINDOW = 256
@@ -57,9 +58,10 @@ class Recovered:
 
 def recover(
     source: Decoder, plan: Plan, ids_NT: np.ndarray, training: Training, *, seed: int = 0, text: str = "",
-    progress: Progress = SILENT,
+    teacher: Teacher | None = None, progress: Progress = SILENT,
 ) -> Recovered:
-    """Train a plan on windows of token ids [N, T]; the last eighth, at most `held`, is held out.
+    """Train a plan on windows of token ids [N, T]; the last eighth, at most `held`, is held out. `teacher`: one that
+    knows some of them already.
 
     Raises ValueError where there are fewer than two windows, or nothing to train.
     """
@@ -70,14 +72,15 @@ def recover(
     torch_generator = torch.Generator().manual_seed(seed)
     adapted = adapter(training.kind, stored, torch_generator)
     meter = Meter.of(source, ids_NT[-held:])
-    best, curve = _train(stored, adapted, ids_NT[:-held], meter, training, np.random.default_rng(seed), progress)
+    teacher, random = teacher or Teacher(source), np.random.default_rng(seed)
+    best, curve = _train(stored, adapted, ids_NT[:-held], teacher, meter, training, random, progress)
     changed = adapted.changed if min(curve, key=lambda point: point[1])[0] else frozenset()
     made = stored.written(best, changed)
     return Recovered(_described(made, training, curve, ids_NT.size, seed, text), curve)
 
 
 def _train(
-    stored: Stored, adapted: Adapter, ids_NT: np.ndarray, meter: Meter, training: Training,
+    stored: Stored, adapted: Adapter, ids_NT: np.ndarray, teacher: Teacher, meter: Meter, training: Training,
     random: np.random.Generator, progress: Progress,
 ) -> tuple[dict[str, Tensor], tuple[tuple[int, float], ...]]:
     rate, lowered = training.rate or RATES[training.kind], 0
@@ -89,8 +92,9 @@ def _train(
     for step in track(range(1, training.steps + 1), "recovery", training.steps, progress):
         rows = random.choice(len(ids_NT), size=min(training.batch, len(ids_NT)), replace=False)
         optimizer.zero_grad()
+        ids = ids_NT[np.sort(rows)]
         with torch.enable_grad():
-            _distillation(stored, stored.blocks(adapted.apply()), ids_NT[np.sort(rows)]).backward()
+            _distillation(stored, stored.blocks(adapted.apply()), ids, teacher.logs(ids)).backward()
         torch.nn.utils.clip_grad_norm_(adapted.parameters, 1.0)
         optimizer.step()
         schedule.step()
@@ -132,16 +136,14 @@ def _share(step: int, steps: int) -> float:
     return (step + 1) / warm if step < warm else 0.5 + 0.5 * math.cos(math.pi * (step - warm) / max(1, steps - warm))
 
 
-def _distillation(stored: Stored, blocks: tuple[Block, ...], ids_BT: np.ndarray) -> Tensor:
+def _distillation(stored: Stored, blocks: tuple[Block, ...], ids_BT: np.ndarray, wanted_BTV: Tensor) -> Tensor:
     """Mean KL(dense || compressed) in nats a token."""
     source = stored.source
-    with torch.no_grad():
-        wanted = source.logits(source.forward(ids_BT)).log_softmax(-1)
     hidden = source.embed(ids_BT)
     for block in blocks:
         hidden = source.run(block, hidden)
     found = source.logits(hidden).log_softmax(-1)
-    return functional.kl_div(found, wanted, reduction="sum", log_target=True) / ids_BT.size
+    return functional.kl_div(found, wanted_BTV, reduction="sum", log_target=True) / ids_BT.size
 
 
 def _held_out(stored: Stored, matrices: Mapping[str, Tensor], meter: Meter) -> float:

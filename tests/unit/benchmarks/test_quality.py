@@ -10,7 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from foldrank.benchmarks import quality_decode
+from foldrank.benchmarks import quality, quality_decode
 from foldrank.benchmarks.quality import Asked, Cell, Judge, cells, main, run_cell
 from foldrank.benchmarks.quality_page import page, summary
 from foldrank.benchmarks.quality_picture import picture
@@ -63,7 +63,9 @@ def test_cells_that_are_there_are_not_run_again(specs_5m: Path, tmp_path: Path) 
     assert "cannot be reached" in made[Cell(specs_5m.name, "slm", 0.01, 0).key]["refused"]
 
 
-def test_a_trained_cell_holds_what_was_before_and_judges_what_was_stored(shared: Path) -> None:
+def test_a_trained_cell_holds_what_was_before_and_judges_what_was_stored(
+    shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from foldrank.checkpoint import Checkpoint
     from foldrank.plans.models.decoder import load_decoder
 
@@ -78,6 +80,9 @@ def test_a_trained_cell_holds_what_was_before_and_judges_what_was_stored(shared:
     assert found["kl_nats"] < 0.9 * plain["kl_nats"]
     assert (found["recovery_steps"], found["recovery_tokens"]) == (12, 16_384)
     assert cell.key.endswith("recover=factors")
+    monkeypatch.setattr(quality, "recover", None)  # an equal plan is not trained again
+    again = run_cell(cell, checkpoint, dense, Asked(None, 16_384, 12))
+    assert {k: again[k] for k in ("kl_nats", "recovery_s")} == {k: found[k] for k in ("kl_nats", "recovery_s")}
 
 
 def entry(method: str, keep: float, seed: int, **figures: float) -> dict[str, object]:

@@ -21,6 +21,7 @@ from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.training.adapters import Kind, adapter
 from foldrank.plans.training.recovery import Training, recover
 from foldrank.plans.training.stored import Stored
+from foldrank.plans.training.teacher import Teacher
 
 MakeModel = Callable[..., Any]
 FOLD = FoldBlocks(1, (1, 2), {1: 0.0, 2: 1.0})
@@ -172,3 +173,28 @@ def test_what_is_stored_in_few_bits_stays_last_and_is_trained_before_it_is_round
     before, after = (p.arrays[plan.pairs[0].factors[0]] for p in (plan, found.plan))
     assert not np.array_equal(before, after)
     assert len(np.unique(after[:16, 0])) == 16  # not rounded: 16 values that share a scale of 4 bits would repeat
+
+
+def test_the_teacher_tells_each_window_as_the_model_does_and_computes_it_once(
+    make_model: MakeModel, text: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model(2)
+    teacher, asked = Teacher(Decoder.of(model), room=4 * 16 * 61), []
+    forward = Decoder.forward
+    monkeypatch.setattr(Decoder, "forward", lambda self, ids: asked.append(len(ids)) or forward(self, ids))
+    wanted = model(input_ids=torch.from_numpy(text[:6]), use_cache=False).logits.detach().log_softmax(-1)
+    for rows in ([0, 1], [1, 2], [3, 0], [4, 5, 1]):
+        torch.testing.assert_close(teacher.logs(text[rows]), wanted[rows], rtol=1e-5, atol=1e-5)
+    assert asked == [2, 1, 1, 2]
+    teacher.logs(text[[0]])
+    assert asked[-1] == 1, "the oldest of six left when only four had room"
+
+
+def test_a_teacher_that_two_plans_share_changes_nothing(
+    make_model: MakeModel, ids: np.ndarray, text: np.ndarray
+) -> None:
+    decoder = Decoder.of(make_model(2))
+    plan, training, teacher = planned(decoder, ids), Training("factors", steps=3, measured=1), Teacher(decoder)
+    alone = dict(recover(decoder, plan, text, training).curve)
+    for _ in range(2):
+        assert dict(recover(decoder, plan, text, training, teacher=teacher).curve) == pytest.approx(alone)
