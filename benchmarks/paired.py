@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -22,6 +22,9 @@ from foldrank.runtime.providers import Provider
 SPEED, NULL = "speed", "null"
 ENERGY_SECONDS = 3.0
 """How long each bundle decodes for its joules per token: counters tick slowly."""
+
+WARM_TOKENS = 8
+"""Tokens of a warm-up where turns are tokens: each of them is what is timed later."""
 
 READINGS, READING_S = 8, 0.3
 """In a pair a prompt is read up to so many times, until the first contestant has spent that many seconds on it."""
@@ -116,8 +119,10 @@ def opened(child: Child, folder: Path, engine: str, setup: Setup) -> dict[str, A
 
 
 def warm(children: Iterable[Child], workload: Workload, setup: Setup, warmups: int) -> None:
-    """Let all run a workload in turns, so many times."""
+    """Let all run a workload in turns, so many times; few tokens of it where a turn is no more than that."""
     children = list(children)
+    if setup.turns != WHOLE:
+        workload = replace(workload, tokens=min(workload.tokens, WARM_TOKENS))
     for _ in range(warmups):
         for child in children:
             take(child, workload, setup)
@@ -127,10 +132,14 @@ def _contests(
     series: Series, children: Mapping[str, Child], workload: Workload, setup: Setup, warmups: int, count: int,
     stage: str, progress: Progress,
 ) -> None:
-    """Warm all up in turns, then dense against compressed, then dense against dense, both A B B A."""
+    """Warm all up in turns; then dense against compressed and dense against dense, two pairs of each, A B B A, over and
+    over: nobody waits so long that another has warmed the machine for it."""
     warm(children.values(), workload, setup, warmups)
-    for contest, rival in _RIVAL.items():
-        pairs = duel(children["dense"], children[rival], workload, setup, count, stage, progress)
+    taken: dict[str, Pairs] = {contest: [] for contest in _RIVAL}
+    for _ in range(count // 2):
+        for contest, rival in _RIVAL.items():
+            taken[contest] += duel(children["dense"], children[rival], workload, setup, 2, stage, progress)
+    for contest, pairs in taken.items():
         series.pairs.setdefault((contest, workload), []).append(pairs)
 
 

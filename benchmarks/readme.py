@@ -79,13 +79,13 @@ def _cpu_speed(data: dict[str, Any]) -> str:
         for entry in data["decoding"]
     ]
     columns = ("plan", "engine", "context", "decode speed over dense, 95 %", "ideal", "realised / ideal", "")
-    nulls = [bench["null_test"] for bench in data["benches"].values()]
-    said = ", ".join(f"{n['ratio']:.3f} [{n['ci95'][0]:.3f}, {n['ci95'][1]:.3f}]" for n in nulls)
+    said = ", ".join(f"{n['ratio']:.3f} [{n['ci95'][0]:.3f}, {n['ci95'][1]:.3f}] after {n['prompt_tokens']} tokens"
+                     for n in data["null_tests"])
     targets = "\n".join(
         f"* {t['target']}: {t['value']:.3g} {t['bound']}, {t['limit']:g} asked{'' if t['reached'] else ': **missed**'}"
         for t in data["targets"]
     )
-    return f"{_table(columns, rows)}\n\nDense against dense in the same runs: {said}.\n\n{targets}"
+    return f"{_table(columns, rows)}\n\nDense against dense in the same runs, taken together: {said}.\n\n{targets}"
 
 
 def _huge_pages(data: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from foldrank.benchmarks.cpu_speed import TARGETS, Settings, cpu_speed
@@ -29,8 +30,14 @@ def test_compresses_a_random_model_and_measures_it(tmp_path: Path) -> None:
     held = {target["target"]: target for target in found["targets"]}["fold, realised over ideal"]
     assert (held["limit"], held["value"]) == (TARGETS["fold"], min(realised))
     assert held["reached"] is (min(realised) >= TARGETS["fold"])
-    nulls = [row for bench in found["benches"].values() for row in bench["null_test"]["rows"]
-             if row["phase"] == "decode"]
-    widest = {target["target"]: target for target in found["targets"]}["dense against dense, width of the interval"]
-    assert widest["value"] == max(row["ci95"][1] - row["ci95"][0] for row in nulls)
-    assert widest["reached"] is (widest["value"] <= 0.02)
+    assert {(null["engine"], null["launches"]) for null in found["null_tests"]} == {("genai", 2), ("onnxruntime", 2)}
+    for null in found["null_tests"]:  # one dense bundle was in both runs: their pairs count together
+        pairs = [ratio for bench in found["benches"].values() for row in bench["null_test"]["rows"]
+                 if (row["engine"], row["phase"]) == (null["engine"], "decode")
+                 for launch in row["pair_ratios"] for ratio in launch]
+        assert len(pairs) == 40
+        assert null["ratio"] == np.median(pairs)
+    width, distance = found["targets"][-2:]
+    assert width["value"] == max(null["ci95"][1] - null["ci95"][0] for null in found["null_tests"])
+    assert width["reached"] is (width["value"] <= 0.02)
+    assert distance["reached"] is all(null["ci95"][0] <= 1.0 <= null["ci95"][1] for null in found["null_tests"])

@@ -13,11 +13,12 @@ import pytest
 
 from foldrank.benchmarks.child import Child
 from foldrank.benchmarks.document import pair_ratio
-from foldrank.benchmarks.paired import Pairs, Setup, duel
+from foldrank.benchmarks.paired import NULL, SPEED, WARM_TOKENS, Pairs, Series, Setup, _contests, duel
 from foldrank.benchmarks.schedule import ONE, Turns
 from foldrank.benchmarks.statistics import Estimate, estimate
 from foldrank.benchmarks.workload import Workload
 from foldrank.errors import ProviderUnavailable, SourceError
+from foldrank.progress import SILENT
 from foldrank.runtime.providers import Provider
 
 SCRIPT = Path(__file__).with_name("fake_worker.py")
@@ -74,8 +75,9 @@ class Counting:
     def __init__(self, name: str, seconds: float) -> None:
         self.name, self.seconds = name, seconds
 
-    def ask(self, do: str, count: int = 1, **_: object) -> dict[str, object]:
+    def ask(self, do: str, count: int = 1, **asked: object) -> dict[str, object]:
         self.log.append(f"{do} {self.name}")
+        assert do != "sample" or asked["tokens"] == WARM_TOKENS
         found = []
         for _step in range(count):
             Counting.calls += 1
@@ -107,6 +109,18 @@ def test_a_short_prompt_is_read_several_times_in_turns() -> None:
     assert len(ours["ttfts_s"]) == len(theirs["ttfts_s"]) == 8
     assert ours["ttft_s"] == statistics.median(ours["ttfts_s"])
     assert pair_ratio(ours, theirs, "prefill") == pytest.approx(0.8, rel=0.001)
+
+
+def test_the_contests_go_on_side_by_side_after_short_warm_ups() -> None:
+    children = {"dense": Counting("d", 1.0), "compressed": Counting("c", 1.0), "dense again": Counting("a", 1.0)}
+    Counting.log.clear()
+    series = Series("genai")
+    setup = dataclasses.replace(SETUP, turns=ONE)
+    _contests(series, children, Workload(4, 1, 32), setup, 5, 4, "bench", SILENT)  # type: ignore[arg-type]
+    assert Counting.log[:15] == [f"sample {name}" for name in "dca" * 5]
+    begun = [entry[-1] for entry in Counting.log if entry.startswith("begin")]
+    assert "".join(begun) == "dccddaad" * 2
+    assert {key[0]: len(launches[0]) for key, launches in series.pairs.items()} == {SPEED: 4, NULL: 4}
 
 
 def test_time_really_spent_shows() -> None:
