@@ -25,13 +25,14 @@ MARKERS = "osD^vP"
 
 
 def best_by_keep(cells: Iterable[Mapping[str, Any]]) -> dict[str, dict[float, tuple[float, float, str]]]:
-    """By method's name and keep: share kept and perplexity over dense, medians over seeds, of its best settings."""
-    grouped: dict[tuple[str, float], list[Mapping[str, Any]]] = {}
+    """By method's name and keep: share kept and perplexity over dense, medians over seeds, of its best settings (and
+    the best kind of recovery, where there was one)."""
+    grouped: dict[tuple[str, float, str], list[Mapping[str, Any]]] = {}
     for cell in cells:
         if "perplexity_ratio" in cell:
-            grouped.setdefault((cell["method"], cell["keep"]), []).append(cell)
+            grouped.setdefault((cell["method"], cell["keep"], str(cell["recover"])), []).append(cell)
     found: dict[str, dict[float, tuple[float, float, str]]] = {}
-    for (method, keep), held in sorted(grouped.items()):
+    for (method, keep, _), held in sorted(grouped.items()):
         kept, ratio = (median(cell[figure] for cell in held) for figure in ("kept", "perplexity_ratio"))
         known = found.setdefault(method.split(":")[0], {})
         if keep not in known or ratio < known[keep][1]:

@@ -118,7 +118,8 @@ def test_the_summary_has_the_best_of_each_kind() -> None:
     rows = [entry("auto", 0.9, 0, perplexity_ratio=1.05), entry("svd", 0.9, 0, perplexity_ratio=2.0),
             entry("sleb", 0.9, 0, perplexity_ratio=1.5), entry("sleb", 0.9, 1, perplexity_ratio=1.7),
             entry("dipsvd", 0.9, 0, perplexity_ratio=1.3), entry("dipsvd:align=2", 0.9, 0, perplexity_ratio=1.2),
-            {**entry("svd", 0.9, 0, perplexity_ratio=1.0), "recover": "lora"}]
+            {**entry("svd", 0.9, 0, perplexity_ratio=1.4), "recover": "lora"},
+            {**entry("svd", 0.9, 1, perplexity_ratio=1.0), "recover": "factors"}]
     found = {"cells": {str(i): row for i, row in enumerate(rows)}}
     assert summary(found).splitlines()[2:] == ["| m | 0.9 | 1.600 (`sleb`) |  | 1.200 | 1.050 |"]
     assert summary(found, recovered=True).splitlines()[2:] == ["| m | 0.9 | 1.000 (`svd`) |  |  |  |"]
