@@ -14,7 +14,7 @@ import numpy as np
 
 from foldrank.benchmarks.ideal import Work
 from foldrank.benchmarks.paired import NULL, SPEED, Pairs, Sample, Series, Setup
-from foldrank.benchmarks.statistics import UNSTABLE_ABOVE, Estimate, estimate, spread, stable
+from foldrank.benchmarks.statistics import Estimate, estimate, spread, stable
 from foldrank.benchmarks.workload import Workload
 
 PHASES = {"prefill": "ttft_s", "decode": "tpot_s"}
@@ -83,12 +83,12 @@ def speedups(series: Series, setup: Setup, yardstick: Yardstick) -> list[dict[st
         if contest != SPEED:
             continue
         for phase in PHASES:
-            found, ideal = _estimate(launches, phase, setup.seed), yardstick.ideal(phase, workload)
             ratios = _ratios(launches, phase)
-            scatter = spread([ratio for launch in ratios for ratio in launch])
+            found, ideal = estimate(ratios, setup.seed), yardstick.ideal(phase, workload)
+            samples = [ratio for launch in ratios for ratio in launch]
             entries.append({
                 **_what(series, phase, workload), "ratio": found.ratio, "ci95": found.ci95, "ideal": ideal,
-                "realised_over_ideal": found.ratio / ideal, "spread": scatter, "stable": scatter <= UNSTABLE_ABOVE,
+                "realised_over_ideal": found.ratio / ideal, "spread": spread(samples), "stable": stable(samples),
                 "pair_ratios": ratios, "note": note(found, ideal, phase, workload, yardstick),
             })
     return entries
@@ -102,10 +102,11 @@ def null_test(all_series: Sequence[Series], setup: Setup) -> dict[str, Any]:
             if contest != NULL:
                 continue
             for phase in PHASES:
-                found = _estimate(launches, phase, setup.seed)
+                ratios = _ratios(launches, phase)
+                found = estimate(ratios, setup.seed)
                 entries.append({
                     **_what(series, phase, workload), "ratio": found.ratio, "ci95": found.ci95,
-                    "contains_one": found.contains(1.0), "pair_ratios": _ratios(launches, phase),
+                    "contains_one": found.contains(1.0), "pair_ratios": ratios,
                 })
     first = headline(entries)
     return {
@@ -150,10 +151,6 @@ def note(found: Estimate, ideal: float, phase: str, workload: Workload, yardstic
     if phase == "prefill":
         return "above ideal: so short a prompt is bound by bytes, launches or fixed costs rather than by FLOPs"
     return "above ideal and unexplained: distrust this row"
-
-
-def _estimate(launches: Sequence[Pairs], phase: str, seed: int) -> Estimate:
-    return estimate(_ratios(launches, phase), seed)
 
 
 def _ratios(launches: Sequence[Pairs], phase: str) -> list[list[float]]:

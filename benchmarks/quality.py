@@ -165,7 +165,8 @@ def run_cell(cell: Cell, checkpoint: Checkpoint, dense: Judge, training: Asked |
 
 
 def _trained(cell: Cell, checkpoint: Checkpoint, plan: Plan, dense: Judge, training: Asked) -> dict[str, Any]:
-    """Figures of the plan after recovery, and what that took. Methods that make the same plan are trained once."""
+    """Figures of the plan after recovery, and what that took. Methods that make the same plan are trained once, and
+    later cells of a seed find the teacher's answers there: their seconds are less than recovery alone takes."""
     arrays = sorted((name, sha256_array(array)) for name, array in plan.arrays.items())
     key = (cell.seed, cell.recover, training, repr(plan.edits), *arrays)
     if key in dense.trained:

@@ -93,13 +93,12 @@ def _recovered(cells: list[dict[str, Any]]) -> list[str]:
     """The same after recovery, with what was trained and on how much."""
     if not cells:
         return []
-    named = [{**cell, "method": f"{cell['method']}` after `{cell['recover']}"} for cell in cells]
     spent = Counter((cell["recovery_tokens"], cell["recovery_steps"]) for cell in cells)
     most = "; ".join(f"{steps} steps on {tokens:,} tokens ({count} of {len(cells)} cells)"
                      for (tokens, steps), count in spent.most_common())
     return [
-        f"After recovery, {most}. Perplexity over dense:\n", _table(named, "perplexity_ratio", "{:.3f}"),
-        "KL(dense || recovered), nats:\n", _table(named, "kl_nats", "{:.3f}"),
+        f"After recovery, {most}. Perplexity over dense:\n", _table(cells, "perplexity_ratio", "{:.3f}"),
+        "KL(dense || recovered), nats:\n", _table(cells, "kl_nats", "{:.3f}"),
     ]
 
 
@@ -111,9 +110,10 @@ def _rows(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def _table(cells: list[dict[str, Any]], figure: str, form: str) -> str:
     keeps = sorted({cell["keep"] for cell in cells}, reverse=True)
     lines = []
-    for method in sorted({cell["method"] for cell in cells}):
-        held = [[c for c in cells if c["method"] == method and c["keep"] == keep] for keep in keeps]
-        lines.append((f"`{method}`", *(_entry(entries, figure, form) for entries in held)))
+    for method, kind in sorted({(cell["method"], cell["recover"] or "") for cell in cells}):
+        mine = [cell for cell in cells if (cell["method"], cell["recover"] or "") == (method, kind)]
+        entries = (_entry([cell for cell in mine if cell["keep"] == keep], figure, form) for keep in keeps)
+        lines.append((f"`{method}` after `{kind}`" if kind else f"`{method}`", *entries))
     return _rows(("method", *(f"keep {keep:g}" for keep in keeps)), lines)
 
 

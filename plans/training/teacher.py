@@ -19,7 +19,7 @@ ROOM = 1 << 27
 
 @dataclass(frozen=True)
 class Teacher:
-    """Log probabilities of the dense model; of the windows seen last as many as fit into `room` numbers are kept."""
+    """Log probabilities of the dense model; those computed last are kept, `room` numbers of them."""
 
     source: Decoder
     room: int = ROOM
@@ -28,16 +28,21 @@ class Teacher:
     def logs(self, ids_BT: np.ndarray) -> Tensor:
         """Log probabilities [B, T, V] of the token after each."""
         names = [row.tobytes() for row in ids_BT]
-        fresh = [row for row, name in enumerate(names) if name not in self._known]
+        told = {name: self._known[name] for name in names if name in self._known}
+        fresh = [row for row, name in enumerate(names) if name not in told]
         if fresh:
             with torch.no_grad():
                 found = self.source.logits(self.source.forward(ids_BT[fresh])).log_softmax(-1)
-            self._known.update(zip((names[row] for row in fresh), (logs.clone() for logs in found), strict=True))
-        asked = torch.stack([self._known[name] for name in names])
-        self._forget(self.room // asked[0].numel())
-        return asked
+            for row, logs in zip(fresh, found, strict=True):
+                told[names[row]] = logs
+                self._keep(names[row], logs)
+            if len(fresh) == len(names):
+                return found
+        return torch.stack([told[name] for name in names])
 
-    def _forget(self, most: int) -> None:
-        """Drop the oldest beyond so many."""
-        for name in list(self._known)[: max(0, len(self._known) - most)]:
-            del self._known[name]
+    def _keep(self, name: bytes, logs: Tensor) -> None:
+        """A copy, since the batch is let go; the oldest makes room."""
+        if most := self.room // logs.numel():
+            while len(self._known) >= most:
+                del self._known[next(iter(self._known))]
+            self._known[name] = logs.clone()

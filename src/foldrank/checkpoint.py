@@ -76,7 +76,6 @@ class Checkpoint:
         """The safetensors files, by name."""
         return sorted({tensor.path for tensor in self.tensors.values()})
 
-    @property
     def source(self) -> dict[str, str]:
         """What a manifest says of where a bundle came from. Hashes the weights: those fine-tuned from one model share
         its config.json."""

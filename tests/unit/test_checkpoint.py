@@ -54,7 +54,7 @@ def test_a_sound_checkpoint_opens_and_names_itself(folder: Path) -> None:
 def test_models_fine_tuned_from_one_share_the_config_and_not_the_weights(folder: Path, tmp_path: Path) -> None:
     tuned = write(tmp_path / "tuned", tensors={name: -tensor for name, tensor in weights().items()})
     again = write(tmp_path / "again")
-    source, other, same = (Checkpoint.open(path).source for path in (folder, tuned, again))
+    source, other, same = (Checkpoint.open(path).source() for path in (folder, tuned, again))
     assert source["config_sha256"] == other["config_sha256"]
     assert source["weights_sha256"] == same["weights_sha256"] != other["weights_sha256"]
 

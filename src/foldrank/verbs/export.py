@@ -41,7 +41,7 @@ def export(
     checkpoint = Checkpoint.open(model, offline=offline, trust_remote_code=trust_remote_code)
     check_dense(checkpoint)
     check_finite(checkpoint, progress)
-    source = checkpoint.source
+    source = checkpoint.source()
     with staged_folder(output, force=force) as folder:
         if graph is not None:
             known = adopt(Path(graph), checkpoint, folder, dtype=dtype, provider=target, progress=progress)

@@ -88,7 +88,7 @@ def _checkpoint(bundle: Bundle, model: str | Path | None, **trust: bool) -> Chec
     if model is None and not Path(place).is_dir():
         raise SourceError(bundle.path, f"its checkpoint {place or source.get('name')} is not there", way_out)
     checkpoint = Checkpoint.open(place, **trust)
-    if different := source_differs(source, checkpoint.source):
+    if different := source_differs(source, checkpoint.source()):
         what = f"is not the checkpoint {bundle.path.name} was made from ({different})"
         raise SourceError(checkpoint.path, what, way_out)
     return checkpoint
