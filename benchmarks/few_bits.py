@@ -15,8 +15,8 @@ import click
 import torch
 
 from foldrank.benchmarks.environment import environment
-from foldrank.benchmarks.quality import Judge, judge
 from foldrank.benchmarks.quality_decode import graph_bytes
+from foldrank.benchmarks.quality_judge import Judge, judge
 from foldrank.bundle import Bundle
 from foldrank.checkpoint import Checkpoint
 from foldrank.plans.compose import calibration_windows, parse_all, plan_of, run_all, usable

@@ -21,7 +21,7 @@ from foldrank import strictjson
 from foldrank.benchmarks.environment import environment
 from foldrank.benchmarks.planning import timed
 from foldrank.benchmarks.planning_ranks import grams, linears, loss, truncated
-from foldrank.benchmarks.quality import Judge, judge
+from foldrank.benchmarks.quality_judge import Judge, judge
 from foldrank.checkpoint import Checkpoint
 from foldrank.plans.compose import calibration_windows, parse_all, run_all, usable
 from foldrank.plans.low_rank import bayesian

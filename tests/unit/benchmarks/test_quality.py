@@ -10,10 +10,16 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from foldrank.benchmarks import quality, quality_decode
-from foldrank.benchmarks.quality import Asked, Cell, Judge, cells, main, run_cell
+from foldrank.benchmarks import quality_decode, quality_recovered
+from foldrank.benchmarks.quality import main, run_cell
+from foldrank.benchmarks.quality_cells import Cell, cells
+from foldrank.benchmarks.quality_judge import Judge
 from foldrank.benchmarks.quality_page import page, summary
 from foldrank.benchmarks.quality_picture import picture
+from foldrank.benchmarks.quality_recovered import Recoveries
+from foldrank.bundle import Bundle
+from foldrank.graph.load import load_model
+from foldrank.planfile import Plan
 
 
 def test_a_cell_asks_for_its_keep() -> None:
@@ -64,7 +70,7 @@ def test_cells_that_are_there_are_not_run_again(specs_5m: Path, tmp_path: Path) 
 
 
 def test_a_trained_cell_holds_what_was_before_and_judges_what_was_stored(
-    shared: Path, monkeypatch: pytest.MonkeyPatch
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from foldrank.checkpoint import Checkpoint
     from foldrank.plans.models.decoder import load_decoder
@@ -73,15 +79,18 @@ def test_a_trained_cell_holds_what_was_before_and_judges_what_was_stored(
     decoder = load_decoder(checkpoint)
     dense = Judge(decoder, np.random.default_rng(0).integers(0, 512, size=(4, 64)))
     cell = Cell("specs-300k", "svd", 0.6, 0, "factors")
-    found = run_cell(cell, checkpoint, dense, Asked(None, 16_384, 12))
+    recoveries = Recoveries(checkpoint, dense, None, 16_384, 12)
+    found = run_cell(cell, checkpoint, dense, recoveries, tmp_path)
     plain = run_cell(Cell("specs-300k", "svd", 0.6, 0), checkpoint, dense)
     assert found["before"]["kl_nats"] == plain["kl_nats"]
     assert found["kept"] == plain["kept"]
     assert found["kl_nats"] < 0.9 * plain["kl_nats"]
     assert (found["recovery_steps"], found["recovery_tokens"]) == (12, 16_384)
     assert cell.key.endswith("recover=factors")
-    monkeypatch.setattr(quality, "recover", None)  # an equal plan is not trained again
-    again = run_cell(cell, checkpoint, dense, Asked(None, 16_384, 12))
+    kept = Plan.read(tmp_path / Cell("specs-300k", "svd", 0.6, 0).file_name)  # the plan as it was before training
+    assert "recover" not in [step.method for step in kept.document.steps]
+    monkeypatch.setattr(quality_recovered, "recover", None)  # an equal plan is not trained again
+    again = run_cell(cell, checkpoint, dense, recoveries)
     assert {k: again[k] for k in ("kl_nats", "recovery_s")} == {k: found[k] for k in ("kl_nats", "recovery_s")}
 
 
@@ -133,24 +142,38 @@ def test_the_committed_page_is_that_of_the_committed_results(root: Path) -> None
     assert (root / "docs" / "quality.md").read_text() == page(json.loads(results.read_text()))
 
 
-def test_only_cells_that_are_there_and_were_not_timed_are_timed(
-    specs_5m: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_only_cells_that_are_there_and_were_not_timed_are_timed_and_equal_graphs_once(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    model, plans = shared / "models" / "specs-300k", tmp_path / "plans"
     path, timed = tmp_path / "quality.json", []
-    keys = {method: Cell(specs_5m.name, method, 0.9, 0).key for method in ("slm", "sleb", "laco", "svd")}
-    path.write_text(json.dumps({"cells": {
-        keys["slm"]: {"kept": 0.9}, keys["sleb"]: {"decode": {"ratio": 7.0}}, keys["laco"]: {"refused": "no"}}}))
-    monkeypatch.setattr(quality_decode, "export", lambda *_arguments, **_named: None)
+    methods = ("slm", "unified_skip", "sleb", "laco", "svd:align=2", "shortgpt")
+    keys = {method: Cell(model.name, method, 0.9, 0).key for method in methods}
+    cells = {keys[method]: {"kept": 0.9} for method in methods[:-1]}
+    cells |= {keys["sleb"]: {"decode": {"ratio": 7.0}}, keys["laco"]: {"refused": "no"}}
+    path.write_text(json.dumps({"cells": cells}))
 
-    def figures(_checkpoint: object, cell: Cell, *_others: object) -> dict[str, object]:
-        timed.append(cell.method)
-        return {"decode": {"ratio": 1.5, "ideal": 1.6}, "bytes_ratio": 0.9}
+    def bench(small: Bundle, *_others: object, **_named: object) -> dict[str, object]:
+        timed.append(len(load_model(small.model).graph))
+        entry = {"phase": "decode", "engine": "own", "prompt_tokens": 128, "ratio": 1.5 + len(timed), "ci95": [1, 2],
+                 "ideal": 1.6, "realised_over_ideal": 0.9, "stable": True}
+        return {"speedups": [{**entry, "phase": "prefill", "ratio": 9.0}, entry]}
 
-    monkeypatch.setattr(quality_decode, "decode_figures", figures)
-    asked = [part for method in keys for part in ("--method", method)]
-    found = CliRunner().invoke(quality_decode.main, [str(specs_5m), "-o", str(path), "--keep", "0.9", *asked])
-    assert found.exit_code == 0, found.output
-    assert timed == ["slm"]
+    monkeypatch.setattr(quality_decode, "paired_bench", bench)
+    asked = [str(model), "-o", str(path), "--keep", "0.9", "--plans", str(plans),
+             *(part for method in methods for part in ("--method", method))]
+    found = CliRunner().invoke(quality_decode.main, [*asked, "--plan-only"], catch_exceptions=False)
+    assert found.exit_code == 0
+    assert json.loads(path.read_text())["cells"] == cells
+    assert len(list(plans.iterdir())) == 3
+    monkeypatch.setattr(quality_decode, "make_plan", None)  # they are there
+    CliRunner().invoke(quality_decode.main, asked, catch_exceptions=False)
     made = json.loads(path.read_text())["cells"]
-    assert made[keys["slm"]] == {"kept": 0.9, "decode": {"ratio": 1.5, "ideal": 1.6}, "bytes_ratio": 0.9}
-    assert made[keys["sleb"]] == {"decode": {"ratio": 7.0}}
+    assert len(timed) == 2  # both depth methods leave seven blocks of eight
+    assert timed[0] < timed[1]
+    assert made[keys["slm"]]["decode"] == made[keys["unified_skip"]]["decode"]
+    assert made[keys["slm"]]["decode"]["timed"] == keys["slm"]
+    assert (made[keys["slm"]]["decode"]["ratio"], made[keys["svd:align=2"]]["decode"]["ratio"]) == (2.5, 3.5)
+    assert 0.85 < made[keys["slm"]]["bytes_ratio"] < 0.95
+    assert {name: made[keys[name]] for name in ("sleb", "laco")} == {
+        "sleb": cells[keys["sleb"]], "laco": cells[keys["laco"]]}
