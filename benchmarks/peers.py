@@ -22,10 +22,10 @@ from typing import Any
 
 from foldrank.benchmarks.child import Child
 from foldrank.benchmarks.document import PHASES
-from foldrank.benchmarks.paired import Setup, duel, opened, warm
-from foldrank.benchmarks.schedule import WHOLE
+from foldrank.benchmarks.paired import Pairs, Setup, duel, opened, warm
+from foldrank.benchmarks.schedule import WHOLE, shares, starting
 from foldrank.benchmarks.statistics import estimate, stable
-from foldrank.benchmarks.workload import Profile
+from foldrank.benchmarks.workload import Profile, Workload
 from foldrank.bundle import Bundle
 from foldrank.errors import FoldrankError, ProviderUnavailable, SourceError
 from foldrank.progress import SILENT, Progress
@@ -50,27 +50,39 @@ def against(
 def _measured(
     peer: str, dense: Bundle, engine: str, setup: Setup, profile: Profile, progress: Progress
 ) -> list[dict[str, Any]]:
-    entries, setup = [], replace(setup, turns=WHOLE)  # a peer's threads may spin on after its turn
+    """Both start anew for every launch, as bundles do: a process is as fast as its memory happened to be laid out."""
+    setup = replace(setup, turns=WHOLE)  # a peer's threads may spin on after its turn
+    held: dict[Workload, list[Pairs]] = {workload: [] for workload in profile.workloads}
+    counts = shares(profile.pairs, profile.launches)
+    stage = f"bench {peer}"
     with ExitStack() as stack:
         folder, command = _place(peer, dense, stack, progress)
-        ours = stack.enter_context(Child(f"dense in {engine}"))
-        theirs = stack.enter_context(Child(peer, command=command) if command else Child(peer))
-        opened(ours, dense.path, engine, setup)
-        opened(theirs, folder, peer, setup)
-        progress.start(f"bench {peer}", profile.pairs * len(profile.workloads))
-        for workload in profile.workloads:
-            warm((ours, theirs), workload, setup, profile.warmups)
-            pairs = duel(ours, theirs, workload, setup, profile.pairs, f"bench {peer}", progress)
-            for phase, key in PHASES.items():
-                ratios = [their[key] / our[key] for our, their in pairs]
-                found = estimate([ratios], setup.seed)
-                entries.append({
-                    "peer": peer, "phase": phase, "batch": workload.batch, "prompt_tokens": workload.prompt,
-                    "ratio": found.ratio, "ci95": found.ci95, "pair_ratios": ratios,
-                    "stable": stable(ratios),
-                })
-        progress.finish(f"bench {peer}")
-    return entries
+        start = {"ours": lambda: Child(f"dense in {engine}"),
+                 "theirs": lambda: Child(peer, command=command) if command else Child(peer)}
+        progress.start(stage, sum(counts) * len(profile.workloads))
+        stack.callback(progress.finish, stage)
+        for launch, count in enumerate(counts):
+            with ExitStack() as started:
+                children = {who: started.enter_context(start[who]()) for who in starting(start, launch)}
+                ours, theirs = children["ours"], children["theirs"]
+                opened(ours, dense.path, engine, setup)
+                opened(theirs, folder, peer, setup)
+                for workload, launches in held.items():
+                    warm((ours, theirs), workload, setup, profile.warmups)
+                    launches.append(duel(ours, theirs, workload, setup, count, stage, progress))
+    return [_entry(peer, workload, phase, launches, setup.seed)
+            for workload, launches in held.items() for phase in PHASES]
+
+
+def _entry(peer: str, workload: Workload, phase: str, launches: list[Pairs], seed: int) -> dict[str, Any]:
+    key = PHASES[phase]
+    ratios = [[their[key] / our[key] for our, their in pairs] for pairs in launches]
+    found = estimate(ratios, seed)
+    return {
+        "peer": peer, "phase": phase, "batch": workload.batch, "prompt_tokens": workload.prompt,
+        "ratio": found.ratio, "ci95": found.ci95, "pair_ratios": ratios,
+        "stable": stable([ratio for launch in ratios for ratio in launch]),
+    }
 
 
 def _place(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -78,15 +78,21 @@ def _places(cells: list[dict[str, Any]]) -> str:
 
 
 def _timed(cells: list[dict[str, Any]]) -> list[str]:
-    """What was timed, one row a cell."""
-    rows = [
-        (f"`{cell['method']}`", f"{cell['keep']:g}", f"{cell['bytes_ratio']:.3f}", f"{cell['decode']['ratio']:.3f}",
-         "{:.3f} to {:.3f}".format(*cell["decode"]["ci95"]), f"{cell['decode']['ideal']:.3f}")
-        for cell in sorted(cells, key=lambda cell: (-cell["keep"], cell["method"]))
-    ]
-    head = ("method", "keep", "graph and weights, of dense bytes", "decode, times dense", "95 % interval", "ideal")
-    title = "CPU decoding at batch 1, fp32 (`foldrank.benchmarks.quality_decode`):\n"
-    return [title, _rows(head, rows)] if rows else []
+    """Speed and size of what was timed, and where."""
+    if not cells:
+        return []
+    places = ", ".join(sorted({cell["decode"]["cpu"] for cell in cells}))
+    title = (f"CPU decoding at batch 1, fp32, times dense [95 % interval] of ideal, on {places}; graphs of one form "
+             "are timed once (`foldrank.benchmarks.quality_decode`):\n")
+    return [title, _grid(cells, _speed), "Graph and weights, of dense bytes:\n",
+            _table(cells, "bytes_ratio", "{:.3f}")]
+
+
+def _speed(cells: list[dict[str, Any]]) -> str:
+    """Every seed that was timed."""
+    each = (cell["decode"] for cell in sorted(cells, key=lambda cell: cell["seed"]))
+    return "; ".join("{:.2f} [{:.2f}, {:.2f}] of {:.2f}".format(one["ratio"], *one["ci95"], one["ideal"])
+                     for one in each)
 
 
 def _recovered(cells: list[dict[str, Any]]) -> list[str]:
@@ -108,11 +114,16 @@ def _rows(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _table(cells: list[dict[str, Any]], figure: str, form: str) -> str:
+    return _grid(cells, lambda held: _entry(held, figure, form))
+
+
+def _grid(cells: list[dict[str, Any]], entry: Callable[[list[dict[str, Any]]], str]) -> str:
+    """One row a method (and kind of recovery), one column a keep."""
     keeps = sorted({cell["keep"] for cell in cells}, reverse=True)
     lines = []
     for method, kind in sorted({(cell["method"], cell["recover"] or "") for cell in cells}):
         mine = [cell for cell in cells if (cell["method"], cell["recover"] or "") == (method, kind)]
-        entries = (_entry([cell for cell in mine if cell["keep"] == keep], figure, form) for keep in keeps)
+        entries = (entry([cell for cell in mine if cell["keep"] == keep]) for keep in keeps)
         lines.append((f"`{method}` after `{kind}`" if kind else f"`{method}`", *entries))
     return _rows(("method", *(f"keep {keep:g}" for keep in keeps)), lines)
 

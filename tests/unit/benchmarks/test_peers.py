@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -41,8 +41,11 @@ def test_peers_are_of_the_cpu_and_say_so() -> None:
 class StandIn:
     """Our engine takes a second a token, a peer two; optimum is not there."""
 
+    started: ClassVar[list[str]] = []
+
     def __init__(self, name: str, command: tuple[str, ...] = ()) -> None:
         self.name = name
+        self.started.append(name)
 
     def __enter__(self) -> StandIn:
         return self
@@ -70,10 +73,13 @@ def test_ratios_are_their_time_over_ours_and_a_missing_peer_leaves_a_reason(
     monkeypatch.setenv("FOLDRANK_OPTIMUM_PYTHON", "/bin/sh")
     monkeypatch.setattr(peers, "_exported", lambda *_: tmp_path / "optimum")
     dense = bundle(tmp_path, tmp_path)
+    StandIn.started.clear()
     found = against(["transformers", "optimum"], dense, "genai", SETUP, PROFILE)
     assert found["engine"] == "genai"
     assert [(one["peer"], one["phase"], one["ratio"]) for one in found["entries"]] == [
         ("transformers", "prefill", 2.0), ("transformers", "decode", 2.0)]
+    assert [[len(launch) for launch in one["pair_ratios"]] for one in found["entries"]] == [[10, 10], [10, 10]]
+    assert StandIn.started[:4] == ["dense in genai", "transformers", "transformers", "dense in genai"]
     assert found["unavailable"] == {"optimum": "optimum: is not installed"}
     gone = against(["transformers"], bundle(tmp_path, tmp_path / "gone"), "genai", SETUP, PROFILE)
     assert "its checkpoint is not there" in gone["unavailable"]["transformers"]

@@ -105,7 +105,7 @@ def test_the_page_shows_medians_and_what_is_out_of_reach(tmp_path: Path) -> None
     trained = {**entry("a", 0.9, 0, perplexity_ratio=1.0), "recover": "lora", "before": rows[0],
                "recovery_tokens": 4096, "recovery_steps": 30, "recovery_s": 9.0}
     rows.append({"model": "m", "method": "b", "keep": 0.9, "seed": 0, "recover": "lora", "refused": "no"})
-    rows[0] |= {"decode": {"ratio": 1.2, "ci95": [1.1, 1.3], "ideal": 1.25}, "bytes_ratio": 0.75}
+    rows[0] |= {"decode": {"ratio": 1.2, "ci95": [1.1, 1.3], "ideal": 1.25, "cpu": "C"}, "bytes_ratio": 0.75}
     rows += [trained, {**trained, "seed": 1, "recovery_s": None, "perplexity_ratio": 1.02}]
     for row in rows:
         row["where"] = {"cpu": "C", "threads": 1, "device": "G" if row["method"] == "b" else "cpu"}
@@ -117,7 +117,9 @@ def test_the_page_shows_medians_and_what_is_out_of_reach(tmp_path: Path) -> None
     assert "Planning, seconds, on C, 1 thread: a; on G: b:" in text
     assert "After recovery, 30 steps on 4,096 tokens (2 of 2 cells). Perplexity over dense:" in text
     assert text.count("| `a` after `lora` | 1.010 (1.000 to 1.020) |") == 1
-    assert "| `a` | 0.9 | 0.750 | 1.200 | 1.100 to 1.300 | 1.250 |" in text
+    assert "times dense [95 % interval] of ideal, on C; graphs" in text
+    assert "| `a` | 1.20 [1.10, 1.30] of 1.25 |" in text
+    assert "| `a` | 0.750 |" in text
     picture(found, tmp_path / "p.svg")
     drawn = (tmp_path / "p.svg").read_text()
     assert all(f"<!-- {title} -->" in drawn for title in ("m", "m, after recovery", "loss added, nats a token"))
