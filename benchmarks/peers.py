@@ -2,7 +2,7 @@
 
     transformers    the checkpoint in PyTorch, eager, float32
     optimum         the checkpoint as optimum exports it, in its ORTModelForCausalLM, both in the python that
-                    FOLDRANK_OPTIMUM_PYTHON names
+                    FOLDRANK_OPTIMUM_PYTHON names; as many threads as ours, which spin as ours do
     genai-default   the dense bundle in onnxruntime-genai with the settings it comes with
 
 Each loop is the shortest one of its library (forward with its cache, likeliest token), not its generate(), which costs
@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from foldrank.benchmarks.child import Child
-from foldrank.benchmarks.document import PHASES
+from foldrank.benchmarks.document import PHASES, pair_ratio
 from foldrank.benchmarks.paired import Pairs, Setup, duel, opened, warm
 from foldrank.benchmarks.schedule import WHOLE, shares, starting
 from foldrank.benchmarks.statistics import estimate, stable
@@ -29,8 +29,13 @@ from foldrank.benchmarks.workload import Profile, Workload
 from foldrank.bundle import Bundle
 from foldrank.errors import FoldrankError, ProviderUnavailable, SourceError
 from foldrank.progress import SILENT, Progress
+from foldrank.runtime.session import spinning_entries
 
 PEERS = ("transformers", "optimum", "genai-default")
+
+QUIET = frozenset({"optimum"})
+"""Peers whose threads stop spinning when a run of theirs ends, as ours do: those can take turns of a token with us. The
+others' would spin on in our turn, so they take turns of a whole sample."""
 
 
 def against(
@@ -51,7 +56,8 @@ def _measured(
     peer: str, dense: Bundle, engine: str, setup: Setup, profile: Profile, progress: Progress
 ) -> list[dict[str, Any]]:
     """Both start anew for every launch, as bundles do: a process is as fast as its memory happened to be laid out."""
-    setup = replace(setup, turns=WHOLE)  # a peer's threads may spin on after its turn
+    if peer not in QUIET:
+        setup = replace(setup, turns=WHOLE)
     held: dict[Workload, list[Pairs]] = {workload: [] for workload in profile.workloads}
     counts = shares(profile.pairs, profile.launches)
     stage = f"bench {peer}"
@@ -75,8 +81,7 @@ def _measured(
 
 
 def _entry(peer: str, workload: Workload, phase: str, launches: list[Pairs], seed: int) -> dict[str, Any]:
-    key = PHASES[phase]
-    ratios = [[their[key] / our[key] for our, their in pairs] for pairs in launches]
+    ratios = [[pair_ratio(theirs, ours, phase) for ours, theirs in pairs] for pairs in launches]
     found = estimate(ratios, seed)
     return {
         "peer": peer, "phase": phase, "batch": workload.batch, "prompt_tokens": workload.prompt,
@@ -166,5 +171,7 @@ def open_peer(peer: str, folder: Path, provider: str, threads: int) -> Any:
         raise ProviderUnavailable(peer, f"is not installed for {sys.executable}: {error}", "see --against") from None
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
+    for key, value in spinning_entries("in_runs").items():
+        options.add_session_config_entry(key, value)
     return TorchLoop(optimum.ORTModelForCausalLM.from_pretrained(
         folder, use_cache=True, local_files_only=True, session_options=options))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -12,6 +13,7 @@ import pytest
 from foldrank.benchmarks import peers
 from foldrank.benchmarks.paired import Setup
 from foldrank.benchmarks.peers import against, open_peer
+from foldrank.benchmarks.schedule import ONE
 from foldrank.benchmarks.workload import Profile, Workload
 from foldrank.errors import ProviderUnavailable
 from foldrank.runtime.decoding import OrtDecoder
@@ -39,9 +41,11 @@ def test_peers_are_of_the_cpu_and_say_so() -> None:
 
 
 class StandIn:
-    """Our engine takes a second a token, a peer two; optimum is not there."""
+    """Our engine takes a second a token, a peer two; the `absent` are not there."""
 
     started: ClassVar[list[str]] = []
+    asked: ClassVar[set[tuple[str, str]]] = set()
+    absent: ClassVar[set[str]] = {"optimum"}
 
     def __init__(self, name: str, command: tuple[str, ...] = ()) -> None:
         self.name = name
@@ -54,10 +58,11 @@ class StandIn:
         pass
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
-        if do == "open" and arguments["engine"] == "optimum":
+        if do == "open" and arguments["engine"] in self.absent:
             raise ProviderUnavailable("optimum", "is not installed", "install it")
         slow = 1.0 if self.name.startswith("dense in") else 2.0
-        return {"ttft_s": 3 * slow, "tpot_s": slow}
+        self.asked.add((self.name, do))
+        return {"steps_s": [slow] * arguments["count"]} if do == "steps" else {"ttft_s": 3 * slow, "tpot_s": slow}
 
 
 def bundle(folder: Path, checkpoint: Path) -> Any:
@@ -83,3 +88,19 @@ def test_ratios_are_their_time_over_ours_and_a_missing_peer_leaves_a_reason(
     assert found["unavailable"] == {"optimum": "optimum: is not installed"}
     gone = against(["transformers"], bundle(tmp_path, tmp_path / "gone"), "genai", SETUP, PROFILE)
     assert "its checkpoint is not there" in gone["unavailable"]["transformers"]
+
+
+def test_only_a_peer_whose_threads_come_to_rest_takes_turns_of_a_token(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.setattr(peers, "Child", StandIn)
+    monkeypatch.setattr(peers, "_place", lambda *_: (tmp_path, None))
+    monkeypatch.setattr(StandIn, "absent", set())
+    StandIn.asked.clear()
+    setup = replace(SETUP, turns=ONE)
+    found = against(["genai-default", "optimum"], bundle(tmp_path, tmp_path), "genai", setup, PROFILE)
+    assert [one["ratio"] for one in found["entries"]] == [2.0] * 4
+    assert {do for name, do in StandIn.asked if name == "genai-default"} == {"open", "sample"}
+    assert {do for name, do in StandIn.asked if name == "optimum"} == {
+        "open", "sample", "begin", "steps"}  # sample: warm-ups
