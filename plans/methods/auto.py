@@ -27,7 +27,6 @@ from pydantic.dataclasses import dataclass as settings_dataclass
 
 from foldrank.context import cut_to
 from foldrank.plans.method import Method, Result, Task
-from foldrank.plans.solver.block_refit import Original, shapes_of
 from foldrank.plans.solver.costs import Costs, CostTable, Latencies, Numbers, total
 from foldrank.plans.solver.fisher import Curves, fisher_moments, output_roots, predicted_losses
 from foldrank.plans.solver.fitted_edits import fitted_result
@@ -35,6 +34,7 @@ from foldrank.plans.solver.journal import Journal
 from foldrank.plans.solver.layout import Layout, Packed, Shapes, dense_layout, numbers_stored
 from foldrank.plans.solver.meter import Meter
 from foldrank.plans.solver.moves import Terms
+from foldrank.plans.solver.original import Original, shapes_of
 from foldrank.plans.solver.search import Effort, Search, State
 from foldrank.plans.solver.staged import Stages
 

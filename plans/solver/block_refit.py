@@ -20,15 +20,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from foldrank.plans.low_rank.truncation import truncations, weighted_pair
 from foldrank.plans.low_rank.whitening import Metric
-from foldrank.plans.models.block import Block, watch_inputs
-from foldrank.plans.models.decoder import Decoder
-from foldrank.plans.solver.layout import GROUPS, Packed, Roles, Shapes, Span
+from foldrank.plans.models.block import Block
+from foldrank.plans.solver.layout import Packed, Roles, Span
+from foldrank.plans.solver.original import Original, sites
 
 PRIOR = 4096
 """What pulls a refit weight to the old one weighs as much as so many tokens of white input. Perplexity over dense in
@@ -43,83 +42,6 @@ class Fitted:
     block: Block
     pairs: Mapping[Roles, tuple[Tensor, Tensor]]
     output: Tensor
-
-
-@dataclass
-class Original:
-    """The model to be matched: its hidden states [N, T, C] before every block and after the last.
-
-    `roots` (`fisher.output_roots`): what errors at a site's outputs cost, by block number; equal where it has none.
-    """
-
-    decoder: Decoder
-    states: tuple[Tensor, ...]
-    additive: bool
-    roots: Mapping[int, Mapping[Roles, Tensor]] = field(default_factory=dict)
-    packed: Packed = "joint"
-    _known: dict[int, dict[Roles, Tensor]] = field(default_factory=dict)
-
-    @classmethod
-    def of(
-        cls, decoder: Decoder, ids_NT: np.ndarray, roots: Mapping[int, Mapping[Roles, Tensor]] | None = None,
-        packed: Packed = "joint",
-    ) -> Original:
-        """Run the original once."""
-        states = [decoder.embed(ids_NT)]
-        with torch.no_grad():
-            for block in decoder.blocks:
-                states.append(decoder.run(block, states[-1]))
-        found = cls(decoder, tuple(states), True, roots or {}, packed)
-        return replace(found, additive=found._adds_branches())
-
-    def position(self, number: int) -> int:
-        """Where the block of this number stands."""
-        return next(i for i, block in enumerate(self.decoder.blocks) if block.number == number)
-
-    def inputs(self, number: int) -> dict[Roles, Tensor]:
-        """What each site of a block reads [tokens, I]. Those of the block asked for last are kept."""
-        if number not in self._known:
-            self._known.clear()
-            self._known[number] = self._inputs(self.position(number))
-        return self._known[number]
-
-    def _inputs(self, position: int) -> dict[Roles, Tensor]:
-        block = self.decoder.blocks[position]
-        found: dict[Roles, list[Tensor]] = {}
-        leads = {roles[0]: roles for roles in sites(block, self.packed)}
-
-        def see(role: str, inputs_NTI: Tensor) -> None:
-            found.setdefault(leads[role], []).append(inputs_NTI.flatten(0, 1))
-
-        with torch.no_grad(), watch_inputs(block, see, tuple(leads)):
-            self.decoder.run(block, self.states[position])
-        return {roles: torch.cat(parts) for roles, parts in found.items()}
-
-    def _adds_branches(self) -> bool:
-        """Whether a block adds what `o` and `down` write to the stream as it is: not with norms or factors behind."""
-        block = self.decoder.blocks[0]
-        with torch.no_grad():
-            read = self.inputs(block.number)
-            written = sum(_applied(block, roles, read[roles]) for roles in (("o",), ("down",)))
-        change = (self.states[1] - self.states[0]).flatten(0, 1)
-        return bool((change - written).norm() <= 1e-3 * change.norm())
-
-
-def sites(block: Block, packed: Packed) -> tuple[Roles, ...]:
-    """The sites of a block, in the order in which it applies them."""
-    if packed == "split":
-        held = block.family.linears.values()
-        return tuple(sorted(held, key=lambda roles: [roles[0] in group for group in GROUPS].index(True)))
-    found = (tuple(role for role in group if role in block.roles) for group in GROUPS)
-    return tuple(group for group in found if group)
-
-
-def shapes_of(block: Block, packed: Packed) -> Shapes:
-    """[in, out] of every site."""
-    return {
-        roles: (block.weight(roles[0]).shape[0], sum(block.weight(role).shape[1] for role in roles))
-        for roles in sites(block, packed)
-    }
 
 
 def refit(original: Original, span: Span, hidden_NTC: Tensor, *, prior: float = PRIOR) -> Fitted:
@@ -151,6 +73,7 @@ class _Task:
     pairs: dict[Roles, tuple[Tensor, Tensor]] = field(default_factory=dict)
     behind: Tensor | None = None
     last: tuple[Tensor, tuple[Tensor, Tensor, Metric]] | None = None
+    crossed: tuple[Tensor, Tensor, Tensor] | None = None
 
     def weight(self, roles: Roles, inputs: Tensor) -> Tensor:
         """V [I, O], float32."""
@@ -170,8 +93,8 @@ class _Task:
 
     def _fit(self, roles: Roles, read: Tensor, pull: Tensor, metric: Metric) -> Tensor:
         old = torch.cat([self.source.weight(role) for role in roles], dim=1).to(torch.float64)
-        wanted = self.inputs[roles].to(torch.float64)
-        goal = read.T @ wanted @ old + pull * old
+        wanted = self.inputs[roles]
+        goal = self._cross(read, wanted) @ old + pull * old
         if self.original.additive and roles in (("o",), ("down",)):
             goal += read.T @ self._behind(roles)
         found = torch.linalg.solve(metric.matrix, goal)
@@ -181,8 +104,14 @@ class _Task:
             self.pairs[roles] = pair
             found = pair[0] @ pair[1]
         if roles == ("o",):
-            self.behind = (wanted @ old - read @ found.to(torch.float64))
+            self.behind = wanted.to(torch.float64) @ old - read @ found.to(torch.float64)
         return found.to(torch.float32)
+
+    def _cross(self, read: Tensor, wanted: Tensor) -> Tensor:
+        """X^T X' [I, I]; computed once for sites that read the same in both models."""
+        if self.crossed is None or self.crossed[0] is not read or self.crossed[1] is not wanted:
+            self.crossed = (read, wanted, read.T @ wanted.to(torch.float64))
+        return self.crossed[2]
 
     def _pair(self, found: Tensor, metric: Metric, roles: Roles, rank: int) -> tuple[Tensor, Tensor]:
         root = self.original.roots.get(self.source.number, {}).get(roles)
@@ -204,22 +133,21 @@ class _Task:
 @contextmanager
 def _rewired(block: Block, packed: Packed, weight: Callable[[Roles, Tensor], Tensor]) -> Iterator[None]:
     """While this lasts, the block's linears compute with the weights `weight` gives for their sites and inputs."""
-    def hook(held: Roles) -> Callable[[Any, tuple[Tensor, ...], Tensor], Tensor]:
-        def compute(module: Any, arguments: tuple[Tensor, ...], _output: Tensor) -> Tensor:
-            result = arguments[0] @ _columns(block, packed, held, lambda roles: weight(roles, arguments[0]))
+    def forward(module: Any, held: Roles) -> Callable[[Tensor], Tensor]:
+        def compute(inputs: Tensor) -> Tensor:
+            result = inputs @ _columns(block, packed, held, lambda roles: weight(roles, inputs))
             return result if module.bias is None else result + module.bias
 
         return compute
 
-    handles = [
-        block.module.get_submodule(path).register_forward_hook(hook(held))
-        for path, held in block.family.linears.items()
-    ]
+    linears = {path: block.module.get_submodule(path) for path in block.family.linears}
+    for path, held in block.family.linears.items():
+        linears[path].forward = forward(linears[path], held)  # type: ignore[method-assign]
     try:
         yield
     finally:
-        for handle in handles:
-            handle.remove()
+        for linear in linears.values():
+            del linear.forward
 
 
 def _columns(block: Block, packed: Packed, held: Roles, weight: Callable[[Roles], Tensor]) -> Tensor:
@@ -231,10 +159,3 @@ def _columns(block: Block, packed: Packed, held: Roles, weight: Callable[[Roles]
 
 def _widths(block: Block, roles: Roles) -> list[int]:
     return [block.weight(role).shape[1] for role in roles]
-
-
-def _applied(block: Block, roles: Roles, read: Tensor) -> Tensor:
-    path = block.family.path(roles[0])
-    bias = block.tensors.get(f"{path}.bias")
-    result = read @ block.weight(roles[0])
-    return result if bias is None else result + bias

@@ -22,8 +22,8 @@ from foldrank.plans.low_rank.truncation import decompose
 from foldrank.plans.low_rank.whitening import Metric
 from foldrank.plans.models.block import Block
 from foldrank.plans.models.decoder import Decoder
-from foldrank.plans.solver.block_refit import sites
 from foldrank.plans.solver.layout import Packed, Roles
+from foldrank.plans.solver.original import sites
 from foldrank.progress import SILENT, Progress, track
 
 Curve = np.ndarray

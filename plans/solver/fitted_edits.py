@@ -15,8 +15,9 @@ from torch import Tensor
 from foldrank.edits import Edit, FoldBlocks, LowRank, ReplaceWeight
 from foldrank.plans.low_rank.factoring import replaced_digests
 from foldrank.plans.method import Result, Task
-from foldrank.plans.solver.block_refit import Fitted, sites
+from foldrank.plans.solver.block_refit import Fitted
 from foldrank.plans.solver.layout import Packed, Span
+from foldrank.plans.solver.original import sites
 from foldrank.plans.solver.search import State
 
 

@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from foldrank.plans.models.block import Block
-from foldrank.plans.solver.block_refit import Fitted, Original, refit
+from foldrank.plans.solver.block_refit import Fitted, refit
 from foldrank.plans.solver.journal import Factors, Journal, Step
 from foldrank.plans.solver.layout import Layout
 from foldrank.plans.solver.meter import Meter
 from foldrank.plans.solver.moves import Move, Terms, Unit
+from foldrank.plans.solver.original import Original
 from foldrank.progress import SILENT, Progress, track
 
 LEAST = 1e-5

@@ -16,12 +16,13 @@ from foldrank.plans.method import Result, Task
 from foldrank.plans.methods.auto import Settings, run, shortened, split
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.request import parse
-from foldrank.plans.solver.block_refit import Original, refit, shapes_of
+from foldrank.plans.solver.block_refit import refit
 from foldrank.plans.solver.costs import CostTable, Timing
 from foldrank.plans.solver.fisher import fisher_moments, predicted_losses
 from foldrank.plans.solver.layout import GROUPS, Layout, dense_layout
 from foldrank.plans.solver.meter import Meter
 from foldrank.plans.solver.moves import Terms
+from foldrank.plans.solver.original import Original, shapes_of
 from foldrank.plans.solver.search import Effort, Search
 
 MakeModel = Callable[..., Any]

@@ -12,8 +12,8 @@ import torch
 from foldrank.plans.low_rank.truncation import decompose, weighted_pair
 from foldrank.plans.low_rank.whitening import Metric
 from foldrank.plans.models.decoder import Decoder
-from foldrank.plans.solver.block_refit import sites
 from foldrank.plans.solver.fisher import Moments, curve, fisher_moments, output_roots, predicted_losses
+from foldrank.plans.solver.original import sites
 
 MakeModel = Callable[..., Any]
 ROLES = ("o",)

@@ -12,12 +12,12 @@ import torch
 
 from foldrank.plans.methods.auto import split
 from foldrank.plans.models.decoder import Decoder
-from foldrank.plans.solver.block_refit import Original, shapes_of
 from foldrank.plans.solver.costs import Numbers
 from foldrank.plans.solver.fisher import fisher_moments, output_roots, predicted_losses
 from foldrank.plans.solver.layout import dense_layout
 from foldrank.plans.solver.meter import Meter
 from foldrank.plans.solver.moves import Terms
+from foldrank.plans.solver.original import Original, shapes_of
 from foldrank.plans.solver.program import Cell, Option, choose
 from foldrank.plans.solver.search import Effort, Search
 from foldrank.plans.solver.staged import GRID, Stages, grid, laid_out

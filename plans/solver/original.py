@@ -1,0 +1,121 @@
+"""The model that compressed blocks are fit to: what it gives before every block, and what each of its sites reads.
+
+Axes: N windows, T tokens, C channels, I a site's inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from foldrank.plans.models.block import Block, watch_inputs
+from foldrank.plans.models.decoder import Decoder
+from foldrank.plans.solver.layout import GROUPS, Packed, Roles, Shapes
+
+KEPT = 1 << 27
+"""Numbers (float32) that are kept of what sites read in the original: half a gibibyte."""
+
+
+@dataclass
+class Original:
+    """The model to be matched: its hidden states [N, T, C] before every block and after the last.
+
+    `roots` (`fisher.output_roots`): what errors at a site's outputs cost, by block number; equal where it has none.
+    """
+
+    decoder: Decoder
+    states: tuple[Tensor, ...]
+    additive: bool
+    roots: Mapping[int, Mapping[Roles, Tensor]] = field(default_factory=dict)
+    packed: Packed = "joint"
+    _known: dict[int, dict[Roles, Tensor]] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, decoder: Decoder, ids_NT: np.ndarray, roots: Mapping[int, Mapping[Roles, Tensor]] | None = None,
+        packed: Packed = "joint",
+    ) -> Original:
+        """Run the original once."""
+        states = [decoder.embed(ids_NT)]
+        with torch.no_grad():
+            for block in decoder.blocks:
+                states.append(decoder.run(block, states[-1]))
+        found = cls(decoder, tuple(states), True, roots or {}, packed)
+        return replace(found, additive=found._adds_branches())
+
+    def position(self, number: int) -> int:
+        """Where the block of this number stands."""
+        return next(i for i, block in enumerate(self.decoder.blocks) if block.number == number)
+
+    def inputs(self, number: int) -> dict[Roles, Tensor]:
+        """What each site of a block reads [tokens, I]: one tensor for sites that read the same. Kept, at the least
+        those of the block asked for last."""
+        if number not in self._known:
+            found = self._inputs(self.position(number))
+            if _numbers([found, *self._known.values()]) > KEPT:
+                self._known.clear()
+            self._known[number] = found
+        return self._known[number]
+
+    def _inputs(self, position: int) -> dict[Roles, Tensor]:
+        block = self.decoder.blocks[position]
+        found: dict[Roles, list[Tensor]] = {}
+        leads = {roles[0]: roles for roles in sites(block, self.packed)}
+
+        def see(role: str, inputs_NTI: Tensor) -> None:
+            found.setdefault(leads[role], []).append(inputs_NTI.flatten(0, 1))
+
+        with torch.no_grad(), watch_inputs(block, see, tuple(leads)):
+            self.decoder.run(block, self.states[position])
+        whole: dict[tuple[int, ...], Tensor] = {}
+        for parts in found.values():
+            if (name := _place(parts)) not in whole:
+                whole[name] = torch.cat(parts)
+        return {roles: whole[_place(parts)] for roles, parts in found.items()}
+
+    def _adds_branches(self) -> bool:
+        """Whether a block adds what `o` and `down` write to the stream as it is: not with norms or factors behind."""
+        block = self.decoder.blocks[0]
+        with torch.no_grad():
+            read = self.inputs(block.number)
+            written = sum(_applied(block, roles, read[roles]) for roles in (("o",), ("down",)))
+        change = (self.states[1] - self.states[0]).flatten(0, 1)
+        return bool((change - written).norm() <= 1e-3 * change.norm())
+
+
+def sites(block: Block, packed: Packed) -> tuple[Roles, ...]:
+    """The sites of a block, in the order in which it applies them."""
+    if packed == "split":
+        held = block.family.linears.values()
+        return tuple(sorted(held, key=lambda roles: [roles[0] in group for group in GROUPS].index(True)))
+    found = (tuple(role for role in group if role in block.roles) for group in GROUPS)
+    return tuple(group for group in found if group)
+
+
+def shapes_of(block: Block, packed: Packed) -> Shapes:
+    """[in, out] of every site."""
+    return {
+        roles: (block.weight(roles[0]).shape[0], sum(block.weight(role).shape[1] for role in roles))
+        for roles in sites(block, packed)
+    }
+
+
+def _place(parts: Sequence[Tensor]) -> tuple[int, ...]:
+    """Where tensors that are held lie, and how large they are: equal for those that sites read together."""
+    return tuple(number for part in parts for number in (part.data_ptr(), *part.shape))
+
+
+def _numbers(held: Iterable[Mapping[Roles, Tensor]]) -> int:
+    """In all, what several sites read counted once."""
+    return sum({tensor.data_ptr(): tensor.numel() for read in held for tensor in read.values()}.values())
+
+
+def _applied(block: Block, roles: Roles, read: Tensor) -> Tensor:
+    path = block.family.path(roles[0])
+    bias = block.tensors.get(f"{path}.bias")
+    result = read @ block.weight(roles[0])
+    return result if bias is None else result + bias
