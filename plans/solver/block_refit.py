@@ -142,7 +142,7 @@ def _rewired(block: Block, packed: Packed, weight: Callable[[Roles, Tensor], Ten
 
     linears = {path: block.module.get_submodule(path) for path in block.family.linears}
     for path, held in block.family.linears.items():
-        linears[path].forward = forward(linears[path], held)  # type: ignore[method-assign]
+        linears[path].forward = forward(linears[path], held)
     try:
         yield
     finally:
