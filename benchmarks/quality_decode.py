@@ -108,13 +108,16 @@ def main(
     checkpoint, found = Checkpoint.open(model), load(output)
     workload = Workload(context, batch=1, tokens=32)
     profile = Profile("quality", (workload,), pairs=pairs, launches=launches, engines=ENGINES[:1])
+    cells = untimed(found, (Cell(model.name, method, keep, seed) for keep in keeps for method in methods))
     with tempfile.TemporaryDirectory() as work:
+        kept = plans or Path(work)
+        if plan_only:
+            for cell in cells:
+                planned(checkpoint, cell, kept)
+            return
         bench = Bench(export(model, Path(work) / "dense", dtype="fp32", offline=True), profile, Path(work))
-        for cell in untimed(found, (Cell(model.name, method, keep, seed) for keep in keeps for method in methods)):
-            plan = planned(checkpoint, cell, plans or Path(work))
-            if plan_only:
-                continue
-            found["cells"][cell.key] |= bench.figures(cell, plan)
+        for cell in cells:
+            found["cells"][cell.key] |= bench.figures(cell, planned(checkpoint, cell, kept))
             save(output, found)
             decode = found["cells"][cell.key]["decode"]
             click.echo(f"{cell.key}: {decode['ratio']:.3f} of {decode['ideal']:.3f}", err=True)
