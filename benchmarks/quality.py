@@ -10,7 +10,7 @@ keep is written down with its reason. Whatever the outcome, it is printed as it 
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import click
 import torch
 
 from foldrank.benchmarks.environment import environment
-from foldrank.benchmarks.quality_cells import KEEPS, SEEDS, Cell, cells, load, save
+from foldrank.benchmarks.quality_cells import KEEPS, SEEDS, Cell, cells, keep_plan, load, save
 from foldrank.benchmarks.quality_judge import TOKENS, Judge, judge
 from foldrank.benchmarks.quality_recovered import Recoveries
 from foldrank.checkpoint import Checkpoint
@@ -48,9 +48,7 @@ def run_cell(
         return {**asdict(cell), **found}
     plan = plan_of(checkpoint, dense.decoder, windows, runs)
     if plans is not None:
-        folder = plans / replace(cell, recover=None).file_name
-        folder.mkdir(parents=True, exist_ok=True)
-        plan.write(folder)
+        keep_plan(plan, cell, plans)
     if cell.recover is None or recoveries is None:
         return {**asdict(cell), **found}
     return {**asdict(cell), **found, "before": found, **recoveries.figures(cell, plan)}
@@ -81,17 +79,16 @@ def main(
     found["environment"] = here
     found["held_out"] = {"text": text.name if text else "validation.jsonl", "tokens": TOKENS}
     opened = {path.name: Checkpoint.open(path) for path in models}
-    judges: dict[str, Judge] = {}
     recoveries: dict[str, Recoveries] = {}
     for cell in cells(list(opened), methods, keeps, seeds, recover):
         if cell.key in found["cells"]:
             continue
-        if cell.model not in judges:
-            judges[cell.model] = dense = judge(opened[cell.model], text, device)
-            recoveries[cell.model] = Recoveries(
-                opened[cell.model], dense, recover_text, recover_tokens, recover_steps)
+        checkpoint = opened[cell.model]
+        if cell.model not in recoveries:
+            dense = judge(checkpoint, text, device)
+            recoveries[cell.model] = Recoveries(checkpoint, dense, recover_text, recover_tokens, recover_steps)
             found.setdefault("dense", {})[cell.model] = {"perplexity": dense.perplexity, "window": dense.ids.shape[1]}
-        figures = run_cell(cell, opened[cell.model], judges[cell.model], recoveries[cell.model], plans)
+        figures = run_cell(cell, checkpoint, recoveries[cell.model].dense, recoveries[cell.model], plans)
         found["cells"][cell.key] = {**figures, "where": where}
         save(output, found)
         click.echo(f"{cell.key}: {found['cells'][cell.key].get('perplexity_ratio', 'refused')}", err=True)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from foldrank.planfile import Plan
+from foldrank.staging import write_atomically
 
 KEEPS = (0.95, 0.9, 0.8, 0.65, 0.5)
 SEEDS = (0, 1, 2)
@@ -31,8 +34,8 @@ class Cell:
 
     @property
     def file_name(self) -> str:
-        """Its name as files and folders are called."""
-        return re.sub(r"[^\w.-]+", "_", self.key)
+        """What its plan's folder is called; recovery starts from the same plan."""
+        return re.sub(r"[^\w.-]+", "_", replace(self, recover=None).key)
 
     @property
     def request(self) -> str:
@@ -59,6 +62,11 @@ def load(path: Path) -> dict[str, Any]:
 
 def save(path: Path, found: dict[str, Any]) -> None:
     """Write whole or not at all."""
-    beside = path.with_suffix(".part")
-    beside.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    beside.replace(path)
+    write_atomically(path.absolute(), (json.dumps(found, indent=1, sort_keys=True) + "\n").encode())
+
+
+def keep_plan(plan: Plan, cell: Cell, plans: Path) -> None:
+    """Write the plan of a cell into its folder among `plans`."""
+    folder = plans / cell.file_name
+    folder.mkdir(parents=True, exist_ok=True)
+    plan.write(folder)

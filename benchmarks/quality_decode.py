@@ -21,7 +21,7 @@ import click
 
 from foldrank.benchmarks.bench import paired_bench
 from foldrank.benchmarks.environment import cpu_model
-from foldrank.benchmarks.quality_cells import Cell, load, save
+from foldrank.benchmarks.quality_cells import Cell, keep_plan, load, save
 from foldrank.benchmarks.workload import ENGINES, Profile, Workload
 from foldrank.bundle import Bundle
 from foldrank.checkpoint import Checkpoint
@@ -78,8 +78,7 @@ def planned(checkpoint: Checkpoint, cell: Cell, plans: Path) -> Plan:
     """The plan of a cell that the folder has, or one made now and kept there."""
     folder = plans / cell.file_name
     if not (folder / "plan.json").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        make_plan(checkpoint, [cell.request], seed=cell.seed).write(folder)
+        keep_plan(make_plan(checkpoint, [cell.request], seed=cell.seed), cell, plans)
     return Plan.read(folder)
 
 

@@ -70,7 +70,4 @@ def _targets(row_T: np.ndarray, logs: Tensor) -> Tensor:
 def _logs(decoder: Decoder, ids_1T: np.ndarray) -> Tensor:
     """Log probabilities [T - 1, V] of the tokens but the first, float64."""
     with torch.no_grad():
-        hidden = decoder.embed(ids_1T)
-        for block in decoder.blocks:
-            hidden = decoder.run(block, hidden)
-        return decoder.logits(hidden)[0, :-1].to(torch.float64).log_softmax(-1)
+        return decoder.logits(decoder.forward(ids_1T))[0, :-1].to(torch.float64).log_softmax(-1)

@@ -10,7 +10,8 @@ where D, for the two sites that write to the residual stream, is how far the com
 sites that stay dense mend what the others lose, at no cost in size. Where the Fisher matrix F of a site's outputs is
 known the truncation is best under both, tr(F (V - A B)^T (G + e) (V - A B)): errors count for what they cost in nats.
 
-Cost of a block: it and its original run once, one solve [I, I] and one eigenproblem [min(I, O)] a site, in float64.
+Cost of a block: it runs once (its original too, where `Original` no longer holds it), one solve [I, I] and one
+eigenproblem [min(I, O)] a site, in float64.
 """
 
 from __future__ import annotations
