@@ -4,13 +4,14 @@ Budget in numbers (`keep`), bytes of the whole model's weights (`bytes`, stored 
 matrix products by a measured cost table (`speedup` with `cost_table`). Given a table, no pair is chosen that takes
 longer than its dense site, whatever the budget is in.
 
-Five parts, in `solver/`. `fisher.py` predicts what every rank of every site costs in nats (two-sided whitening): it
-shortlists. `search.py` measures those moves on the model as compressed so far and takes the best for what it saves;
-`staged.py` lets a mixed-integer program (`program.py`) choose all at once, in few stages, from losses measured at each:
-the better of the two is kept. `block_refit.py` fits each block so that it makes up for what lies below it, so dense
-sites change too (`replace_weight` edits). The calibration windows are split: every fourth measures, the others give
-Gram matrices, so that a choice is judged on text it was not fit to. Only the last fit of the chosen layout sees all of
-them. The same seed gives the same plan.
+Six parts, in `solver/`. `fisher.py` predicts what every rank of every site costs in nats (two-sided whitening).
+`staged.py` lets a mixed-integer program (`program.py`) choose all at once, in few stages, from losses measured at each.
+`search.py` goes down in steps instead, the best measured move for what it saves: all there is with effort=low, beside
+the program with effort=high, in its place where that finds no way. The search that ends with the lowest measured loss
+is kept; `improving.py` moves single ranks at its end. `block_refit.py` fits each block so that it makes up for what
+lies below it, so dense sites change too (`replace_weight` edits). The calibration windows are split: every fourth
+measures, the others give Gram matrices, so that a choice is judged on text it was not fit to. Only the last fit of the
+chosen layout sees all of them. The same seed gives the same plan.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from foldrank.plans.method import Method, Result, Task
 from foldrank.plans.solver.costs import Costs, CostTable, Latencies, Numbers, total
 from foldrank.plans.solver.fisher import Curves, fisher_moments, output_roots, predicted_losses
 from foldrank.plans.solver.fitted_edits import fitted_result
+from foldrank.plans.solver.improving import exchanged, filled
 from foldrank.plans.solver.journal import Journal
 from foldrank.plans.solver.layout import Layout, Packed, Shapes, dense_layout, numbers_stored
 from foldrank.plans.solver.meter import Meter
@@ -41,9 +43,12 @@ from foldrank.plans.solver.staged import Stages
 WIDTHS = {"fp32": 4, "fp16": 2, "bf16": 2}
 EFFORTS = {
     "low": Effort(16, 8, 2, (0.5,)),
-    "normal": Effort(24, 10, 3, (0.125,), (2,), 16),
-    "high": Effort(200, 40, 8, (0.5, 0.25, 0.125, 0.04), (1, 2, 3, 4), 64),
+    "normal": Effort(24, 10, 3, (), (2,), 16),
+    "high": Effort(200, 40, 8, (0.5, 0.25, 0.125, 0.04), (1, 2, 3, 4), 400),
 }
+STRIDE = 0.125
+"""Of a descent that takes the place of a program that finds no way."""
+
 SEARCH_TOKENS = 6144
 """Tokens that blocks are refit on while the search runs; the result is refit on all."""
 
@@ -171,18 +176,21 @@ def _best(
     original = Original.of(task.decoder, used, output_roots(moments), settings.sites)
     meter = Meter.of(task.decoder, measuring)
     effort = EFFORTS[settings.effort]
+
     def search_of(name: str, stride: float) -> Search:
         return Search(original, meter, terms, effort, stride, task.progress, Journal(name, task.shelf))
 
-    searches = [search_of(f"descent {stride}", stride) for stride in effort.strides]
-    ended = [(search, search.run(layout, budget.limit)) for search in searches]
+    ended = []
     for count in effort.stages:
         search = search_of(f"stages {count}", 1 / count)
         staged = Stages(search, count).run(search.build(layout), budget.limit)
         if staged is not None:
-            ended.append((search, search.filled(staged, budget.limit)))
+            ended.append((search, filled(search, staged, budget.limit)))
+    for stride in effort.strides if effort.strides or ended else (STRIDE,):
+        search = search_of(f"descent {stride}", stride)
+        ended.append((search, filled(search, search.run(layout, budget.limit), budget.limit)))
     found, state = min(ended, key=lambda pair: pair[1].loss)
-    return found, found.exchanged(state, budget.limit)
+    return found, exchanged(found, state, budget.limit)
 
 
 def _terms(task: Task, settings: Settings, budget: Budget, shapes: Shapes, curves: Curves) -> Terms:

@@ -10,8 +10,8 @@ where D, for the two sites that write to the residual stream, is how far the com
 sites that stay dense mend what the others lose, at no cost in size. Where the Fisher matrix F of a site's outputs is
 known the truncation is best under both, tr(F (V - A B)^T (G + e) (V - A B)): errors count for what they cost in nats.
 
-Cost of a block: it runs once (its original too, where `Original` no longer holds it), one solve [I, I] and one
-eigenproblem [min(I, O)] a site, in float64.
+Cost of a block: it runs once (its original too, where `Original` no longer holds it), two products over all tokens a
+site (float32, summed in float64), one solve [I, I] and one eigenproblem [min(I, O)] a site, in float64.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from foldrank.plans.low_rank.grams import cross_gram
 from foldrank.plans.low_rank.truncation import truncations, weighted_pair
 from foldrank.plans.low_rank.whitening import Metric
 from foldrank.plans.models.block import Block
-from foldrank.plans.solver.layout import Packed, Roles, Span
+from foldrank.plans.solver.layout import GROUPS, Packed, Roles, Span
 from foldrank.plans.solver.original import Original, sites
 
 PRIOR = 4096
@@ -45,12 +46,23 @@ class Fitted:
     output: Tensor
 
 
-def refit(original: Original, span: Span, hidden_NTC: Tensor, *, prior: float = PRIOR) -> Fitted:
-    """The block a span asks for, fit so that from this input it gives what the original has after `span.high`."""
+Like = tuple[Span, Fitted]
+"""A block as it was fit before, and the span that asked for it."""
+
+
+def refit(
+    original: Original, span: Span, hidden_NTC: Tensor, *, prior: float = PRIOR, like: Like | None = None
+) -> Fitted:
+    """The block a span asks for, fit so that from this input it gives what the original has after `span.high`.
+
+    `like`: one fit to the same input, with the same prior, whose sites below the first that differs are the same.
+    """
     decoder = original.decoder
     source = decoder.blocks[original.position(span.source)]
     into = replace(decoder.blocks[original.position(span.low)], tensors=source.tensors)
     task = _Task(original, original.inputs(span.source), span, source, hidden_NTC, prior)
+    if like is not None:
+        task.take(*like)
     with torch.no_grad(), _rewired(into, original.packed, task.weight):
         output = decoder.run_whole(into, hidden_NTC)
     weights = {
@@ -76,17 +88,34 @@ class _Task:
     last: tuple[Tensor, tuple[Tensor, Tensor, Metric]] | None = None
     crossed: tuple[Tensor, Tensor, Tensor] | None = None
 
+    def take(self, span: Span, fitted: Fitted) -> None:
+        """What both spans have the same of, in order: a site changes what the sites above it read."""
+        if (span.low, span.high, span.source) != (self.span.low, self.span.high, self.span.source):
+            return
+        for group in GROUPS:
+            held = [roles for roles in sites(self.source, self.original.packed) if set(roles) <= set(group)]
+            same = [roles for roles in held if span.ranks.get(roles) == self.span.ranks.get(roles)]
+            for roles in same:
+                self.weights[roles] = torch.cat([fitted.block.weight(role) for role in roles], dim=1)
+                if roles in fitted.pairs:
+                    self.pairs[roles] = fitted.pairs[roles]
+            if same != held:
+                break
+
     def weight(self, roles: Roles, inputs: Tensor) -> Tensor:
         """V [I, O], float32."""
         if roles not in self.weights:
             self.weights[roles] = self._fit(roles, *self._read(inputs))
+        if roles == ("o",):
+            old, read = self.source.weight("o"), inputs.flatten(0, 1)
+            self.behind = self.inputs[roles] @ old - read @ self.weights[roles]
         return self.weights[roles]
 
     def _read(self, inputs: Tensor) -> tuple[Tensor, Tensor, Metric]:
         """Inputs [tokens, I], the pull of the old weight and G with it; computed once for sites that read one input."""
         if self.last is None or self.last[0] is not inputs:
-            read = inputs.flatten(0, 1).to(torch.float64)
-            gram = read.T @ read
+            read = inputs.flatten(0, 1)
+            gram = cross_gram(read, read)
             pull = self.prior / len(read) * gram.diagonal().mean().clamp_min(1e-12)
             metric = Metric(gram + pull * torch.eye(len(gram), dtype=gram.dtype, device=gram.device))
             self.last = (inputs, (read, pull, metric))
@@ -97,21 +126,19 @@ class _Task:
         wanted = self.inputs[roles]
         goal = self._cross(read, wanted) @ old + pull * old
         if self.original.additive and roles in (("o",), ("down",)):
-            goal += read.T @ self._behind(roles)
+            goal += cross_gram(read, self._behind(roles))
         found = torch.linalg.solve(metric.matrix, goal)
         rank = self.span.ranks.get(roles)
         if rank is not None:
             pair = self._pair(found, metric, roles, rank)
             self.pairs[roles] = pair
             found = pair[0] @ pair[1]
-        if roles == ("o",):
-            self.behind = wanted.to(torch.float64) @ old - read @ found.to(torch.float64)
         return found.to(torch.float32)
 
     def _cross(self, read: Tensor, wanted: Tensor) -> Tensor:
         """X^T X' [I, I]; computed once for sites that read the same in both models."""
         if self.crossed is None or self.crossed[0] is not read or self.crossed[1] is not wanted:
-            self.crossed = (read, wanted, read.T @ wanted.to(torch.float64))
+            self.crossed = (read, wanted, cross_gram(read, wanted))
         return self.crossed[2]
 
     def _pair(self, found: Tensor, metric: Metric, roles: Roles, rank: int) -> tuple[Tensor, Tensor]:
@@ -123,7 +150,7 @@ class _Task:
     def _behind(self, roles: Roles) -> Tensor:
         """What the stream lacks [tokens, C] besides the site's own output in the original."""
         states, position = self.original.states, self.original.position(self.span.source)
-        lacking = (states[position] - self.hidden).flatten(0, 1).to(torch.float64)
+        lacking = (states[position] - self.hidden).flatten(0, 1)
         if roles == ("o",):
             return lacking
         assert self.behind is not None

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from foldrank.plans.models.block import Block
 from foldrank.plans.models.decoder import Decoder
@@ -21,17 +20,19 @@ BATCH_TOKENS = 2048
 """Tokens whose logits are held at once."""
 
 LARGEST = 1 << 27
-"""Most probabilities of the original that are held (tokens * vocabulary, float32)."""
+"""Most probabilities of the original that are held (tokens * vocabulary, float32); their logs are held beside them."""
 
 
 @dataclass(frozen=True)
 class Meter:
-    """`wanted` [N, T, V]: log probabilities of the original for the windows `ids` [N, T]; `start`: their embeddings."""
+    """`wanted` [N, T, V]: log probabilities of the original for the windows `ids` [N, T]; `shares`: the probabilities;
+    `start` [N, T, C]: embeddings of the windows."""
 
     decoder: Decoder
     ids: np.ndarray
     start: Tensor
     wanted: Tensor
+    shares: Tensor
 
     @classmethod
     def of(cls, decoder: Decoder, ids_NT: np.ndarray) -> Meter:
@@ -40,11 +41,13 @@ class Meter:
         fitting = max(1, LARGEST // first.numel())
         used = ids_NT[:fitting]
         rows = [first, *(_log_probabilities(decoder, decoder.forward(row[None])) for row in used[1:])]
-        return cls(decoder, used, decoder.embed(used), torch.cat(rows))
+        wanted = torch.cat(rows)
+        return cls(decoder, used, decoder.embed(used), wanted, wanted.exp())
 
     def few(self, windows: int) -> Meter:
         """The same for the first windows only."""
-        return Meter(self.decoder, self.ids[:windows], self.start[:windows], self.wanted[:windows])
+        return Meter(self.decoder, self.ids[:windows], self.start[:windows], self.wanted[:windows],
+                     self.shares[:windows])
 
     def inputs(self, blocks: Sequence[Block], known: Sequence[Tensor] = ()) -> tuple[Tensor, ...]:
         """The input [N, T, C] of every block; those `known` already, lowest first, are not computed again."""
@@ -57,9 +60,10 @@ class Meter:
     def loss(self, hidden_NTC: Tensor, blocks: Sequence[Block]) -> float:
         """Mean KL in nats where these blocks stand above this hidden state [N, T, C]."""
         total, size = 0.0, max(1, BATCH_TOKENS // self.ids.shape[1])
-        for wanted, hidden in zip(self.wanted.split(size), hidden_NTC.split(size), strict=True):
+        parts = (tensor.split(size) for tensor in (self.wanted, self.shares, hidden_NTC))
+        for wanted, shares, hidden in zip(*parts, strict=True):
             found = self._logs(hidden, blocks)
-            total += float(functional.kl_div(found, wanted, reduction="sum", log_target=True))
+            total += float(torch.sub(wanted, found, out=found).mul_(shares).sum())
         return total / self.ids.size
 
     def nats(self, blocks: Sequence[Block]) -> float:

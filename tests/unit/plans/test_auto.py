@@ -19,6 +19,7 @@ from foldrank.plans.request import parse
 from foldrank.plans.solver.block_refit import refit
 from foldrank.plans.solver.costs import CostTable, Timing
 from foldrank.plans.solver.fisher import fisher_moments, predicted_losses
+from foldrank.plans.solver.improving import filled
 from foldrank.plans.solver.layout import GROUPS, Layout, dense_layout
 from foldrank.plans.solver.meter import Meter
 from foldrank.plans.solver.moves import Terms
@@ -210,7 +211,7 @@ def test_what_is_left_of_the_budget_goes_to_ranks_that_pay(make_model: MakeModel
     assert terms.raises(low, 0) == terms.raises(layout, room) == []
     search = Search(Original.of(decoder, fitting), Meter.of(decoder, measuring), terms, Effort(8, 8, 8, (0.5,)), 0.5)
     before = search.build(low)
-    after = search.filled(before, terms.cost(low) + room)
+    after = filled(search, before, terms.cost(low) + room)
     assert after.loss < before.loss
     assert terms.cost(low) < terms.cost(after.layout) <= terms.cost(low) + room
     assert all(search.build(move.layout).loss >= after.loss - 1e-9

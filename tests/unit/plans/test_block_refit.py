@@ -1,0 +1,70 @@
+"""Refits of whole blocks: what is taken over from a like one, against a fit from nothing; Grams against float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from foldrank.plans.low_rank.grams import cross_gram
+from foldrank.plans.models.decoder import Decoder
+from foldrank.plans.solver import block_refit
+from foldrank.plans.solver.block_refit import refit
+from foldrank.plans.solver.fisher import fisher_moments, output_roots
+from foldrank.plans.solver.layout import Packed, Roles, Span
+from foldrank.plans.solver.original import Original, sites
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2"])
+@pytest.mark.parametrize("packed", ["joint", "split"])
+def test_a_refit_that_takes_over_a_like_one_is_the_refit_from_nothing(
+    make_model: Callable[..., Any], ids: np.ndarray, packed: Packed, architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = Decoder.of(make_model(3, architecture=architecture))
+    original = Original.of(decoder, ids, output_roots(fisher_moments(decoder, ids, 0, packed)), packed)
+    noise = torch.randn(original.states[1].shape, generator=torch.Generator().manual_seed(1))
+    hidden = original.states[1] + 0.1 * noise
+    held = sites(decoder.blocks[1], packed)
+    start = Span(1, 1, 1, dict.fromkeys(held[::2], 9))
+    before = refit(original, start, hidden)
+    fits: list[Roles] = []
+    fit = block_refit._Task._fit
+    monkeypatch.setattr(block_refit._Task, "_fit", lambda self, *a: (fits.append(a[0]), fit(self, *a))[1])
+    for position, roles in enumerate(held):
+        for rank in (5, None):
+            ranks = {**start.ranks, roles: rank} if rank else {k: v for k, v in start.ranks.items() if k != roles}
+            span = replace(start, ranks=ranks)
+            alone = refit(original, span, hidden)
+            fits.clear()
+            found = refit(original, span, hidden, like=(start, before))
+            assert not set(fits) & set(held[:position]), "what stands below is not fit again"
+            assert (roles in fits) == (span != start)
+            torch.testing.assert_close(found.output, alone.output, rtol=0, atol=0)
+            assert found.pairs.keys() == alone.pairs.keys()
+            for role in decoder.blocks[1].roles:
+                torch.testing.assert_close(found.block.weight(role), alone.block.weight(role), rtol=0, atol=0)
+
+
+def test_nothing_is_taken_over_from_a_block_of_other_source(make_model: Callable[..., Any], ids: np.ndarray) -> None:
+    decoder = Decoder.of(make_model(3))
+    original = Original.of(decoder, ids)
+    alone, folded = Span(1, 1, 1), Span(1, 2, 2)
+    like = (alone, refit(original, alone, original.states[1]))
+    found, wanted = refit(original, folded, original.states[1], like=like), refit(original, folded, original.states[1])
+    torch.testing.assert_close(found.output, wanted.output, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("tokens", [1, 1023, 1024, 5000])
+def test_cross_grams_are_those_of_float64(tokens: int) -> None:
+    random = np.random.default_rng(0)
+    one = (random.standard_normal((tokens, 30)) * np.logspace(-3, 3, 30)).astype(np.float32)
+    other = random.standard_normal((tokens, 20)).astype(np.float32)
+    found = cross_gram(torch.from_numpy(one), torch.from_numpy(other))
+    wanted = one.astype(np.float64).T @ other.astype(np.float64)
+    sizes = np.outer(np.linalg.norm(one.astype(np.float64), axis=0), np.linalg.norm(other.astype(np.float64), axis=0))
+    assert found.dtype == torch.float64
+    assert (np.abs(found.numpy() - wanted) / sizes).max() < 1e-6
