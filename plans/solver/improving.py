@@ -6,11 +6,13 @@ change.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 
 from foldrank.plans.solver.journal import Step
 from foldrank.plans.solver.moves import Move, Unit
 from foldrank.plans.solver.search import Search, State, name
+from foldrank.progress import track
 
 Change = tuple[Move, ...]
 """Moves in a row."""
@@ -21,7 +23,7 @@ def filled(search: Search, state: State, limit: float) -> State:
     def raises(state: State) -> Sequence[Change]:
         return [(move,) for move in search.terms.raises(state.layout, limit - search.terms.cost(state.layout))]
 
-    return _improved(search, state, raises, None)
+    return _improved(search, state, raises, count())
 
 
 def exchanged(search: Search, state: State, limit: float) -> State:
@@ -29,18 +31,15 @@ def exchanged(search: Search, state: State, limit: float) -> State:
     def exchanges(state: State) -> Sequence[Change]:
         return [*search.terms.exchanges(state.layout, limit - search.terms.cost(state.layout))]
 
-    name, builds = "exchanges", search.effort.exchanges
-    search.progress.start(name, builds)
-    state = _improved(search, state, exchanges, builds)
-    search.progress.finish(name)
-    return state
+    most = search.effort.exchanges
+    return _improved(search, state, exchanges, track(range(most), "exchanges", most, search.progress))
 
 
 def _improved(
-    search: Search, state: State, changes: Callable[[State], Sequence[Change]], builds: int | None
+    search: Search, state: State, changes: Callable[[State], Sequence[Change]], builds: Iterator[int]
 ) -> State:
-    """Until none of the `later` most promising changes pays, or so many were built. Those that did not pay before the
-    last one that did come after all others."""
+    """Until none of the `later` most promising changes pays, or `builds` ends. Those that did not pay before the last
+    one that did come after all others."""
     failed: set[tuple[tuple[int, Unit], ...]] = set()
 
     def place(change: Change) -> tuple[bool, float]:
@@ -49,11 +48,8 @@ def _improved(
 
     while True:
         for change in sorted(changes(state), key=place)[: search.effort.later]:
-            if builds is not None:
-                if not builds:
-                    return state
-                builds -= 1
-                search.progress.advance("exchanges", 1)
+            if next(builds, None) is None:
+                return state
             made = search.build(change[-1].layout, state, min(move.position for move in change))
             if made.loss < state.loss:
                 _noted(search, change, made.loss - state.loss, made.loss)
