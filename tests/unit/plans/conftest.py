@@ -9,6 +9,16 @@ import numpy as np
 import pytest
 import torch
 
+from foldrank.plans.models.decoder import Decoder
+from foldrank.plans.solver.costs import Numbers
+from foldrank.plans.solver.fisher import fisher_moments, output_roots, predicted_losses
+from foldrank.plans.solver.meter import Meter
+from foldrank.plans.solver.moves import Terms
+from foldrank.plans.solver.original import Original, shapes_of
+from foldrank.plans.solver.search import Effort, Search
+
+EFFORT = Effort(8, 8, 8, (0.5,))
+
 
 def random_model(blocks: int = 5, *, seed: int = 0, architecture: str = "llama", spread: float = 0.25) -> Any:
     """A random grouped-query model in float32; Qwen2 has biases (randomised too)."""
@@ -42,3 +52,19 @@ def make_model() -> Callable[..., Any]:
 def ids() -> np.ndarray:
     """Six windows of 24 tokens, fewer tokens in a window than channels."""
     return np.random.default_rng(3).integers(0, 61, size=(6, 24))
+
+
+@pytest.fixture(scope="session")
+def make_search() -> Callable[..., Search]:
+    """A search of the solver, joint sites, budget in numbers: from windows that measure and windows that fit."""
+    def made(
+        decoder: Decoder, measuring: np.ndarray, fitting: np.ndarray, effort: Effort = EFFORT
+    ) -> Search:
+        moments = fisher_moments(decoder, fitting, 0)
+        terms = Terms(shapes_of(decoder.blocks[0], "joint"), Numbers(),
+                      predicted_losses(decoder, moments, fitting.size), 1, lambda _shape, _rank: True,
+                      lambda _low, _high: True)
+        original = Original.of(decoder, fitting, output_roots(moments))
+        return Search(original, Meter.of(decoder, measuring), terms, effort, 0.5)
+
+    return made

@@ -13,13 +13,10 @@ import torch
 from foldrank.plans.methods.auto import split
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.solver.costs import Numbers
-from foldrank.plans.solver.fisher import fisher_moments, output_roots, predicted_losses
 from foldrank.plans.solver.layout import dense_layout
-from foldrank.plans.solver.meter import Meter
 from foldrank.plans.solver.moves import Terms
-from foldrank.plans.solver.original import Original, shapes_of
 from foldrank.plans.solver.program import Cell, Option, choose
-from foldrank.plans.solver.search import Effort, Search
+from foldrank.plans.solver.search import Search
 from foldrank.plans.solver.staged import GRID, Stages, grid, laid_out
 
 SITES = (("q",), ("o",))
@@ -100,11 +97,10 @@ def test_the_grid_is_of_allowed_ranks_with_both_ends() -> None:
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_stages_reach_the_budget_and_say_what_they_expected(
-    make_model: Callable[..., Any], ids: np.ndarray, count: int
+    make_model: Callable[..., Any], make_search: Callable[..., Search], ids: np.ndarray, count: int
 ) -> None:
     decoder = Decoder.of(make_model(4))
-    measuring, fitting = split(ids)
-    search = _search(decoder, measuring, fitting)
+    search = make_search(decoder, *split(ids))
     terms = search.terms
     start = search.build(dense_layout((0, 1, 2, 3)))
     limit = 0.6 * terms.cost(start.layout)
@@ -117,26 +113,19 @@ def test_stages_reach_the_budget_and_say_what_they_expected(
     assert Stages(search, count).run(start, 1.0) is None
 
 
-def test_a_block_that_does_nothing_is_what_the_program_takes(make_model: Callable[..., Any], ids: np.ndarray) -> None:
+def test_a_block_that_does_nothing_is_what_the_program_takes(
+    make_model: Callable[..., Any], make_search: Callable[..., Search], ids: np.ndarray
+) -> None:
     model = make_model(4)
     for name in ("self_attn.o_proj.weight", "mlp.down_proj.weight"):
         model.model.layers[2].get_parameter(name).zero_()
     decoder = Decoder.of(model)
-    measuring, fitting = split(ids)
-    search = _search(decoder, measuring, fitting)
+    search = make_search(decoder, *split(ids))
     terms = search.terms
     state = Stages(search, 1).run(search.build(dense_layout((0, 1, 2, 3))), 0.75 * 4 * _numbers(terms))
     assert state is not None
     assert torch.isfinite(torch.tensor(state.loss))
     assert state.loss < 1e-5
-
-
-def _search(decoder: Decoder, measuring: np.ndarray, fitting: np.ndarray) -> Search:
-    moments = fisher_moments(decoder, fitting, 0)
-    terms = Terms(shapes_of(decoder.blocks[0], "joint"), Numbers(), predicted_losses(decoder, moments, fitting.size), 1,
-                  lambda _shape, _rank: True, lambda _low, _high: True)
-    original = Original.of(decoder, fitting, output_roots(moments))
-    return Search(original, Meter.of(decoder, measuring), terms, Effort(8, 8, 8, (0.5,)), 0.5)
 
 
 def _numbers(terms: Terms) -> int:

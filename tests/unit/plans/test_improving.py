@@ -1,0 +1,62 @@
+"""What is done with a layout where a search ended: room spent on ranks, ranks exchanged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from foldrank.plans.methods.auto import split
+from foldrank.plans.models.decoder import Decoder
+from foldrank.plans.solver.improving import exchanged, filled
+from foldrank.plans.solver.layout import GROUPS, dense_layout
+from foldrank.plans.solver.search import Effort, Search
+
+MakeModel = Callable[..., Any]
+
+
+def test_what_is_left_of_the_budget_goes_to_ranks_that_pay(
+    make_model: MakeModel, make_search: Callable[..., Search], ids: np.ndarray
+) -> None:
+    decoder = Decoder.of(make_model(3))
+    search = make_search(decoder, *split(ids))
+    terms = search.terms
+    layout = dense_layout((0, 1, 2))
+    low = (layout[0].with_ranks({GROUPS[0]: 2, GROUPS[3]: 1}), *layout[1:])
+    room = terms.costs.site(terms.shapes[GROUPS[0]], 5) - terms.costs.site(terms.shapes[GROUPS[0]], 2)
+    raises = terms.raises(low, room)
+    assert {next(iter(move.unit)) for move in raises} == {GROUPS[0], GROUPS[3]}
+    assert all(0 < -move.saved <= room and move.predicted <= 0 for move in raises)
+    assert terms.raises(low, 0) == terms.raises(layout, room) == []
+    before = search.build(low)
+    after = filled(search, before, terms.cost(low) + room)
+    assert after.loss < before.loss
+    assert terms.cost(low) < terms.cost(after.layout) <= terms.cost(low) + room
+    assert all(search.build(move.layout).loss >= after.loss - 1e-9
+               for move in terms.raises(after.layout, terms.cost(low) + room - terms.cost(after.layout)))
+
+
+@pytest.mark.parametrize("builds", [0, 1, 3, 1000])
+def test_exchanges_never_cost_more_nor_lose_more_and_end_where_they_are_told(
+    make_model: MakeModel, make_search: Callable[..., Search], ids: np.ndarray, builds: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decoder = Decoder.of(make_model(3))
+    search = make_search(decoder, *split(ids), Effort(8, 4, 8, (0.5,), exchanges=builds))
+    layout = tuple(span.with_ranks({GROUPS[0]: 3, GROUPS[2]: 9}) for span in dense_layout((0, 1, 2)))
+    start, limit = search.build(layout), search.terms.cost(layout)
+    losses = []
+    build = Search.build
+    monkeypatch.setattr(Search, "build", lambda *a: (made := build(*a), losses.append(made.loss))[0])
+    after = exchanged(search, start, limit)
+    tried = [*losses]
+    assert len(tried) <= builds
+    assert after.loss == min([start.loss, *tried])
+    assert search.terms.cost(after.layout) <= limit
+    assert after.loss == pytest.approx(search.build(after.layout).loss)
+    if builds == 1000:
+        assert after.loss < start.loss, "ranks that are all alike are not where they are worth most"
+        assert min(tried[-search.effort.later :]) >= after.loss, "the last that were tried did not pay"
+    assert sum(step.saved for step in search.steps) == limit - search.terms.cost(after.layout)
