@@ -6,7 +6,7 @@ change.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
 
 from foldrank.plans.solver.journal import Step
@@ -36,7 +36,7 @@ def exchanged(search: Search, state: State, limit: float) -> State:
 
 
 def _improved(
-    search: Search, state: State, changes: Callable[[State], Sequence[Change]], builds: Iterator[int]
+    search: Search, state: State, changes: Callable[[State], Sequence[Change]], builds: Iterable[int]
 ) -> State:
     """Until none of the `later` most promising changes pays, or `builds` ends. Those that did not pay before the last
     one that did come after all others."""
@@ -46,18 +46,20 @@ def _improved(
         expected = sum(move.predicted * search.factors.get(move.key, 1.0) for move in change)
         return _key(change) in failed, expected
 
-    while True:
-        for change in sorted(changes(state), key=place)[: search.effort.later]:
-            if next(builds, None) is None:
-                return state
-            made = search.build(change[-1].layout, state, min(move.position for move in change))
-            if made.loss < state.loss:
-                _noted(search, change, made.loss - state.loss, made.loss)
-                state = made
-                break
-            failed.add(_key(change))
+    promising: Iterator[Change] | None = None
+    for _ in builds:
+        if promising is None:
+            promising = iter(sorted(changes(state), key=place)[: search.effort.later])
+        change = next(promising, None)
+        if change is None:
+            break
+        made = search.build(change[-1].layout, state, min(move.position for move in change))
+        if made.loss < state.loss:
+            _noted(search, change, made.loss - state.loss, made.loss)
+            state, promising = made, None
         else:
-            return state
+            failed.add(_key(change))
+    return state
 
 
 def _key(change: Change) -> tuple[tuple[int, Unit], ...]:

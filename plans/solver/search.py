@@ -25,7 +25,7 @@ LEAST = 1e-5
 """Nats below which a loss is noise: of two free moves the one that saves more is better."""
 
 HOPELESS = 3.0
-"""A trial whose loss for what it saves is so many times the best one's is not built whole: it would not be taken."""
+"""A trial whose loss for what it saves is so many times the best one's is not built whole: it would hardly be taken."""
 
 CLOSE = 1.3
 """A finalist whose loss for what it saves is within this factor of the best one's is taken in the same step."""
