@@ -6,7 +6,8 @@ READY := $(VENV)/.ready
 CHECK := $(VENV)/check
 
 OPTIMUM := .venv-optimum
-# Test files run side by side on so many processes, each with one thread (tests/conftest.py).
+# Test files run side by side on so many processes, each with one thread (tests/conftest.py): in the order they lie in,
+# so that whole ways come early and the last files to run are short ones.
 JOBS ?= 2
 
 .PHONY: demo test lint types clean optimum-env
@@ -15,7 +16,7 @@ demo: $(READY)
 	$(BIN)/foldrank compress examples/specs-5m --method slm:keep=0.75 --method dipsvd:keep=0.8 -o build/demo --force
 
 test: $(READY)
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations 25
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -18,11 +18,8 @@ from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.request import parse
 from foldrank.plans.solver.block_refit import refit
 from foldrank.plans.solver.costs import CostTable, Timing
-from foldrank.plans.solver.fisher import fisher_moments, predicted_losses
 from foldrank.plans.solver.layout import GROUPS, Layout, dense_layout
-from foldrank.plans.solver.meter import Meter
-from foldrank.plans.solver.moves import Terms
-from foldrank.plans.solver.original import Original, shapes_of
+from foldrank.plans.solver.original import shapes_of
 from foldrank.plans.solver.search import Effort, Search
 
 MakeModel = Callable[..., Any]
@@ -94,16 +91,13 @@ def test_a_block_that_does_nothing_is_what_goes(make_model: MakeModel, ids: np.n
 
 
 def test_one_step_takes_the_move_that_an_exhaustive_trial_finds_cheapest(
-    make_model: MakeModel, ids: np.ndarray
+    make_model: MakeModel, make_search: Callable[..., Search], ids: np.ndarray
 ) -> None:
     decoder = Decoder.of(make_model(3))
-    measuring, fitting = split(ids)
-    original, meter = Original.of(decoder, fitting), Meter.of(decoder, measuring)
-    terms = _terms(decoder)
+    search = make_search(decoder, *split(ids), Effort(10_000, 10_000, 10_000, (0.0,)))
+    original, meter, terms = search.original, search.meter, search.terms
     layout = dense_layout((0, 1, 2))
     need = 0.3 * terms.cost(layout)
-    every = Effort(10_000, 10_000, 10_000, (0.0,))
-    search = Search(original, meter, terms, every, 0.0)
     state = search.build(layout)
     moves = terms.moves(layout, need)
     tried = search._shortlist(moves, need, need)
@@ -205,14 +199,6 @@ def test_where_no_program_finds_a_way_a_descent_does(
     result = solved(decoder, ids, keep=0.6, effort="normal")
     assert 0.55 * decoder.site_parameters < stored_numbers(decoder, result) <= 0.6 * decoder.site_parameters
     assert not any(step["unit"] == "program" for step in result.diagnostics["auto_steps"])
-
-
-def _terms(decoder: Decoder) -> Terms:
-    from foldrank.plans.solver.costs import Numbers
-    ids = np.random.default_rng(1).integers(0, 61, size=(2, 16))
-    curves = predicted_losses(decoder, fisher_moments(decoder, ids, 0), ids.size)
-    shapes = shapes_of(decoder.blocks[0], "joint")
-    return Terms(shapes, Numbers(), curves, 1, lambda _shape, _rank: True, lambda _l, _h: True)
 
 
 @pytest.mark.parametrize("effort", ["low", "normal"])
