@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from foldrank.errors import ExportError
+from foldrank.errors import ExportError, NotWritable
 from foldrank.export.child import run_child
 from foldrank.progress import SILENT, Progress
 
@@ -42,11 +42,11 @@ def _builder_file() -> Path:
 
 
 def check_architecture(architecture: str) -> None:
-    """Raise ExportError, listing what is known, where the builder would not know the architecture."""
+    """Raise NotWritable, listing what is known, where the builder would not know the architecture."""
     known = known_architectures()
     if architecture not in known:
-        raise ExportError(architecture, "the genai exporter does not know this architecture",
-                          f"it knows {', '.join(known)}")
+        raise NotWritable(architecture, "the genai exporter does not know this architecture",
+                          f"--exporter transformers, for a decoder of transformers; this one knows {', '.join(known)}")
 
 
 def build(

@@ -11,7 +11,7 @@ import signal
 import subprocess
 from pathlib import Path
 
-from foldrank.errors import ExportError
+from foldrank.errors import NotWritable
 from foldrank.progress import SILENT, Progress
 
 _RAISED = re.compile(r"(?:\w+\.)*\w*(?:Error|Exception|Interrupt|Exit|Warning): .+")
@@ -22,7 +22,7 @@ _QUIET = {
 }
 
 
-class ExporterFailed(ExportError):
+class ExporterFailed(NotWritable):
     """The exporter's reason in one line; `log` holds the end of what it printed, which a traceback shows as a note."""
 
     def __init__(self, where: object, what: str, remedy: str, log: str) -> None:

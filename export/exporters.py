@@ -1,11 +1,19 @@
-"""The exporters by name, as `module:function`, so that none is imported before it is chosen."""
+"""The exporters by name, and the choice between them. None is imported before it is asked for."""
 
 from __future__ import annotations
 
 import importlib
+import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from foldrank.bundle import FileEntry
+from foldrank.checkpoint import Checkpoint
+from foldrank.errors import ExportError, NotWritable
+
+AUTO = "auto"
 EXPORTERS = {
     "genai": "foldrank.export.genai:export",
     "transformers": "foldrank.export.standard:by_transformers",
@@ -13,10 +21,61 @@ EXPORTERS = {
 }
 
 
-def exporter(name: str) -> tuple[str, Callable[..., Any]]:
-    """Name and function; "auto" is genai. Raises ValueError (no such name)."""
-    chosen = "genai" if name == "auto" else name
-    if chosen not in EXPORTERS:
-        raise ValueError(f"no exporter {name!r}; one of auto, {', '.join(EXPORTERS)}")
-    module, function = EXPORTERS[chosen].split(":")
-    return chosen, getattr(importlib.import_module(module), function)
+@dataclass(frozen=True)
+class Exported:
+    """Who filled the folder, the entries of files that were digested, and why it was not the first choice."""
+
+    exporter: str
+    files: dict[str, FileEntry]
+    reason: str | None = None
+
+
+def check_exporter(name: str) -> None:
+    """Raise ValueError where there is no such exporter."""
+    if name not in (AUTO, *EXPORTERS):
+        raise ValueError(f"no exporter {name!r}; one of {AUTO}, {', '.join(EXPORTERS)}")
+
+
+def run_exporter(name: str, checkpoint: Checkpoint, folder: Path, **options: Any) -> Exported:
+    """Fill an empty folder. `options` are those of `genai.export`. "auto": what onnxruntime-genai's builder writes as
+    it is comes from there, for its fused operators; other models of transformers from transformers.exporters.
+
+    Raises ValueError (no such exporter), ExportError.
+    """
+    check_exporter(name)
+    if name != AUTO:
+        return Exported(name, _named(name)(checkpoint, folder, **options))
+    try:
+        return Exported("genai", _named("genai")(checkpoint, folder, **options))
+    except NotWritable as error:
+        if not _in_transformers(checkpoint.architecture):
+            raise
+        first = error
+    _empty(folder)
+    try:
+        files = _named("transformers")(checkpoint, folder, **options)
+    except ExportError as second:
+        raise ExportError(second.where, f"{second.what}; the genai exporter before it: {first.what}",
+                          second.remedy) from second
+    return Exported("transformers", files, first.what)
+
+
+def _named(name: str) -> Callable[..., dict[str, FileEntry]]:
+    module, function = EXPORTERS[name].split(":")
+    found: Callable[..., dict[str, FileEntry]] = getattr(importlib.import_module(module), function)
+    return found
+
+
+def _in_transformers(architecture: str) -> bool:
+    """Whether transformers has that decoder itself."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as known
+
+    return any(architecture == name or (isinstance(name, tuple) and architecture in name) for name in known.values())
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

@@ -10,7 +10,7 @@ import onnx
 from foldrank.bundle import FileEntry
 from foldrank.checkpoint import Checkpoint
 from foldrank.digests import sha256_file
-from foldrank.errors import ExportError
+from foldrank.errors import NotWritable
 from foldrank.export.builder import build, check_architecture
 from foldrank.export.finish import finish_files, finish_graph
 from foldrank.progress import SILENT, Progress
@@ -27,8 +27,8 @@ def export(
     `provider`: cpu or cuda, whose kernels the bundle is for. Raises ExportError.
     """
     if provider not in ("cpu", "cuda"):
-        raise ExportError(f"provider {provider}", "the genai exporter writes graphs for cpu and cuda only",
-                          "--provider cpu or cuda; other graphs are not available yet in this version")
+        raise NotWritable(f"provider {provider}", "the genai exporter writes graphs for cpu and cuda only",
+                          "--exporter transformers")
     check_architecture(checkpoint.architecture)
     build(
         checkpoint.path, folder, precision=dtype, execution_provider=_builder_provider(dtype, provider),
@@ -44,7 +44,7 @@ def export(
 
 
 def check_windows(graph: Path, checkpoint: Checkpoint) -> None:
-    """Raise ExportError where the graph lets blocks see more than their sliding window.
+    """Raise NotWritable where the graph lets blocks see more than their sliding window.
 
     The builder (0.18) gives windows to the blocks that config.json lists in `layer_types`; where a family has one
     window for all blocks and lists none (Mistral), it leaves it out.
@@ -59,7 +59,7 @@ def check_windows(graph: Path, checkpoint: Checkpoint) -> None:
     sizes = (a.i for node in nodes for a in node.attribute if a.name == "local_window_size")
     if (found := sum(size > 0 for size in sizes)) != sliding:
         what = f"{sliding} blocks attend to {window} tokens, the builder wrote {found} such"
-        raise ExportError(checkpoint.path, what, "--exporter transformers")
+        raise NotWritable(checkpoint.path, what, "--exporter transformers")
 
 
 def correct_scale(graph: Path, checkpoint: Checkpoint) -> None:

@@ -41,7 +41,6 @@ def by_transformers(
 
     Raises ExportError.
     """
-    check_provider(provider)
     check_dtype(dtype)
     for name in ("torch", "transformers.exporters", "onnxscript"):
         if not _importable(name):
@@ -61,7 +60,6 @@ def by_optimum(
     progress: Progress = SILENT,
 ) -> dict[str, FileEntry]:
     """As `by_transformers`, with optimum-onnx, which on a CPU writes fp32 whatever is asked. Raises ExportError."""
-    check_provider(provider)
     check_dtype(dtype)
     check_attention(checkpoint)
     raw = folder / ".raw"
@@ -95,13 +93,6 @@ def optimum_python() -> str:
     return sys.executable
 
 
-def check_provider(provider: str) -> None:
-    """Raise ExportError where a bundle cannot be written for the provider."""
-    if provider not in ("cpu", "cuda"):
-        raise ExportError(f"provider {provider}", "bundles are written for cpu and cuda",
-                          "--provider cpu: a graph of standard operators is the same for all")
-
-
 def check_dtype(dtype: str) -> None:
     """Raise ExportError for bf16, which nothing here can run: such a graph would leave unproved."""
     if dtype == "bf16":
@@ -124,12 +115,15 @@ def check_attention(checkpoint: Checkpoint) -> None:
 
 
 def finish(folder: Path, checkpoint: Checkpoint, ports: Ports, provider: str) -> dict[str, FileEntry]:
-    """Everything beside model.onnx and its data, and the graph's name. Gives the data file's entry."""
+    """Everything beside model.onnx and its data, and the graph's name. Gives the data file's entry.
+
+    The graph is the same for all providers; onnxruntime-genai, which has no TensorRT, is told CUDA for it.
+    """
     data = folder / DATA
     entry = FileEntry(sha256_file(data), data.stat().st_size)
     (folder / "genai_config.json").write_text(strictjson.dumps(genai_settings(checkpoint, ports)), encoding="utf-8")
     finish_graph(folder, entry.sha256)
-    finish_files(folder, checkpoint, provider)
+    finish_files(folder, checkpoint, "cuda" if provider == "tensorrt" else provider)
     return {DATA: entry}
 
 

@@ -79,9 +79,10 @@ def apply_plan(
             sync_tree(stage)  # while the last weights are hashed; little is left to sync at the end
             if not link_data:
                 known[DATA] = data.entry()
+            dense = bundle.manifest
             manifest = seal(
-                stage, command=command, seed=seed, source=bundle.manifest.source, exporter=bundle.manifest.exporter,
-                dtype=bundle.manifest.dtype, versions=versions(), known=known,
+                stage, command=command, seed=seed, source=dense.source, exporter=dense.exporter,
+                exporter_reason=dense.exporter_reason, dtype=dense.dtype, versions=versions(), known=known,
             )
     return Bundle(Path(out).absolute(), manifest)
 

@@ -40,6 +40,17 @@ def provider_for(name: str, options: Mapping[str, str] | None = None, *, allow_f
     return on
 
 
+def check_starts(name: str, options: Mapping[str, str] | None = None) -> None:
+    """Before long work that ends on a provider. Raises as `provider_for` does, and ProviderUnavailable where it does
+    not start."""
+    on = provider_for(name, options)
+    if on.short == "cpu":
+        return
+    found = probed(on.short)
+    if not found["starts"]:
+        raise ProviderUnavailable(f"provider {on.short}", found["reason"], "`foldrank doctor` tells more")
+
+
 def probed(name: str) -> dict[str, Any]:
     """`starts` and the `reason` if not: the provider started in a child process with a one-node graph."""
     with tempfile.TemporaryDirectory() as folder:

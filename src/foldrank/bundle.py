@@ -41,7 +41,8 @@ class WeightDigests:
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
 class Manifest:
-    """What manifest.json holds. `files` maps relative POSIX paths; `source` names the checkpoint and its digests."""
+    """What manifest.json holds. `files` maps relative POSIX paths; `source` names the checkpoint and its digests;
+    `exporter_reason` says why the exporter is not the first choice."""
 
     command: str
     seed: int | None
@@ -52,6 +53,7 @@ class Manifest:
     created: str
     files: dict[str, FileEntry]
     weights: WeightDigests | None = None
+    exporter_reason: str | None = None
     schema: Literal["foldrank.bundle/1"] = SCHEMA
 
 
@@ -121,7 +123,7 @@ def source_differs(ours: Mapping[str, str], theirs: Mapping[str, str]) -> str | 
 
 def seal(
     folder: Path, *, command: str, seed: int | None, source: Mapping[str, str], exporter: str, dtype: str,
-    versions: Mapping[str, str], known: Mapping[str, FileEntry] | None = None,
+    versions: Mapping[str, str], exporter_reason: str | None = None, known: Mapping[str, FileEntry] | None = None,
     weights: tuple[Iterable[str], Mapping[str, str]] | None = None,
 ) -> Manifest:
     """Write the manifest of a staged folder, last. `known` spares digests that were taken while writing; `weights` are
@@ -136,6 +138,7 @@ def seal(
         command=command, seed=seed, versions=dict(versions), source=dict(source), exporter=exporter, dtype=dtype,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), files=files,
         weights=weights and WeightDigests({name: files[name].sha256 for name in weights[0]}, dict(weights[1])),
+        exporter_reason=exporter_reason,
     )
     (folder / MANIFEST).write_text(_text(manifest), encoding="utf-8")
     return manifest

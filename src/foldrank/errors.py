@@ -31,6 +31,10 @@ class ExportError(FoldrankError):
     exit_code = 3
 
 
+class NotWritable(ExportError):
+    """An exporter does not write this model, or not as it is; another one may."""
+
+
 class ProviderUnavailable(FoldrankError):
     """An execution provider, or the library behind it, does not start on this machine."""
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from foldrank.cli import main
+from foldrank.runtime.providers import Provider
 
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"}
 
@@ -93,6 +94,39 @@ def test_one_line_the_exit_code_and_nothing_left(
     ended = main._run([a.format(model=specs_5m) for a in arguments])
     refused(subprocess.CompletedProcess(arguments, ended, "", capsys.readouterr().err), code, *says)
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(("arguments", "code", "says"), [
+    (("--text", "missing.txt"), 3, ("missing.txt",)),
+    (("--calibration", "missing.txt"), 3, ("missing.txt",)),
+    (("--recover", "lora", "--recover-text", "missing.txt"), 3, ("missing.txt",)),
+    (("--provider", "cuda"), 3, ("provider cuda", "no such driver")),
+    (("--method", "dipsvd:keep=2"), 2, ("keep",)),
+    (("--max-perplexity-increase", "much"), 2, ("much",)),
+])
+def test_compress_says_what_is_wrong_before_the_long_work(
+    arguments: tuple[str, ...], code: int, says: tuple[str, ...], specs_5m: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:
+    for verb in ("export", "plan"):
+        monkeypatch.setattr(f"foldrank.verbs.{verb}.{verb}", lambda *_, **__: pytest.fail("the long work has begun"))
+    monkeypatch.setattr("foldrank.runtime.fallback.resolve", lambda name, options: Provider(name, options or {}))
+    monkeypatch.setattr("foldrank.runtime.fallback.probed", lambda _: {"starts": False, "reason": "no such driver"})
+    monkeypatch.chdir(tmp_path)
+    ended = main._run(["compress", str(specs_5m), "-o", "out", *METHOD, *arguments])
+    refused(subprocess.CompletedProcess(arguments, ended, "", capsys.readouterr().err), code, *says)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_to_be_trained_on_a_text_that_is_not_there_is_not_made(
+    specs_5m: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from foldrank.errors import SourceError
+    from foldrank.verbs.plan import plan
+
+    monkeypatch.setattr("foldrank.plans.compose.make_plan", lambda *_, **__: pytest.fail("the long work has begun"))
+    with pytest.raises(SourceError, match=r"missing\.txt"):
+        plan(specs_5m, methods=[METHOD[1]], recover="lora", recover_text=tmp_path / "missing.txt")
 
 
 def test_an_unknown_architecture_names_those_the_exporter_knows(specs_5m: Path, tmp_path: Path) -> None:

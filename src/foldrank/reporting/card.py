@@ -165,6 +165,7 @@ def _provenance(evidence: Evidence) -> str:
     )
     named = {
         "exporter": lookup.text(evidence.manifest, "exporter"),
+        "why this exporter": lookup.text(evidence.manifest, "exporter_reason"),
         "sha256 of the source's config.json": digest,
         "plan digest": lookup.text(evidence.plan, "digest"),
         "calibration text": lookup.text(evidence.plan, "calibration", "name"),

@@ -26,6 +26,7 @@ def _facts(evidence: Evidence) -> list[tuple[str, str]]:
         "sha256 of the source's config.json": lookup.text(manifest, "source", "config_sha256"),
         "sha256 of the source's weights": lookup.text(manifest, "source", "weights_sha256"),
         "exporter": lookup.text(manifest, "exporter"),
+        "why this exporter": lookup.text(manifest, "exporter_reason"),
         "stored type": lookup.text(manifest, "dtype"),
         "created": lookup.text(manifest, "created"),
         "command": lookup.text(manifest, "command"),

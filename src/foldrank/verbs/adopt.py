@@ -13,7 +13,7 @@ from foldrank.checkpoint import Checkpoint
 from foldrank.digests import DTYPES, cast
 from foldrank.errors import ExportError, SourceError
 from foldrank.export.ports import common_ports
-from foldrank.export.standard import MODEL, check_provider, finish
+from foldrank.export.standard import MODEL, finish
 from foldrank.graph.load import load_model
 from foldrank.passes.write import write_model
 from foldrank.progress import SILENT, Progress
@@ -31,7 +31,6 @@ def adopt(
     Gives the entries of files that were digested. Raises SourceError (no file), UnsafeModel, ExportError (not a
     decoder's graph of standard operators, or of another checkpoint, or of another dtype).
     """
-    check_provider(provider)
     path = _graph_file(graph)
     model = load_model(path)
     if any(node.op_type == "GroupQueryAttention" for node in model.graph):

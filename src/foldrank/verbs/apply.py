@@ -49,5 +49,6 @@ def _card(folder: Path, dense: Manifest) -> str:
     """The model card as far as it is known before validation and benchmark."""
     from foldrank.reporting.card import model_card
 
-    known = {"source": dense.source, "exporter": dense.exporter, "dtype": dense.dtype}
+    known = {"source": dense.source, "exporter": dense.exporter, "exporter_reason": dense.exporter_reason,
+             "dtype": dense.dtype}
     return model_card(folder, manifest=known, also=(MANIFEST,))

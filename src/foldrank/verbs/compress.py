@@ -43,12 +43,18 @@ def compress(
 ) -> Bundle:
     """Export, plan, apply, add a self-test, validate, bench and report; returns the compressed bundle.
 
+    What can be wrong is asked before the long work: settings, texts, whether the provider starts, the export.
+
     On a GPU ranks are multiples of 64 unless a method's `align` says otherwise: products of other sizes are slower.
     A failed gate does not stop the run: the bundle is delivered with the verdict in its reports. `dense` keeps the
     dense bundle there, or takes it from there where it exists. Raises what the single verbs raise; then no output is
     left behind.
     """
+    from foldrank.plans.compose import parse_all
     from foldrank.plans.request import aligned
+    from foldrank.plans.texts import read_text
+    from foldrank.runtime import validation
+    from foldrank.runtime.fallback import check_starts
     from foldrank.runtime.providers import short_name
     from foldrank.verbs.apply import apply
     from foldrank.verbs.bench import bench
@@ -63,13 +69,13 @@ def compress(
         methods = [aligned(method, _GPU_ALIGN) for method in methods]
     output = Path(output).absolute()
     check_output(output, force=force)
+    parse_all(methods)
+    validation.share(max_perplexity_increase)
+    for asked, default in ((text, "validation"), (calibration, "calibration"), (recover_text, "calibration")):
+        read_text(None if asked is None else Path(asked), default)
+    check_starts(provider, provider_options)
     trust: dict[str, Any] = {"offline": offline, "trust_remote_code": trust_remote_code}
     with workspace(output) as work:
-        made = plan(
-            model, None, methods=methods, calibration=calibration, calibration_tokens=calibration_tokens, seed=seed,
-            recover=recover, recover_text=recover_text, recover_tokens=recover_tokens, recover_steps=recover_steps,
-            device=device, progress=progress, **trust,
-        )
         if dense is not None and Path(dense).exists():
             baseline = Bundle.open(dense)
         else:
@@ -77,6 +83,11 @@ def compress(
                 model, dense or work / "dense", exporter=exporter, dtype=dtype, provider=provider, seed=seed,
                 progress=progress, **trust,
             )
+        made = plan(
+            model, None, methods=methods, calibration=calibration, calibration_tokens=calibration_tokens, seed=seed,
+            recover=recover, recover_text=recover_text, recover_tokens=recover_tokens, recover_steps=recover_steps,
+            device=device, progress=progress, **trust,
+        )
         small = apply(baseline, made, work / "bundle", seed=seed, progress=progress)
         known = reference_of(small, Checkpoint.open(model, **trust))
         small = add_selftest(small, known, seed)

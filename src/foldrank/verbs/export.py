@@ -8,7 +8,7 @@ from typing import Any
 from foldrank.bundle import Bundle, seal
 from foldrank.checkpoint import Checkpoint, check_dense, check_finite
 from foldrank.digests import DTYPES
-from foldrank.export.exporters import exporter as find_exporter
+from foldrank.export.exporters import Exported, check_exporter, run_exporter
 from foldrank.graph.stored import stored_weights
 from foldrank.progress import SILENT, Progress
 from foldrank.reporting.card import model_card
@@ -25,15 +25,17 @@ def export(
 ) -> Bundle:
     """Export a checkpoint folder or hub id to a dense ONNX bundle.
 
-    `graph`: adopt this .onnx file (or its folder), which `exporter` made earlier from that checkpoint.
+    `exporter`: auto is onnxruntime-genai's builder (genai), or transformers where that does not write the model as it
+    is, or not for the provider; the manifest then says why. `graph`: adopt this .onnx file (or its folder), which
+    `exporter` made earlier from that checkpoint.
 
-    `dtype`: fp32, fp16 or bf16 (bf16 runs on CUDA only). `provider`: cpu or cuda, for whose kernels the graph is
-    written; no such device is needed. Nothing in it is random: `seed` is only noted. Raises SourceError, ExportError,
-    and UnsafeModel where an adopted graph breaks a rule of safe loading.
+    `dtype`: fp32, fp16 or bf16 (bf16 runs on CUDA only). `provider`: cpu, cuda or tensorrt, for whose kernels the
+    graph is written; no such device is needed. Nothing in it is random: `seed` is only noted. Raises SourceError,
+    ExportError, and UnsafeModel where an adopted graph breaks a rule of safe loading.
     """
     if dtype not in DTYPES:
         raise ValueError(f"no dtype {dtype!r}; one of {', '.join(DTYPES)}")
-    name, run = find_exporter(exporter)
+    check_exporter(exporter)
     if graph is not None and exporter not in ("transformers", "optimum"):
         raise ValueError(f"which exporter made {graph}? --exporter transformers or optimum")
     target = short_name(provider)
@@ -44,14 +46,17 @@ def export(
     source = checkpoint.source()
     with staged_folder(output, force=force) as folder:
         if graph is not None:
-            known = adopt(Path(graph), checkpoint, folder, dtype=dtype, provider=target, progress=progress)
+            files = adopt(Path(graph), checkpoint, folder, dtype=dtype, provider=target, progress=progress)
+            made = Exported(exporter, files)
         else:
-            known = run(checkpoint, folder, dtype=dtype, provider=target, trust_remote_code=trust_remote_code,
-                        progress=progress)
-        facts: dict[str, Any] = {"source": source, "exporter": name, "dtype": dtype, "versions": versions()}
+            made = run_exporter(exporter, checkpoint, folder, dtype=dtype, provider=target,
+                                trust_remote_code=trust_remote_code, progress=progress)
+        facts: dict[str, Any] = {"source": source, "exporter": made.exporter, "exporter_reason": made.reason,
+                                 "dtype": dtype, "versions": versions()}
         card = model_card(folder, manifest=facts, also=("README.md", "manifest.json"))
         (folder / "README.md").write_text(card, encoding="utf-8")
-        command = f"export {checkpoint.name} --exporter {name} --dtype {dtype} --provider {target}"
+        command = f"export {checkpoint.name} --exporter {made.exporter} --dtype {dtype} --provider {target}"
         command += f" --from {graph}" if graph is not None else ""
-        seal(folder, command=command, seed=seed, known=known, weights=stored_weights(folder / "model.onnx"), **facts)
+        seal(folder, command=command, seed=seed, known=made.files, weights=stored_weights(folder / "model.onnx"),
+             **facts)
     return Bundle.open(output)

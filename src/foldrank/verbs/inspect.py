@@ -51,7 +51,8 @@ def _bundle(path: Path) -> dict[str, Any]:
     manifest = bundle.manifest
     return {
         "kind": "bundle", **_graph(bundle.model), "compressed": bundle.plan is not None,
-        "source": dict(manifest.source), "exporter": manifest.exporter, "dtype": manifest.dtype,
+        "source": dict(manifest.source), "exporter": manifest.exporter,
+        "exporter_reason": manifest.exporter_reason, "dtype": manifest.dtype,
         "created": manifest.created,
         "file_bytes": sum(entry.bytes for entry in manifest.files.values()),
     }

@@ -28,12 +28,15 @@ def plan(
     """
     from foldrank.checkpoint import Checkpoint, check_dense, check_finite
     from foldrank.plans.compose import make_plan, parse_all
+    from foldrank.plans.texts import read_text
     from foldrank.staging import check_output, staged_folder
 
     parse_all(methods)
     asked = _recovery(recover, recover_text or calibration, recover_tokens, recover_steps)
     if output is not None:
         check_output(output, force=force)
+    if asked is not None:
+        read_text(asked.text, "calibration")  # what cannot be read is told before the plan is made, not after
     checkpoint = Checkpoint.open(model, offline=offline, trust_remote_code=trust_remote_code)
     check_dense(checkpoint)
     check_finite(checkpoint, progress)

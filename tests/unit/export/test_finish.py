@@ -9,7 +9,6 @@ from onnx import TensorProto, helper
 
 from foldrank.checkpoint import Checkpoint
 from foldrank.errors import ExportError
-from foldrank.export.exporters import exporter
 from foldrank.export.finish import finish_files, finish_graph
 
 GENAI = {"model": {"context_length": 64, "decoder": {"head_size": 16, "session_options": {"provider_options": []}}}}
@@ -77,9 +76,3 @@ def test_the_provider_of_the_bundle_is_written(folder: Path, specs_5m: Path, pro
     finish_files(folder, Checkpoint.open(specs_5m), provider)
     config = json.loads((folder / "genai_config.json").read_text())
     assert config["model"]["decoder"]["session_options"]["provider_options"] == wanted
-
-
-def test_exporters_by_name() -> None:
-    assert [exporter(name)[0] for name in ("auto", "transformers", "optimum")] == ["genai", "transformers", "optimum"]
-    with pytest.raises(ValueError, match="no exporter"):
-        exporter("magic")

@@ -33,9 +33,11 @@ def command(
             progress=shown,
         )
     files = {name: entry.bytes for name, entry in bundle.manifest.files.items()}
+    manifest = bundle.manifest
     if as_json:
-        output.emit_json({"bundle": str(bundle.path), "files": files, "exporter": bundle.manifest.exporter,
-                          "dtype": bundle.manifest.dtype})
+        output.emit_json({"bundle": str(bundle.path), "files": files, "exporter": manifest.exporter,
+                          "exporter_reason": manifest.exporter_reason, "dtype": manifest.dtype})
     else:
-        output.say(f"{bundle.path}: {bundle.manifest.exporter}, {bundle.manifest.dtype}, "
+        why = f" ({manifest.exporter_reason})" if manifest.exporter_reason else ""
+        output.say(f"{bundle.path}: {manifest.exporter}{why}, {manifest.dtype}, "
                    f"{output.mebibytes(sum(files.values()))}")
