@@ -12,6 +12,7 @@ from foldrank.runtime.decoding import OrtDecoder
 from foldrank.runtime.genai import GenaiDecoder
 from foldrank.runtime.providers import Provider
 from foldrank.runtime.resident import ResidentDecoder
+from foldrank.verbs.bench import cost_table
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow]
 CUDA = Provider("cuda")
@@ -90,3 +91,20 @@ def test_a_bench_has_rows_bandwidth_memory_and_a_null_test(dense_fp16: Bundle, s
     assert all(entry["gpu_bytes"][0] > 1e8 for entry in found["memory"])
     assert all(entry["joules_per_token"] > 0 for entry in found["energy"])
     assert found["environment"]["gpu"]["name"]
+
+
+def test_weights_in_few_bits_are_computed_as_planned(specs_5m: Path, dense_fp16: Bundle, tmp_path: Path) -> None:
+    plan = foldrank.plan(specs_5m, methods=["slm:keep=0.75", "quantize:bits=4"], device="cuda", calibration_tokens=8192)
+    small = foldrank.apply(dense_fp16, plan, tmp_path / "small")
+    found = foldrank.validate(small, reference=dense_fp16, provider="cuda", tokens=4096)
+    assert found["graph"]["passed"] is True
+    assert found["placement"].get("CPUExecutionProvider", 0) < found["placement"]["CUDAExecutionProvider"]
+
+
+def test_a_cost_table_is_of_this_card(specs_5m: Path, dense_fp16: Bundle, tmp_path: Path) -> None:
+    table = cost_table(dense_fp16, tmp_path / "costs.json", provider="cuda")
+    assert table.environment["provider"] == "CUDAExecutionProvider"
+    assert {timing.shape for timing in table.timings} >= {(192, 320), (192, 192), (192, 1024), (512, 192)}
+    plan = foldrank.plan(specs_5m, methods=[f"auto:effort=low,speedup=1.1,cost_table={tmp_path / 'costs.json'}"],
+                         device="cuda", calibration_tokens=8192)
+    assert plan.edits

@@ -12,7 +12,9 @@ from nightly import NIGHTLY
 from tiny_families import TINY, save
 
 from foldrank.bundle import Bundle
-from foldrank.errors import ExportError, UnsafeModel
+from foldrank.checkpoint import Checkpoint
+from foldrank.errors import ExportError, NotWritable, UnsafeModel
+from foldrank.export.exporters import run_exporter
 from foldrank.graph.summary import summary_of
 from foldrank.runtime.configs import context_length, head_size
 from foldrank.runtime.decoding import OrtDecoder
@@ -83,6 +85,17 @@ def test_an_optimum_graph_is_adopted_as_it_is(family: str, shared: Path, tmp_pat
                  capped=family != "gemma2")
     found = run(made, "hello", max_new_tokens=8, threads=1)
     assert (found["engine"], len(found["tokens"])) == ("onnxruntime-genai", 8)
+
+
+def test_a_bundle_for_tensorrt_is_of_standard_operators_and_tells_genai_cuda(shared: Path, tmp_path: Path) -> None:
+    source = shared / "fixtures" / "tiny" / "llama"
+    options = {"dtype": "fp32", "provider": "tensorrt"}
+    with pytest.raises(NotWritable, match="cpu and cuda only"):
+        run_exporter("genai", Checkpoint.open(source / "checkpoint"), tmp_path, **options)
+    made = export(source / "checkpoint", tmp_path / "out", exporter="optimum", graph=source / "optimum", **options)
+    check_shapes_for_tensorrt(made)
+    decoder = made.json("genai_config.json")["model"]["decoder"]
+    assert decoder["session_options"]["provider_options"] == [{"cuda": {}}]
 
 
 def check_shapes_for_tensorrt(bundle: Bundle) -> None:
