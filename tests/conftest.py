@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from filelock import FileLock
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -39,10 +42,10 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def dense_5m(specs_5m: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dense fp32 bundle of the bundled checkpoint, exported once per test run."""
+    """A dense fp32 bundle of the bundled checkpoint, exported once per test run. Nobody may write into it."""
     from foldrank.verbs.export import export
 
-    return export(specs_5m, tmp_path_factory.mktemp("export") / "dense", dtype="fp32", offline=True).path
+    return _once(tmp_path_factory, "dense", lambda folder: export(specs_5m, folder, dtype="fp32", offline=True))
 
 
 @pytest.fixture(scope="session")
@@ -52,4 +55,16 @@ def traced_llama(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     from foldrank.verbs.export import export
 
     checkpoint = shared / "fixtures" / "tiny" / "llama" / "checkpoint"
-    return export(checkpoint, tmp_path_factory.mktemp("traced") / "llama", exporter="transformers", offline=True).path
+    return _once(tmp_path_factory, "traced", lambda folder: export(checkpoint, folder, exporter="transformers",
+                                                                   offline=True))
+
+
+def _once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], Any]) -> Path:
+    """A folder that the first of the test processes to ask for it makes, whole or not at all, for all of them."""
+    root = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    with FileLock(root / f"{name}.lock"):
+        if not (root / name).exists():
+            make(root / name)
+    return root / name

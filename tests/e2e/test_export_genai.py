@@ -22,8 +22,8 @@ FILES = {"model.onnx", "model.onnx.data", "genai_config.json", "config.json", "g
 
 
 @pytest.fixture(scope="module")
-def dense(specs_5m: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return export(specs_5m, tmp_path_factory.mktemp("export") / "dense")
+def dense(dense_5m: Path) -> Bundle:
+    return Bundle.open(dense_5m)
 
 
 def test_the_bundle_holds_what_the_contract_says(dense: Bundle, specs_5m: Path) -> None:

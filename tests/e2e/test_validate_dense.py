@@ -24,8 +24,8 @@ from foldrank.verbs.validate import validate
 
 
 @pytest.fixture(scope="module")
-def dense(specs_5m: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return export(specs_5m, tmp_path_factory.mktemp("validate") / "dense")
+def dense(dense_5m: Path) -> Bundle:
+    return Bundle.open(dense_5m)
 
 
 @pytest.fixture
