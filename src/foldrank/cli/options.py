@@ -69,7 +69,8 @@ source: Callable[[F], F] = _stack(
     click.option("--trust-remote-code", is_flag=True, help="Run code that a checkpoint brings."),
 )
 exporting: Callable[[F], F] = _stack(
-    click.option("--exporter", type=click.Choice(EXPORTERS), default=None, help="Default auto."),
+    click.option("--exporter", type=click.Choice(EXPORTERS), default=None,
+                 help="Default auto: genai, or transformers where that does not write the model as it is."),
     click.option("--dtype", type=click.Choice(DTYPES), default=None, help="Of the graph; default fp32."),
 )
 provider: Callable[[F], F] = _stack(
