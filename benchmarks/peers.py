@@ -3,7 +3,7 @@
     transformers    the checkpoint in PyTorch, eager, float32
     optimum         the checkpoint as optimum exports it, in its ORTModelForCausalLM, both in the python that
                     FOLDRANK_OPTIMUM_PYTHON names; as many threads as ours, which spin as ours do
-    genai-default   the dense bundle in onnxruntime-genai with the settings it comes with
+    genai-default   the dense bundle in onnxruntime-genai, threads left to the library
 
 Each loop is the shortest one of its library (forward with its cache, likeliest token), not its generate(), which costs
 more. A peer that is not there is `unavailable (reason)`.

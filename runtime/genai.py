@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
+from foldrank import strictjson
 from foldrank.errors import ProviderUnavailable, SourceError
 from foldrank.runtime.decoding import Tokens
 from foldrank.runtime.providers import Provider, load_genai
 from foldrank.runtime.session import Spinning, default_threads, spinning_entries
 
 _NAMES = {"cpu": "cpu", "cuda": "cuda"}
+_SETTINGS = "genai_config.json"
 OFFERED = frozenset(_NAMES)
 """Short names of the providers it runs bundles on."""
 
@@ -54,10 +57,16 @@ class GenaiDecoder:
 
     @classmethod
     def with_defaults(cls, folder: Path) -> GenaiDecoder:
-        """As the library opens a bundle by itself: its own threads and spinning. Raises as `open` does."""
-        library = load_genai()
+        """As the library opens a bundle that leaves threads and spinning to it. Raises as `open` does."""
+        library, settings = load_genai(), strictjson.read(folder / _SETTINGS)
+        settings["model"]["decoder"]["session_options"].pop("intra_op_num_threads", None)
         try:
-            return cls(library.Model(str(folder)), library, capacity=1)
+            with TemporaryDirectory() as bare:
+                for path in folder.absolute().iterdir():
+                    if path.name != _SETTINGS:
+                        (Path(bare) / path.name).symlink_to(path)
+                (Path(bare) / _SETTINGS).write_text(strictjson.dumps(settings), encoding="utf-8")
+                return cls(library.Model(bare), library, capacity=1)
         except (RuntimeError, OSError) as error:
             raise SourceError(folder, f"onnxruntime-genai cannot load it: {error}", "export again") from None
 

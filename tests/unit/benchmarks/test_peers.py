@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,6 +34,21 @@ def test_a_peer_decodes_the_tokens_of_our_loop(dense_5m: Path, specs_5m: Path, p
         loop.prepare(2)
         steps = [loop.first(PROMPT), *(loop.next() for _ in range(7))]
         np.testing.assert_array_equal(np.stack(steps, axis=1), wanted)
+
+
+def test_genai_is_left_its_own_threads(dense_5m: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bundle asks for every core; the peer is the same bundle without that."""
+    opened: list[dict[str, Any]] = []
+
+    def model(folder: str) -> None:
+        opened.append(json.loads((Path(folder) / "genai_config.json").read_text()))
+        assert (Path(folder) / "model.onnx.data").samefile(dense_5m / "model.onnx.data")
+
+    monkeypatch.setattr("foldrank.runtime.genai.load_genai", lambda: SimpleNamespace(Model=model))
+    open_peer("genai-default", dense_5m, "cpu", 1)
+    ours = json.loads((dense_5m / "genai_config.json").read_text())
+    assert ours["model"]["decoder"]["session_options"].pop("intra_op_num_threads") == 0
+    assert opened == [ours]
 
 
 def test_peers_are_of_the_cpu_and_say_so() -> None:

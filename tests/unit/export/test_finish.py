@@ -75,4 +75,6 @@ def test_files_of_the_checkpoint_come_along(folder: Path, specs_5m: Path) -> Non
 def test_the_provider_of_the_bundle_is_written(folder: Path, specs_5m: Path, provider: str, wanted: list) -> None:
     finish_files(folder, Checkpoint.open(specs_5m), provider)
     config = json.loads((folder / "genai_config.json").read_text())
-    assert config["model"]["decoder"]["session_options"]["provider_options"] == wanted
+    options = config["model"]["decoder"]["session_options"]
+    assert options["provider_options"] == wanted
+    assert options.get("intra_op_num_threads") == (0 if provider == "cpu" else None)  # 0: every physical core
