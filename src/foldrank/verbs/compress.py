@@ -71,8 +71,9 @@ def compress(
     check_output(output, force=force)
     parse_all(methods)
     validation.share(max_perplexity_increase)
-    for asked, default in ((text, "validation"), (calibration, "calibration"), (recover_text, "calibration")):
-        read_text(None if asked is None else Path(asked), default)
+    for given in (text, calibration, recover_text):
+        if given is not None:
+            read_text(Path(given), "calibration")
     check_starts(provider, provider_options)
     trust: dict[str, Any] = {"offline": offline, "trust_remote_code": trust_remote_code}
     with workspace(output) as work:

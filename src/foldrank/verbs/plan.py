@@ -35,7 +35,7 @@ def plan(
     asked = _recovery(recover, recover_text or calibration, recover_tokens, recover_steps)
     if output is not None:
         check_output(output, force=force)
-    if asked is not None:
+    if asked is not None and asked.text is not None:
         read_text(asked.text, "calibration")  # what cannot be read is told before the plan is made, not after
     checkpoint = Checkpoint.open(model, offline=offline, trust_remote_code=trust_remote_code)
     check_dense(checkpoint)
