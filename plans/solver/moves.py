@@ -58,9 +58,13 @@ class Terms:
         return sum(float(self.curves[span.source][roles][rank]) for roles, rank in span.ranks.items())
 
     def moves(self, layout: Layout, need: float) -> list[Move]:
-        """Every move open that saves something; none saves more than it must to meet the `need`."""
+        """Every move open that saves something; none saves more than it must to meet the `need`.
+
+        A fold saves what it saves: one that is too large is open where nothing else is left.
+        """
         found = [move for position in range(len(layout)) for move in self._lowered(layout, position, need)]
-        return found + [move for position in range(len(layout) - 1) for move in self._folded(layout, position, need)]
+        folds = [move for position in range(len(layout) - 1) for move in self._folded(layout, position)]
+        return [*found, *(move for move in folds if move.saved <= need)] or folds
 
     def probes(self, layout: Layout, need: float) -> list[Move]:
         """One move of every kind at every place: a site about halfway, a branch all but removed, two blocks folded."""
@@ -140,7 +144,7 @@ class Terms:
         return self._move(layout, with_span(layout, position, lowered), position, unit,
                           self.predicted(lowered) - self.predicted(span))
 
-    def _folded(self, layout: Layout, position: int, need: float) -> Iterator[Move]:
+    def _folded(self, layout: Layout, position: int) -> Iterator[Move]:
         below, above = layout[position], layout[position + 1]
         if not self.alike(below.low, above.high):
             return
@@ -149,7 +153,7 @@ class Terms:
             expected = self.predicted(nothing) - self.predicted(left)
             made = merged(layout, position, top=name == "top")
             move = self._move(layout, made, position, name, expected, span=2)
-            if move is not None and move.saved <= need:
+            if move is not None:
                 yield move
 
     def _move(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -142,11 +142,11 @@ def test_bytes_count_the_whole_model(make_model: MakeModel, ids: np.ndarray) -> 
         solved(decoder, ids, bytes=100)
 
 
-def table(decoder: Decoder, folder: Path, *, slow: tuple[int, int] | None = None) -> str:
-    """A cost table where time is numbers, but for one shape whose pairs are never faster."""
+def table(decoder: Decoder, folder: Path, *, slow: Collection[tuple[int, int]] = ()) -> str:
+    """A cost table where time is numbers, but for shapes whose pairs are never faster."""
     timings = tuple(
         Timing(shape, float(shape[0] * shape[1]),
-               {rank: float(rank * sum(shape)) * (1000 if shape == slow else 1) for rank in (1, 4, 16)})
+               {rank: float(rank * sum(shape)) * (1000 if shape in slow else 1) for rank in (1, 4, 16)})
         for shape in sorted(set(shapes_of(decoder.blocks[0], "joint").values()))
     )
     path = folder / "costs.json"
@@ -157,7 +157,7 @@ def table(decoder: Decoder, folder: Path, *, slow: tuple[int, int] | None = None
 def test_no_pair_stands_where_it_is_measured_slower(make_model: MakeModel, ids: np.ndarray, tmp_path: Path) -> None:
     decoder = Decoder.of(make_model(3))
     slow = shapes_of(decoder.blocks[0], "joint")[GROUPS[2]]
-    result = solved(decoder, ids, keep=0.7, fold=False, cost_table=table(decoder, tmp_path, slow=slow))
+    result = solved(decoder, ids, keep=0.7, fold=False, cost_table=table(decoder, tmp_path, slow=[slow]))
     pairs = [edit for edit in result.edits if isinstance(edit, LowRank)]
     assert pairs
     assert all(edit.shape != slow for edit in pairs)
@@ -167,6 +167,17 @@ def test_speedup_is_reached_by_the_table(make_model: MakeModel, ids: np.ndarray,
     decoder = Decoder.of(make_model(3))
     result = solved(decoder, ids, speedup=1.5, cost_table=table(decoder, tmp_path))
     assert stored_numbers(decoder, result) <= decoder.site_parameters / 1.5
+
+
+@pytest.mark.parametrize("effort", ["low", "normal"])
+def test_where_no_pair_pays_a_fold_may_save_more_than_it_must(
+    make_model: MakeModel, ids: np.ndarray, tmp_path: Path, effort: str
+) -> None:
+    decoder = Decoder.of(make_model(3))
+    slow = set(shapes_of(decoder.blocks[0], "joint").values())
+    result = solved(decoder, ids, speedup=1.1, effort=effort, cost_table=table(decoder, tmp_path, slow=slow))
+    assert not [edit for edit in result.edits if isinstance(edit, LowRank)]
+    assert stored_numbers(decoder, result) == decoder.site_parameters * 2 // 3
 
 
 @pytest.mark.parametrize("text", ["auto", "auto:keep=0.5,bytes=10", "auto:speedup=2", "auto:keep=0.5,effort=most"])
