@@ -41,7 +41,8 @@ def trace(checkpoint: Path, output: Path, dtype: str, *, trust: bool) -> None:
     _, prepared, _ = prepare_for_export(decoder, dict(inputs))
     config = OnnxConfig(dynamic=True, dynamic_shapes=_varying(get_auto_dynamic_shapes(prepared)))
     exported = OnnxExporter().export(decoder, inputs, config)
-    ir.save(exported.program, output, external_data=f"{output.name}.data")
+    program = exported.program if hasattr(exported, "program") else exported.model  # torch's ONNXProgram before 5.23
+    ir.save(program, output, external_data=f"{output.name}.data")
 
 
 def _varying(axes: Any) -> Any:
