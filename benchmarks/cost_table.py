@@ -3,27 +3,34 @@
 One token at a time, as decoding does, or more (rows of a batch, a prompt). Every product is a graph of its own with its
 weights inside; all of them run in turn, round after round, so that a disturbance meets all alike, and the median of the
 rounds counts. A small product on a CPU with a large cache never reads memory: the times are those of this machine and
-these shapes, no more. On a GPU the table is written and tested without one: not verified on hardware.
+these shapes, no more.
+
+A GPU's cache would hold a product that is repeated, and handing over a run takes longer than a product does. There a
+graph has copies of the product with weights of their own, more than a cache holds, and runs as a CUDA graph, so that a
+copy's share of the time is what the product takes inside a model.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from foldrank.benchmarks.environment import environment
 from foldrank.edits import rank_limit
 from foldrank.plans.solver.costs import CostTable, Shape, Timing
 from foldrank.plans.solver.layout import GROUPS
 from foldrank.progress import SILENT, Progress, track
+from foldrank.runtime.gpu import Gpu
 from foldrank.runtime.providers import Provider, load_onnxruntime
+from foldrank.runtime.resident import GRAPH_OPTION
 from foldrank.runtime.session import Session, open_session
 from foldrank.sites import Site
 
@@ -34,6 +41,14 @@ _DTYPES: dict[str, type[np.floating[Any]]] = {"fp32": np.float32, "fp16": np.flo
 
 ROUNDS, RUNS = 15, 20
 """Rounds over all products; runs of each in a round, timed together."""
+
+ON_GPU_BYTES, ON_GPU_COPIES = 2**28, 64
+"""On a GPU: bytes of W's copies in one graph, several times the cache of today's cards; and copies at most."""
+
+_NOISE, _PAGE = "noise", 4096
+
+ON_GPU_MULTIPLE = 8
+"""On a GPU ranks are rounded to this: rows of 16 bytes in fp16, without which cuBLAS takes slower kernels."""
 
 
 def group_shapes(sites: Iterable[Mapping[str, Any]]) -> set[Shape]:
@@ -59,61 +74,119 @@ def measure_costs(
     """
     if dtype not in _DTYPES:
         raise ValueError(f"cost table: no products of {dtype} are timed; one of {', '.join(_DTYPES)}")
-    wanted = {(shape, rank) for shape in shapes for rank in (None, *_ranks(shape))}
-    ordered = sorted(wanted, key=lambda entry: (entry[0], entry[1] or 0))
+    on_gpu = provider.device != "cpu"
+    if provider.short == "cuda":
+        provider = replace(provider, options={GRAPH_OPTION: "1", **provider.options})
+    wanted = sorted(set(shapes))
+    turns = [[shape] for shape in wanted] if on_gpu else [wanted]  # a card's memory holds one shape's copies
     rng = np.random.default_rng(seed)
-    with TemporaryDirectory() as folder:
-        sessions = {}
-        for index, (shape, rank) in enumerate(ordered):
-            path = Path(folder) / f"{index}.onnx"
-            onnx.save(product(shape, rank, rng, dtype), str(path))
-            session = open_session(path, provider, threads=threads, spinning="in_runs")
-            x = rng.standard_normal((1, tokens, shape[0]), dtype=np.float32).astype(_DTYPES[dtype])
-            sessions[shape, rank] = (session.handle, _bound(session, x, shape[1]))
-        samples: dict[Any, list[float]] = {entry: [] for entry in ordered}
-        for _ in track(range(rounds + 1), "cost table", rounds + 1, progress):
-            for entry, (handle, binding) in sessions.items():
-                samples[entry].append(_milliseconds(handle, binding))
-    medians = {entry: float(np.median(times[1:])) for entry, times in samples.items()}  # the first round warms up
+    medians: dict[tuple[Shape, int | None], float] = {}
+    for turn in track(turns, "cost table", len(turns), progress) if on_gpu else turns:
+        medians |= _medians(turn, provider, rng, threads, dtype, tokens, rounds, SILENT if on_gpu else progress)
+    card = Gpu.of(provider)
     return CostTable(
         tuple(
-            Timing(shape, medians[shape, None], {rank: medians[shape, rank] for rank in _ranks(shape)})
-            for shape in sorted({shape for shape, _ in ordered})
+            Timing(shape, medians[shape, None], {rank: medians[shape, rank] for rank in ranks_of(shape, provider)})
+            for shape in wanted
         ),
         {**environment(threads), "provider": provider.name, "dtype": dtype, "tokens": tokens, "rounds": rounds,
-         "runs": RUNS, "seed": seed},
+         "runs": RUNS, "seed": seed, "options": dict(provider.options), "gpu": card and card.facts()},
     )
 
 
-def product(shape: Shape, rank: int | None, rng: np.random.Generator, dtype: str = "fp32") -> onnx.ModelProto:
-    """A graph that computes x @ W, or (x @ A) @ B, with random weights inside."""
+def _medians(
+    shapes: Iterable[Shape], provider: Provider, rng: np.random.Generator, threads: int, dtype: str, tokens: int,
+    rounds: int, progress: Progress,
+) -> dict[tuple[Shape, int | None], float]:
+    """Milliseconds of each shape's product and of its pairs, all open at once and taking turns."""
+    with TemporaryDirectory() as name:
+        folder, runs = Path(name), {}
+        for shape in shapes:
+            copies = copies_of(shape, dtype, provider)
+            for rank in (None, *ranks_of(shape, provider)):
+                path = write_product(folder, shape, rank, rng, dtype, copies)
+                session = open_session(path, provider, threads=threads, spinning="in_runs")
+                x = rng.standard_normal((1, tokens, shape[0]), dtype=np.float32).astype(_DTYPES[dtype])
+                runs[shape, rank] = (session.handle, _bound(session, x, shape[1]), copies)
+        samples: dict[Any, list[float]] = {entry: [] for entry in runs}
+        for _ in track(range(rounds + 1), "cost table", rounds + 1, progress):
+            for entry, (handle, binding, copies) in runs.items():
+                samples[entry].append(_milliseconds(handle, binding) / copies)
+    return {entry: float(np.median(times[1:])) for entry, times in samples.items()}  # the first round warms up
+
+
+def copies_of(shape: Shape, dtype: str, provider: Provider) -> int:
+    """How often a graph computes the product of that shape: once on a CPU."""
+    return 1 if provider.device == "cpu" else max(2, min(ON_GPU_COPIES, -(-ON_GPU_BYTES // _bytes(shape, dtype))))
+
+
+def write_product(
+    folder: Path, shape: Shape, rank: int | None, rng: np.random.Generator, dtype: str = "fp32", copies: int = 1
+) -> Path:
+    """Write a graph that computes x @ W, or (x @ A) @ B; so many times, each with weights of its own.
+
+    Its weights are parts of one file of noise, which all graphs of the folder share.
+    """
     n_in, n_out = shape
-    sizes = [(n_in, n_out)] if rank is None else [(n_in, rank), (rank, n_out)]
-    names = ["x", *(f"y{i}" for i in range(len(sizes)))]
-    weights = [
-        numpy_helper.from_array(rng.standard_normal(size, dtype=np.float32).astype(_DTYPES[dtype]), f"w{i}")
-        for i, size in enumerate(sizes)
-    ]
+    sizes = [shape] if rank is None else [(n_in, rank), (rank, n_out)]
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(_DTYPES[dtype]))
-    nodes = [helper.make_node("MatMul", [names[i], f"w{i}"], [names[i + 1]], name=f"m{i}") for i in range(len(sizes))]
-    graph = helper.make_graph(
-        nodes, "product", [helper.make_tensor_value_info("x", kind, [1, "tokens", n_in])],
-        [helper.make_tensor_value_info(names[-1], kind, [1, "tokens", n_out])], weights,
+    nodes, weights, start = [], [], 0
+    for copy in range(copies):
+        values = ["x", f"y{copy}"] if rank is None else ["x", f"h{copy}", f"y{copy}"]
+        for i, size in enumerate(sizes):
+            weight, length = f"w{copy}.{i}", _bytes(size, dtype)
+            weights.append(_stored(weight, kind, size, start, length))
+            nodes.append(helper.make_node("MatMul", [values[i], weight], [values[i + 1]], name=f"m{copy}.{i}"))
+            start += -(-length // _PAGE) * _PAGE
+    _lengthen(folder / _NOISE, start, rng, dtype)
+    x, *outputs = (helper.make_tensor_value_info(name, kind, [1, "tokens", size])
+                   for name, size in [("x", n_in), *((f"y{copy}", n_out) for copy in range(copies))])
+    model = helper.make_model(helper.make_graph(nodes, "product", [x], outputs, weights),
+                              opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    path = folder / f"{n_in}x{n_out}.{rank}.onnx"
+    onnx.save(model, str(path))
+    return path
+
+
+def _stored(name: str, kind: int, size: Shape, start: int, length: int) -> onnx.TensorProto:
+    """A weight whose numbers lie in the file of noise."""
+    where = {"location": _NOISE, "offset": start, "length": length}
+    return onnx.TensorProto(
+        name=name, data_type=kind, dims=size, data_location=onnx.TensorProto.EXTERNAL,
+        external_data=[onnx.StringStringEntryProto(key=key, value=str(value)) for key, value in where.items()],
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
 
 
-def _ranks(shape: Shape) -> tuple[int, ...]:
+def _lengthen(noise: Path, size: int, rng: np.random.Generator, dtype: str) -> None:
+    """Write the file, or add to it, until it has so many bytes: one piece of random numbers over and over."""
+    have = noise.stat().st_size if noise.exists() else 0
+    if have < size:
+        piece = rng.standard_normal(2**20, dtype=np.float32).astype(_DTYPES[dtype])
+        with noise.open("ab") as file:
+            for _ in range(-(-(size - have) // piece.nbytes)):
+                piece.tofile(file)
+
+
+def _bytes(shape: Shape, dtype: str) -> int:
+    return shape[0] * shape[1] * np.dtype(_DTYPES[dtype]).itemsize
+
+
+def ranks_of(shape: Shape, provider: Provider) -> tuple[int, ...]:
+    """Ranks that are measured, rounded to what suits the provider, within those that store fewer numbers than W."""
     limit = rank_limit(*shape)
-    return tuple(sorted({max(1, round(share * limit)) for share in SHARES})) if limit else (1,)
+    if not limit:
+        return (1,)
+    unit = 1 if provider.device == "cpu" else max(1, min(ON_GPU_MULTIPLE, limit))
+    return tuple(sorted({max(1, min(limit // unit, round(share * limit / unit))) * unit for share in SHARES}))
 
 
 def _bound(session: Session, x: np.ndarray, n_out: int) -> Any:
-    """Input and output where the provider computes, made once: no copy is timed."""
+    """Input and outputs where the provider computes, made once: no copy is timed."""
     ort, on, binding = load_onnxruntime(), session.provider, session.handle.io_binding()
-    y = ort.OrtValue.ortvalue_from_shape_and_type((*x.shape[:-1], n_out), x.dtype, on.device, on.device_id)
     binding.bind_ortvalue_input("x", ort.OrtValue.ortvalue_from_numpy(x, on.device, on.device_id))
-    binding.bind_ortvalue_output(next(iter(session.outputs)), y)
+    for name in session.outputs:
+        y = ort.OrtValue.ortvalue_from_shape_and_type((*x.shape[:-1], n_out), x.dtype, on.device, on.device_id)
+        binding.bind_ortvalue_output(name, y)
     return binding
 
 

@@ -6,27 +6,55 @@ import numpy as np
 import onnx
 import pytest
 
-from foldrank.benchmarks.cost_table import group_shapes, measure_costs, product
+from foldrank.benchmarks.cost_table import (
+    ON_GPU_COPIES,
+    ON_GPU_MULTIPLE,
+    copies_of,
+    group_shapes,
+    measure_costs,
+    ranks_of,
+    write_product,
+)
 from foldrank.cli.results import cost_rows
 from foldrank.errors import PlanFormatError
 from foldrank.plans.solver.costs import CostTable, Latencies, Timing, interpolated
 from foldrank.plans.solver.layout import GROUPS
-from foldrank.runtime.providers import resolve
+from foldrank.runtime.providers import Provider, resolve
 
 
+@pytest.mark.parametrize("copies", [1, 3])
 @pytest.mark.parametrize("rank", [None, 3])
-def test_a_timed_graph_computes_the_product(tmp_path: Path, rank: int | None) -> None:
+def test_a_timed_graph_computes_the_product_with_other_weights_each_time(
+    tmp_path: Path, rank: int | None, copies: int
+) -> None:
     import onnxruntime
 
-    model = product((9, 14), rank, np.random.default_rng(0))
-    onnx.save(model, str(tmp_path / "m.onnx"))
-    session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
-    x = np.random.default_rng(1).standard_normal((1, 2, 9), dtype=np.float32)
-    wanted = x
-    for weight in model.graph.initializer:
-        wanted = wanted @ onnx.numpy_helper.to_array(weight)
-    assert wanted.shape == (1, 2, 14)
-    np.testing.assert_allclose(session.run(None, {"x": x})[0], wanted, rtol=1e-4, atol=1e-4)
+    path = write_product(tmp_path, (90, 140), rank, np.random.default_rng(0), copies=copies)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    x = np.random.default_rng(1).standard_normal((1, 2, 90), dtype=np.float32)
+    weights = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(str(path)).graph.initializer}
+    found = session.run(None, {"x": x})
+    assert len(found) == copies
+    for copy, y in enumerate(found):
+        wanted = x @ weights[f"w{copy}.0"]
+        wanted = wanted if rank is None else wanted @ weights[f"w{copy}.1"]
+        assert wanted.shape == (1, 2, 140)
+        np.testing.assert_allclose(y, wanted, rtol=1e-3, atol=1e-3)
+    assert len({y.tobytes() for y in found}) == copies
+
+
+def test_on_a_gpu_copies_are_more_than_its_cache_holds_and_ranks_are_aligned() -> None:
+    cpu, cuda = Provider("cpu"), Provider("cuda")
+    assert copies_of((4096, 4096), "fp16", cpu) == 1
+    assert copies_of((4096, 4096), "fp16", cuda) == 8  # of 32 MiB each
+    assert copies_of((8192, 32768), "fp16", cuda) == 2
+    assert copies_of((8, 16), "fp16", cuda) == ON_GPU_COPIES
+    assert ranks_of((1792, 4800), cuda)[-1] == 1304
+    assert all(rank % ON_GPU_MULTIPLE == 0 for rank in ranks_of((1792, 4800), cuda))
+    assert ranks_of((1792, 4800), cpu)[-1] == 1304
+    assert any(rank % ON_GPU_MULTIPLE for rank in ranks_of((1792, 4800), cpu))
+    assert ranks_of((8, 16), cuda) == (5,)
+    assert ranks_of((1, 1), cuda) == ranks_of((1, 1), cpu) == (1,)
 
 
 def test_sites_stand_alone_and_with_those_that_read_their_input() -> None:
@@ -48,8 +76,8 @@ def test_a_measured_table_reads_back_and_larger_products_take_longer(tmp_path: P
     assert table.environment["threads"] == 1
 
 
-def test_products_are_of_the_dtype_and_the_tokens_asked_for() -> None:
-    model = product((9, 14), 3, np.random.default_rng(0), "fp16")
+def test_products_are_of_the_dtype_and_the_tokens_asked_for(tmp_path: Path) -> None:
+    model = onnx.load(str(write_product(tmp_path, (9, 14), 3, np.random.default_rng(0), "fp16")))
     assert {tensor.data_type for tensor in model.graph.initializer} == {onnx.TensorProto.FLOAT16}
     few, many = (measure_costs([(256, 512)], resolve("cpu"), threads=1, rounds=3, tokens=n) for n in (1, 64))
     assert (few.environment["tokens"], many.environment["tokens"]) == (1, 64)
