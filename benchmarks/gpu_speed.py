@@ -1,4 +1,4 @@
-"""Dense, folded, factored and both on a device, in one run: python -m foldrank.benchmarks.gpu_speed -o DIR
+"""Dense, folded, factored, in few bits and together, on a device: python -m foldrank.benchmarks.gpu_speed -o DIR
 
 Random checkpoints of several sizes are exported in fp16 for the provider; plans that say what to cut, not what is best
 to cut, make the rivals. All bundles of a size stay open in processes of their own and take turns with the dense one
@@ -8,9 +8,9 @@ to cut, make the rivals. All bundles of a size stay open in processes of their o
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,12 @@ from foldrank.benchmarks.environment import environment
 from foldrank.benchmarks.ideal import count
 from foldrank.benchmarks.paired import NULL, SPEED, Series, Setup, duel, opened, warm
 from foldrank.benchmarks.random_checkpoint import parse_size, shape_of, write_checkpoint
-from foldrank.benchmarks.speed_plans import fold_plan, low_rank_plan
+from foldrank.benchmarks.speed_plans import fold_plan, in_few_bits, low_rank_plan, nothing
 from foldrank.benchmarks.workload import Workload
 from foldrank.bundle import Bundle
 from foldrank.checkpoint import Checkpoint
 from foldrank.graph.load import load_model
+from foldrank.planfile import Plan
 from foldrank.runtime.gpu import Gpu
 from foldrank.runtime.providers import Provider, resolve
 from foldrank.runtime.resident import GRAPH_OPTION
@@ -41,6 +42,23 @@ MULTIPLE = 64
 """Ranks are rounded down to this: tiles of fp16 tensor cores."""
 
 
+PLANS: dict[str, Callable[[Checkpoint, int], Plan]] = {
+    "fold 0.75": lambda opened, _: fold_plan(opened, opened.blocks // 4),
+    "low rank 0.8": lambda opened, seed: low_rank_plan(opened, 0.8, seed, multiple=MULTIPLE),
+    "low rank 0.6": lambda opened, seed: low_rank_plan(opened, 0.6, seed, multiple=MULTIPLE),
+    "fold 0.75, low rank 0.8": lambda opened, seed: low_rank_plan(
+        opened, 0.8, seed, folds=opened.blocks // 4, multiple=MULTIPLE),
+}
+PLANS |= {
+    "int4": lambda opened, _: in_few_bits(nothing(opened), opened),
+    "fold 0.75, int4": lambda opened, seed: in_few_bits(PLANS["fold 0.75"](opened, seed), opened),
+    "low rank 0.8, int4": lambda opened, seed: in_few_bits(PLANS["low rank 0.8"](opened, seed), opened),
+    "fold 0.75, low rank 0.8, int4": lambda opened, seed: in_few_bits(
+        PLANS["fold 0.75, low rank 0.8"](opened, seed), opened),
+}
+"""What the rivals are made by, from a checkpoint and a seed."""
+
+
 @dataclass(frozen=True)
 class Asked:
     """What is made and measured. `cases`: (engine, CUDA graph or not)."""
@@ -49,26 +67,27 @@ class Asked:
     dtype: str
     cases: tuple[tuple[str, bool], ...]
     workloads: tuple[Workload, ...]
+    plans: tuple[str, ...]
     pairs: int = 20
     warmups: int = 5
     seed: int = 0
 
 
 def bundles(work: Path, parameters: int, asked: Asked) -> dict[str, Bundle]:
-    """The dense bundle and its rivals, each in a folder of its own."""
-    checkpoint = write_checkpoint(shape_of(parameters), work / "checkpoint", seed=asked.seed, dtype="float16")
-    dense = export(checkpoint, work / "dense", dtype=asked.dtype, provider=asked.provider, offline=True)
+    """The dense bundle and its rivals, each in a folder of its own; those that are there are taken as they are."""
+    checkpoint, dense = work / "checkpoint", work / "dense"
+    if not checkpoint.is_dir():
+        write_checkpoint(shape_of(parameters), checkpoint, seed=asked.seed, dtype="float16")
+    if not dense.is_dir():
+        export(checkpoint, dense, dtype=asked.dtype, provider=asked.provider, offline=True)
     opened = Checkpoint.open(checkpoint, offline=True)
-    folds = opened.blocks // 4
-    plans = {
-        "fold 0.75": fold_plan(opened, folds),
-        "low rank 0.8": low_rank_plan(opened, 0.8, asked.seed, multiple=MULTIPLE),
-        "low rank 0.6": low_rank_plan(opened, 0.6, asked.seed, multiple=MULTIPLE),
-        "fold 0.75, low rank 0.8": low_rank_plan(opened, 0.8, asked.seed, folds=folds, multiple=MULTIPLE),
-    }
-    return {"dense": dense} | {
-        name: apply(dense, plan, work / f"small{i}") for i, (name, plan) in enumerate(plans.items())
-    }
+    found = {"dense": Bundle.open(dense)}
+    for name in asked.plans:
+        small = work / name.replace(", ", "+").replace(" ", "_")
+        if not small.is_dir():
+            apply(found["dense"], PLANS[name](opened, asked.seed), small)
+        found[name] = Bundle.open(small)
+    return found
 
 
 def contest(found: Mapping[str, Bundle], engine: str, setup: Setup, asked: Asked) -> dict[str, Series]:
@@ -101,7 +120,7 @@ def measured(found: Mapping[str, Bundle], asked: Asked) -> list[dict[str, Any]]:
         on = resolve(asked.provider, options)
         setup = Setup(on, default_threads(), int(found["dense"].json("config.json")["vocab_size"]), asked.seed)
         before, card = device_bandwidth(on), Gpu.of(on)
-        series = contest(found, engine, setup, asked)
+        series = contest(found, engine, setup, replace(asked, workloads=_taken(engine, graph, asked.workloads)))
         bandwidth = max(before, device_bandwidth(on))
         entries.append({
             "engine": engine, "cuda_graph": graph, "bandwidth_bytes_per_s": bandwidth,
@@ -113,6 +132,11 @@ def measured(found: Mapping[str, Bundle], asked: Asked) -> list[dict[str, Any]]:
             },
         })
     return entries
+
+
+def _taken(engine: str, graph: bool, workloads: tuple[Workload, ...]) -> tuple[Workload, ...]:
+    """What the engine takes: onnxruntime-genai 0.18 refuses prompts of several rows with a CUDA graph."""
+    return tuple(one for one in workloads if one.batch == 1) if (engine, graph) == ("genai", True) else workloads
 
 
 def _described(series: Series, setup: Setup, yardstick: document.Yardstick) -> dict[str, Any]:
@@ -136,23 +160,26 @@ def _say(parameters: str, entry: Mapping[str, Any]) -> None:
 @click.option("--dtype", default="fp16")
 @click.option("--case", "cases", multiple=True, default=["onnxruntime+graph", "onnxruntime", "genai+graph"],
               help="Engine, with +graph inside a CUDA graph.")
+@click.option("--plan", "plans", multiple=True, type=click.Choice(list(PLANS)), default=list(PLANS))
 @click.option("--batch", "batches", multiple=True, type=int, default=[1, 8])
 @click.option("--context", default=512)
 @click.option("--tokens", default=32)
 @click.option("--pairs", default=20)
+@click.option("--work", type=click.Path(path_type=Path), help="Where bundles are made and stay, to be used again.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="A folder, one file a size.")
 def main(
-    sizes: tuple[str, ...], provider: str, dtype: str, cases: tuple[str, ...], batches: tuple[int, ...], context: int,
-    tokens: int, pairs: int, output: Path,
+    sizes: tuple[str, ...], provider: str, dtype: str, cases: tuple[str, ...], plans: tuple[str, ...],
+    batches: tuple[int, ...], context: int, tokens: int, pairs: int,
+    work: Path | None, output: Path,
 ) -> None:
     """Measure every size and write one JSON file each."""
     output.mkdir(parents=True, exist_ok=True)
     asked = Asked(provider, dtype, tuple((case.split("+")[0], case.endswith("+graph")) for case in cases),
-                  tuple(Workload(context, batch, tokens) for batch in batches), pairs)
+                  tuple(Workload(context, batch, tokens) for batch in batches), plans, pairs)
     card = Gpu.of(Provider(provider))
     for size in sizes:
-        with tempfile.TemporaryDirectory() as work:
-            found = bundles(Path(work), parse_size(size), asked)
+        with tempfile.TemporaryDirectory() as scratch:
+            found = bundles((work or Path(scratch)) / size.lower(), parse_size(size), asked)
             entries = measured(found, asked)
         for entry in entries:
             _say(size, entry)

@@ -167,6 +167,21 @@ def _gpu_speed(data: dict[str, Any]) -> str:
             f"{_table(columns, rows)}\n\nDense against dense: {'; '.join(nulls)}.")
 
 
+def _gpu_costs(data: dict[str, Any]) -> str:
+    rows = [
+        (f"{size['parameters'] / 1e9:.2f}B", "{} x {}".format(*row["shape"]), f"{row['dense_us']:.1f}",
+         f"{row['bytes_per_s'] / 1e12:.1f}", *(f"{row['speed_of_pairs'][keep]:.2f}" for keep in ("0.8", "0.6", "0.4")),
+         f"{row['pays_to_rank'] / row['saves_to_rank']:.2f}")
+        for size in sorted(data["sizes"], key=lambda size: size["parameters"]) for row in size["rows"]
+    ]
+    columns = ("model", "W, in x out", "dense, us", "TB/s", "speed of a pair that keeps 0.8", "0.6", "0.4",
+               "pays up to a keep of")
+    where = data["sizes"][0]["table"]["environment"]
+    return (f"{where['gpu']['name']}, driver {where['gpu']['driver']}, {data['dtype']}, one token, measured bandwidth "
+            f"{max(size['bandwidth_bytes_per_s'] for size in data['sizes']) / 1e12:.2f} TB/s:\n\n"
+            f"{_table(columns, rows)}")
+
+
 def _planning_large(data: dict[str, Any]) -> str:
     where = data["gpu"] or f"{data['environment']['cpu_model']}, {data['environment']['threads']} threads"
     card = f", {data['gpu_peak_bytes'] / 2**30:.1f} GiB on the card" if data["gpu_peak_bytes"] else ""
@@ -180,6 +195,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "apply_cost": _apply_cost, "big_bundle": _big_bundle, "quality": summary,
     "quality_recovered": partial(summary, recovered=True),
     "families": families, "consumers": consumers, "gpu_speed_1b": _gpu_speed, "gpu_speed_100m": _gpu_speed,
+    "gpu_few_bits_1b": _gpu_speed, "gpu_few_bits_100m": _gpu_speed, "gpu_costs": _gpu_costs,
     "planning_search": _planning_search, "planning_7b_gpu": _planning_large, "planning_1b": _planning_large,
 }
 SOURCES = {"consumers": "families", "quality_recovered": "quality"}
