@@ -101,14 +101,16 @@ class Bundle:
         return strictjson.read(self.path / name) if name in self.manifest.files else None
 
     def with_files(self, files: Mapping[str, bytes]) -> Bundle:
-        """Add or replace small files (reports), then the manifest."""
-        entries = dict(self.manifest.files)
+        """Add or replace small files (reports), then the manifest as it lies there: others may have added to it since
+        this was opened. Raises BundleError where it is gone or broken."""
+        now = _read_manifest(self.path / MANIFEST)
+        entries = dict(now.files)
         for name, data in files.items():
             path = self.path / name
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, data)
             entries[name] = _entry(path)
-        manifest = replace(self.manifest, files=entries)
+        manifest = replace(now, files=entries)
         write_atomically(self.path / MANIFEST, _text(manifest).encode())
         return Bundle(self.path, manifest)
 

@@ -34,6 +34,12 @@ def test_a_report_can_be_added_and_replaced(bundle: Bundle) -> None:
     assert Bundle.open(bundle.path).json("reports/a.json") == {"b": 1}
 
 
+def test_reports_added_through_one_object_after_another_are_all_in_the_manifest(bundle: Bundle) -> None:
+    bundle.with_files({"reports/a.json": b"{}"})
+    bundle.with_files({"reports/b.json": b"{}"})  # as validate and then bench of the object that apply gave
+    assert {"reports/a.json", "reports/b.json"} <= set(Bundle.open(bundle.path).manifest.files)
+
+
 @pytest.mark.parametrize(("damage", "says"), [
     (lambda f: (f / "model.onnx").write_bytes(b"graph!"), "6 bytes"),
     (lambda f: (f / "model.onnx").write_bytes(b"grapH"), "another sha256"),
