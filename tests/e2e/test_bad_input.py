@@ -38,11 +38,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def dense(specs_5m: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    target = tmp_path_factory.mktemp("dense") / "dense"
-    found = foldrank("export", specs_5m, "-o", target)
-    assert found.returncode == 0, found.stderr
-    return target
+def dense(dense_5m: Path) -> Path:
+    return dense_5m
 
 
 @pytest.fixture(scope="module")
