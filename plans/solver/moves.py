@@ -64,7 +64,8 @@ class Terms:
         """
         found = [move for position in range(len(layout)) for move in self._lowered(layout, position, need)]
         folds = [move for position in range(len(layout) - 1) for move in self._folded(layout, position)]
-        return [*found, *(move for move in folds if move.saved <= need)] or folds
+        found += [move for move in folds if move.saved <= need]
+        return found or [move for move in folds if need > 0]
 
     def probes(self, layout: Layout, need: float) -> list[Move]:
         """One move of every kind at every place: a site about halfway, a branch all but removed, two blocks folded."""
