@@ -27,7 +27,7 @@ from foldrank.benchmarks.environment import environment
 from foldrank.edits import rank_limit
 from foldrank.plans.solver.costs import CostTable, Shape, Timing
 from foldrank.plans.solver.layout import GROUPS
-from foldrank.progress import SILENT, Progress, track
+from foldrank.progress import SILENT, Progress
 from foldrank.runtime.gpu import Gpu
 from foldrank.runtime.providers import Provider, load_onnxruntime
 from foldrank.runtime.resident import GRAPH_OPTION
@@ -74,15 +74,16 @@ def measure_costs(
     """
     if dtype not in _DTYPES:
         raise ValueError(f"cost table: no products of {dtype} are timed; one of {', '.join(_DTYPES)}")
-    on_gpu = provider.device != "cpu"
     if provider.short == "cuda":
         provider = replace(provider, options={GRAPH_OPTION: "1", **provider.options})
     wanted = sorted(set(shapes))
-    turns = [[shape] for shape in wanted] if on_gpu else [wanted]  # a card's memory holds one shape's copies
+    turns = [wanted] if provider.device == "cpu" else [[shape] for shape in wanted]  # a card holds one shape's copies
     rng = np.random.default_rng(seed)
     medians: dict[tuple[Shape, int | None], float] = {}
-    for turn in track(turns, "cost table", len(turns), progress) if on_gpu else turns:
-        medians |= _medians(turn, provider, rng, threads, dtype, tokens, rounds, SILENT if on_gpu else progress)
+    progress.start("cost table", len(turns) * (rounds + 1))
+    for turn in turns:
+        medians |= _medians(turn, provider, rng, threads, dtype, tokens, rounds, progress)
+    progress.finish("cost table")
     card = Gpu.of(provider)
     return CostTable(
         tuple(
@@ -109,15 +110,16 @@ def _medians(
                 x = rng.standard_normal((1, tokens, shape[0]), dtype=np.float32).astype(_DTYPES[dtype])
                 runs[shape, rank] = (session.handle, _bound(session, x, shape[1]), copies)
         samples: dict[Any, list[float]] = {entry: [] for entry in runs}
-        for _ in track(range(rounds + 1), "cost table", rounds + 1, progress):
+        for _ in range(rounds + 1):
             for entry, (handle, binding, copies) in runs.items():
                 samples[entry].append(_milliseconds(handle, binding) / copies)
+            progress.advance("cost table")
     return {entry: float(np.median(times[1:])) for entry, times in samples.items()}  # the first round warms up
 
 
 def copies_of(shape: Shape, dtype: str, provider: Provider) -> int:
     """How often a graph computes the product of that shape: once on a CPU."""
-    return 1 if provider.device == "cpu" else max(2, min(ON_GPU_COPIES, -(-ON_GPU_BYTES // _bytes(shape, dtype))))
+    return 1 if provider.device == "cpu" else max(2, min(ON_GPU_COPIES, -(-ON_GPU_BYTES // weight_bytes(shape, dtype))))
 
 
 def write_product(
@@ -134,7 +136,7 @@ def write_product(
     for copy in range(copies):
         values = ["x", f"y{copy}"] if rank is None else ["x", f"h{copy}", f"y{copy}"]
         for i, size in enumerate(sizes):
-            weight, length = f"w{copy}.{i}", _bytes(size, dtype)
+            weight, length = f"w{copy}.{i}", weight_bytes(size, dtype)
             weights.append(_stored(weight, kind, size, start, length))
             nodes.append(helper.make_node("MatMul", [values[i], weight], [values[i + 1]], name=f"m{copy}.{i}"))
             start += -(-length // _PAGE) * _PAGE
@@ -167,7 +169,8 @@ def _lengthen(noise: Path, size: int, rng: np.random.Generator, dtype: str) -> N
                 piece.tofile(file)
 
 
-def _bytes(shape: Shape, dtype: str) -> int:
+def weight_bytes(shape: Shape, dtype: str) -> int:
+    """Of one matrix of that shape."""
     return shape[0] * shape[1] * np.dtype(_DTYPES[dtype]).itemsize
 
 
@@ -176,7 +179,7 @@ def ranks_of(shape: Shape, provider: Provider) -> tuple[int, ...]:
     limit = rank_limit(*shape)
     if not limit:
         return (1,)
-    unit = 1 if provider.device == "cpu" else max(1, min(ON_GPU_MULTIPLE, limit))
+    unit = 1 if provider.device == "cpu" else min(ON_GPU_MULTIPLE, limit)
     return tuple(sorted({max(1, min(limit // unit, round(share * limit / unit))) * unit for share in SHARES}))
 
 

@@ -14,7 +14,7 @@ import click
 
 from foldrank import strictjson
 from foldrank.benchmarks.bandwidth import device_bandwidth
-from foldrank.benchmarks.cost_table import group_shapes, measure_costs
+from foldrank.benchmarks.cost_table import group_shapes, measure_costs, weight_bytes
 from foldrank.benchmarks.random_checkpoint import Shape, parse_size, shape_of
 from foldrank.edits import rank_limit
 from foldrank.plans.solver.costs import CostTable, interpolated
@@ -28,18 +28,19 @@ KEEPS = (0.8, 0.6, 0.4)
 
 def sites(shape: Shape) -> list[dict[str, Any]]:
     """Sites of one block, as `inspect` lists those of a bundle of onnxruntime-genai's builder."""
-    hidden, inner = shape.hidden, shape.intermediate
-    sizes = {"qkv": (hidden, (shape.heads + 2 * shape.kv_heads) * hidden // shape.heads), "o": (hidden, hidden),
-             "gate": (hidden, inner), "up": (hidden, inner), "down": (inner, hidden)}
-    return [{"site": f"block.00.{role}", "shape": list(size)} for role, size in sizes.items()]
+    held = {name.partition(".")[2].removesuffix("_proj"): size for name, size in shape.linears.items()}
+    n_out = {role: size[0] for role, size in held.items()} | {"qkv": sum(held[role][0] for role in "qkv")}
+    n_in = {role: size[1] for role, size in held.items()} | {"qkv": shape.hidden}
+    return [{"site": f"block.00.{role}", "shape": [n_in[role], n_out[role]]}
+            for role in ("qkv", "o", "gate", "up", "down")]
 
 
-def described(table: CostTable, itemsize: int) -> list[dict[str, Any]]:
+def described(table: CostTable) -> list[dict[str, Any]]:
     """Per shape: dense time and bandwidth, the largest rank that pays, and speed over dense of pairs by kept share."""
     return [
         {
             "shape": list(timing.shape), "dense_us": timing.dense_ms * 1e3,
-            "bytes_per_s": timing.shape[0] * timing.shape[1] * itemsize / timing.dense_ms * 1e3,
+            "bytes_per_s": weight_bytes(timing.shape, table.environment["dtype"]) / timing.dense_ms * 1e3,
             "pays_to_rank": timing.pays_to, "saves_to_rank": rank_limit(*timing.shape),
             "speed_of_pairs": {
                 str(keep): timing.dense_ms / interpolated(timing.pair_ms, round(keep * rank_limit(*timing.shape)))
@@ -54,7 +55,7 @@ def measured(size: str, provider: str, dtype: str, tokens: int) -> dict[str, Any
     """The table of a size, what it says, and the bandwidth of the same run."""
     on, shape = resolve(provider), shape_of(parse_size(size))
     table = measure_costs(group_shapes(sites(shape)), on, threads=default_threads(), dtype=dtype, tokens=tokens)
-    return {"size": size, "parameters": shape.parameters, "rows": described(table, 2 if dtype == "fp16" else 4),
+    return {"size": size, "parameters": shape.parameters, "rows": described(table),
             "bandwidth_bytes_per_s": device_bandwidth(on), "table": strictjson.loads(table.text())}
 
 

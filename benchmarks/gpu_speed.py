@@ -42,21 +42,9 @@ MULTIPLE = 64
 """Ranks are rounded down to this: tiles of fp16 tensor cores."""
 
 
-PLANS: dict[str, Callable[[Checkpoint, int], Plan]] = {
-    "fold 0.75": lambda opened, _: fold_plan(opened, opened.blocks // 4),
-    "low rank 0.8": lambda opened, seed: low_rank_plan(opened, 0.8, seed, multiple=MULTIPLE),
-    "low rank 0.6": lambda opened, seed: low_rank_plan(opened, 0.6, seed, multiple=MULTIPLE),
-    "fold 0.75, low rank 0.8": lambda opened, seed: low_rank_plan(
-        opened, 0.8, seed, folds=opened.blocks // 4, multiple=MULTIPLE),
-}
-PLANS |= {
-    "int4": lambda opened, _: in_few_bits(nothing(opened), opened),
-    "fold 0.75, int4": lambda opened, seed: in_few_bits(PLANS["fold 0.75"](opened, seed), opened),
-    "low rank 0.8, int4": lambda opened, seed: in_few_bits(PLANS["low rank 0.8"](opened, seed), opened),
-    "fold 0.75, low rank 0.8, int4": lambda opened, seed: in_few_bits(
-        PLANS["fold 0.75, low rank 0.8"](opened, seed), opened),
-}
-"""What the rivals are made by, from a checkpoint and a seed."""
+PLANS = ("fold 0.75", "low rank 0.8", "low rank 0.6", "fold 0.75, low rank 0.8",
+         "int4", "fold 0.75, int4", "low rank 0.8, int4", "fold 0.75, low rank 0.8, int4")
+"""What the rivals are made by; `plan_of` reads them."""
 
 
 @dataclass(frozen=True)
@@ -73,21 +61,36 @@ class Asked:
     seed: int = 0
 
 
+def plan_of(name: str, checkpoint: Checkpoint, seed: int) -> Plan:
+    """The plan of such a name: a quarter of the blocks folded away, then pairs, then 4 bits for what is left."""
+    parts = name.split(", ")
+    folds = checkpoint.blocks // 4 if "fold 0.75" in parts else 0
+    keep = next((float(part.removeprefix("low rank ")) for part in parts if part.startswith("low rank ")), None)
+    if keep is not None:
+        plan = low_rank_plan(checkpoint, keep, seed, folds=folds, multiple=MULTIPLE)
+    else:
+        plan = fold_plan(checkpoint, folds) if folds else nothing(checkpoint)
+    return in_few_bits(plan, checkpoint) if "int4" in parts else plan
+
+
 def bundles(work: Path, parameters: int, asked: Asked) -> dict[str, Bundle]:
     """The dense bundle and its rivals, each in a folder of its own; those that are there are taken as they are."""
-    checkpoint, dense = work / "checkpoint", work / "dense"
+    checkpoint = work / "checkpoint"
     if not checkpoint.is_dir():
         write_checkpoint(shape_of(parameters), checkpoint, seed=asked.seed, dtype="float16")
-    if not dense.is_dir():
-        export(checkpoint, dense, dtype=asked.dtype, provider=asked.provider, offline=True)
     opened = Checkpoint.open(checkpoint, offline=True)
-    found = {"dense": Bundle.open(dense)}
-    for name in asked.plans:
-        small = work / name.replace(", ", "+").replace(" ", "_")
-        if not small.is_dir():
-            apply(found["dense"], PLANS[name](opened, asked.seed), small)
-        found[name] = Bundle.open(small)
-    return found
+    dense = _there_or(work / "dense", lambda folder: export(
+        checkpoint, folder, dtype=asked.dtype, provider=asked.provider, offline=True))
+
+    def rival(name: str) -> Bundle:
+        return _there_or(work / name.replace(", ", "+").replace(" ", "_"),
+                         lambda folder: apply(dense, plan_of(name, opened, asked.seed), folder))
+
+    return {"dense": dense} | {name: rival(name) for name in asked.plans}
+
+
+def _there_or(folder: Path, make: Callable[[Path], Bundle]) -> Bundle:
+    return Bundle.open(folder) if folder.is_dir() else make(folder)
 
 
 def contest(found: Mapping[str, Bundle], engine: str, setup: Setup, asked: Asked) -> dict[str, Series]:
@@ -160,7 +163,7 @@ def _say(parameters: str, entry: Mapping[str, Any]) -> None:
 @click.option("--dtype", default="fp16")
 @click.option("--case", "cases", multiple=True, default=["onnxruntime+graph", "onnxruntime", "genai+graph"],
               help="Engine, with +graph inside a CUDA graph.")
-@click.option("--plan", "plans", multiple=True, type=click.Choice(list(PLANS)), default=list(PLANS))
+@click.option("--plan", "plans", multiple=True, type=click.Choice(PLANS), default=PLANS)
 @click.option("--batch", "batches", multiple=True, type=int, default=[1, 8])
 @click.option("--context", default=512)
 @click.option("--tokens", default=32)

@@ -41,7 +41,7 @@ def trace(checkpoint: Path, output: Path, dtype: str, *, trust: bool) -> None:
     _, prepared, _ = prepare_for_export(decoder, dict(inputs))
     config = OnnxConfig(dynamic=True, dynamic_shapes=_varying(get_auto_dynamic_shapes(prepared)))
     exported = OnnxExporter().export(decoder, inputs, config)
-    program = exported.program if hasattr(exported, "program") else exported.model  # torch's ONNXProgram before 5.23
+    program = exported.program if hasattr(exported, "program") else exported.model  # torch's ONNXProgram in 5.17
     ir.save(program, output, external_data=f"{output.name}.data")
 
 

@@ -65,7 +65,7 @@ class Terms:
         found = [move for position in range(len(layout)) for move in self._lowered(layout, position, need)]
         folds = [move for position in range(len(layout) - 1) for move in self._folded(layout, position)]
         found += [move for move in folds if move.saved <= need]
-        return found or [move for move in folds if need > 0]
+        return found or (folds if need > 0 else [])
 
     def probes(self, layout: Layout, need: float) -> list[Move]:
         """One move of every kind at every place: a site about halfway, a branch all but removed, two blocks folded."""

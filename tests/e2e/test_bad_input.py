@@ -38,11 +38,6 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def dense(dense_5m: Path) -> Path:
-    return dense_5m
-
-
-@pytest.fixture(scope="module")
 def plan(specs_5m: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("plan") / "plan"
     found = foldrank("plan", specs_5m, "-o", target, "--method", "slm:keep=0.9", "--method", "dipsvd:keep=0.9",
@@ -52,8 +47,8 @@ def plan(specs_5m: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def copy(dense: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(dense, tmp_path / "copy"))
+def copy(dense_5m: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(dense_5m, tmp_path / "copy"))
 
 
 METHOD = ("--method", "slm:keep=0.75")
@@ -179,12 +174,12 @@ def test_a_plan_of_other_weights_of_the_same_shape_is_refused(specs_5m: Path, pl
     refused(foldrank("apply", tmp_path / "other", plan, "-o", tmp_path / "out"), 4, "block.", "plan")
 
 
-def test_a_disk_that_fills_up_leaves_nothing(dense: Path, plan: Path, tmp_path: Path) -> None:
-    before = contents(dense)
-    found = foldrank("apply", dense, plan, "-o", tmp_path / "out", preexec_fn=_one_mebibyte_files)
+def test_a_disk_that_fills_up_leaves_nothing(dense_5m: Path, plan: Path, tmp_path: Path) -> None:
+    before = contents(dense_5m)
+    found = foldrank("apply", dense_5m, plan, "-o", tmp_path / "out", preexec_fn=_one_mebibyte_files)
     refused(found, 3, "cannot be written")
     assert list(tmp_path.iterdir()) == []
-    assert contents(dense) == before
+    assert contents(dense_5m) == before
 
 
 def _one_mebibyte_files() -> None:

@@ -39,7 +39,7 @@ def test_a_timed_graph_computes_the_product_with_other_weights_each_time(
         wanted = x @ weights[f"w{copy}.0"]
         wanted = wanted if rank is None else wanted @ weights[f"w{copy}.1"]
         assert wanted.shape == (1, 2, 140)
-        np.testing.assert_allclose(y, wanted, rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(y, wanted, rtol=1e-4, atol=1e-4)
     assert len({y.tobytes() for y in found}) == copies
 
 

@@ -20,7 +20,7 @@ def test_shapes_are_those_of_an_exported_random_checkpoint(tmp_path: Path) -> No
 
 def test_rows_give_speed_over_dense_at_the_rank_of_a_kept_share() -> None:
     timing = Timing((1000, 1000), 2.0, {100: 1.0, 300: 2.0, 500: 3.0})
-    (row,) = described(CostTable((timing,), {}), itemsize=2)
+    (row,) = described(CostTable((timing,), {"dtype": "fp16"}))
     assert (row["dense_us"], row["bytes_per_s"]) == (2000.0, pytest.approx(1e9))
     assert (row["pays_to_rank"], row["saves_to_rank"]) == (300, 499)
     assert row["speed_of_pairs"]["0.4"] == pytest.approx(2.0 / 1.5)  # rank 200, halfway between two that were measured
