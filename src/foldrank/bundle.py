@@ -5,7 +5,9 @@ Knows files and their digests. Knows nothing of what stands in the graph.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,13 +16,15 @@ from typing import Any, Final, Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from foldrank import strictjson
+from foldrank import journal, strictjson
 from foldrank.errors import BundleError, SourceError
-from foldrank.staging import write_atomically
+from foldrank.genai_settings import check_configs
 from foldrank.verified import sha256_of
 
 SCHEMA: Final = "foldrank.bundle/1"
 MANIFEST = "manifest.json"
+_PATIENCE_S = 5.0
+"""How long a reader who found a bundle broken waits for a run that may be writing into it."""
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
@@ -73,9 +77,15 @@ class Bundle:
         folder = Path(folder).absolute()
         if not folder.is_dir():
             raise SourceError(folder, "no such folder", "give a bundle that `foldrank export` or `apply` wrote")
-        manifest = _read_manifest(folder / MANIFEST)
+        manifest = _read_manifest(folder)
         if problems := _differences(folder, manifest):
+            with contextlib.suppress(SourceError), journal.locked(folder, wait_s=_PATIENCE_S):
+                manifest = _read_manifest(folder)  # another run may have been writing
+                problems = _differences(folder, manifest)
+        if problems:
             raise BundleError(folder, " | ".join(problems[:5]), "export or apply again")
+        _settle(folder)
+        check_configs({name: journal.current(folder, name) for name in manifest.files})
         return cls(folder, manifest)
 
     @property
@@ -98,20 +108,22 @@ class Bundle:
 
     def json(self, name: str) -> Any:
         """A JSON file of the bundle, or None where it is not there."""
-        return strictjson.read(self.path / name) if name in self.manifest.files else None
+        return strictjson.read(journal.current(self.path, name)) if name in self.manifest.files else None
 
     def with_files(self, files: Mapping[str, bytes]) -> Bundle:
         """Add or replace small files (reports), then the manifest as it lies there: others may have added to it since
-        this was opened. Raises BundleError where it is gone or broken."""
-        now = _read_manifest(self.path / MANIFEST)
-        entries = dict(now.files)
-        for name, data in files.items():
-            path = self.path / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, data)
-            entries[name] = _entry(path)
-        manifest = replace(now, files=entries)
-        write_atomically(self.path / MANIFEST, _text(manifest).encode())
+        this was opened. All of it or, killed or without room, nothing. Raises BundleError where the manifest is gone or
+        broken, SourceError where the bundle cannot be written."""
+        try:
+            with journal.locked(self.path):
+                now = _read_manifest(self.path)
+                given = {n: FileEntry(hashlib.sha256(data).hexdigest(), len(data)) for n, data in files.items()}
+                manifest = replace(now, files={**now.files, **given})
+                journal.replace_files(self.path, {**files, MANIFEST: _text(manifest).encode()})
+        except OSError as error:
+            what = f"cannot be written: {error.strerror or error}"
+            raise SourceError(self.path, what, "it is as it was; make room, or copy the bundle to a writable place"
+                              ) from None
         return Bundle(self.path, manifest)
 
 
@@ -154,9 +166,17 @@ def _text(manifest: Manifest) -> str:
     return strictjson.dumps(_MANIFEST.dump_python(manifest, mode="json"))
 
 
-def _read_manifest(path: Path) -> Manifest:
+def _settle(folder: Path) -> None:
+    """Finish what a killed run began, where this run may write and no other is at it; else it is read as it stands."""
+    if any((folder / name).exists() for name in journal.OWN):
+        with contextlib.suppress(OSError, SourceError), journal.locked(folder, wait_s=0.0):
+            journal.finish(folder)
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    path = journal.current(folder, MANIFEST)
     if not path.is_file():
-        raise BundleError(path.parent, "not a bundle: it has no manifest.json", "make one with `foldrank export`")
+        raise BundleError(folder, "not a bundle: it has no manifest.json", "make one with `foldrank export`")
     try:
         return _MANIFEST.validate_json(strictjson.dumps(strictjson.read(path)), strict=True)
     except ValidationError as error:
@@ -166,10 +186,7 @@ def _read_manifest(path: Path) -> Manifest:
 
 
 def _differences(folder: Path, manifest: Manifest) -> list[str]:
-    found = {
-        path.relative_to(folder).as_posix(): path
-        for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()
-    }
+    found = journal.files(folder)
     found.pop(MANIFEST, None)
     problems = [f"{name} is not in the manifest" for name in sorted(set(found) - set(manifest.files))]
     for name, entry in sorted(manifest.files.items()):

@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from foldrank import strictjson
 from foldrank.errors import PlanFormatError, SourceError
+from foldrank.staging import write_atomically
 
 _MAX_BYTES = 1 << 20
 
@@ -39,7 +40,7 @@ class Recipe:
         """Write the fields that are set."""
         data = {k: v for k, v in _RECIPE.dump_python(self, mode="json").items() if v not in (None, [])}
         try:
-            path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
+            write_atomically(path, yaml.safe_dump(data, sort_keys=False).encode())
         except OSError as error:
             raise SourceError(path, f"cannot be written: {error.strerror}", "choose another --save-recipe") from None
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from foldrank.errors import SourceError
+from foldrank.renaming import exchange, rename_new, restore
 
 _NEWBORN_S = 5.0
 """Age below which a stage without a lock may belong to a run that is about to take it."""
@@ -32,7 +33,7 @@ def staged_folder(target: Path | str, *, force: bool = False) -> Iterator[Path]:
     with workspace(target) as stage:
         yield stage
         sync_tree(stage)
-        move_into_place(stage, target)
+        move_into_place(stage, target, force=force)
 
 
 @contextlib.contextmanager
@@ -100,19 +101,19 @@ def sync_file(path: Path | str) -> None:
         os.close(descriptor)
 
 
-def move_into_place(stage: Path, target: Path) -> None:
-    """Rename a finished folder to its place, on the same file system; what stood there goes only after that."""
-    if target.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent))
-        os.replace(target, old)
-        try:
-            os.replace(stage, target)
-        except BaseException:
-            os.replace(old, target)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        os.replace(stage, target)
+def move_into_place(stage: Path, target: Path, *, force: bool = False) -> None:
+    """Rename a finished folder to its place, on the same file system. What appeared there is refused, or with `force`,
+    where it is a folder, exchanged: `stage` holds it then. Raises SourceError, OSError."""
+    try:
+        rename_new(stage, target)
+    except FileExistsError:
+        if not force:
+            raise SourceError(target, "appeared while this ran", "choose another -o, or --force to replace it") from None
+        check_output(target, force=True)
+        exchange(stage, target)
+        if stage.is_symlink() or not stage.is_dir():  # it was swapped for a file since the check: give it back
+            exchange(stage, target)
+            raise SourceError(target, "is not a folder", "choose another -o") from None
     sync_file(target.parent)
 
 
@@ -128,7 +129,8 @@ def _locked(folder: Path) -> int | None:
 
 
 def _sweep(target: Path) -> None:
-    """Remove the stages of runs towards the same target that were killed before they could: nobody locks them."""
+    """Undo what runs towards the same target left that were killed: nobody locks it."""
+    restore(target)
     for stage in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
         if time.time() - stage.stat().st_mtime > _NEWBORN_S and (lock := _locked(stage)) is not None:
             shutil.rmtree(stage, ignore_errors=True)

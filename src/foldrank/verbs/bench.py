@@ -19,6 +19,7 @@ from foldrank.progress import SILENT, Progress
 from foldrank.runtime.fallback import provider_for
 from foldrank.runtime.providers import resolve
 from foldrank.runtime.session import default_threads
+from foldrank.staging import write_atomically
 
 REPORT = "reports/bench.json"
 
@@ -72,7 +73,7 @@ def cost_table(
     made = measure_costs(shapes, on, threads=threads or default_threads(), dtype=dense.manifest.dtype, tokens=tokens,
                          seed=seed, progress=progress)
     try:
-        Path(output).write_text(made.text(), encoding="utf-8")
+        write_atomically(Path(output), made.text().encode())
     except OSError as error:
         raise SourceError(output, f"cannot be written: {error.strerror}", "choose another file") from None
     return made

@@ -100,5 +100,5 @@ def compress(
         bench(small.path, baseline=baseline, min_speedup=min_speedup, quick=True, progress=progress, **running)
         report(small.path, progress=progress)
         sync_tree(small.path)
-        move_into_place(small.path, output)
+        move_into_place(small.path, output, force=force)
     return Bundle.open(output)

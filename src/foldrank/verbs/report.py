@@ -9,6 +9,7 @@ from foldrank.bundle import Bundle
 from foldrank.errors import ProviderUnavailable, SourceError
 from foldrank.progress import SILENT, Progress
 from foldrank.reporting.card import model_card
+from foldrank.staging import write_atomically
 
 
 def report(bundle: Path | str | Bundle, *, png: Path | str | None = None, progress: Progress = SILENT) -> Path:
@@ -43,6 +44,6 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, data in files.items():
-            (folder / name).write_bytes(data)
+            write_atomically(folder / name, data)
     except OSError as error:
         raise SourceError(folder, f"cannot be written: {error.strerror}", "give another folder") from None
