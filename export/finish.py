@@ -59,7 +59,7 @@ def _set_head_size(port: Any, head_size: int) -> None:
 def finish_files(folder: Path, checkpoint: Checkpoint, provider: str) -> None:
     """Settings of onnxruntime-genai, config, generation config and the checkpoint's own tokenizer files."""
     context = _finish_genai_config(folder / "genai_config.json", provider)
-    shutil.copyfile(checkpoint.path / "config.json", folder / "config.json")
+    _copy_config(checkpoint.path / "config.json", folder)
     _copy_generation_config(folder, checkpoint)
     for name in _TOKENIZER:
         if (checkpoint.path / name).is_file():
@@ -82,6 +82,14 @@ def _finish_genai_config(path: Path, provider: str) -> int:
     return int(config["model"]["context_length"])
 
 
+def _copy_config(source: Path, folder: Path) -> None:
+    """As it stands, but without `auto_map`: the code that it names is not in the bundle, and none shall be run there."""
+    shutil.copyfile(source, folder / source.name)
+    config = strictjson.read(source)
+    if config.pop("auto_map", None) is not None:
+        (folder / source.name).write_text(strictjson.dumps(config), encoding="utf-8")
+
+
 def _copy_generation_config(folder: Path, checkpoint: Checkpoint) -> None:
     source = checkpoint.path / "generation_config.json"
     if source.is_file():
@@ -98,6 +106,7 @@ def _copy_tokenizer_config(source: Path, folder: Path, context: int) -> None:
     The builder's own version may name a class that only its version of transformers has.
     """
     config = strictjson.read(source)
+    config.pop("auto_map", None)
     if config.get("model_max_length", 0) > 2**53:
         config["model_max_length"] = context
     (folder / source.name).write_text(strictjson.dumps(config), encoding="utf-8")

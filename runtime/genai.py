@@ -6,20 +6,23 @@ The library picks its own thread count unless told: it is set here. Axes: B rows
 from __future__ import annotations
 
 import json
+import shutil
+import weakref
+from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
 
 from foldrank import strictjson
 from foldrank.errors import ProviderUnavailable, SourceError
+from foldrank.genai_settings import NAME, settings
 from foldrank.runtime.decoding import Tokens
 from foldrank.runtime.providers import Provider, load_genai
 from foldrank.runtime.session import Spinning, default_threads, spinning_entries
 
 _NAMES = {"cpu": "cpu", "cuda": "cuda"}
-_SETTINGS = "genai_config.json"
 OFFERED = frozenset(_NAMES)
 """Short names of the providers it runs bundles on."""
 
@@ -31,8 +34,10 @@ class GenaiDecoder:
     mask as long as the cache, which GroupQueryAttention refuses. So it is off unless asked for.
     """
 
-    def __init__(self, model: Any, library: Any, capacity: int) -> None:
-        """Use `open`. `capacity`: positions of the cache, prompt and continuation together."""
+    def __init__(self, model: Any, library: Any, capacity: int, *, view: Path) -> None:
+        """Use `open`. `capacity`: positions of the cache, prompt and continuation together. `view`: the folder that the
+        library loaded and reads the tokenizer from; it goes when this object does."""
+        self._gone = weakref.finalize(self, shutil.rmtree, view, ignore_errors=True)
         self.model, self.capacity = model, capacity
         self._library = library
         self._generator: Any = None
@@ -44,11 +49,16 @@ class GenaiDecoder:
         spinning: Spinning = "always",
     ) -> GenaiDecoder:
         """Load a bundle. Raises ProviderUnavailable (library or provider), SourceError (a bundle it cannot load)."""
-        library = load_genai()
+        if provider.short not in _NAMES:
+            where = f"onnxruntime-genai on {provider.short}"
+            raise ProviderUnavailable(where, "is not offered", "--provider cpu or cuda")
+        library, ours = load_genai(), settings(folder / NAME)
+        view = _view(folder, ours)
         try:
-            return cls(library.Model(_config(library, folder, provider, threads or default_threads(), spinning)),
-                       library, capacity)
+            config = _config(library, view, provider, threads or default_threads(), spinning)
+            return cls(library.Model(config), library, capacity, view=view)
         except (RuntimeError, OSError) as error:
+            shutil.rmtree(view, ignore_errors=True)
             reason = " ".join(str(error).split())[:400]
             if provider.short != "cpu":
                 where = f"onnxruntime-genai on {provider.short}"
@@ -58,16 +68,13 @@ class GenaiDecoder:
     @classmethod
     def with_defaults(cls, folder: Path) -> GenaiDecoder:
         """As the library opens a bundle that leaves threads and spinning to it. Raises as `open` does."""
-        library, settings = load_genai(), strictjson.read(folder / _SETTINGS)
-        settings["model"]["decoder"]["session_options"].pop("intra_op_num_threads", None)
+        library, ours = load_genai(), settings(folder / NAME)
+        ours["model"].get("decoder", {}).get("session_options", {}).pop("intra_op_num_threads", None)
+        view = _view(folder, ours)
         try:
-            with TemporaryDirectory() as bare:
-                for path in folder.absolute().iterdir():
-                    if path.name != _SETTINGS:
-                        (Path(bare) / path.name).symlink_to(path)
-                (Path(bare) / _SETTINGS).write_text(strictjson.dumps(settings), encoding="utf-8")
-                return cls(library.Model(bare), library, capacity=1)
+            return cls(library.Model(str(view)), library, capacity=1, view=view)
         except (RuntimeError, OSError) as error:
+            shutil.rmtree(view, ignore_errors=True)
             raise SourceError(folder, f"onnxruntime-genai cannot load it: {error}", "export again") from None
 
     def prepare(self, rows: int) -> None:
@@ -99,9 +106,17 @@ class GenaiDecoder:
         return np.stack(steps, axis=1)
 
 
+def _view(folder: Path, ours: Mapping[str, Any]) -> Path:
+    """A folder of links to the bundle's files with our genai_config.json: the library never reads the bundle's own."""
+    bare = Path(mkdtemp(prefix="foldrank."))
+    for path in folder.absolute().iterdir():
+        if path.name != NAME:
+            (bare / path.name).symlink_to(path)
+    (bare / NAME).write_text(strictjson.dumps(ours), encoding="utf-8")
+    return bare
+
+
 def _config(library: Any, folder: Path, provider: Provider, threads: int, spinning: Spinning) -> Any:
-    if provider.short not in _NAMES:
-        raise ProviderUnavailable(f"onnxruntime-genai on {provider.short}", "is not offered", "--provider cpu or cuda")
     config = library.Config(str(folder))
     config.clear_providers()
     if provider.short != "cpu":

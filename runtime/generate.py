@@ -68,8 +68,8 @@ def with_genai(
     Raises as GenaiDecoder.open, and SourceError.
     """
     library = load_genai()
-    model = GenaiDecoder.open(folder, provider, capacity=context, threads=threads).model
-    tokenizer = library.Tokenizer(model)
+    decoder = GenaiDecoder.open(folder, provider, capacity=context, threads=threads)
+    model, tokenizer = decoder.model, library.Tokenizer(decoder.model)
     ids = np.asarray(tokenizer.encode(prompt), dtype=np.int32)
     check_prompts(folder, [len(ids)], context)
     parameters = library.GeneratorParams(model)

@@ -104,6 +104,7 @@ def load_genai() -> ModuleType:
 
 def _load(name: str) -> ModuleType:
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    os.environ.pop("ORT_LOAD_CONFIG_FROM_MODEL", None)  # a model's metadata would set session options
     try:
         module = importlib.import_module(name)
     except ModuleNotFoundError:

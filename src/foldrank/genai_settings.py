@@ -15,7 +15,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from foldrank import strictjson
-from foldrank.errors import BundleError
+from foldrank.errors import BundleError, SourceError
 
 NAME = "genai_config.json"
 _CLOSED = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -44,7 +44,7 @@ class _Sliding:
 _SESSION_KEYS: dict[str, Any] = {
     "log_id": _Text, "log_severity_level": _Count, "intra_op_num_threads": _Count, "inter_op_num_threads": _Count,
     "enable_cpu_mem_arena": bool, "enable_mem_pattern": bool, "use_env_allocators": bool,
-    "provider_options": list[dict[Literal["cpu", "cuda", "CUDA"], dict[_ProviderKey, _Switch]]],
+    "provider_options": list[dict[Literal["cpu", "cuda", "CUDA", "tensorrt"], dict[_ProviderKey, _Switch]]],
     "graph_optimization_level": _Text,
     "ep.cuda.fpa_intb_gemm": _Switch, "optimization.disable_specified_optimizers": _Switch,
     "session.use_device_allocator_for_initializers": _Switch, "session.intra_op.allow_spinning": _Switch,
@@ -126,7 +126,9 @@ def settings(path: Path) -> dict[str, Any]:
     except ValidationError as error:
         raise BundleError(path, strictjson.reasons(error), "foldrank runs only settings that it knows; export again"
                           ) from None
-    except (OSError, strictjson.JsonError) as error:
+    except OSError as error:
+        raise SourceError(path, f"onnxruntime-genai cannot load it: {error.strerror}", "export again") from None
+    except strictjson.JsonError as error:
         raise BundleError(path, str(error), "export again") from None
     return dict(raw)
 
