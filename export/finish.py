@@ -83,7 +83,7 @@ def _finish_genai_config(path: Path, provider: str) -> int:
 
 
 def _copy_config(source: Path, folder: Path) -> None:
-    """As it stands, but without `auto_map`: the code that it names is not in the bundle, and none shall be run there."""
+    """As it stands, but without `auto_map`: the code that it names is not in the bundle, and none shall run there."""
     shutil.copyfile(source, folder / source.name)
     config = strictjson.read(source)
     if config.pop("auto_map", None) is not None:

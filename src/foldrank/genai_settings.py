@@ -122,7 +122,11 @@ def settings(path: Path) -> dict[str, Any]:
         for key, value in options.items():
             if key not in _SESSION_TYPES:
                 raise _refused(path, f"model.decoder.session_options.{key}")
-            _SESSION_TYPES[key].validate_python(value, strict=True)
+            try:
+                _SESSION_TYPES[key].validate_python(value, strict=True)
+            except ValidationError as error:
+                where = f"model.decoder.session_options.{key}"
+                raise BundleError(path, f"{where}: {strictjson.reasons(error)}", "export again") from None
     except ValidationError as error:
         raise BundleError(path, strictjson.reasons(error), "foldrank runs only settings that it knows; export again"
                           ) from None
@@ -140,9 +144,9 @@ def check_configs(files: Mapping[str, Path]) -> None:
     for name, path in files.items():
         if name in _ADAPTER:
             raise BundleError(path, "an adapter beside the model, which transformers loads", "merge it, then export")
-        if "/" not in name and name.endswith(".json") and name not in (NAME, "tokenizer.json", "vocab.json"):
-            if key := _code(_lenient(path)):
-                raise _refused(path, key)
+        read = "/" not in name and name.endswith(".json") and name not in (NAME, "tokenizer.json", "vocab.json")
+        if read and (key := _code(_lenient(path))):
+            raise _refused(path, key)
 
 
 _CODE = frozenset({"auto_map", "custom_generate", "custom_pipelines", "trust_remote_code"})

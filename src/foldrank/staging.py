@@ -108,7 +108,8 @@ def move_into_place(stage: Path, target: Path, *, force: bool = False) -> None:
         rename_new(stage, target)
     except FileExistsError:
         if not force:
-            raise SourceError(target, "appeared while this ran", "choose another -o, or --force to replace it") from None
+            what = "appeared while this ran"
+            raise SourceError(target, what, "choose another -o, or --force to replace it") from None
         check_output(target, force=True)
         exchange(stage, target)
         if stage.is_symlink() or not stage.is_dir():  # it was swapped for a file since the check: give it back

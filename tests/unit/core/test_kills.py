@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,28 +21,26 @@ def _dies_at(n: int, work: Callable[[], object]) -> bool:
     child = os.fork()
     if child == 0:
         count = 0
-        for name in _CALLS:
-            def counted(*args: object, _real: Callable[..., object] = getattr(os, name), **more: object) -> object:
+
+        def counted(real: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*args: object, **more: object) -> object:
                 nonlocal count
                 count += 1
                 if count == n:
                     os._exit(9)
-                return _real(*args, **more)
-            setattr(os, name, counted)
-        real = renaming._renameat2
+                return real(*args, **more)
 
-        def renamed(*args: object) -> bool:
-            nonlocal count
-            count += 1
-            if count == n:
-                os._exit(9)
-            return real(*args)  # type: ignore[arg-type]
-        renaming._renameat2 = renamed  # type: ignore[assignment]
+            return call
+
+        for name in _CALLS:
+            setattr(os, name, counted(getattr(os, name)))
+        renaming._renameat2 = counted(renaming._renameat2)
+        code = 8
         try:
             work()
-        except BaseException:
-            os._exit(8)
-        os._exit(0)
+            code = 0
+        finally:
+            os._exit(code)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     assert code in (0, 9)
     return code == 9
@@ -123,15 +122,20 @@ def _refuse(folder: Path) -> None:
 @pytest.mark.parametrize("kind", ["file", "folder", "link"])
 def test_what_appears_in_the_place_during_a_run_stays(tmp_path: Path, kind: str) -> None:
     target = tmp_path / "out"
-    with pytest.raises(SourceError, match="appeared while this ran"), staged_folder(target) as stage:
-        _sealed(stage, b"ours")
-        match kind:
-            case "file":
-                target.write_text("mine")
-            case "folder":
-                _write(target, b"mine")
-            case "link":
-                target.symlink_to("/nowhere")
+
+    def run() -> None:
+        with staged_folder(target) as stage:
+            _sealed(stage, b"ours")
+            match kind:
+                case "file":
+                    target.write_text("mine")
+                case "folder":
+                    _write(target, b"mine")
+                case "link":
+                    target.symlink_to("/nowhere")
+
+    with pytest.raises(SourceError, match="appeared while this ran"):
+        run()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     if kind == "folder":
         assert Bundle.open(target).model.read_bytes() == b"mine"
@@ -142,9 +146,14 @@ def test_what_appears_in_the_place_during_a_run_stays(tmp_path: Path, kind: str)
 @pytest.mark.usefixtures("way")
 def test_a_file_that_appears_is_kept_with_force_too(tmp_path: Path) -> None:
     target = tmp_path / "out"
-    with pytest.raises(SourceError, match="not a folder"), staged_folder(target, force=True) as stage:
-        _sealed(stage, b"ours")
-        target.write_text("mine")
+
+    def run() -> None:
+        with staged_folder(target, force=True) as stage:
+            _sealed(stage, b"ours")
+            target.write_text("mine")
+
+    with pytest.raises(SourceError, match="not a folder"):
+        run()
     assert target.read_text() == "mine"
 
 
