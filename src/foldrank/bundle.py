@@ -77,13 +77,11 @@ class Bundle:
         folder = Path(folder).absolute()
         if not folder.is_dir():
             raise SourceError(folder, "no such folder", "give a bundle that `foldrank export` or `apply` wrote")
-        manifest = _read_manifest(folder)
-        if problems := _differences(folder, manifest):
-            with contextlib.suppress(SourceError), journal.locked(folder, wait_s=_PATIENCE_S):
-                manifest = _read_manifest(folder)  # another run may have been writing
-                problems = _differences(folder, manifest)
-        if problems:
-            raise BundleError(folder, " | ".join(problems[:5]), "export or apply again")
+        try:
+            manifest = _proven(folder)
+        except (BundleError, OSError):  # another run may be writing: its files move while they are looked at
+            with journal.locked(folder, wait_s=_PATIENCE_S):
+                manifest = _proven(folder)
         _settle(folder)
         check_configs({name: journal.current(folder, name) for name in manifest.files})
         return cls(folder, manifest)
@@ -164,6 +162,13 @@ def _entry(path: Path) -> FileEntry:
 
 def _text(manifest: Manifest) -> str:
     return strictjson.dumps(_MANIFEST.dump_python(manifest, mode="json"))
+
+
+def _proven(folder: Path) -> Manifest:
+    manifest = _read_manifest(folder)
+    if problems := _differences(folder, manifest):
+        raise BundleError(folder, " | ".join(problems[:5]), "export or apply again")
+    return manifest
 
 
 def _settle(folder: Path) -> None:

@@ -80,12 +80,13 @@ def test_a_setting_that_is_not_on_the_list_is_refused_by_name(
 
 @pytest.mark.parametrize("verb", ["run", "validate", "bench", "apply", "selftest", "report"])
 def test_every_verb_that_opens_a_bundle_refuses_it(
-    tmp_path: Path, verb: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, verb: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("foldrank.planfile.Plan.read", lambda folder: None)  # apply reads its plan first
     change, says = HOSTILE[0]
     folder = str(_bundle(tmp_path / "b", "genai_config.json", _with(change)))
     more = {"run": ["--prompt", "x"], "validate": ["--reference", folder], "bench": ["--baseline", folder],
-            "apply": [folder, "-o", str(tmp_path / "out")]}.get(verb, [])
+            "apply": [str(tmp_path / "plan"), "-o", str(tmp_path / "out")]}.get(verb, [])
     with pytest.raises(SystemExit) as left:
         main([verb, folder, *more])
     assert left.value.code == 4
