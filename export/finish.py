@@ -15,6 +15,7 @@ import onnx
 from foldrank import strictjson
 from foldrank.checkpoint import Checkpoint
 from foldrank.errors import ExportError
+from foldrank.readable import readable
 
 _CACHE = ("past_key_values.", "present.")
 _TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json",
@@ -59,7 +60,8 @@ def _set_head_size(port: Any, head_size: int) -> None:
 def finish_files(folder: Path, checkpoint: Checkpoint, provider: str) -> None:
     """Settings of onnxruntime-genai, config, generation config and the checkpoint's own tokenizer files."""
     context = _finish_genai_config(folder / "genai_config.json", provider)
-    shutil.copyfile(checkpoint.path / "config.json", folder / "config.json")
+    with readable(checkpoint) as source:
+        shutil.copyfile(source / "config.json", folder / "config.json")
     _copy_generation_config(folder, checkpoint)
     for name in _TOKENIZER:
         if (checkpoint.path / name).is_file():
@@ -97,7 +99,7 @@ def _copy_tokenizer_config(source: Path, folder: Path, context: int) -> None:
 
     The builder's own version may name a class that only its version of transformers has.
     """
-    config = strictjson.read(source)
+    config = strictjson.read_foreign(source)
     if config.get("model_max_length", 0) > 2**53:
         config["model_max_length"] = context
     (folder / source.name).write_text(strictjson.dumps(config), encoding="utf-8")

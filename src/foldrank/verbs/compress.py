@@ -51,6 +51,7 @@ def compress(
     left behind.
     """
     from foldrank.plans.compose import parse_all
+    from foldrank.plans.models.families import check_family
     from foldrank.plans.request import aligned
     from foldrank.plans.texts import read_text
     from foldrank.runtime import validation
@@ -74,8 +75,9 @@ def compress(
     for given in (text, calibration, recover_text):
         if given is not None:
             read_text(Path(given), "calibration")
-    check_starts(provider, provider_options)
     trust: dict[str, Any] = {"offline": offline, "trust_remote_code": trust_remote_code}
+    check_family(Checkpoint.open(model, **trust))
+    check_starts(provider, provider_options)
     with workspace(output) as work:
         if dense is not None and Path(dense).exists():
             baseline = Bundle.open(dense)

@@ -112,10 +112,9 @@ def _dtype(name: str) -> str:
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:
-    from foldrank.checkpoint import Checkpoint, check_dense
+    from foldrank.checkpoint import Checkpoint
 
     checkpoint = Checkpoint.open(path, offline=True)
-    check_dense(checkpoint)
     config = checkpoint.text_config
     heads = config.get("num_attention_heads", config.get("n_head"))
     width = config.get("hidden_size", config.get("n_embd"))
