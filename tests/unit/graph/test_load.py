@@ -286,7 +286,8 @@ def test_nodes_out_of_order_are_put_in_order(model: onnx.ModelProto, tmp_path: P
     found = list(load_model(tmp_path / "model.onnx").graph)
     assert sorted(node.name or "" for node in found) == sorted(name or "" for name in wanted)
     place = {node: number for number, node in enumerate(found)}
-    assert all(place[p] < place[n] for n in found for v in n.inputs if v is not None and (p := v.producer()) is not None)
+    made = [(v.producer(), n) for n in found for v in n.inputs if v is not None]
+    assert all(place[maker] < place[reader] for maker, reader in made if maker is not None)
 
 
 @pytest.mark.parametrize("name", ["model.onnx", DATA])
