@@ -1,4 +1,4 @@
-"""What a checkpoint is comes before whether it is sound: one line that names it, for every kind that is not a decoder."""
+"""What a checkpoint is comes before whether it is sound: one line names every kind that is not a decoder."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def cost_table(
     made = measure_costs(shapes, on, threads=threads or default_threads(), dtype=dense.manifest.dtype, tokens=tokens,
                          seed=seed, progress=progress)
     try:
-        Path(output).write_text(made.text(), encoding="utf-8")
+        Path(output).expanduser().write_text(made.text(), encoding="utf-8")
     except OSError as error:
         raise SourceError(output, f"cannot be written: {error.strerror}", "choose another file") from None
     return made

@@ -68,13 +68,14 @@ def compress(
 
     if short_name(provider) != "cpu":
         methods = [aligned(method, _GPU_ALIGN) for method in methods]
-    output = Path(output).absolute()
+    dense = None if dense is None else Path(dense).expanduser()
+    output = Path(output).expanduser().absolute()
     check_output(output, force=force)
     parse_all(methods)
     validation.share(max_perplexity_increase)
     for given in (text, calibration, recover_text):
         if given is not None:
-            read_text(Path(given), "calibration")
+            read_text(Path(given).expanduser(), "calibration")
     trust: dict[str, Any] = {"offline": offline, "trust_remote_code": trust_remote_code}
     check_family(Checkpoint.open(model, **trust))
     check_starts(provider, provider_options)

@@ -45,7 +45,7 @@ def export(
     source = checkpoint.source()
     with staged_folder(output, force=force) as folder:
         if graph is not None:
-            files = adopt(Path(graph), checkpoint, folder, dtype=dtype, provider=target, progress=progress)
+            files = adopt(Path(graph).expanduser(), checkpoint, folder, dtype=dtype, provider=target, progress=progress)
             made = Exported(exporter, files)
         else:
             made = run_exporter(exporter, checkpoint, folder, dtype=dtype, provider=target,

@@ -124,7 +124,8 @@ def _checkpoint(path: Path) -> dict[str, Any]:
     size = config.get("head_dim") or (width // heads if width and heads else None)
     tensors = checkpoint.tensors.values()
     return {
-        "kind": "checkpoint", "identity": identify(checkpoint.config, checkpoint.tensors).name, "dialect": "safetensors", "name": checkpoint.name,
+        "kind": "checkpoint", "identity": identify(checkpoint.config, checkpoint.tensors).name,
+        "dialect": "safetensors", "name": checkpoint.name,
         "architecture": checkpoint.architecture,
         "blocks": checkpoint.blocks, "sites": [row for _, row in sorted(_stored_sites(checkpoint), key=itemgetter(0))],
         "kv": {"pairs": checkpoint.blocks, "heads": _cached_heads(config, heads), "head_size": size,

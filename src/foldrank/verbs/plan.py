@@ -42,7 +42,7 @@ def plan(
     check_family(checkpoint)
     check_finite(checkpoint, progress)
     made = make_plan(
-        checkpoint, methods, calibration=None if calibration is None else Path(calibration),
+        checkpoint, methods, calibration=None if calibration is None else Path(calibration).expanduser(),
         calibration_tokens=calibration_tokens, seed=seed, device=device, progress=progress,
     )
     if asked is not None:
@@ -67,4 +67,4 @@ def _recovery(kind: str | None, text: str | Path | None, tokens: int | None, ste
         raise ValueError(f"recover {kind!r}: known are {', '.join(known)}")
     if (tokens is not None and tokens < 64) or (steps is not None and steps < 1):
         raise ValueError(f"recover: {tokens} tokens and {steps} steps are too few; give 64 tokens and 1 step or more")
-    return Recovery(known[kind], None if text is None else Path(text), tokens, steps)
+    return Recovery(known[kind], None if text is None else Path(text).expanduser(), tokens, steps)

@@ -268,7 +268,7 @@ def test_memory_stays_bounded(model: onnx.ModelProto, tmp_path: Path, name: str)
     BROKEN[name][0](model)
     (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
     program = (
-        "import resource, sys; from foldrank.graph.load import load_model; from foldrank.errors import SourceError, UnsafeModel\n"
+        "import resource, sys; from foldrank.graph.load import load_model; from foldrank.errors import UnsafeModel\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\nbefore = peak()\n"
         "try: load_model(sys.argv[1])\nexcept UnsafeModel: print(peak() - before)"
     )
