@@ -56,7 +56,8 @@ class _HomePath(click.Path):
     """A path whose `~` is the home folder, also where no shell saw it: in quotes, after `=`, from a program."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return Path(super().convert(value, param, ctx)).expanduser()
+        given: Any = super().convert(value, param, ctx)
+        return Path(given).expanduser()
 
 
 PATH = _HomePath(path_type=Path)
