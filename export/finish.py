@@ -15,6 +15,7 @@ import onnx
 from foldrank import strictjson
 from foldrank.checkpoint import Checkpoint
 from foldrank.errors import ExportError
+from foldrank.readable import readable
 
 _CACHE = ("past_key_values.", "present.")
 _TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json",
@@ -59,7 +60,8 @@ def _set_head_size(port: Any, head_size: int) -> None:
 def finish_files(folder: Path, checkpoint: Checkpoint, provider: str) -> None:
     """Settings of onnxruntime-genai, config, generation config and the checkpoint's own tokenizer files."""
     context = _finish_genai_config(folder / "genai_config.json", provider)
-    _copy_config(checkpoint.path / "config.json", folder)
+    with readable(checkpoint) as source:
+        _copy_config(source / "config.json", folder)
     _copy_generation_config(folder, checkpoint)
     for name in _TOKENIZER:
         if (checkpoint.path / name).is_file():
@@ -85,7 +87,7 @@ def _finish_genai_config(path: Path, provider: str) -> int:
 def _copy_config(source: Path, folder: Path) -> None:
     """As it stands, but without `auto_map`: the code that it names is not in the bundle, and none shall run there."""
     shutil.copyfile(source, folder / source.name)
-    config = strictjson.read(source)
+    config = strictjson.read_foreign(source)
     if config.pop("auto_map", None) is not None:
         (folder / source.name).write_text(strictjson.dumps(config), encoding="utf-8")
 
@@ -105,7 +107,7 @@ def _copy_tokenizer_config(source: Path, folder: Path, context: int) -> None:
 
     The builder's own version may name a class that only its version of transformers has.
     """
-    config = strictjson.read(source)
+    config = strictjson.read_foreign(source)
     config.pop("auto_map", None)
     if config.get("model_max_length", 0) > 2**53:
         config["model_max_length"] = context

@@ -14,6 +14,7 @@ from foldrank.errors import NotWritable
 from foldrank.export.builder import build, check_architecture
 from foldrank.export.finish import finish_files, finish_graph
 from foldrank.progress import SILENT, Progress
+from foldrank.readable import readable
 
 _DATA = "model.onnx.data"
 
@@ -30,10 +31,11 @@ def export(
         raise NotWritable(f"provider {provider}", "the genai exporter writes graphs for cpu and cuda only",
                           "--exporter transformers")
     check_architecture(checkpoint.architecture)
-    build(
-        checkpoint.path, folder, precision=dtype, execution_provider=_builder_provider(dtype, provider),
-        blocks=checkpoint.blocks, remote_code=trust_remote_code, progress=progress,
-    )
+    with readable(checkpoint) as source:
+        build(
+            source, folder, precision=dtype, execution_provider=_builder_provider(dtype, provider),
+            blocks=checkpoint.blocks, remote_code=trust_remote_code, progress=progress,
+        )
     check_windows(folder / "model.onnx", checkpoint)
     correct_scale(folder / "model.onnx", checkpoint)
     data = folder / _DATA

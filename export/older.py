@@ -10,6 +10,7 @@ from typing import Any
 
 from foldrank import strictjson
 from foldrank.checkpoint import Checkpoint
+from foldrank.readable import without_attention
 
 _NEW = "rope_parameters"
 _OWN_KEYS = {"gpt_neox": {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"}}
@@ -36,7 +37,7 @@ def older_checkpoint(checkpoint: Checkpoint, folder: Path) -> Path:
     for path in checkpoint.path.iterdir():
         if path.is_file() and path.name != "config.json":
             (folder / path.name).symlink_to(path.resolve())
-    text = strictjson.dumps(older_config(dict(checkpoint.config)))
+    text = strictjson.dumps(older_config(without_attention(dict(checkpoint.config))))
     (folder / "config.json").write_text(text, encoding="utf-8")
     return folder
 

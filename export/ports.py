@@ -6,7 +6,7 @@ Works on graphs in memory and touches no weight. Knows checkpoints' configs; kno
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -18,6 +18,11 @@ _TOKENS = ("input_ids", "attention_mask", "position_ids")
 _PART = r"(?:layers\.)?(\d{1,5})\.(key|value)s?"
 _PAST = re.compile(r"(?:input\.)?past_key_values\." + _PART)
 _PRESENT = re.compile(r"(?:present(?:_key_values)?|output\.past_key_values)\." + _PART)
+_BETWEEN = (r"(?:_key_values?|_kv)?[._](?:(?P<n>\d{1,5})[._](?P<kind>key|value|k|v)|"
+            r"(?P<kind2>key|value|k|v)[._](?P<n2>\d{1,5}))")
+_OTHER_PAST, _OTHER_PRESENT = (re.compile(f"(?:{word}){_BETWEEN}s?")
+                               for word in ("past|cache|kv_cache", "present|new|out"))
+"""Names of other tools: past_0_key, past_key_0, past_k.0, present_0_key, present_value_0. Shapes prove them below."""
 _DTYPES = {ir.DataType.FLOAT: "fp32", ir.DataType.FLOAT16: "fp16", ir.DataType.BFLOAT16: "bf16"}
 
 
@@ -83,6 +88,10 @@ def _common(name: str) -> str:
     for pattern, common in ((_PAST, "past_key_values"), (_PRESENT, "present")):
         if match := pattern.fullmatch(name):
             return f"{common}.{int(match[1])}.{match[2]}"
+    for pattern, common in ((_OTHER_PAST, "past_key_values"), (_OTHER_PRESENT, "present")):
+        if match := pattern.fullmatch(name):
+            kind = match["kind"] or match["kind2"]
+            return f"{common}.{int(match['n'] or match['n2'])}.{'key' if kind.startswith('k') else 'value'}"
     return name
 
 
@@ -100,6 +109,7 @@ def _misfits(
         yield f"it lacks {', '.join(missing[:4])}"
     if len(set(inputs)) != len(inputs) or len(set(outputs)) != len(outputs):
         yield "two of its inputs or outputs mean the same"
+    yield from fixed_axes((*graph.inputs, *graph.outputs))
     if dtype != "bf16" and (odd_node := next(filter(_to_bf16, graph), None)) is not None:
         yield (f"{odd_node.name} rounds to bfloat16 inside an {dtype} graph, as the model's own code does, and ONNX "
                "Runtime has no such kernels for the CPU")
@@ -110,6 +120,18 @@ def _misfits(
     wanted = checkpoint.text_config.get("vocab_size")
     if logits is not None and logits.shape is not None and isinstance(size := logits.shape[-1], int) and size != wanted:
         yield f"logits have {size} entries, config.json says {wanted}"
+
+
+def fixed_axes(values: Iterable[ir.Value]) -> Iterator[str]:
+    """Batch or sequence axes of token inputs and cache that are numbers: such a graph takes no other prompt."""
+    for value in values:
+        dims = value.shape.dims if value.shape is not None else ()
+        name = _common(value.name or "")
+        cache = name.startswith(("past_key_values.", "present.")) and len(dims) == 4
+        axes = ((0, "batch"), (2, "past")) if cache else ((0, "batch"), (1, "sequence")) if name in _TOKENS else ()
+        if found := [f"{what} {dims[i]}" for i, what in axes if i < len(dims) and isinstance(dims[i], int)]:
+            yield f"{value.name} has a fixed {' and '.join(found)}"
+            return
 
 
 def _to_bf16(node: ir.Node) -> bool:
@@ -131,6 +153,8 @@ def _way_out(reasons: list[str]) -> str:
     text = " ".join(reasons)
     if "use_cache_branch" in text:
         return "it is a merged two-branch graph: export again with optimum-onnx 0.1 (text-generation-with-past)"
+    if "has a fixed" in text:
+        return "export it again with dynamic axes for batch and sequence"
     if match := re.search(r" is (fp32|fp16|bf16), not ", text):
         return f"--dtype {match[1]}"
     return "give the graph with cache of this very checkpoint, or take another --exporter"

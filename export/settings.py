@@ -58,7 +58,7 @@ def genai_settings(checkpoint: Checkpoint, ports: Ports) -> dict[str, Any]:
 def _token_ids(checkpoint: Checkpoint) -> dict[str, Any]:
     """Of generation_config.json, else of config.json. Padding, where nothing is named, is the end of text."""
     path = checkpoint.path / "generation_config.json"
-    generation: Mapping[str, Any] = strictjson.read(path) if path.is_file() else {}
+    generation: Mapping[str, Any] = strictjson.read_foreign(path) if path.is_file() else {}
     found: dict[str, Any] = {}
     for key in _TOKENS:
         value = generation.get(key, checkpoint.text_config.get(key))

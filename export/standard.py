@@ -25,6 +25,7 @@ from foldrank.export.older import older_checkpoint
 from foldrank.export.ports import Ports, common_ports
 from foldrank.export.settings import genai_settings
 from foldrank.progress import SILENT, Progress
+from foldrank.readable import readable
 
 MODEL, DATA = "model.onnx", "model.onnx.data"
 OPTIMUM_PYTHON = "FOLDRANK_OPTIMUM_PYTHON"
@@ -46,9 +47,10 @@ def by_transformers(
         if not _importable(name):
             raise ExportError("exporter transformers", f"{name} is not installed",
                               "pip install 'transformers>=5.23' torch onnxscript")
-    command = [sys.executable, "-m", "foldrank.export.trace", str(checkpoint.path), str(folder / MODEL), dtype]
-    command += ["trust"] if trust_remote_code else []
-    run_child(command, folder, where=checkpoint.path, who="transformers.exporters", progress=progress)
+    with readable(checkpoint) as source:
+        command = [sys.executable, "-m", "foldrank.export.trace", str(source), str(folder / MODEL), dtype]
+        command += ["trust"] if trust_remote_code else []
+        run_child(command, folder, where=checkpoint.path, who="transformers.exporters", progress=progress)
     model = ir.load(folder / MODEL)
     ports = common_ports(model, checkpoint, dtype=dtype)
     onnx.save(ir.to_proto(model), folder / MODEL)

@@ -13,6 +13,8 @@ from google.protobuf.message import DecodeError, Message
 
 from foldrank.errors import UnsafeModel
 from foldrank.graph import proto, wire
+from foldrank.graph.order import put_in_order
+from foldrank.pointers import refuse_pointer
 
 MAX_PROTO = 64 << 20
 """Bytes of the .onnx file itself. A decoder's graph takes a few; weights belong into external data."""
@@ -24,7 +26,7 @@ def load_model(path: Path | str) -> ir.Model:
     """Read a model; its weights stay on disk until asked for. Raises UnsafeModel with the first reasons found.
 
     Accepted: one regular file of at most MAX_PROTO bytes, standard and com.microsoft operators, external data in plain
-    files below the model's own folder, each byte owned by one tensor.
+    files below the model's own folder, each byte owned by one tensor. Nodes that are out of order are put in order.
     """
     path = Path(os.path.abspath(path))
     data = _read(path)
@@ -38,6 +40,9 @@ def load_model(path: Path | str) -> ir.Model:
     del data
     if not _all_text(model):
         raise UnsafeModel(path, "a name in it is not UTF-8: it may be damaged", _REMEDY)
+    for place in sorted(_data_files(model)):
+        refuse_pointer(path.parent / place, follow=False)
+    put_in_order(model.graph)
     if found := list(islice(proto.problems(model, path.parent), 5)):
         raise UnsafeModel(path, " | ".join(found), _REMEDY)
     try:
@@ -47,6 +52,12 @@ def load_model(path: Path | str) -> ir.Model:
         raise UnsafeModel(path, f"not an ONNX model that can be read: {reason}", _REMEDY) from None
     ir.external_data.set_base_dir(loaded.graph, path.parent)
     return loaded
+
+
+def _data_files(model: onnx.ModelProto) -> set[str]:
+    """Names of data files that lie beside the model, as its initializers give them; links are never followed."""
+    named = {e.value for tensor in model.graph.initializer for e in tensor.external_data if e.key == "location"}
+    return {name for name in named if name == os.path.basename(name) and name not in ("", ".", "..")}
 
 
 def _all_text(model: onnx.ModelProto) -> bool:
@@ -66,6 +77,7 @@ def _all_text(model: onnx.ModelProto) -> bool:
 def _read(path: Path) -> bytes:
     """The file's bytes. O_NONBLOCK: opening a FIFO must not wait for a writer."""
     remedy = "give the path of a plain .onnx file"
+    refuse_pointer(path, follow=False)
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:

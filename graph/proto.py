@@ -69,6 +69,7 @@ def _header(model: onnx.ModelProto) -> Iterator[str]:
 def _names(graph: onnx.GraphProto, outer: frozenset[str]) -> Iterator[str]:
     """Values are named once, and defined before they are used, which also rules out cycles."""
     known = set(outer)
+    made = {name for node in graph.node for name in node.output}
     for name in chain((v.name for v in graph.input), (t.name for t in graph.initializer)):
         if not name or name in known:
             yield f"the name {name!r:.80} is empty or stands twice among inputs and initializers"
@@ -76,7 +77,7 @@ def _names(graph: onnx.GraphProto, outer: frozenset[str]) -> Iterator[str]:
     for index, node in enumerate(graph.node):
         where = f"node {node.name or index!r}"
         if missing := [name for name in node.input if name and name not in known]:
-            yield f"{where} reads {missing[0]!r:.80}, which nothing before it makes (a cycle, or not in order)"
+            yield f"{where} reads {missing[0]!r:.80}, {_why(missing[0], made)}"
         for attribute in node.attribute:
             for inner in [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]:
                 yield from _names(inner, frozenset(known))
@@ -87,6 +88,11 @@ def _names(graph: onnx.GraphProto, outer: frozenset[str]) -> Iterator[str]:
     outputs = [v.name for v in graph.output]
     if len(set(outputs)) != len(outputs) or not set(outputs) <= known:
         yield "its outputs stand twice or nothing makes them"
+
+
+def _why(name: str, made: set[str]) -> str:
+    """Nodes are in order here (order.py) unless they cannot be."""
+    return "which is made of what this node makes: a cycle" if name in made else "which nothing makes"
 
 
 def _nodes(graph: onnx.GraphProto, imported: set[str]) -> Iterator[str]:

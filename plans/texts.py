@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from foldrank.errors import SourceError
+from foldrank.pointers import refuse_pointer
 
 DEFAULTS = ("calibration", "validation")
 """The texts that are installed with foldrank, as `foldrank.texts/NAME.jsonl`."""
@@ -62,6 +63,7 @@ def read_text(path: Path | None, default: str) -> Text:
         where = f"foldrank.texts/{name}"
     else:
         where = name = Path(path).name
+        refuse_pointer(Path(path))
         data = _bytes(Path(path))
     digest = hashlib.sha256(data).hexdigest()
     text = _decode(where, _inflate(where, data) if name.endswith(".gz") else data)

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from foldrank.checkpoint import Checkpoint
+from foldrank.errors import SourceError
 from foldrank.sites import ROLES
 
 
@@ -86,3 +88,12 @@ REFUSED: dict[str, str] = dict.fromkeys(_EXPERTS, "it is a mixture of experts")
 
 EAGER = ("Gemma2ForCausalLM",)
 """Families whose soft-capped attention transformers computes in its eager form only."""
+
+
+def check_family(checkpoint: Checkpoint) -> None:
+    """Raise SourceError where no plan can be made for the architecture, before anything long."""
+    name = checkpoint.architecture
+    if name not in FAMILIES:
+        because = f": {REFUSED[name]}" if name in REFUSED else ""
+        raise SourceError(checkpoint.path, f"architecture {name} cannot be planned for{because}",
+                          f"known are {', '.join(FAMILIES)}")

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from foldrank.errors import ProviderUnavailable, SourceError
-from foldrank.plans.models.families import EAGER, FAMILIES, REFUSED
+from foldrank.plans.models.families import EAGER, check_family
+from foldrank.readable import readable
 
 if TYPE_CHECKING:
     from foldrank.checkpoint import Checkpoint
@@ -15,12 +16,7 @@ if TYPE_CHECKING:
 
 def load_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None, device: str = "cpu") -> Any:
     """The transformers model of a known family, in evaluation mode; dtype None: as stored. Raises SourceError."""
-    if checkpoint.architecture not in FAMILIES:
-        because = f": {REFUSED[checkpoint.architecture]}" if checkpoint.architecture in REFUSED else ""
-        raise SourceError(
-            checkpoint.path, f"architecture {checkpoint.architecture} cannot be planned for{because}",
-            f"known are {', '.join(FAMILIES)}",
-        )
+    check_family(checkpoint)
     if not device.startswith("cpu") and not torch.accelerator.is_available():
         raise ProviderUnavailable(device, "PyTorch finds no such device here", "plan on the cpu")
     from transformers import AutoModelForCausalLM
@@ -28,11 +24,12 @@ def load_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None, device: str
 
     logging.disable_progress_bar()
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            checkpoint.path, dtype=dtype or _stored_dtype(checkpoint), use_safetensors=True, local_files_only=True,
-            trust_remote_code=False,
-            attn_implementation="eager" if checkpoint.architecture in EAGER else "sdpa",
-        )
+        with readable(checkpoint) as folder:
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=dtype or _stored_dtype(checkpoint), use_safetensors=True, local_files_only=True,
+                trust_remote_code=False,
+                attn_implementation="eager" if checkpoint.architecture in EAGER else "sdpa",
+            )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = str(error).strip().splitlines()
         raise SourceError(

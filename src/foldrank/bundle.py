@@ -74,7 +74,7 @@ class Bundle:
     @classmethod
     def open(cls, folder: Path | str) -> Bundle:
         """Read the manifest and prove every file against it. Raises SourceError (no folder), BundleError."""
-        folder = Path(folder).absolute()
+        folder = Path(folder).expanduser().absolute()
         if not folder.is_dir():
             raise SourceError(folder, "no such folder", "give a bundle that `foldrank export` or `apply` wrote")
         try:

@@ -14,16 +14,18 @@ from typing import Any
 import numpy as np
 
 from foldrank import strictjson
-from foldrank.checkpoint_rules import config_problems, experts, remote_code, text_config
+from foldrank.checkpoint_rules import config_problems, remote_code, text_config
 from foldrank.errors import SourceError
-from foldrank.hub import snapshot
+from foldrank.hub import model_name, snapshot
+from foldrank.identify import refuse_file, refuse_other_files, refuse_others
+from foldrank.pointers import refuse_pointer
 from foldrank.progress import SILENT, Progress, track
-from foldrank.tensorfile import StoredTensor, read_header
+from foldrank.tensorfile import StoredTensor
 from foldrank.verified import sha256_of
+from foldrank.weightfiles import read_tensors
 
 _BLOCK_COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-_INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
+_SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.txt")
 _CHUNK = 1 << 24
 
 
@@ -42,19 +44,25 @@ class Checkpoint:
         """Open a folder or a hub id and prove headers, config and tokenizer. Raises SourceError."""
         path = Path(model).expanduser()
         if path.is_dir():
-            path, name = path.resolve(), path.resolve().name
-        elif path.exists():
-            raise SourceError(model, "is a file", "give the checkpoint's folder")
+            path, name = path.resolve(), model_name(path.resolve())
+        elif path.is_file():
+            refuse_file(path)
         else:
             path, name = snapshot(str(model), offline=offline), str(model)
+        refuse_other_files(path)
         config, digest = _read_config(path)
         if not trust_remote_code and (found := remote_code(path, config)):
             what = "asks to run code that the checkpoint brings"
             raise SourceError(found, what, "--trust-remote-code if you trust it")
+        refuse_others(path, config, {})
+        _check_blocks(path / "config.json", config)
         if not (path / "tokenizer.json").is_file():
             way = "make one: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
             raise SourceError(path, "has no tokenizer.json", way)
-        tensors = _read_tensors(path)
+        for file in sorted(found for suffix in _SMALL_FILES for found in path.glob(suffix)):
+            refuse_pointer(file)
+        tensors = read_tensors(path)
+        refuse_others(path, config, tensors)
         if problems := config_problems(config, tensors):
             raise SourceError(path, "config.json disagrees with the weights: " + " | ".join(problems[:5]),
                               "take both from the same checkpoint")
@@ -91,13 +99,6 @@ class Checkpoint:
         return text_config(self.config)
 
 
-def check_dense(checkpoint: Checkpoint) -> None:
-    """Refuse a mixture of experts by name: its blocks have no one up and down. Raises SourceError."""
-    if count := experts(checkpoint.config):
-        raise SourceError(checkpoint.path, f"{checkpoint.architecture} is a mixture of {count} experts",
-                          "give a dense model: mixtures are not supported in this version")
-
-
 def check_finite(checkpoint: Checkpoint, progress: Progress = SILENT) -> None:
     """Read every weight, in pieces, and refuse NaN or infinity by name. Raises SourceError."""
     bad = []
@@ -126,47 +127,17 @@ def _read_config(folder: Path) -> tuple[dict[str, Any], str]:
     if not path.is_file():
         raise SourceError(folder, "not a checkpoint: it has no config.json", "give a folder in Hugging Face's layout")
     try:
-        config = strictjson.read(path)
+        config = strictjson.read_foreign(path)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
     except (OSError, strictjson.JsonError) as error:
         raise SourceError(path, str(error), "fetch the checkpoint again") from None
     architectures = config.get("architectures") if isinstance(config, dict) else None
     if not isinstance(architectures, list) or not architectures or not isinstance(architectures[0], str):
         raise SourceError(path, "names no architecture", "it must be the config.json of a transformers model")
-    count = next((text_config(config)[key] for key in _BLOCK_COUNTS if key in text_config(config)), None)
-    if type(count) is not int or count < 1:
-        raise SourceError(path, f"its number of blocks is {count!r}", f"it must have {' or '.join(_BLOCK_COUNTS)}")
-    if quantised := config.get("quantization_config"):
-        how = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
-        raise SourceError(path, f"the weights are quantised ({how})", "give the checkpoint from before that")
     return config, digest
 
 
-def _read_tensors(folder: Path) -> dict[str, StoredTensor]:
-    """Headers of the one weight file, or of every shard that the index names."""
-    if (folder / _INDEX).is_file():
-        return _read_shards(folder)
-    if (folder / _SINGLE).is_file():
-        return read_header(folder / _SINGLE)
-    if pickles := sorted(p.name for pattern in _PICKLES for p in folder.glob(pattern)):
-        raise SourceError(folder / pickles[0], "pickled weights can run code and are never read",
-                          "convert them where you trust them: model.save_pretrained(..., safe_serialization=True)")
-    what = "holds an ONNX bundle" if (folder / "model.onnx").is_file() else "has no model.safetensors"
-    raise SourceError(folder, f"not a checkpoint: it {what}", "give a folder with safetensors weights")
-
-
-def _read_shards(folder: Path) -> dict[str, StoredTensor]:
-    index = folder / _INDEX
-    try:
-        placed = strictjson.read(index)["weight_map"]
-        files = sorted(set(placed.values()))
-    except (OSError, strictjson.JsonError, KeyError, TypeError, AttributeError) as error:
-        raise SourceError(index, f"not a weight index: {error}", "fetch the checkpoint again") from None
-    tensors: dict[str, StoredTensor] = {}
-    for name in files:
-        if not isinstance(name, str) or Path(name).name != name or not (folder / name).is_file():
-            raise SourceError(index, f"names {name!r}, which is not a file of this folder", "fetch the shards again")
-        tensors.update(read_header(folder / name))
-    if odd := sorted(set(tensors) ^ set(placed)) or [n for n, f in placed.items() if tensors[n].path.name != f]:
-        raise SourceError(index, f"index and shards disagree about {', '.join(odd[:5])}", "fetch the shards again")
-    return tensors
+def _check_blocks(path: Path, config: dict[str, Any]) -> None:
+    count = next((text_config(config)[key] for key in _BLOCK_COUNTS if key in text_config(config)), None)
+    if type(count) is not int or count < 1:
+        raise SourceError(path, f"its number of blocks is {count!r}", f"it must have {' or '.join(_BLOCK_COUNTS)}")

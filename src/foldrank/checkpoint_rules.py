@@ -18,7 +18,6 @@ from foldrank.tensorfile import StoredTensor
 _BLOCK = re.compile(r"(?:^|\.)(?:layers|h|blocks|layer)\.(\d+)\.(.+)$")
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
 _HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
-_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _PLAIN = {"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "smollm3", "olmo"}
 """Families whose projections have exactly the shapes that the config's sizes give."""
 
@@ -36,7 +35,7 @@ def remote_code(folder: Path, config: Mapping[str, Any]) -> Path | None:
     for name in ("tokenizer_config.json", "generation_config.json"):
         path = folder / name
         try:
-            if path.is_file() and _asks(strictjson.read(path)):
+            if path.is_file() and _asks(strictjson.read_foreign(path)):
                 return path
         except (OSError, strictjson.JsonError) as error:
             raise SourceError(path, str(error), "fetch the checkpoint again") from None
@@ -49,13 +48,6 @@ def _asks(value: Any) -> bool:
             map(_asks, value.values())
         )
     return isinstance(value, list) and any(map(_asks, value))
-
-
-def experts(config: Mapping[str, Any]) -> int:
-    """Experts of a block that mixes them, as the config says at any depth; 0 for a dense model."""
-    found = [value for key, value in config.items() if key in _EXPERTS and isinstance(value, int)]
-    found += [experts(value) for value in config.values() if isinstance(value, dict)]
-    return max(found, default=0)
 
 
 def config_problems(config: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> list[str]:

@@ -39,3 +39,11 @@ def snapshot(model: str, *, offline: bool) -> Path:
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
+
+
+def model_name(folder: Path) -> str:
+    """What a folder's model is called: of a snapshot in the hub's cache the model's id, else the folder's own name."""
+    cached = folder.parent.parent.name
+    if folder.parent.name == "snapshots" and cached.startswith("models--"):
+        return cached.removeprefix("models--").replace("--", "/", 1)
+    return folder.name

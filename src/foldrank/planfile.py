@@ -81,7 +81,7 @@ class Plan:
     @classmethod
     def read(cls, folder: Path | str) -> Plan:
         """Read and check a plan folder. Raises PlanFormatError."""
-        folder = Path(folder).absolute()
+        folder = Path(folder).expanduser().absolute()
         path = folder / "plan.json"
         document = read_document(path)
         arrays: Mapping[str, np.ndarray] = {}

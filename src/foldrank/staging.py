@@ -28,7 +28,7 @@ def staged_folder(target: Path | str, *, force: bool = False) -> Iterator[Path]:
 
     Raises SourceError where the target exists (without `force`), its parent does not, or the disk is full.
     """
-    target = Path(target).absolute()
+    target = Path(target).expanduser().absolute()
     check_output(target, force=force)
     with workspace(target) as stage:
         yield stage
@@ -42,7 +42,7 @@ def workspace(target: Path | str) -> Iterator[Path]:
 
     Raises SourceError where it cannot be made or the disk fills up.
     """
-    target = Path(target).absolute()
+    target = Path(target).expanduser().absolute()
     stage, lock = None, None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +62,7 @@ def workspace(target: Path | str) -> Iterator[Path]:
 
 def check_output(target: Path | str, *, force: bool = False) -> None:
     """Refuse early what `staged_folder` would refuse: an output that exists. Raises SourceError."""
-    target = Path(target).absolute()
+    target = Path(target).expanduser().absolute()
     if os.path.lexists(target) and not force:
         raise SourceError(target, "exists already", "choose another -o, or --force to replace it")
     if os.path.lexists(target) and (target.is_symlink() or not target.is_dir()):

@@ -9,6 +9,8 @@ from typing import Any, NoReturn
 
 from pydantic import ValidationError
 
+from foldrank.pointers import refuse_pointer
+
 MAX_BYTES = 32 << 20
 MAX_DEPTH = 64
 
@@ -24,22 +26,35 @@ def dumps(value: Any) -> str:
     return json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def loads(text: str) -> Any:
-    """Parse strictly. Raises JsonError."""
+def loads(text: str, *, foreign: bool = False) -> Any:
+    """Parse strictly. `foreign`: as Python's own json writes, `Infinity` and `NaN` are numbers. Raises JsonError."""
     if _too_deep(text):
         raise JsonError(f"nested deeper than {MAX_DEPTH} levels")
     try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_constant)
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=float if foreign else _constant)
     except json.JSONDecodeError as error:
         raise JsonError(f"not JSON: {error}") from None
 
 
 def read(path: Path) -> Any:
-    """Parse a file strictly. Raises JsonError, OSError."""
+    """Parse a file strictly. Raises JsonError, OSError, and SourceError for a Git LFS pointer."""
+    return loads(_text(path))
+
+
+def read_foreign(path: Path) -> Any:
+    """Parse a file of a checkpoint: strictly, but for a byte order mark and the `Infinity` that transformers writes.
+
+    Raises what `read` raises.
+    """
+    return loads(_text(path).removeprefix("\ufeff"), foreign=True)
+
+
+def _text(path: Path) -> str:
+    refuse_pointer(path)
     if path.stat().st_size > MAX_BYTES:
         raise JsonError(f"larger than {MAX_BYTES >> 20} MiB")
     try:
-        return loads(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise JsonError(f"not UTF-8: {error}") from None
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from foldrank import strictjson
 from foldrank.errors import SourceError
+from foldrank.pointers import refuse_pointer
 
 _MAX_HEADER = 100 << 20
 _DOWNLOAD = "fetch the file again"
@@ -49,6 +50,7 @@ class StoredTensor:
 
 def read_header(path: Path) -> dict[str, StoredTensor]:
     """Every tensor by name. Raises SourceError: truncated, holes or overlaps, sizes that disagree, unknown dtypes."""
+    refuse_pointer(path)
     size = path.stat().st_size
     try:
         header, base = _header(path, size)

@@ -151,7 +151,7 @@ def test_pickled_weights_are_refused_with_the_way_out(folder: Path, name: str) -
 
 @pytest.mark.parametrize("asks", [
     {"auto_map": {"AutoConfig": "code.Config"}}, {"trust_remote_code": True},
-    {"vision_config": {"nested": [{"trust_remote_code": True}]}},
+    {"more": {"nested": [{"trust_remote_code": True}]}},
 ])
 def test_code_of_the_checkpoint_is_refused_unless_trusted(tmp_path: Path, asks: dict[str, Any]) -> None:
     folder = write(tmp_path / "model", {**CONFIG, **asks})

@@ -52,7 +52,15 @@ def _pairs(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]
     return pairs
 
 
-PATH = click.Path(path_type=Path)
+class _HomePath(click.Path):
+    """A path whose `~` is the home folder, also where no shell saw it: in quotes, after `=`, from a program."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        given: Any = super().convert(value, param, ctx)
+        return Path(given).expanduser()
+
+
+PATH = _HomePath(path_type=Path)
 
 reporting: Callable[[F], F] = _stack(
     click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout."),

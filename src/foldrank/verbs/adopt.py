@@ -14,6 +14,7 @@ from foldrank.digests import DTYPES, cast
 from foldrank.errors import ExportError, SourceError
 from foldrank.export.ports import common_ports
 from foldrank.export.standard import MODEL, finish
+from foldrank.graph.identify import refuse_others
 from foldrank.graph.load import load_model
 from foldrank.passes.write import write_model
 from foldrank.progress import SILENT, Progress
@@ -33,6 +34,7 @@ def adopt(
     """
     path = _graph_file(graph)
     model = load_model(path)
+    refuse_others(model, path)
     if any(node.op_type == "GroupQueryAttention" for node in model.graph):
         raise ExportError(path, "is a graph with GroupQueryAttention", "--exporter genai makes that bundle itself")
     ports = common_ports(model, checkpoint, dtype=dtype)

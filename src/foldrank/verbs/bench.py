@@ -73,7 +73,7 @@ def cost_table(
     made = measure_costs(shapes, on, threads=threads or default_threads(), dtype=dense.manifest.dtype, tokens=tokens,
                          seed=seed, progress=progress)
     try:
-        write_atomically(Path(output), made.text().encode())
+        write_atomically(Path(output).expanduser(), made.text().encode())
     except OSError as error:
         raise SourceError(output, f"cannot be written: {error.strerror}", "choose another file") from None
     return made

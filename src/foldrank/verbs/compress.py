@@ -51,6 +51,7 @@ def compress(
     left behind.
     """
     from foldrank.plans.compose import parse_all
+    from foldrank.plans.models.families import check_family
     from foldrank.plans.request import aligned
     from foldrank.plans.texts import read_text
     from foldrank.runtime import validation
@@ -67,15 +68,17 @@ def compress(
 
     if short_name(provider) != "cpu":
         methods = [aligned(method, _GPU_ALIGN) for method in methods]
-    output = Path(output).absolute()
+    dense = None if dense is None else Path(dense).expanduser()
+    output = Path(output).expanduser().absolute()
     check_output(output, force=force)
     parse_all(methods)
     validation.share(max_perplexity_increase)
     for given in (text, calibration, recover_text):
         if given is not None:
-            read_text(Path(given), "calibration")
-    check_starts(provider, provider_options)
+            read_text(Path(given).expanduser(), "calibration")
     trust: dict[str, Any] = {"offline": offline, "trust_remote_code": trust_remote_code}
+    check_family(Checkpoint.open(model, **trust))
+    check_starts(provider, provider_options)
     with workspace(output) as work:
         if dense is not None and Path(dense).exists():
             baseline = Bundle.open(dense)

@@ -16,11 +16,11 @@ def diff(a: str | Path, b: str | Path) -> dict[str, Any]:
 
     Raises SourceError where the two are not of one kind, and what reading them raises.
     """
-    kinds = _kind(Path(a)), _kind(Path(b))
+    kinds = _kind(Path(a).expanduser()), _kind(Path(b).expanduser())
     if kinds[0] != kinds[1]:
         raise SourceError(f"{a}, {b}", f"one is a {kinds[0]}, the other a {kinds[1]}", "give two plans or two bundles")
     facts = _plan_facts if kinds[0] == "plan" else _bundle_facts
-    left, right = facts(Path(a)), facts(Path(b))
+    left, right = facts(Path(a).expanduser()), facts(Path(b).expanduser())
     found = [
         {"what": what, "a": left.get(what), "b": right.get(what)}
         for what in [*left, *(k for k in right if k not in left)] if left.get(what) != right.get(what)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from foldrank.bundle import Bundle, seal
-from foldrank.checkpoint import Checkpoint, check_dense, check_finite
+from foldrank.checkpoint import Checkpoint, check_finite
 from foldrank.digests import DTYPES
 from foldrank.export.exporters import Exported, check_exporter, run_exporter
 from foldrank.graph.stored import stored_weights
@@ -41,12 +41,11 @@ def export(
     target = short_name(provider)
     check_output(output, force=force)
     checkpoint = Checkpoint.open(model, offline=offline, trust_remote_code=trust_remote_code)
-    check_dense(checkpoint)
     check_finite(checkpoint, progress)
     source = checkpoint.source()
     with staged_folder(output, force=force) as folder:
         if graph is not None:
-            files = adopt(Path(graph), checkpoint, folder, dtype=dtype, provider=target, progress=progress)
+            files = adopt(Path(graph).expanduser(), checkpoint, folder, dtype=dtype, provider=target, progress=progress)
             made = Exported(exporter, files)
         else:
             made = run_exporter(exporter, checkpoint, folder, dtype=dtype, provider=target,

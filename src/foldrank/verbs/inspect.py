@@ -25,7 +25,7 @@ def inspect(path: Path | str) -> dict[str, Any]:
 
     Raises SourceError where there is nothing of the four, else the errors of reading it.
     """
-    path = Path(path).absolute()
+    path = Path(path).expanduser().absolute()
     if path.is_dir():
         if (path / "manifest.json").is_file():
             return _bundle(path)
@@ -59,13 +59,15 @@ def _bundle(path: Path) -> dict[str, Any]:
 
 
 def _graph(path: Path) -> dict[str, Any]:
+    from foldrank.graph.identify import refuse_others
     from foldrank.graph.load import load_model
     from foldrank.graph.skip_norms import read_apart
 
     model = load_model(path)
+    refuse_others(model, path)
     decoder = read_apart(model)
     return {
-        "dialect": decoder.dialect, "blocks": len(decoder.blocks),
+        "identity": "decoder", "dialect": decoder.dialect, "blocks": len(decoder.blocks),
         "block_numbers": [block.number for block in decoder.blocks],
         "sites": [row for block in decoder.blocks for row in _sites(block)],
         "kv": _kv(decoder), "parameters": decoder.parameters,
@@ -112,17 +114,18 @@ def _dtype(name: str) -> str:
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:
-    from foldrank.checkpoint import Checkpoint, check_dense
+    from foldrank.checkpoint import Checkpoint
+    from foldrank.identify import identify
 
     checkpoint = Checkpoint.open(path, offline=True)
-    check_dense(checkpoint)
     config = checkpoint.text_config
     heads = config.get("num_attention_heads", config.get("n_head"))
     width = config.get("hidden_size", config.get("n_embd"))
     size = config.get("head_dim") or (width // heads if width and heads else None)
     tensors = checkpoint.tensors.values()
     return {
-        "kind": "checkpoint", "dialect": "safetensors", "name": checkpoint.name,
+        "kind": "checkpoint", "identity": identify(checkpoint.config, checkpoint.tensors).name,
+        "dialect": "safetensors", "name": checkpoint.name,
         "architecture": checkpoint.architecture,
         "blocks": checkpoint.blocks, "sites": [row for _, row in sorted(_stored_sites(checkpoint), key=itemgetter(0))],
         "kv": {"pairs": checkpoint.blocks, "heads": _cached_heads(config, heads), "head_size": size,

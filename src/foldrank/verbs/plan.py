@@ -26,8 +26,9 @@ def plan(
     trains the plan by distillation on `recover_text` (default: the calibration text). Raises ValueError on wrong
     settings, SourceError on a checkpoint, text or output that cannot serve.
     """
-    from foldrank.checkpoint import Checkpoint, check_dense, check_finite
+    from foldrank.checkpoint import Checkpoint, check_finite
     from foldrank.plans.compose import make_plan, parse_all
+    from foldrank.plans.models.families import check_family
     from foldrank.plans.texts import read_text
     from foldrank.staging import check_output, staged_folder
 
@@ -38,10 +39,10 @@ def plan(
     if asked is not None and asked.text is not None:
         read_text(asked.text, "calibration")  # what cannot be read is told before the plan is made, not after
     checkpoint = Checkpoint.open(model, offline=offline, trust_remote_code=trust_remote_code)
-    check_dense(checkpoint)
+    check_family(checkpoint)
     check_finite(checkpoint, progress)
     made = make_plan(
-        checkpoint, methods, calibration=None if calibration is None else Path(calibration),
+        checkpoint, methods, calibration=None if calibration is None else Path(calibration).expanduser(),
         calibration_tokens=calibration_tokens, seed=seed, device=device, progress=progress,
     )
     if asked is not None:
@@ -66,4 +67,4 @@ def _recovery(kind: str | None, text: str | Path | None, tokens: int | None, ste
         raise ValueError(f"recover {kind!r}: known are {', '.join(known)}")
     if (tokens is not None and tokens < 64) or (steps is not None and steps < 1):
         raise ValueError(f"recover: {tokens} tokens and {steps} steps are too few; give 64 tokens and 1 step or more")
-    return Recovery(known[kind], None if text is None else Path(text), tokens, steps)
+    return Recovery(known[kind], None if text is None else Path(text).expanduser(), tokens, steps)

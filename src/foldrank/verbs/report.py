@@ -29,13 +29,13 @@ def report(bundle: Path | str | Bundle, *, png: Path | str | None = None, progre
             "pip install 'foldrank[report]'",
         ) from None
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    if png is not None and Path(png).resolve().is_relative_to(opened.path.resolve()):
+    if png is not None and Path(png).expanduser().resolve().is_relative_to(opened.path.resolve()):
         raise SourceError(png, "lies in the bundle, whose manifest names every file", "give a folder outside of it")
     page = compose(opened.path, progress=progress)
     card = model_card(opened.path, also=("report.html",))
     opened.with_files({"report.html": page.html.encode(), "README.md": card.encode()})
     if png is not None:
-        _write(Path(png), page.pngs())
+        _write(Path(png).expanduser(), page.pngs())
     return opened.path / "report.html"
 
 

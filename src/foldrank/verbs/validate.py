@@ -50,7 +50,7 @@ def validate(
     if proof and known is None:
         known = reference_of(small, _checkpoint(small, model, **trust))
     engine = provider_for(provider, provider_options, allow_fallback=allow_fallback)
-    held_out = read_text(None if text is None else Path(text), "validation")
+    held_out = read_text(None if text is None else Path(text).expanduser(), "validation")
     window = min(_WINDOW, _context(small))
     ids_NT = windows(held_out.documents, load_tokenizer(small.path), window, tokens, seed)
     decoder = _decoder(small, engine, threads)
@@ -85,7 +85,7 @@ def _checkpoint(bundle: Bundle, model: str | Path | None, **trust: bool) -> Chec
     way_out = "give it with --model, or leave the graph proof out with --no-proof"
     source = bundle.manifest.source
     place = model if model is not None else source.get("path", "")
-    if model is None and not Path(place).is_dir():
+    if model is None and not Path(place).expanduser().is_dir():
         raise SourceError(bundle.path, f"its checkpoint {place or source.get('name')} is not there", way_out)
     checkpoint = Checkpoint.open(place, **trust)
     if different := source_differs(source, checkpoint.source()):

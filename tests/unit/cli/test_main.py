@@ -104,3 +104,11 @@ def test_help_imports_neither_torch_nor_onnxruntime() -> None:
     program = ("import sys; from foldrank.cli.main import _run; _run(['--help']); "
                "assert not {'torch', 'onnxruntime', 'onnx', 'transformers'} & set(sys.modules)")
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+
+
+def test_a_tilde_in_a_path_option_is_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from foldrank.cli.options import PATH
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert PATH.convert("~/text.txt", None, None) == tmp_path / "text.txt"
+    assert PATH.convert("a~/text.txt", None, None) == Path("a~/text.txt")

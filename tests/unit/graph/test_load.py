@@ -15,7 +15,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from synthetic import Shape, random_decoder, write_graph
 
-from foldrank.errors import UnsafeModel
+from foldrank.errors import SourceError, UnsafeModel
 from foldrank.graph.load import MAX_PROTO, load_model
 from foldrank.graph.weights import read
 
@@ -156,12 +156,6 @@ def _cycle(model: onnx.ModelProto) -> None:
     node.input[0] = next(n for n in reversed(model.graph.node) if n.op_type == "MatMul").output[0]
 
 
-def _swap(model: onnx.ModelProto) -> None:
-    nodes = list(model.graph.node)
-    del model.graph.node[:]
-    model.graph.node.extend(reversed(nodes))
-
-
 def _set(path: str, value: object) -> Callable[[onnx.ModelProto], object]:
     *parents, last = path.split(".")
 
@@ -191,7 +185,6 @@ BROKEN = {
     "initializer twice": (lambda m: m.graph.initializer.append(m.graph.initializer[0]), "twice"),
     "value twice": (lambda m: m.graph.node.append(m.graph.node[0]), "taken before"),
     "cycle": (_cycle, "cycle"),
-    "out of order": (_swap, "not in order"),
     "no opset": (lambda m: m.ClearField("opset_import"), "no opset"),
     "opset 0": (_set("opset_import.0.version", 0), "opset 0"),
     "opset 9999": (_set("opset_import.0.version", 9999), "opset 9999"),
@@ -282,3 +275,23 @@ def test_memory_stays_bounded(model: onnx.ModelProto, tmp_path: Path, name: str)
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "model.onnx")], capture_output=True, text=True,
                           check=True)
     assert int(done.stdout) < 256 << 10
+
+
+def test_nodes_out_of_order_are_put_in_order(model: onnx.ModelProto, tmp_path: Path) -> None:
+    wanted = [node.name for node in load_model(tmp_path / "model.onnx").graph]
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend(reversed(nodes))
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    found = list(load_model(tmp_path / "model.onnx").graph)
+    assert sorted(node.name or "" for node in found) == sorted(name or "" for name in wanted)
+    place = {node: number for number, node in enumerate(found)}
+    made = [(v.producer(), n) for n in found for v in n.inputs if v is not None]
+    assert all(place[maker] < place[reader] for maker, reader in made if maker is not None)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", DATA])
+def test_a_git_lfs_pointer_is_called_one(model: onnx.ModelProto, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n")
+    with pytest.raises(SourceError, match=rf"{name}: is a Git LFS pointer.*git lfs pull"):
+        load_model(tmp_path / "model.onnx")

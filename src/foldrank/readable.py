@@ -1,0 +1,53 @@
+"""A checkpoint's folder as the libraries can read it: same files, of what only they stumble over nothing left.
+
+The libraries know no byte order mark, look for the weights under one name, and take the attention that config.json
+names, though its package may be missing: foldrank chooses its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from foldrank.checkpoint import Checkpoint
+from foldrank.weightfiles import INDEX, SINGLE
+
+_CHOSEN_BY_US = ("_attn_implementation", "attn_implementation", "_attn_implementation_internal")
+_BOM = b"\xef\xbb\xbf"
+
+
+@contextlib.contextmanager
+def readable(checkpoint: Checkpoint) -> Iterator[Path]:
+    """The checkpoint's own folder, or for the time of the work one of links to its files with what must differ."""
+    path = checkpoint.path
+    clean = without_attention(checkpoint.config)
+    marked = [file for file in sorted(path.glob("*.json")) if _marked(file)]
+    renamed = checkpoint.weight_files if not ((path / INDEX).is_file() or (path / SINGLE).is_file()) else []
+    if clean == checkpoint.config and not marked and not renamed:
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="foldrank.") as made:
+        folder = Path(made)
+        for file in path.iterdir():
+            if file.is_file() and file.name != "config.json" and file not in marked:
+                (folder / (SINGLE if file in renamed else file.name)).symlink_to(file.resolve())
+        for file in marked:
+            (folder / file.name).write_bytes(file.read_bytes().removeprefix(_BOM))
+        (folder / "config.json").write_text(json.dumps(clean), encoding="utf-8")
+        yield folder
+
+
+def without_attention(config: Any) -> Any:
+    """The config without the attention that it asks for, at any depth."""
+    if isinstance(config, dict):
+        return {key: without_attention(value) for key, value in config.items() if key not in _CHOSEN_BY_US}
+    return [without_attention(value) for value in config] if isinstance(config, list) else config
+
+
+def _marked(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(_BOM)) == _BOM
