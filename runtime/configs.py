@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from foldrank import strictjson
+from foldrank import facts, strictjson
 from foldrank.errors import SourceError
 
 
@@ -20,7 +20,7 @@ def head_size(folder: Path) -> int:
 
 
 def context_length(folder: Path) -> int:
-    """Positions a model looks at: genai_config.json's, else config.json's max_position_embeddings or n_positions.
+    """Positions a model looks at: genai_config.json's, else config.json's.
 
     Raises SourceError where neither says it.
     """
@@ -30,6 +30,8 @@ def context_length(folder: Path) -> int:
             if found:
                 return int(found)
         config = strictjson.read(folder / "config.json")
-        return int(config.get("max_position_embeddings") or config["n_positions"])
+        if (length := facts.context_length(config)) is None:
+            raise KeyError("no key of config.json names it")
+        return length
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise SourceError(folder, f"no config tells the context length ({error})", "export again") from None
