@@ -19,6 +19,7 @@ import onnx_ir as ir
 from foldrank import strictjson
 from foldrank.benchmarks.workload import Workload
 from foldrank.errors import GraphNotRecognized
+from foldrank.facts import heads
 from foldrank.runtime.configs import head_size
 
 _LINEAR = frozenset({"MatMul", "Gemm", "MatMulNBits"})

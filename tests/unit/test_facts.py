@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from foldrank.facts import context_length
+from foldrank.facts import context_length, heads, width
 
 
 @pytest.mark.parametrize(("config", "length"), [
@@ -23,3 +23,13 @@ from foldrank.facts import context_length
 ])
 def test_each_familys_key_is_read(config: Any, length: int | None) -> None:
     assert context_length(config) == length
+
+
+@pytest.mark.parametrize(("config", "both"), [
+    ({"num_attention_heads": 4, "hidden_size": 64}, (4, 64)),
+    ({"n_head": 12, "n_embd": 768}, (12, 768)),
+    ({"n_heads": 8, "d_model": 512}, (8, 512)),
+    ({}, (None, None)),
+])
+def test_heads_and_width_are_read_too(config: Any, both: tuple[int | None, int | None]) -> None:
+    assert (heads(config), width(config)) == both
