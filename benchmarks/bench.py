@@ -21,6 +21,7 @@ from foldrank.benchmarks.statistics import SPREAD, UNSTABLE_ABOVE
 from foldrank.benchmarks.workload import Profile
 from foldrank.bundle import Bundle, source_differs
 from foldrank.errors import BundleError
+from foldrank.facts import context_length
 from foldrank.graph.load import load_model
 from foldrank.progress import SILENT, Progress
 from foldrank.runtime.gpu import Gpu
@@ -136,8 +137,8 @@ def _method(profile: Profile, setup: Setup, dropped: list[int], missing: dict[st
 
 def _fit(profile: Profile, dense: Bundle) -> tuple[Profile, list[int]]:
     """The workloads within the context length, and the prompt lengths that are not."""
-    positions = int(dense.json("config.json")["max_position_embeddings"])
-    fitting = profile.within(positions)
+    positions = context_length(dense.json("config.json"))
+    fitting = profile if positions is None else profile.within(positions)
     if not fitting.workloads:
         what = f"its context length {positions} holds none of the workloads"
         raise BundleError(dense.path, what, "bench another model")

@@ -14,7 +14,7 @@ import numpy as np
 
 from foldrank.benchmarks.ideal import Work
 from foldrank.benchmarks.paired import NULL, SPEED, Pairs, Sample, Series, Setup
-from foldrank.benchmarks.statistics import Estimate, estimate, spread, stable
+from foldrank.benchmarks.statistics import Estimate, estimate, spread, unstable_because
 from foldrank.benchmarks.workload import Workload
 
 PHASES = {"prefill": "ttft_s", "decode": "tpot_s"}
@@ -68,7 +68,8 @@ def _row(
         "bandwidth_use": yardstick.bandwidth and bytes_per_token * tokens_per_s / yardstick.bandwidth,
         "peak_rss_bytes": max(peaks, default=None), "placement": series.opened[bundle]["placement"],
         "cuda_graph": series.opened[bundle].get("cuda_graph"),
-        "spread": {"ttft": spread(ttft), "tpot": spread(tpot)}, "stable": stable(ttft) and stable(tpot),
+        "spread": {"ttft": spread(ttft), "tpot": spread(tpot)},
+        "stable": (why := unstable_because(ttft) or unstable_because(tpot)) is None, "unstable_because": why,
         "samples": {"ttft_ms": ttft, "tpot_ms": tpot},
     }
 
@@ -86,9 +87,11 @@ def speedups(series: Series, setup: Setup, yardstick: Yardstick) -> list[dict[st
             ratios = _ratios(launches, phase)
             found, ideal = estimate(ratios, setup.seed), yardstick.ideal(phase, workload)
             samples = [ratio for launch in ratios for ratio in launch]
+            why = unstable_because(samples, found)
             entries.append({
                 **_what(series, phase, workload), "ratio": found.ratio, "ci95": found.ci95, "ideal": ideal,
-                "realised_over_ideal": found.ratio / ideal, "spread": spread(samples), "stable": stable(samples),
+                "realised_over_ideal": found.ratio / ideal, "spread": spread(samples),
+                "stable": why is None, "unstable_because": why,
                 "pair_ratios": ratios, "note": note(found, ideal, phase, workload, yardstick),
             })
     return entries

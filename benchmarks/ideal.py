@@ -19,6 +19,7 @@ import onnx_ir as ir
 from foldrank import strictjson
 from foldrank.benchmarks.workload import Workload
 from foldrank.errors import GraphNotRecognized
+from foldrank.facts import heads
 from foldrank.runtime.configs import head_size
 
 _LINEAR = frozenset({"MatMul", "Gemm", "MatMulNBits"})
@@ -126,4 +127,6 @@ def _query_heads(model: ir.Model, folder: Path) -> int:
     for node in model.graph:
         if node.op_type == "GroupQueryAttention":
             return node.attributes["num_heads"].as_int()
-    return int(strictjson.read(folder / "config.json")["num_attention_heads"])
+    if (found := heads(strictjson.read(folder / "config.json"))) is None:
+        raise GraphNotRecognized(folder, "no key of config.json names the attention heads", "export again")
+    return found

@@ -13,6 +13,7 @@ from foldrank.digests import sha256_file
 from foldrank.errors import NotWritable
 from foldrank.export.builder import build, check_architecture
 from foldrank.export.finish import finish_files, finish_graph
+from foldrank.facts import context_length
 from foldrank.progress import SILENT, Progress
 from foldrank.readable import readable
 
@@ -52,7 +53,7 @@ def check_windows(graph: Path, checkpoint: Checkpoint) -> None:
     window for all blocks and lists none (Mistral), it leaves it out.
     """
     text = checkpoint.text_config
-    window, context = text.get("sliding_window"), text.get("max_position_embeddings")
+    window, context = text.get("sliding_window"), context_length(text)
     kinds = text.get("layer_types")
     sliding = kinds.count("sliding_attention") if isinstance(kinds, list) else checkpoint.blocks
     if not isinstance(window, int) or text.get("use_sliding_window") is False or (context and window >= context):

@@ -12,12 +12,12 @@ from typing import Any
 from foldrank import strictjson
 from foldrank.checkpoint import Checkpoint
 from foldrank.export.ports import Ports, sizes
+from foldrank.facts import context_length
 
 _TYPES = frozenset({"gemma", "gemma2", "gemma3_text", "granite", "llama", "mistral", "olmo", "phi", "phi3", "qwen2",
                     "qwen3", "smollm3"})
 """Model types whose cache onnxruntime-genai takes pair by pair; its `gpt2` is another layout (one tensor a block)."""
 
-_CONTEXT = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length")
 _TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -25,7 +25,7 @@ def genai_settings(checkpoint: Checkpoint, ports: Ports) -> dict[str, Any]:
     """The file's content; finish.py names the provider."""
     text = checkpoint.text_config
     heads, head_size = sizes(checkpoint)
-    context = next((int(text[key]) for key in _CONTEXT if text.get(key)), 2048)
+    context = context_length(text) or 2048
     kind = str(text.get("model_type", ""))
     return {
         "model": {

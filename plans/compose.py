@@ -19,6 +19,7 @@ from foldrank import context
 from foldrank.digests import WeightDigest, in_threads, sha256_array
 from foldrank.edits import Edit, FoldBlocks, LowRank, ReplaceWeight
 from foldrank.errors import SourceError
+from foldrank.facts import context_length
 from foldrank.plandocument import Calibration, Keep, PlanDocument, Source, Step
 from foldrank.planfile import Plan
 from foldrank.plans.depth.similarity import debiased_cka
@@ -109,7 +110,7 @@ def calibration_windows(checkpoint: Checkpoint, path: Path | None, tokens: int |
     asked = CALIBRATION_TOKENS if tokens is None else tokens
     if asked < 16:
         raise ValueError(f"calibration tokens: {asked} are too few; give 16 or more")
-    context = checkpoint.config.get("max_position_embeddings") or checkpoint.config.get("n_positions") or WINDOW
+    context = context_length(checkpoint.config) or WINDOW
     window = min(WINDOW, context, asked)
     tokenizer = load_tokenizer(checkpoint.path)
     return cut_windows(

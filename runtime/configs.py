@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from foldrank import strictjson
+from foldrank import facts, strictjson
 from foldrank.errors import SourceError
 
 
@@ -14,13 +14,13 @@ def head_size(folder: Path) -> int:
         if (folder / "genai_config.json").is_file():
             return int(strictjson.read(folder / "genai_config.json")["model"]["decoder"]["head_size"])
         config = strictjson.read(folder / "config.json")
-        return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
-    except (OSError, KeyError, TypeError, strictjson.JsonError) as error:
+        return int(config.get("head_dim") or (facts.width(config) or 0) // (facts.heads(config) or 0))
+    except (OSError, KeyError, TypeError, ZeroDivisionError, strictjson.JsonError) as error:
         raise SourceError(folder, f"no config tells the head size ({error})", "export again") from None
 
 
 def context_length(folder: Path) -> int:
-    """Positions a model looks at: genai_config.json's, else config.json's max_position_embeddings or n_positions.
+    """Positions a model looks at: genai_config.json's, else config.json's.
 
     Raises SourceError where neither says it.
     """
@@ -30,6 +30,8 @@ def context_length(folder: Path) -> int:
             if found:
                 return int(found)
         config = strictjson.read(folder / "config.json")
-        return int(config.get("max_position_embeddings") or config["n_positions"])
+        if (length := facts.context_length(config)) is None:
+            raise KeyError("no key of config.json names it")
+        return length
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise SourceError(folder, f"no config tells the context length ({error})", "export again") from None

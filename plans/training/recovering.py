@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from foldrank.facts import context_length
 from foldrank.planfile import Plan
 from foldrank.plans.models.decoder import load_decoder
 from foldrank.plans.texts import Text, Windows, cut_windows, load_tokenizer, read_text
@@ -52,7 +53,7 @@ def recovered(
 def recovery_windows(checkpoint: Checkpoint, asked: Recovery, seed: int) -> Windows:
     """At most `tokens` tokens in windows, from documents drawn over the whole text."""
     tokens = TOKENS if asked.tokens is None else asked.tokens
-    context = checkpoint.config.get("max_position_embeddings") or checkpoint.config.get("n_positions") or WINDOW
+    context = context_length(checkpoint.config) or WINDOW
     window = min(WINDOW, context, max(2, tokens // 16))
     text = _drawn(read_text(asked.text, "calibration"), CHARACTERS * tokens, seed)
     tokenizer, count = load_tokenizer(checkpoint.path), max(2, tokens // window)

@@ -12,6 +12,7 @@ import click
 from foldrank import __version__
 from foldrank.cli import interrupts
 from foldrank.errors import FoldrankError
+from foldrank.late import notes
 
 VERBS = ("doctor", "inspect", "export", "plan", "apply", "validate", "bench", "report", "compress", "run", "diff",
          "selftest")
@@ -61,14 +62,15 @@ def _run(arguments: list[str]) -> int:
     except click.ClickException as error:
         return _fail(error.format_message(), 2, verbose)
     except FoldrankError as error:
-        return _fail(str(error), error.exit_code, verbose)
+        return _fail("; ".join([str(error), *notes(error)]), error.exit_code, verbose)
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing in _EXTRAS:
             return _fail(f"{missing}: is not installed; pip install 'foldrank[{_EXTRAS[missing]}]'", 3, verbose)
         return _our_bug(error, verbose)
-    except (click.Abort, KeyboardInterrupt):
-        return _fail("interrupted: nothing half-written was left; run the same command again", INTERRUPTED, verbose)
+    except (click.Abort, KeyboardInterrupt) as error:
+        left = "; ".join(notes(error)) or "nothing half-written was left; run the same command again"
+        return _fail(f"interrupted: {left}", INTERRUPTED, verbose)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -77,7 +79,8 @@ def _run(arguments: list[str]) -> int:
 
 
 def _our_bug(error: Exception, verbose: bool) -> int:
-    return _fail(f"foldrank: {type(error).__name__}: {error}; this is our bug: please report it with -v", 70, verbose)
+    said = "; ".join(["this is our bug: please report it with -v", *notes(error)])
+    return _fail(f"foldrank: {type(error).__name__}: {error}; {said}", 70, verbose)
 
 
 def _usage_line(error: click.UsageError) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from foldrank import strictjson
+from foldrank import facts, strictjson
 from foldrank.errors import BundleError
 from foldrank.reporting import lookup
 
@@ -64,8 +64,8 @@ class Evidence:
         """Key/value heads and head size, as genai_config.json says, else config.json."""
         decoder = lookup.at(self.genai_config, "model", "decoder")
         heads = lookup.integer(decoder, "num_key_value_heads") or lookup.integer(self.config, "num_key_value_heads")
-        queries = lookup.integer(self.config, "num_attention_heads")
-        width = lookup.integer(self.config, "hidden_size")
+        queries = facts.heads(self.config)
+        width = facts.width(self.config)
         head_size = lookup.integer(decoder, "head_size") or lookup.integer(self.config, "head_dim")
         if head_size is None and width and queries:
             head_size = width // queries

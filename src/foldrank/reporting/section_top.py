@@ -12,6 +12,9 @@ from foldrank.reporting.parts import Mark, Tile, Verdict
 from foldrank.reporting.weight_bytes import split
 from foldrank.reporting.workload import workload
 
+_LARGE_LOSS = 0.10
+"""Rise of perplexity above which a bundle that nobody set gates for is marked."""
+
 
 def verdict(evidence: Evidence) -> Verdict:
     """What may be said: failed where anything failed, passed only where the graph proof ran and passed."""
@@ -22,11 +25,23 @@ def verdict(evidence: Evidence) -> Verdict:
     proved, missed = _proved(evidence, proof), tuple(_missed(gate) for gate in failed)
     told = {lookup.text(evidence.validate, "verdict"), lookup.text(evidence.bench, "verdict")}
     if proof is False or failed or "fail" in told:
-        return Verdict("Failed", (proved, *missed) if proof is False else (*missed, proved), "bad")
+        stopped = ("speed was not measured after that",) if evidence.bench is None else ()
+        return Verdict("Failed", ((proved, *missed) if proof is False else (*missed, proved)) + stopped, "bad")
     if evidence.validate is None:
         return Verdict("Not validated", ("neither graph proof nor quality was measured",), "warn")
-    held = "every gate holds" if gates else "no gates were set"
-    return Verdict("Passed" if proof is True else "Not proved", (proved, held), "good" if proof is True else "warn")
+    if proof is not True:
+        return Verdict("Not proved", (proved, "every gate holds" if gates else "no gates were set"), "warn")
+    if all(gate.get("name") == "graph_proof" for gate in lookup.rows(evidence.validate, "gates")):
+        return _ungated(evidence, proved, "every gate holds, none is on quality" if gates else "no gates were set")
+    return Verdict("Passed", (proved, "every gate holds"), "good")
+
+
+def _ungated(evidence: Evidence, proved: str, held: str) -> Verdict:
+    """Nobody said what would be good enough: the fact is told, and a large loss is not neutral."""
+    ratio = lookup.number(evidence.validate, "quality", "perplexity_ratio")
+    cost = f"; perplexity {figures.change(ratio)}" if ratio is not None else ""
+    mark: Mark = "warn" if ratio is not None and ratio > 1 + _LARGE_LOSS else ""
+    return Verdict("Proved", (proved, f"{held}{cost}"), mark)
 
 
 def _proved(evidence: Evidence, proof: Any) -> str:
@@ -81,7 +96,13 @@ def _speed(bench: Any) -> Tile:
     unstable = row.get("stable") is False
     detail += f"ideal {figures.times(lookup.number(row, 'ideal'))}; {workload(row)}"
     ratio = figures.times(lookup.number(row, "ratio"))
-    return Tile("Decode speed", ratio, detail + ("; unstable pairs" if unstable else ""), "warn" if unstable else "")
+    detail += f"; unstable pairs{_why(row)}" if unstable else ""
+    return Tile("Decode speed", ratio, detail, "warn" if unstable else "")
+
+
+def _why(row: Mapping[str, Any]) -> str:
+    reason = lookup.text(row, "unstable_because")
+    return f": {reason}" if reason else ""
 
 
 def headline(speedups: list[Mapping[str, Any]]) -> Mapping[str, Any] | None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from foldrank.bundle import Bundle
 from foldrank.checkpoint import Checkpoint
+from foldrank.errors import ProviderUnavailable
+from foldrank.late import kept, require
 from foldrank.progress import SILENT, Progress
 from foldrank.staging import check_output, move_into_place, sync_tree, workspace
 
 _GPU_ALIGN = 64
+_NEEDED = {"torch": "torch", "transformers": "torch", "onnxruntime": "cpu"}
+"""Libraries that some step cannot do without, and the extra that brings each."""
 
 
 def compress(
@@ -34,6 +39,8 @@ def compress(
     min_top1_agreement: float | None = None,
     min_speedup: float | None = None,
     dense: str | Path | None = None,
+    keep_going: bool = False,
+    validation_tokens: int = 20_480,
     device: str = "cpu",
     seed: int = 0,
     force: bool = False,
@@ -43,13 +50,17 @@ def compress(
 ) -> Bundle:
     """Export, plan, apply, add a self-test, validate, bench and report; returns the compressed bundle.
 
-    What can be wrong is asked before the long work: settings, texts, whether the provider starts, the export.
+    What can be wrong is asked before the long work: libraries, settings, texts, whether the provider starts, the
+    export. Without the extra `report` there is no page, and nothing else is missing.
 
     On a GPU ranks are multiples of 64 unless a method's `align` says otherwise: products of other sizes are slower.
-    A failed gate does not stop the run: the bundle is delivered with the verdict in its reports. `dense` keeps the
-    dense bundle there, or takes it from there where it exists. Raises what the single verbs raise; then no output is
-    left behind.
+    A failed gate of validate ends the run before the bench: the bundle is delivered with the verdict in its reports.
+    `keep_going` measures its speed all the same, unless the graph proof failed. `dense` keeps the dense bundle there,
+    or takes it from there where it exists. Raises what the single verbs raise; then no output is left behind, but from
+    the finished bundle on (validate, bench, report) it is kept as OUTPUT.unfinished, with the dense one as
+    OUTPUT.dense, and a note of the error says so.
     """
+    require(_NEEDED)
     from foldrank.plans.compose import parse_all
     from foldrank.plans.models.families import check_family
     from foldrank.plans.request import aligned
@@ -96,12 +107,23 @@ def compress(
         known = reference_of(small, Checkpoint.open(model, **trust))
         small = add_selftest(small, known, seed)
         running: dict[str, Any] = {"provider": provider, "provider_options": provider_options, "seed": seed}
-        validate(
-            small, reference=baseline, known=known, text=text, max_perplexity_increase=max_perplexity_increase,
-            min_top1_agreement=min_top1_agreement, progress=progress, **trust, **running,
-        )
-        bench(small.path, baseline=baseline, min_speedup=min_speedup, quick=True, progress=progress, **running)
-        report(small.path, progress=progress)
-        sync_tree(small.path)
+        finished = {"unfinished": small.path}
+        if dense is None:
+            finished["dense"] = baseline.path
+        with kept(finished, output):
+            found = validate(
+                small, reference=baseline, known=known, text=text, max_perplexity_increase=max_perplexity_increase,
+                min_top1_agreement=min_top1_agreement, tokens=validation_tokens, progress=progress, **trust, **running,
+            )
+            if _goes_on(found, keep_going):
+                bench(small.path, baseline=baseline, min_speedup=min_speedup, quick=True, progress=progress, **running)
+            with contextlib.suppress(ProviderUnavailable):  # the extra is not there: all but the page is
+                report(small.path, progress=progress)
+            sync_tree(small.path)
         move_into_place(small.path, output, force=force)
     return Bundle.open(output)
+
+
+def _goes_on(found: dict[str, Any], keep_going: bool) -> bool:
+    """Whether speed is worth measuring: never of a graph that computes something else than its plan says."""
+    return found["graph"]["passed"] is not False and (keep_going or found["verdict"] == "pass")

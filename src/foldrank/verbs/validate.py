@@ -12,6 +12,7 @@ from foldrank import strictjson
 from foldrank.bundle import Bundle, source_differs
 from foldrank.checkpoint import Checkpoint
 from foldrank.errors import BundleError, SourceError
+from foldrank.facts import context_length
 from foldrank.plans.texts import load_tokenizer, read_text, windows
 from foldrank.progress import SILENT, Progress
 from foldrank.runtime import quality, validation
@@ -51,7 +52,7 @@ def validate(
         known = reference_of(small, _checkpoint(small, model, **trust))
     engine = provider_for(provider, provider_options, allow_fallback=allow_fallback)
     held_out = read_text(None if text is None else Path(text).expanduser(), "validation")
-    window = min(_WINDOW, _context(small))
+    window = min(_WINDOW, context_length(small.json("config.json")) or _WINDOW)
     ids_NT = windows(held_out.documents, load_tokenizer(small.path), window, tokens, seed)
     decoder = _decoder(small, engine, threads)
     graph = dict(validation.NOT_RUN)
@@ -97,13 +98,6 @@ def _checkpoint(bundle: Bundle, model: str | Path | None, **trust: bool) -> Chec
 def _decoder(bundle: Bundle, engine: Provider, threads: int | None) -> OrtDecoder:
     """Threads spin within a run only: several sessions and PyTorch share the cores here."""
     return OrtDecoder.open(bundle.path, engine, threads=threads, spinning="in_runs")
-
-
-def _context(bundle: Bundle) -> int:
-    """Tokens the model can look at."""
-    config = bundle.json("config.json") or {}
-    config = config.get("text_config", config)
-    return int(config.get("max_position_embeddings") or config.get("n_positions") or _WINDOW)
 
 
 def _prove(

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from foldrank.benchmarks.statistics import UNSTABLE_ABOVE, estimate, spread, stable
+from foldrank.benchmarks.statistics import (
+    UNSTABLE_ABOVE,
+    Estimate,
+    estimate,
+    modes_apart,
+    spread,
+    stable,
+    unstable_because,
+)
 
 RNG = np.random.default_rng(7)
 
@@ -56,3 +64,30 @@ def test_one_outlier_does_not_make_a_row_unstable_but_noise_does() -> None:
     assert stable([*quiet.tolist(), 500.0])
     assert not stable(noisy.tolist())
     assert spread(noisy.tolist()) > UNSTABLE_ABOVE
+
+
+def test_two_groups_are_seen_with_their_distance_even_where_the_spread_is_small() -> None:
+    noise = 0.002 * np.random.default_rng(2).standard_normal(40)
+    samples = [*(1.0 + noise[:29]).tolist(), *(1.2 + noise[29:]).tolist()]
+    assert stable(samples)
+    assert modes_apart(samples) == pytest.approx(0.2, rel=0.02)
+    assert "two groups, 20." in str(unstable_because(samples)) or "two groups, 19." in str(unstable_because(samples))
+
+
+def test_one_group_is_one_group_whatever_its_form() -> None:
+    rng = np.random.default_rng(3)
+    for _ in range(50):
+        assert modes_apart((1 + 0.02 * rng.standard_normal(40)).tolist()) is None
+        assert modes_apart(rng.uniform(0.96, 1.04, 40).tolist()) is None
+    assert modes_apart([*[1.0] * 39, 500.0]) is None
+    assert modes_apart([1.0] * 20) is None
+
+
+def test_groups_too_close_to_matter_are_one() -> None:
+    assert modes_apart([1.0] * 10 + [1.01] * 10) is None
+
+
+def test_a_wide_interval_marks_quiet_samples() -> None:
+    samples = (1.2 * (1 + 0.005 * np.random.default_rng(4).standard_normal(40))).tolist()
+    assert unstable_because(samples, Estimate(1.2, 1.19, 1.21)) is None
+    assert unstable_because(samples, Estimate(1.2, 1.15, 1.25)) == "the 95 % interval is 8.3% wide"

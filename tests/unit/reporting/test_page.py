@@ -204,7 +204,9 @@ def _validation(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("report", "word", "reason"),
     [
-        (_validation(), "✓ Passed", "no gates were set"),
+        (_validation(), "Proved", "no gates were set"),
+        (_validation(quality={"perplexity_ratio": 1.45}), "! Proved", "no gates were set; perplexity +45.0 %"),
+        (_validation(quality={"perplexity_ratio": 1.02}), "Proved", "no gates were set; perplexity +2.0 %"),
         (_validation(graph={"passed": False}, verdict="fail"), "✗ Failed", "does not compute what the plan says"),
         (_validation(graph=None), "! Not proved", "the graph proof was not run; no gates were set"),
         (_validation(verdict="fail"), "✗ Failed", "the graph computes what the plan says."),
@@ -221,6 +223,23 @@ def test_the_verdict_says_no_more_than_was_shown(make_bundle: Maker, report: Any
     top = words(compose(make_bundle({"reports/validate.json": report})).html)
     assert word in top
     assert reason in top
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_gate_on_speed_says_nothing_of_quality(make_bundle: Maker) -> None:
+    bench = {**BENCH, "gates": [{"name": "min_speedup genai", "limit": 1.1, "value": 1.2, "passed": True}]}
+    report = _validation(quality={"perplexity_ratio": 1.45})
+    top = words(compose(make_bundle({"reports/bench.json": bench, "reports/validate.json": report})).html)
+    assert "! Proved" in top
+    assert "every gate holds, none is on quality; perplexity +45.0 %" in top
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_run_that_a_gate_ended_says_that_speed_was_not_measured(make_bundle: Maker) -> None:
+    gate = {"name": "min_top1_agreement", "limit": 0.9, "value": 0.8, "passed": False}
+    report = _validation(gates=[gate], verdict="fail")
+    top = words(compose(make_bundle({"reports/bench.json": None, "reports/validate.json": report})).html)
+    assert "speed was not measured after that" in top
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -19,6 +19,7 @@ from foldrank.cli import options, output, plans, progress, results
 @options.quality_gates
 @options.speed_gate
 @click.option("--dense", type=options.PATH, help="Keep the dense bundle here, or take it from here if it exists.")
+@click.option("--keep-going", is_flag=True, help="Bench after a failed gate too (never after a failed proof).")
 @options.source
 @click.option("--device", default="cpu", show_default=True, help="Where PyTorch computes.")
 @options.seed
@@ -30,7 +31,7 @@ def command(
     recover_text: Path | None, recover_tokens: int | None, recover_steps: int | None, exporter: str | None,
     dtype: str | None, provider: str | None, provider_options: dict[str, str], text: Path | None,
     max_perplexity_increase: float | None, min_top1_agreement: float | None, min_speedup: float | None,
-    dense: Path | None, offline: bool, trust_remote_code: bool, device: str, seed: int,
+    dense: Path | None, keep_going: bool, offline: bool, trust_remote_code: bool, device: str, seed: int,
     as_json: bool, quiet: bool, verbose: bool,
 ) -> None:
     """From a checkpoint to a proven, measured bundle: export, plan, apply, validate, bench and report."""
@@ -45,14 +46,20 @@ def command(
     with progress.shown(quiet) as shown:
         made = options.usage(
             compress, model, output_, **plans.options(chosen), provider_options=provider_options, dense=dense,
-            device=device, force=force, offline=offline, trust_remote_code=trust_remote_code, progress=shown,
+            keep_going=keep_going, device=device, force=force, offline=offline, trust_remote_code=trust_remote_code,
+            progress=shown,
         )
-    found = {"bundle": str(made.path), "report": str(made.path / "report.html"),
+    page = made.path / "report.html"
+    found = {"bundle": str(made.path), "report": str(page) if page.is_file() else None,
              "validate": made.json("reports/validate.json"), "bench": made.json("reports/bench.json")}
     if as_json:
         output.emit_json(found)
     else:
         results.show_validation(found["validate"])
-        results.show_bench(found["bench"])
-        output.say(f"\nbundle: {made.path}\nreport: {made.path / 'report.html'}")
-    ctx.exit(max(results.exit_code(found["validate"]), results.exit_code(found["bench"])))
+        if found["bench"]:
+            results.show_bench(found["bench"])
+        else:
+            output.say("speed: not measured, as validation failed")
+        shown_page = found["report"] or "none, pip install 'foldrank[report]', then foldrank report"
+        output.say(f"\nbundle: {made.path}\nreport: {shown_page}")
+    ctx.exit(max(results.exit_code(found["validate"]), results.exit_code(found["bench"] or {})))

@@ -1,0 +1,37 @@
+"""What a config.json says of a model, under whichever key its family keeps it: the one reader of these.
+
+Knows names of keys. Knows nothing of files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_CONTEXT = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length", "max_seq_len", "seq_length")
+_HEADS = ("num_attention_heads", "n_head", "n_heads")
+_WIDTH = ("hidden_size", "n_embd", "d_model")
+
+
+def context_length(config: Any) -> int | None:
+    """Positions the model looks at; None where no key tells (ALiBi, older Falcons) or what is told is no number > 0."""
+    return _first(config, _CONTEXT)
+
+
+def heads(config: Any) -> int | None:
+    """Query heads of a block; None where no key tells."""
+    return _first(config, _HEADS)
+
+
+def width(config: Any) -> int | None:
+    """Width of the hidden state; None where no key tells."""
+    return _first(config, _WIDTH)
+
+
+def _first(config: Any, keys: tuple[str, ...]) -> int | None:
+    if not isinstance(config, Mapping):
+        return None
+    text = config.get("text_config", config)
+    text = text if isinstance(text, Mapping) else config
+    found = (text.get(key) for key in keys)
+    return next((n for n in found if isinstance(n, int) and not isinstance(n, bool) and n > 0), None)
