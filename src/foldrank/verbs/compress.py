@@ -46,8 +46,8 @@ def compress(
     What can be wrong is asked before the long work: settings, texts, whether the provider starts, the export.
 
     On a GPU ranks are multiples of 64 unless a method's `align` says otherwise: products of other sizes are slower.
-    A failed gate does not stop the run: the bundle is delivered with the verdict in its reports. `dense` keeps the
-    dense bundle there, or takes it from there where it exists. Raises what the single verbs raise; then no output is
+    A failed graph proof stops the run before the bench. Another failed gate does not stop it: the bundle is
+    delivered with the verdict in its reports. `dense` keeps the dense bundle there, or takes it from there where it exists. Raises what the single verbs raise; then no output is
     left behind.
     """
     from foldrank.plans.compose import parse_all
@@ -63,7 +63,7 @@ def compress(
     from foldrank.verbs.reference import reference_of
     from foldrank.verbs.report import report
     from foldrank.verbs.selftest import add_selftest
-    from foldrank.verbs.validate import validate
+    from foldrank.verbs.validate import check_proved, validate
 
     if short_name(provider) != "cpu":
         methods = [aligned(method, _GPU_ALIGN) for method in methods]
@@ -93,10 +93,11 @@ def compress(
         known = reference_of(small, Checkpoint.open(model, **trust))
         small = add_selftest(small, known, seed)
         running: dict[str, Any] = {"provider": provider, "provider_options": provider_options, "seed": seed}
-        validate(
+        found = validate(
             small, reference=baseline, known=known, text=text, max_perplexity_increase=max_perplexity_increase,
             min_top1_agreement=min_top1_agreement, progress=progress, **trust, **running,
         )
+        check_proved(found, small)
         bench(small.path, baseline=baseline, min_speedup=min_speedup, quick=True, progress=progress, **running)
         report(small.path, progress=progress)
         sync_tree(small.path)
