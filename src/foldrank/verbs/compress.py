@@ -47,8 +47,8 @@ def compress(
 
     On a GPU ranks are multiples of 64 unless a method's `align` says otherwise: products of other sizes are slower.
     A failed graph proof stops the run before the bench. Another failed gate does not stop it: the bundle is
-    delivered with the verdict in its reports. `dense` keeps the dense bundle there, or takes it from there where it exists. Raises what the single verbs raise; then no output is
-    left behind.
+    delivered with the verdict in its reports. `dense` keeps the dense bundle there, or takes it from there where it
+    exists. Raises what the single verbs raise; then no output is left behind.
     """
     from foldrank.plans.compose import parse_all
     from foldrank.plans.request import aligned
