@@ -1,4 +1,5 @@
-"""A fresh export is proved before it is a bundle: what the builder leaves out is refused, what it writes well passes."""
+"""A fresh export is proved before it is a bundle: what the builder leaves out is refused, what it writes well passes.
+"""
 
 import json
 import shutil
@@ -15,8 +16,8 @@ from foldrank.verbs.export import export
 from foldrank.verbs.export_window import window_of
 
 
-def _scaled(specs_300: Path, folder: Path, rope: dict[str, Any]) -> Path:
-    model = Path(shutil.copytree(specs_300, folder / "model"))
+def _scaled(source: Path, folder: Path, rope: dict[str, Any]) -> Path:
+    model = Path(shutil.copytree(source, folder / "model"))
     config = json.loads((model / "config.json").read_text())
     config.pop("rope_scaling", None)
     config["rope_parameters"] = {"rope_theta": config.get("rope_theta", 10000.0), **rope}
