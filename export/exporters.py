@@ -36,24 +36,41 @@ def check_exporter(name: str) -> None:
         raise ValueError(f"no exporter {name!r}; one of {AUTO}, {', '.join(EXPORTERS)}")
 
 
-def run_exporter(name: str, checkpoint: Checkpoint, folder: Path, **options: Any) -> Exported:
+Check = Callable[[str, Path], None]
+"""Handed an exporter's name and the folder it filled; raises NotWritable where that is not the model."""
+
+
+def unchecked(_exporter: str, _folder: Path) -> None:
+    """Believe the exporter."""
+
+
+def run_exporter(
+    name: str, checkpoint: Checkpoint, folder: Path, *, check: Check = unchecked, **options: Any
+) -> Exported:
     """Fill an empty folder. `options` are those of `genai.export`. "auto": what onnxruntime-genai's builder writes as
-    it is comes from there, for its fused operators; other models of transformers from transformers.exporters.
+    it is, so that `check` passes, comes from there, for its fused operators; other models of transformers from
+    transformers.exporters.
 
     Raises ValueError (no such exporter), ExportError.
     """
     check_exporter(name)
+
+    def made(exporter: str) -> dict[str, FileEntry]:
+        files = _named(exporter)(checkpoint, folder, **options)
+        check(exporter, folder)
+        return files
+
     if name != AUTO:
-        return Exported(name, _named(name)(checkpoint, folder, **options))
+        return Exported(name, made(name))
     try:
-        return Exported("genai", _named("genai")(checkpoint, folder, **options))
+        return Exported("genai", made("genai"))
     except NotWritable as error:
         if not _in_transformers(checkpoint.architecture):
             raise
         first = error
     _empty(folder)
     try:
-        files = _named("transformers")(checkpoint, folder, **options)
+        files = made("transformers")
     except ExportError as second:
         raise ExportError(second.where, f"{second.what}; the genai exporter before it: {first.what}",
                           second.remedy) from second

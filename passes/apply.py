@@ -82,7 +82,8 @@ def apply_plan(
             dense = bundle.manifest
             manifest = seal(
                 stage, command=command, seed=seed, source=dense.source, exporter=dense.exporter,
-                exporter_reason=dense.exporter_reason, dtype=dense.dtype, versions=versions(), known=known,
+                exporter_reason=dense.exporter_reason, export_proof=dense.export_proof,
+                dtype=dense.dtype, versions=versions(), known=known,
             )
     return Bundle(Path(out).absolute(), manifest)
 

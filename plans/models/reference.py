@@ -88,6 +88,17 @@ def reference_model(
     return model.eval()
 
 
+def block_weights(model: Any) -> dict[str, np.ndarray]:
+    """W [in, out], float32, of every site of the first and the last block, by site."""
+    parent, name = stack(model)
+    blocks = list(getattr(parent, name))
+    found = {}
+    for number in sorted({0, len(blocks) - 1}):
+        layer = _Layer(blocks[number], unpack(blocks[number], model.config))
+        found |= {str(Site(number, (role,))): _matrix(layer.linear(role)) for role in layer.places}
+    return found
+
+
 def _check_source(checkpoint: Checkpoint, layers: list[_Layer], head: nn.Linear, plan: Plan) -> None:
     source = plan.document.source
     reasons = []

@@ -46,7 +46,8 @@ class WeightDigests:
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
 class Manifest:
     """What manifest.json holds. `files` maps relative POSIX paths; `source` names the checkpoint and its digests;
-    `exporter_reason` says why the exporter is not the first choice."""
+    `exporter_reason` says why the exporter is not the first choice, `export_proof` how far the dense graph was
+    proved."""
 
     command: str
     seed: int | None
@@ -58,6 +59,7 @@ class Manifest:
     files: dict[str, FileEntry]
     weights: WeightDigests | None = None
     exporter_reason: str | None = None
+    export_proof: dict[str, str | int | float | bool | None] | None = None
     schema: Literal["foldrank.bundle/1"] = SCHEMA
 
 
@@ -136,7 +138,7 @@ def source_differs(ours: Mapping[str, str], theirs: Mapping[str, str]) -> str | 
 def seal(
     folder: Path, *, command: str, seed: int | None, source: Mapping[str, str], exporter: str, dtype: str,
     versions: Mapping[str, str], exporter_reason: str | None = None, known: Mapping[str, FileEntry] | None = None,
-    weights: tuple[Iterable[str], Mapping[str, str]] | None = None,
+    weights: tuple[Iterable[str], Mapping[str, str]] | None = None, export_proof: Mapping[str, Any] | None = None,
 ) -> Manifest:
     """Write the manifest of a staged folder, last. `known` spares digests that were taken while writing; `weights` are
     the files that weights lie in and the weights' digests by site."""
@@ -150,7 +152,7 @@ def seal(
         command=command, seed=seed, versions=dict(versions), source=dict(source), exporter=exporter, dtype=dtype,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), files=files,
         weights=weights and WeightDigests({name: files[name].sha256 for name in weights[0]}, dict(weights[1])),
-        exporter_reason=exporter_reason,
+        exporter_reason=exporter_reason, export_proof=export_proof and dict(export_proof),
     )
     (folder / MANIFEST).write_text(_text(manifest), encoding="utf-8")
     return manifest

@@ -21,9 +21,12 @@ def exit_code(found: dict[str, Any]) -> int:
 
 def show_validation(found: dict[str, Any]) -> None:
     """The two proofs, apart."""
+    from foldrank.runtime.validation import blame
+
     graph, quality = found["graph"], found["quality"]
     state = {True: "passed", False: "FAILED", None: "not run"}[graph["passed"]]
-    output.say(f"graph proof: {state}" + ("" if graph["passed"] is None else _proof_figures(graph)))
+    output.say(f"graph proof: {state}" + ("" if graph["passed"] is None else _proof_figures(graph))
+               + blame(graph.get("fault")))
     output.say(f"quality: perplexity {quality['dense_perplexity']:.2f} -> {quality['perplexity']:.2f} "
                f"(x{quality['perplexity_ratio']:.3f}), KL {quality['kl_nats']:.4f} nats, "
                f"top-1 agreement {quality['top1_agreement']:.1%}, over {quality['tokens']:,} tokens")

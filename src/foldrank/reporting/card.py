@@ -16,6 +16,7 @@ import yaml
 from foldrank.reporting import figures, lookup, snippets
 from foldrank.reporting.card_measured import quality, speed
 from foldrank.reporting.evidence import Evidence
+from foldrank.reporting.export_proved import export_proved
 from foldrank.reporting.folds import fold_sentence
 from foldrank.reporting.markdown import bullets, code, plain, table
 
@@ -166,6 +167,7 @@ def _provenance(evidence: Evidence) -> str:
     named = {
         "exporter": lookup.text(evidence.manifest, "exporter"),
         "why this exporter": lookup.text(evidence.manifest, "exporter_reason"),
+        "dense export": export_proved(evidence.manifest),
         "sha256 of the source's config.json": digest,
         "plan digest": lookup.text(evidence.plan, "digest"),
         "calibration text": lookup.text(evidence.plan, "calibration", "name"),

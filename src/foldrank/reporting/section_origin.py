@@ -6,6 +6,7 @@ from typing import Any
 
 from foldrank.reporting import figures, lookup
 from foldrank.reporting.evidence import Evidence
+from foldrank.reporting.export_proved import export_proved
 from foldrank.reporting.nested import lines, named, shown
 from foldrank.reporting.parts import Fold, Part, Section, Text, table
 
@@ -27,6 +28,7 @@ def _facts(evidence: Evidence) -> list[tuple[str, str]]:
         "sha256 of the source's weights": lookup.text(manifest, "source", "weights_sha256"),
         "exporter": lookup.text(manifest, "exporter"),
         "why this exporter": lookup.text(manifest, "exporter_reason"),
+        "dense export": export_proved(manifest),
         "stored type": lookup.text(manifest, "dtype"),
         "created": lookup.text(manifest, "created"),
         "command": lookup.text(manifest, "command"),

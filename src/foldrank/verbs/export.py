@@ -9,12 +9,12 @@ from foldrank.bundle import Bundle, seal
 from foldrank.checkpoint import Checkpoint, check_finite
 from foldrank.digests import DTYPES
 from foldrank.export.exporters import Exported, check_exporter, run_exporter
-from foldrank.graph.stored import stored_weights
 from foldrank.progress import SILENT, Progress
 from foldrank.reporting.card import model_card
 from foldrank.runtime.providers import short_name
 from foldrank.staging import check_output, staged_folder
 from foldrank.verbs.adopt import adopt
+from foldrank.verbs.export_proof import ExportProof
 from foldrank.versions import versions
 
 
@@ -30,7 +30,8 @@ def export(
     `exporter` made earlier from that checkpoint.
 
     `dtype`: fp32, fp16 or bf16 (bf16 runs on CUDA only). `provider`: cpu, cuda or tensorrt, for whose kernels the
-    graph is written; no such device is needed. Nothing in it is random: `seed` is only noted. Raises SourceError,
+    graph is written; no such device is needed. Every graph is proved against the checkpoint
+    in PyTorch on the CPU first. Nothing in it is random: `seed` is only noted. Raises SourceError,
     ExportError, and UnsafeModel where an adopted graph breaks a rule of safe loading.
     """
     if dtype not in DTYPES:
@@ -43,19 +44,21 @@ def export(
     checkpoint = Checkpoint.open(model, offline=offline, trust_remote_code=trust_remote_code)
     check_finite(checkpoint, progress)
     source = checkpoint.source()
+    proof = ExportProof(checkpoint, dtype=dtype, trust_remote_code=trust_remote_code, progress=progress)
     with staged_folder(output, force=force) as folder:
         if graph is not None:
             files = adopt(Path(graph).expanduser(), checkpoint, folder, dtype=dtype, provider=target, progress=progress)
+            proof(exporter, folder)
             made = Exported(exporter, files)
         else:
-            made = run_exporter(exporter, checkpoint, folder, dtype=dtype, provider=target,
+            made = run_exporter(exporter, checkpoint, folder, check=proof, dtype=dtype, provider=target,
                                 trust_remote_code=trust_remote_code, progress=progress)
+        proof.close()
         facts: dict[str, Any] = {"source": source, "exporter": made.exporter, "exporter_reason": made.reason,
-                                 "dtype": dtype, "versions": versions()}
+                                 "dtype": dtype, "versions": versions(), "export_proof": proof.found}
         card = model_card(folder, manifest=facts, also=("README.md", "manifest.json"))
         (folder / "README.md").write_text(card, encoding="utf-8")
         command = f"export {checkpoint.name} --exporter {made.exporter} --dtype {dtype} --provider {target}"
         command += f" --from {graph}" if graph is not None else ""
-        seal(folder, command=command, seed=seed, known=made.files, weights=stored_weights(folder / "model.onnx"),
-             **facts)
+        seal(folder, command=command, seed=seed, known=made.files, weights=proof.weights, **facts)
     return Bundle.open(output)

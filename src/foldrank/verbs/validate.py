@@ -58,6 +58,8 @@ def validate(
     graph = dict(validation.NOT_RUN)
     if proof and known is not None:
         graph = _prove(small, known, decoder, ids_NT, seed, progress)
+        if not graph["passed"]:
+            graph["fault"] = fault_of(small, dense, known, ids_NT, engine=engine, threads=threads)
     cost = quality.measure(_decoder(dense, engine, threads), decoder, ids_NT, progress)
     gates = validation.gates(graph, cost, max_perplexity_increase=limit, min_top1_agreement=min_top1_agreement)
     found = {
@@ -69,6 +71,21 @@ def validate(
     }
     small.with_files({REPORT: strictjson.dumps(found).encode()})
     return found
+
+
+def fault_of(
+    small: Bundle, dense: Bundle, known: Known, ids_NT: Tokens, *, engine: Provider, threads: int | None = None
+) -> str | None:
+    """Who is at fault where the graph proof of `small` failed: "export" where the dense graph fails its own proof on
+    two windows, else "plan" (its passes); None where `known` names no checkpoint to tell by."""
+    if small.plan is None:
+        return "export"
+    if known.checkpoint is None:
+        return None
+    sound = reference_of(dense, known.checkpoint)
+    found = prove(_decoder(dense, engine, threads), sound.logits, _enough(ids_NT, int(ids_NT.max()) + 1, 0)[:2],
+                  described=sound.described, precision=sound.precision)
+    return "plan" if found["passed"] else "export"
 
 
 def _check_pair(small: Bundle, dense: Bundle) -> None:

@@ -1,0 +1,193 @@
+"""Prove a fresh dense export before it is believed: its tensors by digest, its logits against PyTorch, its padding.
+
+Every exporter and every adopted graph goes through it. It runs on the CPU, whatever the bundle is for. What cannot be
+run here is said to be not proved; what differs is refused. Axes: B rows, T tokens.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from foldrank.checkpoint import Checkpoint
+from foldrank.digests import WeightDigest
+from foldrank.errors import FoldrankError, NotWritable, SourceError
+from foldrank.graph.stored import stored_weights
+from foldrank.progress import SILENT, Progress
+from foldrank.runtime.batch import Side, padded, padding_side
+from foldrank.runtime.compare import Comparison
+from foldrank.runtime.decoding import OrtDecoder, Tokens
+from foldrank.runtime.proof import Criterion, Reference
+from foldrank.runtime.providers import load_onnxruntime, resolve
+from foldrank.tolerances import EXPORT_PROOF_FP32, EXPORT_PROOF_KL_NATS
+from foldrank.verbs.export_window import window_of
+from foldrank.verbs.reference import dense_model, logits_of
+
+_OTHER = {"genai": "--exporter transformers"}
+_DECODED = 4
+_ROW = 128
+
+Stored = tuple[list[str], dict[str, str]]
+
+
+class ExportProof:
+    """Called with an exporter's name and the folder it filled: returns, or raises NotWritable. The PyTorch model is
+    loaded once for all folders; `close` lets it go."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, *, dtype: str, trust_remote_code: bool = False, progress: Progress = SILENT
+    ) -> None:
+        self.found: dict[str, Any] = {}
+        """What goes into the manifest about the folder called with last."""
+        self.weights: Stored | None = None
+        """What `stored_weights` says of it."""
+        self._checkpoint, self._dtype, self._trust, self._progress = checkpoint, dtype, trust_remote_code, progress
+        self._model: Any = None
+
+    def __call__(self, exporter: str, folder: Path) -> None:
+        """Prove the model.onnx of a folder. Raises NotWritable: what differs, by how much, which exporter to take."""
+        self.weights = stored_weights(folder / "model.onnx")
+        self._progress.start("export proof", 1)
+        try:
+            self.found = self._prove(exporter, folder)
+        finally:
+            self._progress.finish("export proof")
+
+    def close(self) -> None:
+        """Free the PyTorch model."""
+        self._model = None
+
+    def _prove(self, exporter: str, folder: Path) -> dict[str, Any]:
+        if why := _cannot(self._checkpoint, self._dtype):
+            return {"passed": None, "reason": why}
+        if self._model is None:
+            try:
+                self._model = dense_model(self._checkpoint, trust_remote_code=self._trust)
+            except SourceError as error:
+                return {"passed": None, "reason": error.what}
+        remedy = _OTHER.get(exporter, "--exporter genai, or transformers where this is another's graph")
+        checked = self._digests(remedy)
+        try:
+            return {"passed": True, "tensors": checked, **_logits(folder, self._checkpoint, self._model, self._dtype)}
+        except _Differs as error:
+            raise NotWritable(self._checkpoint.path, f"the graph of {exporter} {error}", remedy) from None
+        except (FoldrankError, *_run_faults()) as error:
+            line = error.what if isinstance(error, FoldrankError) else " ".join(str(error).split())[:300]
+            what = f"the graph of {exporter} does not run in ONNX Runtime: {line}"
+            raise NotWritable(self._checkpoint.path, what, remedy) from None
+
+    def _digests(self, remedy: str) -> int:
+        """How many weights of the first and last block the graph holds as the checkpoint does."""
+        held = {} if self.weights is None else self.weights[1]
+        wanted = _weights(self._checkpoint, self._model) if held else {}
+        both = [site for site in wanted if site in held]
+        if wrong := [site for site in both if held[site] != getattr(WeightDigest.of(wanted[site]), self._dtype)]:
+            what = f"the graph holds other weights than the checkpoint at {', '.join(wrong[:5])}"
+            raise NotWritable(self._checkpoint.path, what, remedy)
+        return len(both)
+
+
+class _Differs(Exception):
+    """What of a graph is not the model's."""
+
+
+def _cannot(checkpoint: Checkpoint, dtype: str) -> str | None:
+    """Why no proof can run here, or None."""
+    if dtype == "bf16":
+        return "ONNX Runtime has no bfloat16 kernels for the CPU"
+    if missing := [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]:
+        return f"{' and '.join(missing)} not installed"
+    needed = 8 * sum(tensor.size for tensor in checkpoint.tensors.values())
+    if needed > psutil.virtual_memory().available:
+        return f"model and graph side by side need {needed / 2**30:.0f} GiB of memory"
+    return None
+
+
+def _run_faults() -> tuple[type[Exception], ...]:
+    """What ONNX Runtime raises where a kernel refuses its input."""
+    state = load_onnxruntime().capi.onnxruntime_pybind11_state
+    return (state.Fail, state.InvalidArgument, state.RuntimeException, state.NotImplemented, state.InvalidGraph)
+
+
+def _weights(checkpoint: Checkpoint, model: Any) -> Mapping[str, Any]:
+    from foldrank.plans.models.families import FAMILIES
+    from foldrank.plans.models.reference import block_weights
+
+    return block_weights(model) if checkpoint.architecture in FAMILIES else {}
+
+
+def _logits(folder: Path, checkpoint: Checkpoint, model: Any, dtype: str) -> dict[str, Any]:
+    """The manifest's figures. Raises _Differs with the first question that the graph fails."""
+    decoder = OrtDecoder.open(folder, resolve("cpu"), spinning="in_runs")
+    if "MatMulNBits" in decoder.session.operators:
+        return {"passed": None, "reason": "its weights are rounded to few bits, the checkpoint's are not"}
+    window = window_of(checkpoint)
+    reference = logits_of(model)
+    random = np.random.default_rng(0)
+    vocabulary = min(window.vocabulary, decoder.prefill(np.ones((1, 1), np.int64)).shape[-1])
+    short_BT, long_BT = (random.integers(0, vocabulary, shape) for shape in ((2, window.short), (1, window.long)))
+    rows_BT = random.integers(0, vocabulary, (2, min(window.long, window.scaled_from or _ROW, _ROW)))
+    criterion, sides = Criterion(dtype), _sides(decoder)
+    limit = EXPORT_PROOF_KL_NATS if criterion.coarse else EXPORT_PROOF_FP32
+    checks = {f"against PyTorch on {window.short} tokens": _compared(decoder, reference, short_BT)}
+    if window.long > window.short:
+        checks[f"against PyTorch on {window.long} tokens"] = _compared(decoder, reference, long_BT)
+    checks["decoding with its cache"] = _cached(decoder, short_BT)
+    checks |= {f"beside padding on the {side}": _padded(decoder, rows_BT, side) for side in sides}
+    for name, found in checks.items():
+        value = criterion.value(found)
+        if not value <= limit:
+            raise _Differs(f"is not the checkpoint's model {name}: {_measure(criterion)} {value:.1e}, limit {limit:g}")
+    return {
+        "measure": _measure(criterion), "limit": limit, "value": max(map(criterion.value, checks.values())),
+        "positions": sum(found.positions for found in checks.values()), "tokens": window.long,
+        "scaled_from": window.scaled_from, "padding": " and ".join(sides) or None,
+    }
+
+
+def _measure(criterion: Criterion) -> str:
+    return "kl_nats" if criterion.coarse else "max_relative_error"
+
+
+def _sides(decoder: OrtDecoder) -> tuple[Side, ...]:
+    """Where its bundle lets rows be padded: graphs that are told positions on either side."""
+    side = padding_side(decoder.session)
+    if side is None:
+        return ()
+    return ("left", "right") if side == "left" else (side,)
+
+
+def _compared(decoder: OrtDecoder, reference: Reference, ids_BT: Tokens) -> Comparison:
+    found = Comparison(str(decoder.session.model))
+    found.add(reference(ids_BT), decoder.prefill(ids_BT))
+    return found
+
+
+def _cached(decoder: OrtDecoder, ids_BT: Tokens) -> Comparison:
+    """The last tokens one at a time against all at once."""
+    start = max(1, ids_BT.shape[1] - _DECODED)
+    whole_BTV = decoder.prefill(ids_BT)
+    found = Comparison(f"{decoder.session.model} with its cache")
+    decoder.prefill(ids_BT[:, :start])
+    for at in range(start, ids_BT.shape[1]):
+        found.add(whole_BTV[:, at : at + 1], decoder.step(ids_BT[:, at : at + 1]))
+    return found
+
+
+def _padded(decoder: OrtDecoder, ids_BT: Tokens, side: Side) -> Comparison:
+    """A short row padded beside a long one, then one decoded token, against each alone."""
+    rows = [ids_BT[0, :-1], ids_BT[1, : max(1, ids_BT.shape[1] // 2)]]
+    prompt_BT, mask_BT = padded([row.tolist() for row in rows], side)
+    next_BT = ids_BT[:, -1:]
+    prompt_BTV = decoder.prefill(prompt_BT, mask_BT)
+    step_BTV = decoder.step(next_BT)
+    found = Comparison(f"{decoder.session.model} beside padding")
+    for number, row in enumerate(rows):
+        found.add(decoder.prefill(row[None])[0], prompt_BTV[number][mask_BT[number] == 1])
+        found.add(decoder.step(next_BT[number : number + 1])[0], step_BTV[number])
+    return found
