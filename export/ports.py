@@ -16,8 +16,8 @@ from foldrank.errors import ExportError
 
 _TOKENS = ("input_ids", "attention_mask", "position_ids")
 _PART = r"(?:layers\.)?(\d{1,5})\.(key|value)s?"
-_PAST = re.compile(r"(?:input\.)?past_key_values\." + _PART)
-_PRESENT = re.compile(r"(?:present(?:_key_values)?|output\.past_key_values)\." + _PART)
+_PAST = re.compile(r"(?:(?:input\.)?past_key_values|(?:input\.)?cache)\." + _PART)
+_PRESENT = re.compile(r"(?:present(?:_key_values)?|output\.past_key_values|output\.cache)\." + _PART)
 _DTYPES = {ir.DataType.FLOAT: "fp32", ir.DataType.FLOAT16: "fp16", ir.DataType.BFLOAT16: "bf16"}
 
 

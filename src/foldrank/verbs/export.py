@@ -10,6 +10,7 @@ from foldrank.checkpoint import Checkpoint, check_dense, check_finite
 from foldrank.digests import DTYPES
 from foldrank.export.exporters import Exported, check_exporter, run_exporter
 from foldrank.graph.stored import stored_weights
+from foldrank.places import remember
 from foldrank.progress import SILENT, Progress
 from foldrank.reporting.card import model_card
 from foldrank.runtime.providers import short_name
@@ -56,7 +57,8 @@ def export(
         card = model_card(folder, manifest=facts, also=("README.md", "manifest.json"))
         (folder / "README.md").write_text(card, encoding="utf-8")
         command = f"export {checkpoint.name} --exporter {made.exporter} --dtype {dtype} --provider {target}"
-        command += f" --from {graph}" if graph is not None else ""
+        command += f" --from {Path(graph).name}" if graph is not None else ""
         seal(folder, command=command, seed=seed, known=made.files, weights=stored_weights(folder / "model.onnx"),
              **facts)
+    remember(source, checkpoint.path)
     return Bundle.open(output)
