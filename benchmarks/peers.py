@@ -28,6 +28,7 @@ from foldrank.benchmarks.statistics import estimate, stable
 from foldrank.benchmarks.workload import Profile, Workload
 from foldrank.bundle import Bundle
 from foldrank.errors import FoldrankError, ProviderUnavailable, SourceError
+from foldrank.places import place_of
 from foldrank.progress import SILENT, Progress
 from foldrank.runtime.session import spinning_entries
 
@@ -96,8 +97,8 @@ def _place(
     """The folder a peer loads and, where it needs another interpreter, the command that starts its worker."""
     if peer == "genai-default":
         return dense.path, None
-    checkpoint = Path(dense.manifest.source.get("path", ""))
-    if not (checkpoint / "config.json").is_file():
+    checkpoint = place_of(dense.manifest.source)
+    if checkpoint is None:
         raise SourceError(dense.path, "its checkpoint is not there", "bench where it was exported")
     if peer == "transformers":
         return checkpoint, None

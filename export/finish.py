@@ -15,6 +15,7 @@ import onnx
 from foldrank import strictjson
 from foldrank.checkpoint import Checkpoint
 from foldrank.errors import ExportError
+from foldrank.export.anonymous import make_anonymous, name_axes
 from foldrank.readable import readable
 
 _CACHE = ("past_key_values.", "present.")
@@ -24,7 +25,8 @@ _TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def finish_graph(folder: Path, data_sha256: str) -> None:
-    """Name the graph after its content and write the real head size into the cache's shapes. Raises ExportError.
+    """Name the graph after its content, its axes as consumers know them, and write the real head size into the
+    cache's shapes; nothing tells the machine it was made on. Raises ExportError.
 
     TensorRT keys its engine cache on the name; lm-eval and optimum read the cache's shapes.
     """
@@ -37,6 +39,9 @@ def finish_graph(folder: Path, data_sha256: str) -> None:
     for port in (*model.graph.input, *model.graph.output):
         if port.name.startswith(_CACHE):
             _set_head_size(port, head_size)
+    name_axes(model.graph)
+    make_anonymous(model)
+    model.graph.ClearField("name")
     digest = hashlib.sha256(model.SerializeToString(deterministic=True) + data_sha256.encode()).hexdigest()
     model.graph.name = f"foldrank_{digest[:16]}"
     path.unlink()

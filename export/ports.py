@@ -16,13 +16,13 @@ from foldrank.errors import ExportError
 
 _TOKENS = ("input_ids", "attention_mask", "position_ids")
 _PART = r"(?:layers\.)?(\d{1,5})\.(key|value)s?"
-_PAST = re.compile(r"(?:input\.)?past_key_values\." + _PART)
-_PRESENT = re.compile(r"(?:present(?:_key_values)?|output\.past_key_values)\." + _PART)
 _BETWEEN = (r"(?:_key_values?|_kv)?[._](?:(?P<n>\d{1,5})[._](?P<kind>key|value|k|v)|"
             r"(?P<kind2>key|value|k|v)[._](?P<n2>\d{1,5}))")
 _OTHER_PAST, _OTHER_PRESENT = (re.compile(f"(?:{word}){_BETWEEN}s?")
                                for word in ("past|cache|kv_cache", "present|new|out"))
 """Names of other tools: past_0_key, past_key_0, past_k.0, present_0_key, present_value_0. Shapes prove them below."""
+_PAST = re.compile(r"(?:(?:input\.)?past_key_values|(?:input\.)?cache)\." + _PART)
+_PRESENT = re.compile(r"(?:present(?:_key_values)?|output\.past_key_values|output\.cache)\." + _PART)
 _DTYPES = {ir.DataType.FLOAT: "fp32", ir.DataType.FLOAT16: "fp16", ir.DataType.BFLOAT16: "bf16"}
 
 

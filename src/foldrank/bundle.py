@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import hashlib
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -150,12 +151,20 @@ def seal(
     }
     manifest = Manifest(
         command=command, seed=seed, versions=dict(versions), source=dict(source), exporter=exporter, dtype=dtype,
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), files=files,
+        created=_now(), files=files,
         weights=weights and WeightDigests({name: files[name].sha256 for name in weights[0]}, dict(weights[1])),
         exporter_reason=exporter_reason, export_proof=export_proof and dict(export_proof),
     )
     (folder / MANIFEST).write_text(_text(manifest), encoding="utf-8")
     return manifest
+
+
+def _now() -> str:
+    """Seconds, UTC; SOURCE_DATE_EPOCH where it is set, so that the same recipe gives the same bytes."""
+    fixed = os.environ.get("SOURCE_DATE_EPOCH", "")
+    now = datetime.datetime.fromtimestamp(int(fixed), datetime.UTC) if fixed.isdecimal() else (
+        datetime.datetime.now(datetime.UTC))
+    return now.isoformat(timespec="seconds")
 
 
 def _entry(path: Path) -> FileEntry:

@@ -85,11 +85,11 @@ class Checkpoint:
         return sorted({tensor.path for tensor in self.tensors.values()})
 
     def source(self) -> dict[str, str]:
-        """What a manifest says of where a bundle came from. Hashes the weights: those fine-tuned from one model share
-        its config.json."""
+        """What a manifest says of where a bundle came from: never a place on a machine. Hashes the weights: those
+        fine-tuned from one model share its config.json."""
         weights = " ".join(sha256_of(file) for file in self.weight_files)
         return {
-            "name": self.name, "path": str(self.path), "config_sha256": self.config_sha256,
+            "name": self.name, "config_sha256": self.config_sha256,
             "weights_sha256": hashlib.sha256(weights.encode()).hexdigest(), "architecture": self.architecture,
         }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from foldrank.errors import ProviderUnavailable, SourceError
@@ -45,9 +45,14 @@ def notes(error: BaseException | None) -> list[str]:
 
 def require(libraries: Mapping[str, str]) -> None:
     """Raise ProviderUnavailable naming every library that is not installed, with the extra that brings it."""
-    if missing := {name: extra for name, extra in libraries.items() if not _installed(name)}:
-        extras = ",".join(sorted(set(missing.values())))
-        raise ProviderUnavailable(", ".join(missing), "is not installed", f"pip install 'foldrank[{extras}]'")
+    if lacking := missing(libraries):
+        extras = ",".join(sorted({libraries[name] for name in lacking}))
+        raise ProviderUnavailable(", ".join(lacking), "is not installed", f"pip install 'foldrank[{extras}]'")
+
+
+def missing(libraries: Iterable[str]) -> list[str]:
+    """Those that are not installed."""
+    return [name for name in libraries if not _installed(name)]
 
 
 def _installed(name: str) -> bool:

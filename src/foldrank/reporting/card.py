@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from foldrank.reporting import figures, lookup, snippets
-from foldrank.reporting.card_measured import quality, speed
+from foldrank.reporting.card_measured import model_index, quality, speed
 from foldrank.reporting.evidence import Evidence
 from foldrank.reporting.export_proved import export_proved
 from foldrank.reporting.folds import fold_sentence
@@ -62,11 +62,15 @@ def model_card(folder: Path, *, manifest: Mapping[str, Any] | None = None, also:
 
 def _front_matter(evidence: Evidence) -> str:
     data: dict[str, Any] = {
+        "library_name": "foldrank",
         "pipeline_tag": "text-generation",
         "tags": ["onnx", "onnxruntime", "onnxruntime-genai", "foldrank"],
     }
     if evidence.name and re.fullmatch(r"[\w.-]+/[\w.-]+", evidence.name):
         data["base_model"] = evidence.name
+        data["base_model_relation"] = "quantized" if evidence.quantized else "finetune"
+    if index := model_index(evidence.name or evidence.architecture or "decoder", evidence.validate):
+        data["model-index"] = index
     return f"---\n{yaml.safe_dump(data, sort_keys=True, allow_unicode=True)}---"
 
 

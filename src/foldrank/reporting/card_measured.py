@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from foldrank.reporting import figures, lookup
@@ -17,6 +18,27 @@ def quality(validate: Any) -> str:
     verdict = lookup.text(validate, "verdict")
     last = f"Verdict of `foldrank validate`: {plain(verdict)}." if verdict else ""
     return "\n\n".join(part for part in ("## Quality", table(("figure", "value"), rows), last) if part)
+
+
+_INDEXED = {"perplexity": "Perplexity", "kl_nats": "Mean KL to dense, nats", "top1_agreement": "Top-1 agreement"}
+
+
+def model_index(name: str, validate: Any) -> list[dict[str, Any]]:
+    """The Hub's `model-index`: what `foldrank validate` measured, on which text; empty where nothing was."""
+    found = lookup.pairs(validate, "quality")
+    metrics = [{"type": key, "name": title, "value": value} for key, title in _INDEXED.items()
+               if (value := lookup.number(found, key)) is not None]
+    if not metrics:
+        return []
+    text = lookup.text(validate, "text", "name") or "held-out text"
+    return [{"name": _one_line(name), "results": [{
+        "task": {"type": "text-generation"}, "dataset": {"type": "text", "name": _one_line(text)}, "metrics": metrics,
+    }]}]
+
+
+def _one_line(name: str) -> str:
+    """A stranger's name cannot end the front matter."""
+    return re.sub(r"[^\w.-]+|-{3,}", " ", name).strip() or "unnamed"
 
 
 def _quality_rows(validate: Any) -> list[tuple[str, str]]:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from foldrank.bundle import Bundle
 from foldrank.checkpoint import Checkpoint
-from foldrank.errors import ProviderUnavailable
-from foldrank.late import kept, require
+from foldrank.late import kept, missing, require
 from foldrank.progress import SILENT, Progress
 from foldrank.staging import check_output, move_into_place, sync_tree, workspace
 
 _GPU_ALIGN = 64
+_PAGE = ("matplotlib", "jinja2")
 _NEEDED = {"torch": "torch", "transformers": "torch", "onnxruntime": "cpu"}
 """Libraries that some step cannot do without, and the extra that brings each."""
 
@@ -117,7 +116,7 @@ def compress(
             )
             if _goes_on(found, keep_going):
                 bench(small.path, baseline=baseline, min_speedup=min_speedup, quick=True, progress=progress, **running)
-            with contextlib.suppress(ProviderUnavailable):  # the extra is not there: all but the page is
+            if not missing(_PAGE):  # without that extra all but the page is there
                 report(small.path, progress=progress)
             sync_tree(small.path)
         move_into_place(small.path, output, force=force)

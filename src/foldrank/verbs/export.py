@@ -9,6 +9,7 @@ from foldrank.bundle import Bundle, seal
 from foldrank.checkpoint import Checkpoint, check_finite
 from foldrank.digests import DTYPES
 from foldrank.export.exporters import Exported, check_exporter, run_exporter
+from foldrank.places import remember
 from foldrank.progress import SILENT, Progress
 from foldrank.reporting.card import model_card
 from foldrank.runtime.providers import short_name
@@ -59,6 +60,7 @@ def export(
         card = model_card(folder, manifest=facts, also=("README.md", "manifest.json"))
         (folder / "README.md").write_text(card, encoding="utf-8")
         command = f"export {checkpoint.name} --exporter {made.exporter} --dtype {dtype} --provider {target}"
-        command += f" --from {graph}" if graph is not None else ""
+        command += f" --from {Path(graph).name}" if graph is not None else ""
         seal(folder, command=command, seed=seed, known=made.files, weights=proof.weights, **facts)
+    remember(source, checkpoint.path)
     return Bundle.open(output)

@@ -111,7 +111,8 @@ def _cannot(checkpoint: Checkpoint, dtype: str) -> str | None:
 def _run_faults() -> tuple[type[Exception], ...]:
     """What ONNX Runtime raises where a kernel refuses its input."""
     state = load_onnxruntime().capi.onnxruntime_pybind11_state
-    return (state.Fail, state.InvalidArgument, state.RuntimeException, state.NotImplemented, state.InvalidGraph)
+    return (state.Fail, state.InvalidArgument, state.RuntimeException, state.NotImplemented, state.InvalidGraph,
+            RuntimeError)
 
 
 def _weights(checkpoint: Checkpoint, model: Any) -> Mapping[str, Any]:

@@ -13,6 +13,7 @@ from foldrank.bundle import Bundle, source_differs
 from foldrank.checkpoint import Checkpoint
 from foldrank.errors import BundleError, SourceError
 from foldrank.facts import context_length
+from foldrank.places import place_of
 from foldrank.plans.texts import load_tokenizer, read_text, windows
 from foldrank.progress import SILENT, Progress
 from foldrank.runtime import quality, validation
@@ -99,12 +100,13 @@ def _check_pair(small: Bundle, dense: Bundle) -> None:
 
 
 def _checkpoint(bundle: Bundle, model: str | Path | None, **trust: bool) -> Checkpoint:
-    """The checkpoint given, or the one the manifest names; it must have the digests of the manifest."""
+    """The checkpoint given, or where this machine exported it from; it must have the digests of the manifest."""
     way_out = "give it with --model, or leave the graph proof out with --no-proof"
     source = bundle.manifest.source
-    place = model if model is not None else source.get("path", "")
-    if model is None and not Path(place).expanduser().is_dir():
-        raise SourceError(bundle.path, f"its checkpoint {place or source.get('name')} is not there", way_out)
+    place = model if model is not None else place_of(source)
+    if place is None:
+        what = f"where its checkpoint {source.get('name')} lies is not known here: bundles do not say, and this user's "
+        raise SourceError(bundle.path, f"{what}cache does not, or names a folder that is gone", way_out)
     checkpoint = Checkpoint.open(place, **trust)
     if different := source_differs(source, checkpoint.source()):
         what = f"is not the checkpoint {bundle.path.name} was made from ({different})"

@@ -70,7 +70,7 @@ HOSTILE = "x\n---\nlicense: evil\n# Big <script>alert(1)</script> [a](b) `code` 
 
 def test_hostile_names_stay_in_their_place(make_bundle: Maker) -> None:
     card = model_card(make_bundle(name=HOSTILE))
-    assert set(front_matter(card)) == {"pipeline_tag", "tags"}
+    assert set(front_matter(card)) == {"library_name", "model-index", "pipeline_tag", "tags"}
     assert "license" not in front_matter(card)
     outside_code = re.sub(r"(`+) ?.*? ?\1", "", card)
     assert "<script>" not in outside_code
