@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 
 from foldrank import strictjson
+from foldrank.adapters import refuse_adapter
 from foldrank.checkpoint_rules import config_problems, experts, remote_code, text_config
 from foldrank.errors import SourceError
 from foldrank.hub import snapshot
+from foldrank.plausible import implausible
 from foldrank.progress import SILENT, Progress, track
 from foldrank.tensorfile import StoredTensor, read_header
 from foldrank.verified import sha256_of
@@ -47,6 +49,7 @@ class Checkpoint:
             raise SourceError(model, "is a file", "give the checkpoint's folder")
         else:
             path, name = snapshot(str(model), offline=offline), str(model)
+        refuse_adapter(path)
         config, digest = _read_config(path)
         if not trust_remote_code and (found := remote_code(path, config)):
             what = "asks to run code that the checkpoint brings"
@@ -58,6 +61,9 @@ class Checkpoint:
         if problems := config_problems(config, tensors):
             raise SourceError(path, "config.json disagrees with the weights: " + " | ".join(problems[:5]),
                               "take both from the same checkpoint")
+        if lies := implausible(text_config(config), tensors):
+            raise SourceError(path, "no model can be this: " + " | ".join(lies[:5]),
+                              "take config.json and weights as they were trained")
         return cls(path, name, config, digest, tensors)
 
     @property
