@@ -8,6 +8,7 @@ import torch
 
 from foldrank.errors import ProviderUnavailable, SourceError
 from foldrank.plans.models.families import EAGER, check_family
+from foldrank.plans.models.names import prove_names, refuse_other_names
 from foldrank.readable import readable
 
 if TYPE_CHECKING:
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 
 
 def load_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None, device: str = "cpu") -> Any:
-    """The transformers model of a known family, in evaluation mode; dtype None: as stored. Raises SourceError."""
+    """The transformers model of a known family, in evaluation mode; dtype None: as stored. Raises SourceError, also
+    where a tensor is missing, unknown or of another shape."""
     check_family(checkpoint)
     if not device.startswith("cpu") and not torch.accelerator.is_available():
         raise ProviderUnavailable(device, "PyTorch finds no such device here", "plan on the cpu")
@@ -23,12 +25,14 @@ def load_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None, device: str
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    untied = {"tie_word_embeddings": False} if prove_names(checkpoint).own_head else {}
     try:
         with readable(checkpoint) as folder:
-            model = AutoModelForCausalLM.from_pretrained(
+            model, loading = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=dtype or _stored_dtype(checkpoint), use_safetensors=True, local_files_only=True,
                 trust_remote_code=False,
                 attn_implementation="eager" if checkpoint.architecture in EAGER else "sdpa",
+                output_loading_info=True, **untied,
             )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = str(error).strip().splitlines()
@@ -36,6 +40,7 @@ def load_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None, device: str
             checkpoint.path, f"cannot be loaded: {reason[0] if reason else type(error).__name__}",
             "check that config.json and the safetensors files belong together",
         ) from None
+    refuse_other_names(checkpoint, loading)
     return model.requires_grad_(False).eval().to(device)
 
 

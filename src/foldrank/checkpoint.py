@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 
 from foldrank import strictjson
+from foldrank.adapters import refuse_adapter
 from foldrank.checkpoint_rules import config_problems, remote_code, text_config
 from foldrank.errors import SourceError
 from foldrank.hub import model_name, snapshot
 from foldrank.identify import refuse_file, refuse_other_files, refuse_others
+from foldrank.plausible import implausible
 from foldrank.pointers import refuse_pointer
 from foldrank.progress import SILENT, Progress, track
 from foldrank.tensorfile import StoredTensor
@@ -49,6 +51,7 @@ class Checkpoint:
             refuse_file(path)
         else:
             path, name = snapshot(str(model), offline=offline), str(model)
+        refuse_adapter(path)
         refuse_other_files(path)
         config, digest = _read_config(path)
         if not trust_remote_code and (found := remote_code(path, config)):
@@ -66,6 +69,9 @@ class Checkpoint:
         if problems := config_problems(config, tensors):
             raise SourceError(path, "config.json disagrees with the weights: " + " | ".join(problems[:5]),
                               "take both from the same checkpoint")
+        if lies := implausible(text_config(config), tensors):
+            raise SourceError(path, "no model can be this: " + " | ".join(lies[:5]),
+                              "take config.json and weights as they were trained")
         return cls(path, name, config, digest, tensors)
 
     @property

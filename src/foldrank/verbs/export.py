@@ -10,6 +10,7 @@ from foldrank.checkpoint import Checkpoint, check_finite
 from foldrank.digests import DTYPES
 from foldrank.export.exporters import Exported, check_exporter, run_exporter
 from foldrank.places import remember
+from foldrank.plans.models.names import prove_names
 from foldrank.progress import SILENT, Progress
 from foldrank.reporting.card import model_card
 from foldrank.runtime.providers import short_name
@@ -44,6 +45,7 @@ def export(
     check_output(output, force=force)
     checkpoint = Checkpoint.open(model, offline=offline, trust_remote_code=trust_remote_code)
     check_finite(checkpoint, progress)
+    prove_names(checkpoint, trust_remote_code=trust_remote_code)
     source = checkpoint.source()
     proof = ExportProof(checkpoint, dtype=dtype, trust_remote_code=trust_remote_code, progress=progress)
     with staged_folder(output, force=force) as folder:
