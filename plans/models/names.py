@@ -67,7 +67,8 @@ def prove_names(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> N
 
 def refuse_other_names(checkpoint: Checkpoint, loading: Mapping[str, Any]) -> None:
     """Raise SourceError unless a `loading_info` of transformers says that every tensor was found and used."""
-    missing, mismatched = (sorted(map(str, loading[key])) for key in ("missing_keys", "mismatched_keys"))
+    missing = sorted(loading["missing_keys"])
+    mismatched = sorted(key[0] if isinstance(key, tuple) else key for key in loading["mismatched_keys"])
     unknown = sorted(name for name in loading["unexpected_keys"] if not name.endswith(_OLD_BUFFERS))
     if any("lora_" in name for name in unknown):
         raise SourceError(checkpoint.path, f"holds a LoRA adapter inside its weights: {_some(unknown)}",
@@ -151,7 +152,7 @@ def _no_init_weights() -> contextlib.AbstractContextManager[Any]:
         from transformers.initialization import no_init_weights
     except ImportError:  # before version 5
         from transformers.modeling_utils import no_init_weights
-    return no_init_weights()  # type: ignore[no-any-return]
+    return no_init_weights()
 
 
 @contextlib.contextmanager

@@ -50,4 +50,5 @@ def _cut(worn: str, wanted: str) -> Prefix:
     parts, others = worn.split("."), wanted.split(".")
     same = next((i for i, (a, b) in enumerate(zip(reversed(parts), reversed(others), strict=False)) if a != b),
                 min(len(parts), len(others)))
-    return Prefix(*("".join(f"{part}." for part in name[: len(name) - same]) for name in (parts, others)))
+    before, instead = ("".join(f"{part}." for part in name[: len(name) - same]) for name in (parts, others))
+    return Prefix(before, instead)

@@ -92,7 +92,7 @@ def block_weights(model: Any) -> dict[str, np.ndarray]:
     """W [in, out], float32, of every site of the first and the last block, by site."""
     parent, name = stack(model)
     blocks = list(getattr(parent, name))
-    found = {}
+    found: dict[str, np.ndarray] = {}
     for number in sorted({0, len(blocks) - 1}):
         layer = _Layer(blocks[number], unpack(blocks[number], model.config))
         found |= {str(Site(number, (role,))): _matrix(layer.linear(role)) for role in layer.places}

@@ -153,7 +153,7 @@ def seal(
         command=command, seed=seed, versions=dict(versions), source=dict(source), exporter=exporter, dtype=dtype,
         created=_now(), files=files,
         weights=weights and WeightDigests({name: files[name].sha256 for name in weights[0]}, dict(weights[1])),
-        exporter_reason=exporter_reason, export_proof=export_proof and dict(export_proof),
+        exporter_reason=exporter_reason, export_proof=None if export_proof is None else dict(export_proof),
     )
     (folder / MANIFEST).write_text(_text(manifest), encoding="utf-8")
     return manifest

@@ -36,7 +36,7 @@ def kept(folders: Mapping[str, Path], output: Path) -> Iterator[None]:
 
 def notes(error: BaseException | None) -> list[str]:
     """The notes of an error and of those that caused it."""
-    found = []
+    found: list[str] = []
     while error is not None:
         found += getattr(error, "__notes__", [])
         error = error.__cause__ or error.__context__

@@ -124,10 +124,11 @@ def test_a_plan_to_be_trained_on_a_text_that_is_not_there_is_not_made(
 def test_an_unknown_architecture_names_those_the_exporter_knows(specs_5m: Path, tmp_path: Path) -> None:
     model = Path(shutil.copytree(specs_5m, tmp_path / "model"))
     config = json.loads((model / "config.json").read_text())
-    config |= {"architectures": ["BertForMaskedLM"], "model_type": "bert"}
-    (model / "config.json").write_text(json.dumps(config))
-    refused(foldrank("export", model, "-o", tmp_path / "out"), 3, "BertForMaskedLM", "LlamaForCausalLM")
-    assert not (tmp_path / "out").exists()
+    for told, says in (({"architectures": ["ZebraForCausalLM"]}, ("ZebraForCausalLM", "LlamaForCausalLM")),
+                       ({"architectures": ["BertForMaskedLM"], "model_type": "bert"}, ("encoder-only",))):
+        (model / "config.json").write_text(json.dumps(config | told))
+        refused(foldrank("export", model, "-o", tmp_path / "out"), 3, *says)
+        assert not (tmp_path / "out").exists()
 
 
 def test_a_truncated_checkpoint_is_refused_by_export_and_plan(specs_5m: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from foldrank.checkpoint import Checkpoint
 from foldrank.digests import WeightDigest
 from foldrank.errors import FoldrankError, NotWritable, SourceError
 from foldrank.graph.stored import stored_weights
+from foldrank.plans.models.families import FAMILIES
 from foldrank.progress import SILENT, Progress
 from foldrank.runtime.batch import Side, padded, padding_side
 from foldrank.runtime.compare import Comparison
@@ -69,6 +70,8 @@ class ExportProof:
             try:
                 self._model = dense_model(self._checkpoint, trust_remote_code=self._trust)
             except SourceError as error:
+                if self._checkpoint.architecture in FAMILIES:
+                    raise
                 return {"passed": None, "reason": error.what}
         remedy = _OTHER.get(exporter, "--exporter genai, or transformers where this is another's graph")
         checked = self._digests(remedy)
@@ -76,7 +79,7 @@ class ExportProof:
             return {"passed": True, "tensors": checked, **_logits(folder, self._checkpoint, self._model, self._dtype)}
         except _Differs as error:
             raise NotWritable(self._checkpoint.path, f"the graph of {exporter} {error}", remedy) from None
-        except (FoldrankError, *_run_faults()) as error:
+        except _run_faults() as error:
             line = error.what if isinstance(error, FoldrankError) else " ".join(str(error).split())[:300]
             what = f"the graph of {exporter} does not run in ONNX Runtime: {line}"
             raise NotWritable(self._checkpoint.path, what, remedy) from None
@@ -111,12 +114,11 @@ def _cannot(checkpoint: Checkpoint, dtype: str) -> str | None:
 def _run_faults() -> tuple[type[Exception], ...]:
     """What ONNX Runtime raises where a kernel refuses its input."""
     state = load_onnxruntime().capi.onnxruntime_pybind11_state
-    return (state.Fail, state.InvalidArgument, state.RuntimeException, state.NotImplemented, state.InvalidGraph,
-            RuntimeError)
+    return (FoldrankError, state.Fail, state.InvalidArgument, state.RuntimeException, state.NotImplemented,
+            state.InvalidGraph, RuntimeError)
 
 
 def _weights(checkpoint: Checkpoint, model: Any) -> Mapping[str, Any]:
-    from foldrank.plans.models.families import FAMILIES
     from foldrank.plans.models.reference import block_weights
 
     return block_weights(model) if checkpoint.architecture in FAMILIES else {}

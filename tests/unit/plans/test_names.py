@@ -110,7 +110,7 @@ def test_values_with_which_no_model_computes_are_refused(tiny: Path, values: dic
 
 def test_a_norm_stored_as_integers_is_refused(tiny: Path) -> None:
     rewrite(tiny, lambda w: w | {"model.norm.weight": np.ones(64, np.int64)})
-    with pytest.raises(SourceError, match="model.norm.weight is stored as int64"):
+    with pytest.raises(SourceError, match=r"model\.norm\.weight is stored as int64"):
         Checkpoint.open(tiny)
 
 
