@@ -93,6 +93,7 @@ def test_ratios_are_their_time_over_ours_and_a_missing_peer_leaves_a_reason(
     monkeypatch.setattr(peers, "Child", StandIn)
     monkeypatch.setenv("FOLDRANK_OPTIMUM_PYTHON", "/bin/sh")
     monkeypatch.setattr(peers, "_exported", lambda *_: tmp_path / "optimum")
+    monkeypatch.setattr(peers, "place_of", lambda source: next(filter(Path.is_dir, [Path(source["path"])]), None))
     dense = bundle(tmp_path, tmp_path)
     StandIn.started.clear()
     found = against(["transformers", "optimum"], dense, "genai", SETUP, PROFILE)
