@@ -6,19 +6,17 @@ graph has none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-from foldrank import strictjson
 from foldrank.checkpoint import Checkpoint
 from foldrank.export.ports import Ports, sizes
+from foldrank.export.token_ids import token_ids
 from foldrank.facts import context_length
 
 _TYPES = frozenset({"gemma", "gemma2", "gemma3_text", "granite", "llama", "mistral", "olmo", "phi", "phi3", "qwen2",
                     "qwen3", "smollm3"})
 """Model types whose cache onnxruntime-genai takes pair by pair; its `gpt2` is another layout (one tensor a block)."""
 
-_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def genai_settings(checkpoint: Checkpoint, ports: Ports) -> dict[str, Any]:
@@ -29,7 +27,7 @@ def genai_settings(checkpoint: Checkpoint, ports: Ports) -> dict[str, Any]:
     kind = str(text.get("model_type", ""))
     return {
         "model": {
-            **_token_ids(checkpoint),
+            **token_ids(checkpoint),
             "context_length": context,
             "decoder": {
                 "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
@@ -53,18 +51,3 @@ def genai_settings(checkpoint: Checkpoint, ports: Ports) -> dict[str, Any]:
         },
         "search": {"do_sample": False, "max_length": context, "num_beams": 1, "past_present_share_buffer": False},
     }
-
-
-def _token_ids(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Of generation_config.json, else of config.json. Padding, where nothing is named, is the end of text."""
-    path = checkpoint.path / "generation_config.json"
-    generation: Mapping[str, Any] = strictjson.read_foreign(path) if path.is_file() else {}
-    found: dict[str, Any] = {}
-    for key in _TOKENS:
-        value = generation.get(key, checkpoint.text_config.get(key))
-        if value is not None:
-            found[key] = value
-    if "pad_token_id" not in found and "eos_token_id" in found:
-        end = found["eos_token_id"]
-        found["pad_token_id"] = end[0] if isinstance(end, list) else end
-    return found

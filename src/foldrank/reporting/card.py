@@ -172,6 +172,7 @@ def _provenance(evidence: Evidence) -> str:
         "exporter": lookup.text(evidence.manifest, "exporter"),
         "why this exporter": lookup.text(evidence.manifest, "exporter_reason"),
         "dense export": export_proved(evidence.manifest),
+        "note": lookup.sentences(evidence.manifest, "notes"),
         "sha256 of the source's config.json": digest,
         "plan digest": lookup.text(evidence.plan, "digest"),
         "calibration text": lookup.text(evidence.plan, "calibration", "name"),

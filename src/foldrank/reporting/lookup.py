@@ -38,6 +38,13 @@ def text(document: Any, *path: str) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
+def sentences(document: Any, *path: str) -> str | None:
+    """The strings of a list under the path, as one."""
+    value = at(document, *path)
+    found = [item for item in value if isinstance(item, str) and item] if isinstance(value, list) else []
+    return "; ".join(found) or None
+
+
 def rows(document: Any, *path: str) -> list[Mapping[str, Any]]:
     """The objects of a list under the path; what is no object is left out."""
     value = at(document, *path)

@@ -29,6 +29,7 @@ def _facts(evidence: Evidence) -> list[tuple[str, str]]:
         "exporter": lookup.text(manifest, "exporter"),
         "why this exporter": lookup.text(manifest, "exporter_reason"),
         "dense export": export_proved(manifest),
+        "note": lookup.sentences(manifest, "notes"),
         "stored type": lookup.text(manifest, "dtype"),
         "created": lookup.text(manifest, "created"),
         "command": lookup.text(manifest, "command"),

@@ -50,5 +50,5 @@ def _card(folder: Path, dense: Manifest) -> str:
     from foldrank.reporting.card import model_card
 
     known = {"source": dense.source, "exporter": dense.exporter, "exporter_reason": dense.exporter_reason,
-             "dtype": dense.dtype, "export_proof": dense.export_proof}
+             "dtype": dense.dtype, "export_proof": dense.export_proof, "notes": dense.notes}
     return model_card(folder, manifest=known, also=(MANIFEST,))

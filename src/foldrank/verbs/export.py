@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ from foldrank.bundle import Bundle, seal
 from foldrank.checkpoint import Checkpoint, check_finite
 from foldrank.digests import DTYPES
 from foldrank.export.exporters import Exported, check_exporter, run_exporter
+from foldrank.export.untied import untied
 from foldrank.places import remember
 from foldrank.plans.models.names import prove_names
 from foldrank.progress import SILENT, Progress
@@ -44,21 +47,26 @@ def export(
     target = short_name(provider)
     check_output(output, force=force)
     checkpoint = Checkpoint.open(model, offline=offline, trust_remote_code=trust_remote_code)
+    names = prove_names(checkpoint, trust_remote_code=trust_remote_code)
+    for note in names.notes:
+        logging.getLogger("foldrank").warning("%s: %s", checkpoint.name, note)
     check_finite(checkpoint, progress)
-    prove_names(checkpoint, trust_remote_code=trust_remote_code)
     source = checkpoint.source()
     proof = ExportProof(checkpoint, dtype=dtype, trust_remote_code=trust_remote_code, progress=progress)
-    with staged_folder(output, force=force) as folder:
+    as_stored: contextlib.AbstractContextManager[Checkpoint] = (
+        untied(checkpoint) if names.own_head else contextlib.nullcontext(checkpoint))
+    with staged_folder(output, force=force) as folder, as_stored as given:
         if graph is not None:
-            files = adopt(Path(graph).expanduser(), checkpoint, folder, dtype=dtype, provider=target, progress=progress)
+            files = adopt(Path(graph).expanduser(), given, folder, dtype=dtype, provider=target, progress=progress)
             proof(exporter, folder)
             made = Exported(exporter, files)
         else:
-            made = run_exporter(exporter, checkpoint, folder, check=proof, dtype=dtype, provider=target,
+            made = run_exporter(exporter, given, folder, check=proof, dtype=dtype, provider=target,
                                 trust_remote_code=trust_remote_code, progress=progress)
         proof.close()
         facts: dict[str, Any] = {"source": source, "exporter": made.exporter, "exporter_reason": made.reason,
-                                 "dtype": dtype, "versions": versions(), "export_proof": proof.found}
+                                 "dtype": dtype, "versions": versions(), "export_proof": proof.found,
+                                 "notes": names.notes}
         card = model_card(folder, manifest=facts, also=("README.md", "manifest.json"))
         (folder / "README.md").write_text(card, encoding="utf-8")
         command = f"export {checkpoint.name} --exporter {made.exporter} --dtype {dtype} --provider {target}"

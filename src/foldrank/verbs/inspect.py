@@ -53,7 +53,7 @@ def _bundle(path: Path) -> dict[str, Any]:
         "kind": "bundle", **_graph(bundle.model), "compressed": bundle.plan is not None,
         "source": dict(manifest.source), "exporter": manifest.exporter,
         "exporter_reason": manifest.exporter_reason, "dtype": manifest.dtype,
-        "export_proof": manifest.export_proof,
+        "export_proof": manifest.export_proof, "notes": manifest.notes,
         "created": manifest.created,
         "file_bytes": sum(entry.bytes for entry in manifest.files.values()),
     }

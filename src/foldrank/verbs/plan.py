@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +30,7 @@ def plan(
     from foldrank.checkpoint import Checkpoint, check_finite
     from foldrank.plans.compose import make_plan, parse_all
     from foldrank.plans.models.families import check_family
+    from foldrank.plans.models.names import prove_names
     from foldrank.plans.texts import read_text
     from foldrank.staging import check_output, staged_folder
 
@@ -40,6 +42,8 @@ def plan(
         read_text(asked.text, "calibration")  # what cannot be read is told before the plan is made, not after
     checkpoint = Checkpoint.open(model, offline=offline, trust_remote_code=trust_remote_code)
     check_family(checkpoint)
+    for note in prove_names(checkpoint, trust_remote_code=trust_remote_code).notes:
+        logging.getLogger("foldrank").warning("%s: %s", checkpoint.name, note)
     check_finite(checkpoint, progress)
     made = make_plan(
         checkpoint, methods, calibration=None if calibration is None else Path(calibration).expanduser(),

@@ -81,6 +81,6 @@ def _with_onnxruntime(
 
 
 def _ends(opened: Bundle, tokenizer: Any) -> list[int]:
-    """The end-of-text tokens: those that onnxruntime-genai would heed."""
+    """The end-of-text tokens: those that onnxruntime-genai would heed, none where no file named one."""
     ends = opened.json("genai_config.json")["model"].get("eos_token_id", tokenizer.eos_token_id)
-    return ends if isinstance(ends, list) else [ends]
+    return ends if isinstance(ends, list) else [] if ends is None else [ends]

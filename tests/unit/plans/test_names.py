@@ -122,3 +122,20 @@ def test_an_adapter_is_told_with_its_base(tiny: Path, tmp_path: Path, alone: boo
         {"peft_type": "LORA", "base_model_name_or_path": "somebody/base"}))
     with pytest.raises(SourceError, match=r"LoRA adapter of somebody/base.*merge_and_unload"):
         Checkpoint.open(folder)
+
+
+def test_names_that_transformers_itself_completes_are_no_fault(shared: Path, tmp_path: Path) -> None:
+    source = shared / "fixtures" / "tiny" / "gpt2" / "checkpoint"
+    folder = Path(shutil.copytree(source, tmp_path / "gpt2", copy_function=shutil.copyfile))
+    mask = np.tril(np.ones((1, 1, 8, 8), np.float32))
+
+    def as_on_the_hub(held: Weights) -> Weights:
+        bare = {name.removeprefix("transformer."): value for name, value in held.items()}
+        return bare | {n.replace("ln_1.weight", "attn.bias"): mask.copy() for n in bare if n.endswith("ln_1.weight")}
+
+    rewrite(folder, as_on_the_hub)
+    assert "h.0.attn.bias" in Checkpoint.open(folder).tensors
+    whole = load_model(Checkpoint.open(source), dtype=None).state_dict()
+    found = load_model(Checkpoint.open(folder), dtype=None).state_dict()
+    assert found.keys() == whole.keys()
+    assert all(bool((found[name] == whole[name]).all()) for name in whole)

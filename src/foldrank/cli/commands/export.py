@@ -36,7 +36,8 @@ def command(
     manifest = bundle.manifest
     if as_json:
         output.emit_json({"bundle": str(bundle.path), "files": files, "exporter": manifest.exporter,
-                          "exporter_reason": manifest.exporter_reason, "dtype": manifest.dtype})
+                          "exporter_reason": manifest.exporter_reason, "dtype": manifest.dtype,
+                          "notes": manifest.notes})
     else:
         why = f" ({manifest.exporter_reason})" if manifest.exporter_reason else ""
         output.say(f"{bundle.path}: {manifest.exporter}{why}, {manifest.dtype}, "

@@ -1,0 +1,32 @@
+"""A checkpoint whose config.json ties the head to an embedding that its weights do not tie, said so for exporters.
+
+They believe config.json: one would embed with the head, another would take the embedding for the head.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from foldrank import strictjson
+from foldrank.checkpoint import Checkpoint
+
+_TIED = "tie_word_embeddings"
+
+
+@contextlib.contextmanager
+def untied(checkpoint: Checkpoint) -> Iterator[Checkpoint]:
+    """The same checkpoint in a folder of links, its config.json untied; both gone when the work is done."""
+    config = {**checkpoint.config, _TIED: False}
+    if isinstance(inner := config.get("text_config"), dict):
+        config["text_config"] = {**inner, _TIED: False}
+    with tempfile.TemporaryDirectory(prefix="foldrank.") as made:
+        folder = Path(made)
+        for path in checkpoint.path.iterdir():
+            if path.is_file() and path.name != "config.json":
+                (folder / path.name).symlink_to(path.resolve())
+        (folder / "config.json").write_text(strictjson.dumps(config), encoding="utf-8")
+        yield dataclasses.replace(checkpoint, path=folder, config=config)
