@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +26,32 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+import foldrank
 from foldrank.cache import cache_folder
 from foldrank.errors import SourceError
 from foldrank.plans.shelf import Finding, MemoryShelf, Shelf
+from foldrank.versions import versions
 
 FORGET_S = 30 * 24 * 3600
 """Age at which what an interrupted plan left is thrown away."""
 
 
-def code_version() -> str:
-    """sha256 over the sources of this package: another version's findings are never taken for this one's."""
-    sources = sorted(Path(__file__).parent.glob("*.py"))
-    return hashlib.sha256(b"\0".join(source.read_bytes() for source in sources)).hexdigest()
+def code_version(*folders: Path) -> str:
+    """sha256 over the sources of these folders (default: the planner's and the vocabulary's, which it computes with) at
+    every depth, and the versions of what it calls: another version's findings are never taken for this one's."""
+    digest = hashlib.sha256(repr([*sorted(versions().items()), _scipy()]).encode())
+    for folder in folders or (Path(__file__).parent, Path(foldrank.__file__).parent):
+        for source in sorted(folder.rglob("*.py")):
+            digest.update(f"{source.relative_to(folder).as_posix()}\0".encode())
+            digest.update(hashlib.sha256(source.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _scipy() -> str:
+    """The version of scipy, whose programs decide; empty where it is not installed."""
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        return metadata.version("scipy")
+    return ""
 
 
 @contextmanager

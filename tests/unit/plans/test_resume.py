@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pkgutil
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from foldrank.planfile import Plan
 from foldrank.plans.compose import parse_all, run_all
 from foldrank.plans.models.block import Block
 from foldrank.plans.models.decoder import Decoder
-from foldrank.plans.resume import FolderShelf, open_shelf
+from foldrank.plans.resume import FolderShelf, code_version, open_shelf
 from foldrank.plans.shelf import Finding, MemoryShelf, Shelf, States, walk
 from foldrank.progress import SILENT
 
@@ -254,3 +255,25 @@ def test_what_a_method_measured_before_it_was_cut_short_is_not_measured_again(
     assert all(np.array_equal(found.arrays[name], array) for name, array in wanted.arrays.items())
     block = {"basis_sharing": 12, "fwsvd": 6, "dipsvd": 6}.get(method.split(":")[0], 1)
     assert again <= whole - (cut - 1) + block - 1
+
+
+@pytest.mark.parametrize("folder", [".", "depth", "low_rank", "methods", "models", "solver", "training"])
+def test_a_changed_source_in_any_folder_of_the_planner_is_another_version(folder: str, tmp_path: Path) -> None:
+    plans = Path(str(foldrank.plans.__file__)).parent
+    copy = Path(shutil.copytree(plans, tmp_path / "plans", ignore=shutil.ignore_patterns("__pycache__")))
+    before = code_version(copy)
+    assert before == code_version(copy)
+    changed = next(path for path in sorted((copy / folder).glob("*.py")) if path.stat().st_size)
+    changed.write_text(changed.read_text() + "\nMORE = 1\n")
+    assert code_version(copy) != before
+
+
+def test_moved_code_and_the_vocabulary_count_too(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    for folder, name in ((one, "a.py"), (other, "b.py")):
+        folder.mkdir()
+        (folder / name).write_text("X = 1")
+    assert code_version(one) != code_version(other)
+    assert code_version(one) != code_version(one, other)
+    assert code_version() == code_version(Path(str(foldrank.plans.__file__)).parent,
+                                          Path(str(foldrank.__file__)).parent)
