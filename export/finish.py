@@ -16,14 +16,12 @@ from foldrank import strictjson
 from foldrank.checkpoint import Checkpoint
 from foldrank.errors import ExportError
 from foldrank.export.anonymous import make_anonymous, name_axes
-from foldrank.export.token_ids import token_ids
+from foldrank.export.token_ids import TOKEN_IDS, token_ids
 from foldrank.readable import readable
 
 _CACHE = ("past_key_values.", "present.")
 _TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json",
               "special_tokens_map.json", "chat_template.jinja")
-_TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
-"""What the builder takes from class defaults where no file tells."""
 
 
 def finish_graph(folder: Path, data_sha256: str) -> None:
@@ -66,10 +64,11 @@ def _set_head_size(port: Any, head_size: int) -> None:
 
 def finish_files(folder: Path, checkpoint: Checkpoint, provider: str) -> None:
     """Settings of onnxruntime-genai, config, generation config and the checkpoint's own tokenizer files."""
-    context = _finish_genai_config(folder / "genai_config.json", provider, token_ids(checkpoint))
+    ids = token_ids(checkpoint)
+    context = _finish_genai_config(folder / "genai_config.json", provider, ids)
     with readable(checkpoint) as source:
         _copy_config(source / "config.json", folder)
-    _copy_generation_config(folder, checkpoint)
+    _copy_generation_config(folder, checkpoint, ids)
     for name in _TOKENIZER:
         if (checkpoint.path / name).is_file():
             shutil.copyfile(checkpoint.path / name, folder / name)
@@ -82,7 +81,7 @@ def _finish_genai_config(path: Path, provider: str, ids: dict[str, Any]) -> int:
     (0: ONNX Runtime's own choice), of which onnxruntime-genai 0.18 left to itself takes half where a core is one
     thread. Gives the context length."""
     config = strictjson.read(path)
-    config["model"] = {k: v for k, v in config["model"].items() if k not in _TOKEN_IDS} | ids
+    config["model"] = {k: v for k, v in config["model"].items() if k not in TOKEN_IDS} | ids
     options = config["model"]["decoder"]["session_options"]
     if provider == "cpu":
         options["provider_options"] = []
@@ -101,12 +100,12 @@ def _copy_config(source: Path, folder: Path) -> None:
         (folder / source.name).write_text(strictjson.dumps(config), encoding="utf-8")
 
 
-def _copy_generation_config(folder: Path, checkpoint: Checkpoint) -> None:
+def _copy_generation_config(folder: Path, checkpoint: Checkpoint, ids: dict[str, Any]) -> None:
     source = checkpoint.path / "generation_config.json"
     if source.is_file():
         shutil.copyfile(source, folder / source.name)
         return
-    (folder / source.name).write_text(strictjson.dumps(token_ids(checkpoint)), encoding="utf-8")
+    (folder / source.name).write_text(strictjson.dumps(ids), encoding="utf-8")
 
 
 def _copy_tokenizer_config(source: Path, folder: Path, context: int) -> None:

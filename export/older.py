@@ -10,7 +10,7 @@ from typing import Any
 
 from foldrank import strictjson
 from foldrank.checkpoint import Checkpoint
-from foldrank.readable import without_attention
+from foldrank.readable import link_files, without_attention
 
 _NEW = "rope_parameters"
 _OWN_KEYS = {"gpt_neox": {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"}}
@@ -34,9 +34,7 @@ def older_config(config: dict[str, Any]) -> dict[str, Any]:
 def older_checkpoint(checkpoint: Checkpoint, folder: Path) -> Path:
     """Make `folder` the checkpoint with that config; all other files are links to its own. Returns the folder."""
     folder.mkdir()
-    for path in checkpoint.path.iterdir():
-        if path.is_file() and path.name != "config.json":
-            (folder / path.name).symlink_to(path.resolve())
+    link_files(checkpoint.path, folder)
     text = strictjson.dumps(older_config(without_attention(dict(checkpoint.config))))
     (folder / "config.json").write_text(text, encoding="utf-8")
     return folder

@@ -10,7 +10,6 @@ from typing import Any
 
 from foldrank.checkpoint import Checkpoint
 from foldrank.export.ports import Ports, sizes
-from foldrank.export.token_ids import token_ids
 from foldrank.facts import context_length
 
 _TYPES = frozenset({"gemma", "gemma2", "gemma3_text", "granite", "llama", "mistral", "olmo", "phi", "phi3", "qwen2",
@@ -18,16 +17,14 @@ _TYPES = frozenset({"gemma", "gemma2", "gemma3_text", "granite", "llama", "mistr
 """Model types whose cache onnxruntime-genai takes pair by pair; its `gpt2` is another layout (one tensor a block)."""
 
 
-
 def genai_settings(checkpoint: Checkpoint, ports: Ports) -> dict[str, Any]:
-    """The file's content; finish.py names the provider."""
+    """The file's content; finish.py names the provider and the special tokens."""
     text = checkpoint.text_config
     heads, head_size = sizes(checkpoint)
     context = context_length(text) or 2048
     kind = str(text.get("model_type", ""))
     return {
         "model": {
-            **token_ids(checkpoint),
             "context_length": context,
             "decoder": {
                 "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},

@@ -5,7 +5,6 @@ Both leave the files that a bundle of the genai exporter has, under the same inp
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import sys
@@ -24,6 +23,7 @@ from foldrank.export.finish import finish_files, finish_graph
 from foldrank.export.older import older_checkpoint
 from foldrank.export.ports import Ports, common_ports
 from foldrank.export.settings import genai_settings
+from foldrank.installed import missing
 from foldrank.progress import SILENT, Progress
 from foldrank.readable import readable
 
@@ -43,10 +43,9 @@ def by_transformers(
     Raises ExportError.
     """
     check_dtype(dtype)
-    for name in ("torch", "transformers.exporters", "onnxscript"):
-        if not _importable(name):
-            raise ExportError("exporter transformers", f"{name} is not installed",
-                              "pip install 'transformers>=5.23' torch onnxscript")
+    if lacking := missing(("torch", "transformers.exporters", "onnxscript")):
+        raise ExportError("exporter transformers", f"{lacking[0]} is not installed",
+                          "pip install 'transformers>=5.23' torch onnxscript")
     with readable(checkpoint) as source:
         command = [sys.executable, "-m", "foldrank.export.trace", str(source), str(folder / MODEL), dtype]
         command += ["trust"] if trust_remote_code else []
@@ -86,7 +85,7 @@ def optimum_python() -> str:
         if not os.access(named, os.X_OK):
             raise ExportError(OPTIMUM_PYTHON, f"{named} is no program", "name the python of that environment")
         return os.path.abspath(named)
-    if not _importable("optimum.exporters.onnx"):
+    if missing(("optimum.exporters.onnx",)):
         raise ExportError(
             "exporter optimum", "optimum-onnx is not installed here, and it needs an older transformers",
             f"python -m venv optimum && optimum/bin/pip install {_TESTED} && "
@@ -127,10 +126,3 @@ def finish(folder: Path, checkpoint: Checkpoint, ports: Ports, provider: str) ->
     finish_graph(folder, entry.sha256)
     finish_files(folder, checkpoint, "cuda" if provider == "tensorrt" else provider)
     return {DATA: entry}
-
-
-def _importable(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:
-        return False

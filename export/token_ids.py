@@ -13,7 +13,8 @@ from foldrank import strictjson
 from foldrank.checkpoint import Checkpoint
 from foldrank.errors import SourceError
 
-_NAMES = {"bos_token_id": "bos_token", "eos_token_id": "eos_token", "pad_token_id": "pad_token"}
+TOKEN_IDS = {"bos_token_id": "bos_token", "eos_token_id": "eos_token", "pad_token_id": "pad_token"}
+"""Keys of configs, and what the tokenizer's files call the same token. The builder fills them from class defaults."""
 
 
 def token_ids(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -25,7 +26,7 @@ def token_ids(checkpoint: Checkpoint) -> dict[str, Any]:
     generation = _json(checkpoint.path / "generation_config.json")
     tokenizer = _of_tokenizer(checkpoint.path)
     found: dict[str, Any] = {}
-    for key in _NAMES:
+    for key in TOKEN_IDS:
         told = (held.get(key) for held in (generation, checkpoint.text_config, checkpoint.config, tokenizer))
         value = next((value for value in told if value is not None), None)
         if value is not None:
@@ -48,7 +49,7 @@ def _of_tokenizer(folder: Path) -> dict[str, int]:
     held = {**_json(folder / "special_tokens_map.json"), **_json(folder / "tokenizer_config.json")}
     tokenizer = _json(folder / "tokenizer.json")
     found = {}
-    for key, name in _NAMES.items():
+    for key, name in TOKEN_IDS.items():
         token = held.get(name)
         text = token.get("content") if isinstance(token, dict) else token
         if isinstance(text, str) and (number := _id(tokenizer, text)) is not None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from foldrank import strictjson
 from foldrank.checkpoint import Checkpoint
+from foldrank.readable import link_files
 
 _TIED = "tie_word_embeddings"
 
@@ -25,8 +26,6 @@ def untied(checkpoint: Checkpoint) -> Iterator[Checkpoint]:
         config["text_config"] = {**inner, _TIED: False}
     with tempfile.TemporaryDirectory(prefix="foldrank.") as made:
         folder = Path(made)
-        for path in checkpoint.path.iterdir():
-            if path.is_file() and path.name != "config.json":
-                (folder / path.name).symlink_to(path.resolve())
+        link_files(checkpoint.path, folder)
         (folder / "config.json").write_text(strictjson.dumps(config), encoding="utf-8")
         yield dataclasses.replace(checkpoint, path=folder, config=config)

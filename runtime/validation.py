@@ -15,10 +15,6 @@ NOT_RUN: dict[str, Any] = {
 """The `graph` part where the proof was not asked for: never a pass."""
 
 
-REMEDIES = {"export": "export again with another --exporter", "plan": "leave a method out, and report this"}
-"""The way out of a failed graph proof, by who is at fault."""
-
-
 def blame(fault: str | None) -> str:
     """Who is at fault for a failed graph proof, to be put behind that."""
     told = {"export": ": the dense export is at fault, it is not the checkpoint's model either",

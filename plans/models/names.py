@@ -7,14 +7,15 @@ every name and shape with no numbers behind it, so that the answer costs no memo
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from foldrank.checkpoint_rules import embedding_table
 from foldrank.errors import SourceError
+from foldrank.installed import missing
 from foldrank.plans.models.prefixes import prefix_of
 from foldrank.tensorfile import StoredTensor
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from foldrank.checkpoint import Checkpoint
 
 _HEADS = ("lm_head.weight", "embed_out.weight")
-_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
 _OLD_BUFFERS = ("rotary_emb.inv_freq", "attention.bias", "attn.bias", "masked_bias", "position_ids")
 """Ends of what older versions of transformers stored and computed anew; never a number that was trained."""
 _FAULTS = (ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError, ZeroDivisionError,
@@ -54,8 +54,8 @@ class Names:
 def prove_names(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> Names:
     """Ask the loader. Raises SourceError: tensors missing, unknown or of other shapes, with a prefix by its name; or a
     config.json that transformers builds no model from."""
-    if missing := [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]:
-        return Names(unproved=f"{' and '.join(missing)} not installed")
+    if lacking := missing(("torch", "transformers")):
+        return Names(unproved=f"{' and '.join(lacking)} not installed")
     config = _config(checkpoint, trust_remote_code)
     model = None if config is None else _class(config, checkpoint, trust_remote_code)
     if model is None:
@@ -67,20 +67,20 @@ def prove_names(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> N
 
 def refuse_other_names(checkpoint: Checkpoint, loading: Mapping[str, Any]) -> None:
     """Raise SourceError unless a `loading_info` of transformers says that every tensor was found and used."""
-    missing = sorted(loading["missing_keys"])
+    lacking = sorted(loading["missing_keys"])
     mismatched = sorted(key[0] if isinstance(key, tuple) else key for key in loading["mismatched_keys"])
     unknown = sorted(name for name in loading["unexpected_keys"] if not name.endswith(_OLD_BUFFERS))
     if any("lora_" in name for name in unknown):
         raise SourceError(checkpoint.path, f"holds a LoRA adapter inside its weights: {_some(unknown)}",
                           "merge it first (merge_and_unload) and save the merged model")
-    if found := prefix_of(unknown, missing):
+    if found := prefix_of(unknown, lacking):
         raise SourceError(checkpoint.path, f"{len(unknown)} tensors' names hold {found.worn!r} where the model's have "
                           f"{found.wanted or '(nothing)'}, such as {unknown[0]}: the model would "
                           "be random numbers",
                           f"rename them in each .safetensors file F: {found.way_out}")
     reasons = []
-    if missing:
-        reasons.append(f"{len(missing)} of the model's tensors are missing: {_some(missing)}")
+    if lacking:
+        reasons.append(f"{len(lacking)} of the model's tensors are missing: {_some(lacking)}")
     if unknown:
         reasons.append(f"{len(unknown)} tensors are none of the model's: {_some(unknown)}")
     if mismatched:
@@ -171,7 +171,7 @@ def _quiet() -> Iterator[None]:
 
 def _other_head(tensors: Mapping[str, StoredTensor]) -> bool:
     """Whether head and embedding are both there and differ in any number."""
-    head, table = (next((t for n, t in tensors.items() if n.endswith(ends)), None) for ends in (_HEADS, _EMBEDDINGS))
+    head, table = next((t for n, t in tensors.items() if n.endswith(_HEADS)), None), embedding_table(tensors)
     if head is None or table is None:
         return False
     return head.shape != table.shape or any(

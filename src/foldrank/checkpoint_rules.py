@@ -60,6 +60,11 @@ def config_problems(config: Mapping[str, Any], tensors: Mapping[str, StoredTenso
     return [*_counts(text, blocks), *_embedding(text, tensors), *_uneven(text, blocks), *_shapes(text, blocks)]
 
 
+def embedding_table(tensors: Mapping[str, StoredTensor]) -> StoredTensor | None:
+    """The tensor that holds the embedding of tokens, by the names that families give it."""
+    return next((tensor for name, tensor in tensors.items() if name.endswith(_EMBEDDINGS)), None)
+
+
 def _counts(text: Mapping[str, Any], blocks: Mapping[int, Any]) -> Iterator[str]:
     wanted = next(text[k] for k in ("num_hidden_layers", "n_layer", "num_layers", "n_layers") if k in text)
     if set(blocks) != set(range(wanted)):
@@ -72,7 +77,7 @@ def _counts(text: Mapping[str, Any], blocks: Mapping[int, Any]) -> Iterator[str]
 
 
 def _embedding(text: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> Iterator[str]:
-    table = next((t for n, t in tensors.items() if n.endswith(_EMBEDDINGS)), None)
+    table = embedding_table(tensors)
     wanted = (text.get("vocab_size"), text.get("hidden_size", text.get("n_embd")))
     if table is None:
         yield "no embedding table among the weights"

@@ -6,12 +6,11 @@ Knows folders and errors. Knows nothing of what the folders hold.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from foldrank.errors import ProviderUnavailable, SourceError
+from foldrank.errors import SourceError
 
 
 @contextlib.contextmanager
@@ -41,25 +40,6 @@ def notes(error: BaseException | None) -> list[str]:
         found += getattr(error, "__notes__", [])
         error = error.__cause__ or error.__context__
     return list(dict.fromkeys(found))
-
-
-def require(libraries: Mapping[str, str]) -> None:
-    """Raise ProviderUnavailable naming every library that is not installed, with the extra that brings it."""
-    if lacking := missing(libraries):
-        extras = ",".join(sorted({libraries[name] for name in lacking}))
-        raise ProviderUnavailable(", ".join(lacking), "is not installed", f"pip install 'foldrank[{extras}]'")
-
-
-def missing(libraries: Iterable[str]) -> list[str]:
-    """Those that are not installed."""
-    return [name for name in libraries if not _installed(name)]
-
-
-def _installed(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except ValueError:
-        return False
 
 
 def _keep(folder: Path, output: Path, name: str) -> Path:

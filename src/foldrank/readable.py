@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +32,21 @@ def readable(checkpoint: Checkpoint) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="foldrank.") as made:
         folder = Path(made)
-        for file in path.iterdir():
-            if file.is_file() and file.name != "config.json" and file not in marked:
-                (folder / (SINGLE if file in renamed else file.name)).symlink_to(file.resolve())
+        link_files(path, folder, without={"config.json", *(file.name for file in marked)},
+                   renamed={file.name: SINGLE for file in renamed})
         for file in marked:
             (folder / file.name).write_bytes(file.read_bytes().removeprefix(_BOM))
         (folder / "config.json").write_text(json.dumps(clean), encoding="utf-8")
         yield folder
+
+
+def link_files(
+    source: Path, folder: Path, *, without: Collection[str] = ("config.json",), renamed: Mapping[str, str] | None = None
+) -> None:
+    """Links in `folder` to the plain files of `source`, but for those `without`; some under another name."""
+    for file in source.iterdir():
+        if file.is_file() and file.name not in without:
+            (folder / (renamed or {}).get(file.name, file.name)).symlink_to(file.resolve())
 
 
 def without_attention(config: Any) -> Any:

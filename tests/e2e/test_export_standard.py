@@ -138,7 +138,7 @@ def test_without_optimum_the_way_to_it_is_told(
     specs_5m: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("FOLDRANK_OPTIMUM_PYTHON", raising=False)
-    monkeypatch.setattr("foldrank.export.standard._importable", lambda name: False)
+    monkeypatch.setattr("foldrank.export.standard.missing", list)
     with pytest.raises(ExportError, match=r"optimum-onnx==0\.1\.0.*transformers==4\.57\.6"):
         export(specs_5m, tmp_path / "out", exporter="optimum")
     assert list(tmp_path.iterdir()) == []

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from foldrank.errors import ProviderUnavailable, SourceError
-from foldrank.late import kept, notes, require
+from foldrank.installed import require
+from foldrank.late import kept, notes
 from foldrank.verbs.compress import _goes_on
 
 

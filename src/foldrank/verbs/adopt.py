@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from foldrank.bundle import FileEntry
 from foldrank.checkpoint import Checkpoint
+from foldrank.checkpoint_rules import embedding_table
 from foldrank.digests import DTYPES, cast
 from foldrank.errors import ExportError, SourceError
 from foldrank.export.ports import common_ports
@@ -21,7 +22,6 @@ from foldrank.progress import SILENT, Progress
 
 _NAMES = (MODEL, "decode.onnx")
 """What exporters call the graph with cache: optimum and torch, transformers."""
-_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
 
 
 def adopt(
@@ -56,7 +56,7 @@ def _graph_file(path: Path) -> Path:
 
 def _holds_embedding(model: ir.Model, checkpoint: Checkpoint, dtype: str) -> bool:
     """Whether an initializer is the checkpoint's embedding table, bit for bit after rounding to the graph's dtype."""
-    table = next((t for n, t in checkpoint.tensors.items() if n.endswith(_EMBEDDINGS)), None)
+    table = embedding_table(checkpoint.tensors)
     if table is None:
         return False
     count = (table.end - table.start) // table.dtype.itemsize

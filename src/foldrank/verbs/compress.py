@@ -8,7 +8,8 @@ from typing import Any
 
 from foldrank.bundle import Bundle
 from foldrank.checkpoint import Checkpoint
-from foldrank.late import kept, missing, require
+from foldrank.installed import missing, require
+from foldrank.late import kept
 from foldrank.progress import SILENT, Progress
 from foldrank.staging import check_output, move_into_place, sync_tree, workspace
 

@@ -6,7 +6,6 @@ run here is said to be not proved; what differs is refused. Axes: B rows, T toke
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from foldrank.checkpoint import Checkpoint
 from foldrank.digests import WeightDigest
 from foldrank.errors import FoldrankError, NotWritable, SourceError
 from foldrank.graph.stored import stored_weights
+from foldrank.installed import missing
 from foldrank.plans.models.families import FAMILIES
 from foldrank.progress import SILENT, Progress
 from foldrank.runtime.batch import Side, padded, padding_side
@@ -103,8 +103,8 @@ def _cannot(checkpoint: Checkpoint, dtype: str) -> str | None:
     """Why no proof can run here, or None."""
     if dtype == "bf16":
         return "ONNX Runtime has no bfloat16 kernels for the CPU"
-    if missing := [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]:
-        return f"{' and '.join(missing)} not installed"
+    if lacking := missing(("torch", "transformers")):
+        return f"{' and '.join(lacking)} not installed"
     needed = 8 * sum(tensor.size for tensor in checkpoint.tensors.values())
     if needed > psutil.virtual_memory().available:
         return f"model and graph side by side need {needed / 2**30:.0f} GiB of memory"

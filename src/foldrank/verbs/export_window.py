@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from foldrank.checkpoint import Checkpoint
+from foldrank.facts import context_length
 
 _SHORT, _LONG, _MOST, _PAST = 32, 256, 4096, 32
 _WORK = 10**12
@@ -26,7 +27,7 @@ class Window:
 def window_of(checkpoint: Checkpoint) -> Window:
     """Past the original context and the sliding window where there are such, within the context and the bounds."""
     text = checkpoint.text_config
-    context = next((int(text[k]) for k in ("max_position_embeddings", "n_positions", "n_ctx") if text.get(k)), _LONG)
+    context = context_length(text) or _LONG
     vocabulary = int(text.get("vocab_size") or 2)
     scaled_from, sliding = _original(text), text.get("sliding_window")
     edges = [edge for edge in (scaled_from, sliding) if isinstance(edge, int)]
