@@ -93,17 +93,28 @@ def _finish_genai_config(path: Path, provider: str, ids: dict[str, Any]) -> int:
 
 
 def _copy_config(source: Path, folder: Path) -> None:
-    """As it stands, but without `auto_map`: the code that it names is not in the bundle, and none shall run there."""
-    shutil.copyfile(source, folder / source.name)
+    """As it stands where it is strict JSON, but without `auto_map`: the code that it names is not in the bundle, and
+    none shall run there. A byte order mark goes, and Infinity is said in JSON's own terms."""
     config = strictjson.read_foreign(source)
-    if config.pop("auto_map", None) is not None:
-        (folder / source.name).write_text(strictjson.dumps(config), encoding="utf-8")
+    plain = {key: value for key, value in config.items() if key != "auto_map"}
+    if plain == config and _strict(source):
+        shutil.copyfile(source, folder / source.name)
+    else:
+        (folder / source.name).write_text(strictjson.dumps(strictjson.tagged(plain)), encoding="utf-8")
+
+
+def _strict(path: Path) -> bool:
+    try:
+        strictjson.read(path)
+    except strictjson.JsonError:
+        return False
+    return True
 
 
 def _copy_generation_config(folder: Path, checkpoint: Checkpoint, ids: dict[str, Any]) -> None:
     source = checkpoint.path / "generation_config.json"
     if source.is_file():
-        shutil.copyfile(source, folder / source.name)
+        _copy_config(source, folder)
         return
     (folder / source.name).write_text(strictjson.dumps(ids), encoding="utf-8")
 
@@ -117,4 +128,4 @@ def _copy_tokenizer_config(source: Path, folder: Path, context: int) -> None:
     config.pop("auto_map", None)
     if config.get("model_max_length", 0) > 2**53:
         config["model_max_length"] = context
-    (folder / source.name).write_text(strictjson.dumps(config), encoding="utf-8")
+    (folder / source.name).write_text(strictjson.dumps(strictjson.tagged(config)), encoding="utf-8")

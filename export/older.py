@@ -5,10 +5,10 @@ Version 4 would take its own defaults in their place, in silence: another base, 
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
-from foldrank import strictjson
 from foldrank.checkpoint import Checkpoint
 from foldrank.readable import link_files, without_attention
 
@@ -35,7 +35,7 @@ def older_checkpoint(checkpoint: Checkpoint, folder: Path) -> Path:
     """Make `folder` the checkpoint with that config; all other files are links to its own. Returns the folder."""
     folder.mkdir()
     link_files(checkpoint.path, folder)
-    text = strictjson.dumps(older_config(without_attention(dict(checkpoint.config))))
+    text = json.dumps(older_config(without_attention(dict(checkpoint.config))))
     (folder / "config.json").write_text(text, encoding="utf-8")
     return folder
 

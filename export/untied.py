@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from foldrank import strictjson
 from foldrank.checkpoint import Checkpoint
 from foldrank.readable import link_files
 
@@ -27,5 +27,5 @@ def untied(checkpoint: Checkpoint) -> Iterator[Checkpoint]:
     with tempfile.TemporaryDirectory(prefix="foldrank.") as made:
         folder = Path(made)
         link_files(checkpoint.path, folder)
-        (folder / "config.json").write_text(strictjson.dumps(config), encoding="utf-8")
+        (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
         yield dataclasses.replace(checkpoint, path=folder, config=config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,6 +25,15 @@ class JsonError(ValueError):
 def dumps(value: Any) -> str:
     """Canonical text. Raises ValueError on NaN or infinity."""
     return json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def tagged(value: Any) -> Any:
+    """The value with `{"__float__": "Infinity"}` for what JSON has no number for, as transformers 5 does it."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"__float__": json.dumps(value)}
+    if isinstance(value, dict):
+        return {key: tagged(inner) for key, inner in value.items()}
+    return [tagged(inner) for inner in value] if isinstance(value, list) else value
 
 
 def loads(text: str, *, foreign: bool = False) -> Any:

@@ -1,12 +1,14 @@
 """What is added to the builder's output: names, shapes and files, without touching a weight."""
 
 import json
+import shutil
 from pathlib import Path
 
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from foldrank import strictjson
 from foldrank.checkpoint import Checkpoint
 from foldrank.errors import ExportError
 from foldrank.export.finish import finish_files, finish_graph
@@ -70,6 +72,18 @@ def test_files_of_the_checkpoint_come_along(folder: Path, specs_5m: Path) -> Non
     config = json.loads((folder / "tokenizer_config.json").read_text())
     assert config["tokenizer_class"] == "PreTrainedTokenizerFast"
     assert config["model_max_length"] == 64
+
+
+def test_what_only_python_calls_json_is_written_as_json(folder: Path, specs_5m: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(specs_5m, tmp_path / "source"))
+    for name in ("config.json", "generation_config.json"):
+        told = json.loads((source / name).read_text()) | {"limit": [0.0, float("inf"), {"at": -float("inf")}]}
+        (source / name).write_text("\ufeff" + json.dumps(told), encoding="utf-8")
+    finish_files(folder, Checkpoint.open(source), "cpu")
+    for name in ("config.json", "generation_config.json"):
+        held = strictjson.read(folder / name)
+        assert held["limit"] == [0.0, {"__float__": "Infinity"}, {"at": {"__float__": "-Infinity"}}]
+        assert held == json.loads((specs_5m / name).read_text()) | {"limit": held["limit"]}
 
 
 @pytest.mark.parametrize(("provider", "wanted"), [("cpu", []), ("cuda", [{"cuda": {}}])])
