@@ -10,17 +10,14 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
+from foldrank.graph.padding import Side
 from foldrank.runtime.decoding import OrtDecoder, Tokens
 from foldrank.runtime.generate import Generated, Sampling, Tokenizer, Told, check_prompts, choose
 from foldrank.runtime.providers import Provider
 from foldrank.runtime.session import Session
-
-Side = Literal["left", "right"]
-
 
 @dataclass
 class Row:
@@ -101,11 +98,10 @@ def continued(
 
 
 def padding_side(session: Session) -> Side | None:
-    """Where a graph lets short rows be padded; None: nowhere.
+    """Where short rows are best padded; None: nowhere for sure (`graph.padding` tells every side).
 
-    GroupQueryAttention counts the ones of a row's mask and takes them to stand first, so that the next token is written
-    over the padding (ONNX Runtime's ContribOperators.md, `seqlens_k`). Other graphs are told positions, and padding on
-    the left keeps a row's cache in one piece, as sliding windows want it. A graph without positions numbers by place.
+    On the right for GroupQueryAttention: it is all that older bundles take. Other graphs are told positions, and padding
+    on the left keeps a row's cache in one piece, as sliding windows want it.
     """
     if "attention_mask" not in session.inputs:
         return None

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from foldrank.reporting import figures, lookup, snippets
+from foldrank.reporting.batches import batches
 from foldrank.reporting.card_measured import model_index, quality, speed
 from foldrank.reporting.evidence import Evidence
 from foldrank.reporting.export_proved import export_proved
@@ -139,12 +140,16 @@ def _loading(evidence: Evidence) -> str:
     cuda = isinstance(options, list) and any("cuda" in item for item in options if isinstance(item, Mapping))
     parts = ["## How to load it"]
     if evidence.genai_config is not None:
-        parts += ["With onnxruntime-genai:", f"```python\n{snippets.genai(context)}```"]
+        parts += ["With onnxruntime-genai (batches: rows of equal length, or padded on the right):",
+                  f"```python\n{snippets.genai(context)}```",
+                  "To go on after an answer, take back its last two tokens first, since onnxruntime-genai (0.18) never "
+                  f"read the last one:\n\n```python\n{snippets.CONTINUED}```"]
     if lookup.text(evidence.manifest, "dtype") == "bf16":
         parts.append("numpy has no bf16, which ONNX Runtime would take from it: use onnxruntime-genai for this bundle.")
     elif evidence.cache_shape is not None:
         program = snippets.ort("cuda" if cuda else "cpu", *evidence.cache_shape)
         parts += ["With ONNX Runtime alone:", f"```python\n{program}```"]
+    parts += [told] if (told := batches(evidence.manifest)) else []
     return "\n\n".join(parts)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -85,7 +85,7 @@ def fault_of(
         return None
     sound = reference_of(dense, known.checkpoint)
     found = prove(_decoder(dense, engine, threads), sound.logits, _enough(ids_NT, int(ids_NT.max()) + 1, 0)[:2],
-                  described=sound.described, precision=sound.precision)
+                  described=sound.described, precision=sound.precision, sides=_sides(dense))
     return "plan" if found["passed"] else "export"
 
 
@@ -124,7 +124,13 @@ def _prove(
 ) -> dict[str, Any]:
     config = bundle.json("config.json") or {}
     ids = _enough(ids_NT, config.get("text_config", config).get("vocab_size", int(ids_NT.max()) + 1), seed)
-    return prove(decoder, known.logits, ids, described=known.described, precision=known.precision, progress=progress)
+    return prove(decoder, known.logits, ids, described=known.described, precision=known.precision,
+                 sides=_sides(bundle), progress=progress)
+
+
+def _sides(bundle: Bundle) -> list[Literal["left", "right"]]:
+    """Where the bundle lets rows be padded; one that does not tell, as older ones did not, on the right."""
+    return ["right"] if bundle.manifest.padding is None else bundle.manifest.padding
 
 
 def _enough(ids_NT: Tokens, vocabulary: int, seed: int) -> Tokens:
