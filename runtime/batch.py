@@ -19,6 +19,7 @@ from foldrank.runtime.generate import Generated, Sampling, Tokenizer, Told, chec
 from foldrank.runtime.providers import Provider
 from foldrank.runtime.session import Session
 
+
 @dataclass
 class Row:
     """One prompt of a batch, a random stream that no other row draws from, and its tokens so far."""
@@ -100,8 +101,8 @@ def continued(
 def padding_side(session: Session) -> Side | None:
     """Where short rows are best padded; None: nowhere for sure (`graph.padding` tells every side).
 
-    On the right for GroupQueryAttention: it is all that older bundles take. Other graphs are told positions, and padding
-    on the left keeps a row's cache in one piece, as sliding windows want it.
+    On the right for GroupQueryAttention: it is all that older bundles take. Other graphs are told positions, and
+    padding on the left keeps a row's cache in one piece, as sliding windows want it.
     """
     if "attention_mask" not in session.inputs:
         return None

@@ -75,8 +75,8 @@ def prove(
 ) -> dict[str, Any]:
     """The `graph` part of validate.json for windows of token ids [N, T], T at least 8, N at least 2.
 
-    `described` names the reference, `precision` is the graph's, `sides` are where its rows may be padded. Logits of a few windows at a time are held. Raises
-    ValidationFailed on NaN.
+    `described` names the reference, `precision` is the graph's, `sides` are where its rows may be padded. Logits of a
+    few windows at a time are held. Raises ValidationFailed on NaN.
     """
     criterion = Criterion(precision)
     logits = _against_reference(decoder, reference, ids_NT, progress)

@@ -48,8 +48,8 @@ class WeightDigests:
 class Manifest:
     """What manifest.json holds. `files` maps relative POSIX paths; `source` names the checkpoint and its digests;
     `exporter_reason` says why the exporter is not the first choice, `export_proof` how far the dense graph was
-    proved, `notes` what else whoever uses it must know, `padding` on which sides its rows may be padded (empty: on none;
-    null: not known)."""
+    proved, `notes` what else whoever uses it must know, `padding` on which sides its rows may be padded
+    (empty: on none; null: not known)."""
 
     command: str
     seed: int | None
