@@ -120,7 +120,8 @@ def _values(where: str, text: str) -> Iterator[tuple[int, Any]]:
         yield line, value
         cursor.to(end)
         if array and not cursor.takes(",") and not cursor.sees("]"):
-            raise SourceError(f"{where}:{cursor.line}", "is not JSON: an array goes on without a comma", WAY_OUT)
+            what = "the array has no end" if cursor.ended else "no comma between two entries of the array"
+            raise SourceError(f"{where}:{cursor.line}", f"is not JSON: {what}", WAY_OUT)
     if not cursor.ended:
         raise SourceError(f"{where}:{cursor.line}", "goes on after its array", "give one array, or " + WAY_OUT)
 
