@@ -46,7 +46,7 @@ def with_onnxruntime(
     is handed each new piece of a lone prompt's text. The logits of a whole prompt are in memory at once: B x T x V
     numbers. Raises SourceError, and as OrtDecoder.open.
     """
-    ids = [tokenizer.encode(prompt) if prompt else [] for prompt in prompts]
+    ids = [tokenizer.encode(prompt) for prompt in prompts]
     check_prompts(folder, [len(row) for row in ids], context)
     decoder = OrtDecoder.open(folder, provider, threads=threads)
     heard = _nobody if told is None or len(prompts) > 1 else _telling(told, tokenizer, ends)

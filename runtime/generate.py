@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from foldrank.errors import SourceError
 from foldrank.runtime.genai import GenaiDecoder
 from foldrank.runtime.providers import Provider, load_genai
+from foldrank.token_rows import check_rows
 
 
 @dataclass(frozen=True)
@@ -61,16 +62,18 @@ Told = Callable[[str], None]
 
 def with_genai(
     folder: Path, prompt: str, provider: Provider, *, tokens: int, sampling: Sampling, context: int,
-    threads: int | None, told: Told | None = None,
+    threads: int | None, told: Told | None = None, ids: Sequence[int] | None = None, rows: int | None = None,
 ) -> Generated:
     """At most `tokens` new tokens, fewer at end of text or context; `told` is handed each new piece of text.
 
-    Raises as GenaiDecoder.open, and SourceError.
+    `ids`: the prompt's tokens, None: as the library's own tokenizer encodes it, which leaves out the beginning-of-text
+    token of some. `rows` of the embedding table. Raises as GenaiDecoder.open, and SourceError.
     """
     library = load_genai()
     decoder = GenaiDecoder.open(folder, provider, capacity=context, threads=threads)
     model, tokenizer = decoder.model, library.Tokenizer(decoder.model)
-    ids = np.asarray(tokenizer.encode(prompt), dtype=np.int32)
+    ids = np.asarray(tokenizer.encode(prompt) if ids is None else ids, dtype=np.int32)
+    check_rows(ids, rows, "the prompt", lambda token: str(tokenizer.decode(np.asarray([token], np.int32))))
     check_prompts(folder, [len(ids)], context)
     parameters = library.GeneratorParams(model)
     options: dict[str, Any] = {"max_length": min(len(ids) + tokens, context), "do_sample": not sampling.greedy}

@@ -173,6 +173,7 @@ def _provenance(evidence: Evidence) -> str:
     digest = lookup.text(evidence.manifest, "source", "config_sha256") or lookup.text(
         evidence.plan, "source", "config_sha256"
     )
+    bos = lookup.integer(evidence.plan, "calibration", "bos")
     named = {
         "exporter": lookup.text(evidence.manifest, "exporter"),
         "why this exporter": lookup.text(evidence.manifest, "exporter_reason"),
@@ -182,6 +183,7 @@ def _provenance(evidence: Evidence) -> str:
         "plan digest": lookup.text(evidence.plan, "digest"),
         "calibration text": lookup.text(evidence.plan, "calibration", "name"),
         "sha256 of the calibration text": lookup.text(evidence.plan, "calibration", "sha256"),
+        "calibration windows open with the token": None if bos is None else f"{bos} (BOS)",
     }
     lines = [f"{key}: {code(value)}" for key, value in named.items() if value]
     used = lookup.pairs(evidence.manifest, "versions") or lookup.pairs(evidence.plan, "versions")

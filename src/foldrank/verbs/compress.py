@@ -30,6 +30,7 @@ def compress(
     recover_text: str | Path | None = None,
     recover_tokens: int | None = None,
     recover_steps: int | None = None,
+    bos: str = "auto",
     text: str | Path | None = None,
     exporter: str = "auto",
     dtype: str = "fp32",
@@ -64,14 +65,14 @@ def compress(
     from foldrank.plans.compose import parse_all
     from foldrank.plans.models.families import check_family
     from foldrank.plans.request import aligned
-    from foldrank.plans.texts import read_text
     from foldrank.runtime import validation
     from foldrank.runtime.fallback import check_starts
     from foldrank.runtime.providers import short_name
     from foldrank.verbs.apply import apply
     from foldrank.verbs.bench import bench
     from foldrank.verbs.export import export
-    from foldrank.verbs.plan import plan
+    from foldrank.verbs.plan import plan, recovery
+    from foldrank.verbs.reading import held_out, planning
     from foldrank.verbs.reference import reference_of
     from foldrank.verbs.report import report
     from foldrank.verbs.selftest import add_selftest
@@ -84,11 +85,12 @@ def compress(
     check_output(output, force=force)
     parse_all(methods)
     validation.share(max_perplexity_increase)
-    for given in (text, calibration, recover_text):
-        if given is not None:
-            read_text(Path(given).expanduser(), "calibration")
+    asked = recovery(recover, recover_text or calibration, recover_tokens, recover_steps, bos=bos)
     trust: dict[str, Any] = {"offline": offline, "trust_remote_code": trust_remote_code}
-    check_family(Checkpoint.open(model, **trust))
+    checkpoint = Checkpoint.open(model, **trust)
+    check_family(checkpoint)
+    planning(checkpoint, calibration, calibration_tokens, asked, seed=seed, bos=bos)
+    held_out(checkpoint.path, checkpoint.config, text, tokens=validation_tokens, seed=seed, bos=bos)
     check_starts(provider, provider_options)
     with workspace(output) as work:
         if dense is not None and Path(dense).exists():
@@ -101,11 +103,11 @@ def compress(
         made = plan(
             model, None, methods=methods, calibration=calibration, calibration_tokens=calibration_tokens, seed=seed,
             recover=recover, recover_text=recover_text, recover_tokens=recover_tokens, recover_steps=recover_steps,
-            device=device, progress=progress, **trust,
+            bos=bos, device=device, progress=progress, **trust,
         )
         small = apply(baseline, made, work / "bundle", seed=seed, progress=progress)
         known = reference_of(small, Checkpoint.open(model, **trust))
-        small = add_selftest(small, known, seed)
+        small = add_selftest(small, known, seed, bos=bos)
         running: dict[str, Any] = {"provider": provider, "provider_options": provider_options, "seed": seed}
         finished = {"unfinished": small.path}
         if dense is None:
@@ -113,7 +115,8 @@ def compress(
         with kept(finished, output):
             found = validate(
                 small, reference=baseline, known=known, text=text, max_perplexity_increase=max_perplexity_increase,
-                min_top1_agreement=min_top1_agreement, tokens=validation_tokens, progress=progress, **trust, **running,
+                min_top1_agreement=min_top1_agreement, tokens=validation_tokens, bos=bos, progress=progress, **trust,
+                **running,
             )
             if _goes_on(found, keep_going):
                 bench(small.path, baseline=baseline, min_speedup=min_speedup, quick=True, progress=progress, **running)
