@@ -62,9 +62,10 @@ def validate(
         if not graph["passed"]:
             graph["fault"] = fault_of(small, dense, known, ids_NT, engine=engine, threads=threads)
     cost = quality.measure(_decoder(dense, engine, threads), decoder, ids_NT, progress)
+    samples = _read(cost.pop("greedy_samples"), small)
     gates = validation.gates(graph, cost, max_perplexity_increase=limit, min_top1_agreement=min_top1_agreement)
     found = {
-        "schema": validation.SCHEMA, "graph": graph, "quality": cost, "gates": gates,
+        "schema": validation.SCHEMA, "graph": graph, "quality": cost, "samples": samples, "gates": gates,
         "verdict": validation.verdict(gates), "seed": seed, "provider": engine.short, "instead_of": engine.instead_of,
         "threads": decoder.session.threads,
         "text": {"name": held_out.name, "sha256": held_out.sha256}, "versions": versions(),
@@ -72,6 +73,12 @@ def validate(
     }
     small.with_files({REPORT: strictjson.dumps(found).encode()})
     return found
+
+
+def _read(samples: list[dict[str, list[int]]], bundle: Bundle) -> list[dict[str, str]]:
+    """What the token ids of each sample (prompt, dense, bundle) say, in the tokenizer's words."""
+    tokenizer = load_tokenizer(bundle.path)
+    return [{key: tokenizer.decode(ids) for key, ids in sample.items()} for sample in samples]
 
 
 def fault_of(
