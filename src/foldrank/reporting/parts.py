@@ -18,8 +18,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """`align`: one letter a column, l, r or p (prose: wide and wrapped). The first column heads its row. No `head`: names
-    and values."""
+    """`align`: one letter a column, l, r or p (prose: wide and wrapped). The first column heads its row. No `head`:
+    names and values."""
 
     head: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]

@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def test_a_compressed_bundle_is_made_again_by_three_commands_that_parse(make_bun
     export, plan, apply = lines(folder)
     assert export[:3] == ["foldrank", "export", "specs-5m"]
     assert apply == ["foldrank", "apply", "dense", "plan", "-o", "small"]
-    asked = [parse(word) for before, word in zip(plan, plan[1:], strict=False) if before == "--method"]
+    asked = [parse(word) for before, word in pairwise(plan) if before == "--method"]
     assert [(a.method.name, a.values["keep"]) for a in asked] == [("slm", 0.75), ("dipsvd", 0.8)]
     assert (asked[0].values["rule"], asked[1].values["whitening"]) == ("top", "plain")
     assert plan[plan.index("--calibration-tokens") + 1] == "16384"
