@@ -18,6 +18,7 @@ from foldrank.errors import ExportError
 from foldrank.export.anonymous import make_anonymous, name_axes
 from foldrank.export.left_padding import take_left_padding
 from foldrank.export.token_ids import TOKEN_IDS, token_ids
+from foldrank.licence import licence_files
 from foldrank.readable import readable
 
 _CACHE = ("past_key_values.", "present.")
@@ -67,7 +68,7 @@ def _set_head_size(port: Any, head_size: int) -> None:
 
 
 def finish_files(folder: Path, checkpoint: Checkpoint, provider: str) -> None:
-    """Settings of onnxruntime-genai, config, generation config and the checkpoint's own tokenizer files."""
+    """Settings of onnxruntime-genai, config, generation config and the checkpoint's own tokenizer and licence files."""
     ids = token_ids(checkpoint)
     context = _finish_genai_config(folder / "genai_config.json", provider, ids)
     with readable(checkpoint) as source:
@@ -76,6 +77,8 @@ def finish_files(folder: Path, checkpoint: Checkpoint, provider: str) -> None:
     for name in _TOKENIZER:
         if (checkpoint.path / name).is_file():
             shutil.copyfile(checkpoint.path / name, folder / name)
+    for path in licence_files(checkpoint.path):
+        shutil.copyfile(path, folder / path.name)
     if (checkpoint.path / "tokenizer_config.json").is_file():
         _copy_tokenizer_config(checkpoint.path / "tokenizer_config.json", folder, context)
 

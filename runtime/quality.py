@@ -20,7 +20,7 @@ from foldrank.runtime.compare import Array, check_finite, kl_divergence, log_sof
 from foldrank.runtime.decoding import OrtDecoder
 from foldrank.runtime.proof import Tokens, rows_at_once
 
-_PROMPTS, _PROMPT, _CONTINUED = 8, 32, 64
+_PROMPTS, _PROMPT, _CONTINUED, _SAMPLES = 8, 32, 64, 3
 
 
 @dataclass
@@ -93,11 +93,12 @@ def greedy_prefix(dense: OrtDecoder, small: OrtDecoder, ids_NT: Tokens, progress
     prompt = max(1, min(_PROMPT, ids_NT.shape[1] // 2))
     continued = min(_CONTINUED, ids_NT.shape[1] - prompt)
     prompts = list(ids_NT[:_PROMPTS, None, :prompt])
-    lengths = [
-        common_prefix(dense.generate(p, continued)[0], small.generate(p, continued)[0])
-        for p in track(prompts, "greedy prefix", len(prompts), progress)
-    ]
+    written = [(dense.generate(p, continued)[0], small.generate(p, continued)[0])
+               for p in track(prompts, "greedy prefix", len(prompts), progress)]
+    lengths = [common_prefix(*both) for both in written]
     return {
+        "greedy_samples": [{"prompt": p[0].tolist(), "dense": first.tolist(), "bundle": second.tolist()}
+                           for p, (first, second) in zip(prompts[:_SAMPLES], written, strict=False)],
         "greedy_prefix_tokens": sum(lengths) / len(lengths),
         "greedy_prefixes": lengths,
         "greedy_prompt_tokens": prompt,

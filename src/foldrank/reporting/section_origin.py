@@ -9,13 +9,15 @@ from foldrank.reporting.evidence import Evidence
 from foldrank.reporting.export_proved import export_proved
 from foldrank.reporting.nested import lines, named, shown
 from foldrank.reporting.parts import Fold, Part, Section, Text, table
+from foldrank.reporting.reproduced import reproduced
 
 _WRITTEN_WITH_THE_PAGE = ("report.html", "README.md")
 
 
 def origin(evidence: Evidence) -> Section:
     """Facts first; machine, versions and files behind a line each."""
-    parts = [named(_facts(evidence)), *_machine(evidence.bench), *_versions(evidence), *_files(evidence.manifest)]
+    parts = [named(_facts(evidence)), *reproduced(evidence), *_machine(evidence.bench), *_versions(evidence),
+             *_files(evidence.manifest)]
     return Section("origin", "Provenance and environment", tuple(parts))
 
 

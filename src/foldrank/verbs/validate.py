@@ -13,6 +13,7 @@ from foldrank.bundle import Bundle, source_differs
 from foldrank.checkpoint import Checkpoint
 from foldrank.errors import BundleError, SourceError
 from foldrank.places import place_of
+from foldrank.plans.texts import load_tokenizer
 from foldrank.progress import SILENT, Progress
 from foldrank.runtime import quality, validation
 from foldrank.runtime.decoding import OrtDecoder
@@ -59,9 +60,10 @@ def validate(
         if not graph["passed"]:
             graph["fault"] = fault_of(small, dense, known, ids_NT, engine=engine, threads=threads)
     cost = quality.measure(_decoder(dense, engine, threads), decoder, ids_NT, progress, opening=windows.opening)
+    samples = _read(cost.pop("greedy_samples"), small)
     gates = validation.gates(graph, cost, max_perplexity_increase=limit, min_top1_agreement=min_top1_agreement)
     found = {
-        "schema": validation.SCHEMA, "graph": graph, "quality": cost, "gates": gates,
+        "schema": validation.SCHEMA, "graph": graph, "quality": cost, "samples": samples, "gates": gates,
         "verdict": validation.verdict(gates), "seed": seed, "provider": engine.short, "instead_of": engine.instead_of,
         "threads": decoder.session.threads,
         "text": {"name": windows.text.name, "sha256": windows.text.sha256, "bos": windows.opening.bos},
@@ -70,6 +72,12 @@ def validate(
     }
     small.with_files({REPORT: strictjson.dumps(found).encode()})
     return found
+
+
+def _read(samples: list[dict[str, list[int]]], bundle: Bundle) -> list[dict[str, str]]:
+    """What the token ids of each sample (prompt, dense, bundle) say, in the tokenizer's words."""
+    tokenizer = load_tokenizer(bundle.path)
+    return [{key: tokenizer.decode(ids) for key, ids in sample.items()} for sample in samples]
 
 
 def fault_of(
