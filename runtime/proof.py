@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foldrank.progress import SILENT, Progress, track
+from foldrank.runtime.batch import padded, padding_side
 from foldrank.runtime.compare import Array, Comparison
 from foldrank.runtime.decoding import OrtDecoder
 from foldrank.tolerances import GRAPH_PROOF_FP32, GRAPH_PROOF_KL_NATS
@@ -136,20 +137,17 @@ def _cached(decoder: OrtDecoder, ids_BT: Tokens) -> Comparison:
 
 
 def _padded(decoder: OrtDecoder, ids_BT: Tokens) -> Comparison:
-    """A short row padded on the right beside a long one, against both alone: prompt, then one decoded token.
-
-    On the right, since GroupQueryAttention counts a row's ones in the mask and takes them to stand first.
-    """
+    """A short row padded beside a long one, on the side where the graph takes it, against both alone: prompt, then one
+    decoded token."""
     long, short = ids_BT.shape[1] - 1, ids_BT.shape[1] // 2
-    mask_BT = np.ones((2, long), np.int64)
-    mask_BT[1, short:] = 0
-    prompt_BT = np.where(mask_BT, ids_BT[:, :long], 0)
+    prompt_BT, mask_BT = padded([ids_BT[0, :long].tolist(), ids_BT[1, :short].tolist()],
+                                padding_side(decoder.session) or "right")
     next_BT = np.stack([ids_BT[0, long:], ids_BT[1, short : short + 1]])
     prompt_BTV = decoder.prefill(prompt_BT, mask_BT)
     step_BTV = decoder.step(next_BT)
     found = Comparison(f"{decoder.session.model} beside padding")
     for row, length in enumerate((long, short)):
-        found.add(decoder.prefill(prompt_BT[row : row + 1, :length]), prompt_BTV[row : row + 1, :length])
+        found.add(decoder.prefill(ids_BT[row : row + 1, :length])[0], prompt_BTV[row][mask_BT[row] == 1])
         found.add(decoder.step(next_BT[row : row + 1]), step_BTV[row : row + 1])
     return found
 
