@@ -1,4 +1,5 @@
-"""Where a graph lets short rows of a batch be padded: what its operators and inputs say, for a proof to test."""
+"""Where a graph surely lets short rows of a batch be padded, by its operators and inputs. A proof tests it, and tries
+the rest."""
 
 from __future__ import annotations
 
@@ -11,18 +12,19 @@ Side = Literal["left", "right"]
 
 
 def padding_sides(model: ir.Model) -> tuple[Side, ...] | None:
-    """On the left, on the right, or on neither (no mask); None where the graph does not tell.
+    """On the left, on the right, or nowhere (no mask); None where the graph does not tell.
 
     GroupQueryAttention counts the ones of a row's mask and takes them to stand first (ONNX Runtime,
     ContribOperators.md, `seqlens_k`): on the right alone, unless tokens are rolled to the front by the mask. Other
-    graphs that are told positions take both. A graph without positions makes them from the mask, or counts places.
+    graphs that are told positions take the left; on the right padding comes between a prompt and what follows it, which
+    shuts a sliding window that counts places. A graph without positions makes them from the mask, or counts places.
     """
     inputs = {str(value.name): value for value in model.graph.inputs}
     if "attention_mask" not in inputs:
         return ()
     if any(node.op_type == "GroupQueryAttention" for node in model.graph):
         return ("left", "right") if _rolled(inputs.get("input_ids"), inputs["attention_mask"]) else ("right",)
-    return ("left", "right") if "position_ids" in inputs else None
+    return ("left",) if "position_ids" in inputs else None
 
 
 def _rolled(ids: ir.Value | None, mask: ir.Value) -> bool:

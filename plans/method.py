@@ -50,11 +50,16 @@ class Result:
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
 
 
+def _nothing(_settings: Any) -> None:
+    """Nothing is needed beyond what is imported already."""
+
+
 @dataclass(frozen=True)
 class Method:
     """One row of the table of methods. `settings` is a pydantic dataclass; `run(task, settings)` does the work.
 
-    `folds`: it may fold blocks, so it comes first; `quantizes`: it stores what is there in few bits, so it comes last.
+    `ready` raises ProviderUnavailable where what these settings need is not installed. `folds`: it may fold blocks, so
+    it comes first; `quantizes`: it stores what is there in few bits, so it comes last.
     """
 
     name: str
@@ -62,6 +67,7 @@ class Method:
     run: Callable[[Task, Any], Result]
     folds: bool
     quantizes: bool = False
+    ready: Callable[[Any], None] = _nothing
 
     @property
     def turn(self) -> int:

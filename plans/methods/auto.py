@@ -195,7 +195,7 @@ def _best(
 
 def _terms(task: Task, settings: Settings, budget: Budget, shapes: Shapes, curves: Curves) -> Terms:
     decoder = task.decoder
-    kinds = {block.number: (block.kind, type(block.module), block.shapes) for block in decoder.blocks}
+    kinds = {block.number: block.likeness for block in decoder.blocks}
 
     def alike(low: int, high: int) -> bool:
         held = [kinds[number] for number in range(low, high + 1)] if settings.fold and not task.folds else []

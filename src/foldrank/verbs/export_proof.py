@@ -26,7 +26,7 @@ from foldrank.runtime.compare import Comparison
 from foldrank.runtime.decoding import OrtDecoder, Tokens
 from foldrank.runtime.proof import Criterion, Reference, beside_padding
 from foldrank.runtime.providers import load_onnxruntime, resolve
-from foldrank.tolerances import EXPORT_PROOF_FP32, EXPORT_PROOF_KL_NATS
+from foldrank.verbs.export_limit import limit_for
 from foldrank.verbs.export_window import window_of
 from foldrank.verbs.reference import dense_model, logits_of
 
@@ -146,15 +146,12 @@ def _logits(
     short_BT, long_BT = (random.integers(0, vocabulary, shape) for shape in ((2, window.short), (1, window.long)))
     rows_BT = random.integers(0, vocabulary, (2, min(window.long, window.scaled_from or _ROW, _ROW)))
     criterion = Criterion(dtype)
-    limit = EXPORT_PROOF_KL_NATS if criterion.coarse else EXPORT_PROOF_FP32
     checks = {f"against PyTorch on {window.short} tokens": _compared(decoder, reference, short_BT)}
     if window.long > window.short:
         checks[f"against PyTorch on {window.long} tokens"] = _compared(decoder, reference, long_BT)
     checks["decoding with its cache"] = _cached(decoder, short_BT)
-    sides = {side: beside_padding(decoder, rows_BT, side) for side in (_SIDES if claimed is None else claimed)}
-    if claimed is None:
-        sides = {side: found for side, found in sides.items() if criterion.value(found) <= limit}
-    checks |= {f"beside padding on the {side}": found for side, found in sides.items()}
+    checks |= {f"beside padding on the {side}": beside_padding(decoder, rows_BT, side) for side in claimed or ()}
+    limit = limit_for(criterion, model, (short_BT, long_BT), max(map(criterion.value, checks.values())))
     for name, found in checks.items():
         value = criterion.value(found)
         if not value <= limit:
@@ -163,7 +160,16 @@ def _logits(
         "measure": _measure(criterion), "limit": limit, "value": max(map(criterion.value, checks.values())),
         "positions": sum(found.positions for found in checks.values()), "tokens": window.long,
         "scaled_from": window.scaled_from,
-    }, list(sides)
+    }, [side for side in (() if claimed == [] else _SIDES)
+        if side in (claimed or ()) or _takes(decoder, rows_BT, side, criterion, limit)]
+
+
+def _takes(decoder: OrtDecoder, rows_BT: Tokens, side: Side, criterion: Criterion, limit: float) -> bool:
+    """Whether rows can be padded on a side of which the graph says nothing."""
+    try:
+        return criterion.value(beside_padding(decoder, rows_BT, side)) <= limit
+    except _run_faults():
+        return False
 
 
 def _measure(criterion: Criterion) -> str:
