@@ -16,9 +16,13 @@ eight times as coarsely and KL goes with the square: PyTorch itself is off by 2e
 (accuracy_level 4), block by block and as coarsely as bf16: 1e-4 to 8e-4 here, where the same graphs with activations
 as they are hold the fp32 limit."""
 
-EXPORT_PROOF_KL_NATS = 5e-4
-"""The same for a fresh fp16 export: a random Gemma's graph is right and 1.3e-4 away, PyTorch's own fp16 3.1e-4; RoPE
-without its scaling is 1e-2 or more."""
+EXPORT_PROOF_KL_NATS = {"fp16": 5e-4, "bf16": 64e-4, "int8": 64e-4}
+"""The same for a fresh export of two bytes, or one whose few-bit weights meet activations rounded to int8: a random
+Gemma's fp16 graph is right and 1.3e-4 away, PyTorch's own fp16 3.1e-4; RoPE without its scaling is 1e-2 or more."""
+
+ROUNDED_WEIGHT = 0.5
+"""Largest |rounded - W| / |W| of a weight of few bits that still is the checkpoint's W: 0.05 to 0.2 in 4 bits, 0.5 at
+most in 2; that of another model or block is 1.4."""
 
 MIN_POSITIONS = 10_000
 """Positions a graph proof looks at."""

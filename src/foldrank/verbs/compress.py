@@ -104,7 +104,7 @@ def compress(
             device=device, progress=progress, **trust,
         )
         small = apply(baseline, made, work / "bundle", seed=seed, progress=progress)
-        known = reference_of(small, Checkpoint.open(model, **trust))
+        known = reference_of(small, Checkpoint.open(model, **trust), baseline)
         small = add_selftest(small, known, seed)
         running: dict[str, Any] = {"provider": provider, "provider_options": provider_options, "seed": seed}
         finished = {"unfinished": small.path}

@@ -16,6 +16,8 @@ import psutil
 from foldrank.checkpoint import Checkpoint
 from foldrank.digests import WeightDigest
 from foldrank.errors import FoldrankError, NotWritable, SourceError
+from foldrank.graph.dequantized import rounded_linears, rounds_activations
+from foldrank.graph.load import load_model
 from foldrank.graph.stored import stored_weights
 from foldrank.installed import missing
 from foldrank.plans.models.families import FAMILIES
@@ -26,8 +28,10 @@ from foldrank.runtime.decoding import OrtDecoder, Tokens
 from foldrank.runtime.proof import Criterion, Reference
 from foldrank.runtime.providers import load_onnxruntime, resolve
 from foldrank.tolerances import EXPORT_PROOF_FP32, EXPORT_PROOF_KL_NATS
-from foldrank.verbs.export_window import window_of
-from foldrank.verbs.reference import dense_model, logits_of
+from foldrank.verbs.export_window import Window, window_of
+from foldrank.verbs.reference import dense_model
+from foldrank.verbs.rounded import rounded_reference
+from foldrank.verbs.torch_logits import logits_of
 
 _OTHER = {"genai": "--exporter transformers"}
 _DECODED = 4
@@ -75,8 +79,17 @@ class ExportProof:
                 return {"passed": None, "reason": error.what}
         remedy = _OTHER.get(exporter, "--exporter genai, or transformers where this is another's graph")
         checked = self._digests(remedy)
+        window, precision, extra = window_of(self._checkpoint), self._dtype, dict[str, Any]()
+        if linears := rounded_linears(load_model(folder / "model.onnx")):
+            if self._checkpoint.architecture not in FAMILIES:
+                return {"passed": None, "reason": "its weights have few bits, and this family is not read"}
+            model, self._model = self._model, None
+            extra = rounded_reference(self._checkpoint, model, linears, window)
+            precision = "int8" if rounds_activations(linears) else precision
+        else:
+            model = self._model
         try:
-            return {"passed": True, "tensors": checked, **_logits(folder, self._checkpoint, self._model, self._dtype)}
+            return {"passed": True, "tensors": checked, **_logits(folder, model, window, precision), **extra}
         except _Differs as error:
             raise NotWritable(self._checkpoint.path, f"the graph of {exporter} {error}", remedy) from None
         except _run_faults() as error:
@@ -124,19 +137,16 @@ def _weights(checkpoint: Checkpoint, model: Any) -> Mapping[str, Any]:
     return block_weights(model) if checkpoint.architecture in FAMILIES else {}
 
 
-def _logits(folder: Path, checkpoint: Checkpoint, model: Any, dtype: str) -> dict[str, Any]:
+def _logits(folder: Path, model: Any, window: Window, precision: str) -> dict[str, Any]:
     """The manifest's figures. Raises _Differs with the first question that the graph fails."""
     decoder = OrtDecoder.open(folder, resolve("cpu"), spinning="in_runs")
-    if "MatMulNBits" in decoder.session.operators:
-        return {"passed": None, "reason": "its weights are rounded to few bits, the checkpoint's are not"}
-    window = window_of(checkpoint)
     reference = logits_of(model)
     random = np.random.default_rng(0)
     vocabulary = min(window.vocabulary, decoder.prefill(np.ones((1, 1), np.int64)).shape[-1])
     short_BT, long_BT = (random.integers(0, vocabulary, shape) for shape in ((2, window.short), (1, window.long)))
     rows_BT = random.integers(0, vocabulary, (2, min(window.long, window.scaled_from or _ROW, _ROW)))
-    criterion, sides = Criterion(dtype), _sides(decoder)
-    limit = EXPORT_PROOF_KL_NATS if criterion.coarse else EXPORT_PROOF_FP32
+    criterion, sides = Criterion(precision), _sides(decoder)
+    limit = EXPORT_PROOF_KL_NATS.get(precision, EXPORT_PROOF_FP32)
     checks = {f"against PyTorch on {window.short} tokens": _compared(decoder, reference, short_BT)}
     if window.long > window.short:
         checks[f"against PyTorch on {window.long} tokens"] = _compared(decoder, reference, long_BT)

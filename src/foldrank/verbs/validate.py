@@ -50,7 +50,7 @@ def validate(
     _check_pair(small, dense)
     trust = {"offline": offline, "trust_remote_code": trust_remote_code}
     if proof and known is None:
-        known = reference_of(small, _checkpoint(small, model, **trust))
+        known = reference_of(small, _checkpoint(small, model, **trust), dense)
     engine = provider_for(provider, provider_options, allow_fallback=allow_fallback)
     held_out = read_text(None if text is None else Path(text).expanduser(), "validation")
     window = min(_WINDOW, context_length(small.json("config.json")) or _WINDOW)
@@ -124,7 +124,10 @@ def _prove(
 ) -> dict[str, Any]:
     config = bundle.json("config.json") or {}
     ids = _enough(ids_NT, config.get("text_config", config).get("vocab_size", int(ids_NT.max()) + 1), seed)
-    return prove(decoder, known.logits, ids, described=known.described, precision=known.precision, progress=progress)
+    found = prove(decoder, known.logits, ids, described=known.described, precision=known.precision, progress=progress)
+    if known.kept is not None:
+        found |= {"few_bits_kept": known.kept, "passed": found["passed"] and known.kept["passed"]}
+    return found
 
 
 def _enough(ids_NT: Tokens, vocabulary: int, seed: int) -> Tokens:
