@@ -29,6 +29,7 @@ from foldrank.runtime.proof import Criterion, Reference
 from foldrank.runtime.providers import load_onnxruntime, resolve
 from foldrank.tolerances import EXPORT_PROOF_FP32, EXPORT_PROOF_KL_NATS
 from foldrank.verbs.export_window import Window, window_of
+from foldrank.verbs.own_noise import own_limit
 from foldrank.verbs.reference import dense_model
 from foldrank.verbs.rounded import rounded_reference
 from foldrank.verbs.torch_logits import logits_of
@@ -152,6 +153,8 @@ def _logits(folder: Path, model: Any, window: Window, precision: str) -> dict[st
         checks[f"against PyTorch on {window.long} tokens"] = _compared(decoder, reference, long_BT)
     checks["decoding with its cache"] = _cached(decoder, short_BT)
     checks |= {f"beside padding on the {side}": _padded(decoder, rows_BT, side) for side in sides}
+    if not criterion.coarse:
+        limit = own_limit(max(map(criterion.value, checks.values())), limit, model, (short_BT, long_BT))
     for name, found in checks.items():
         value = criterion.value(found)
         if not value <= limit:
