@@ -40,6 +40,9 @@ def _summary(found: Mapping[str, Any]) -> Table:
         ["largest error over the largest logit", figures.error(lookup.number(found, "max_relative_error"))],
         ["same likeliest token", figures.percent(lookup.number(found, "argmax_agreement"), 2)],
     ]
+    if kept := lookup.pairs(found, "few_bits_kept"):
+        compared = figures.whole(lookup.number(kept, "compared"))
+        rows.append([f"{compared} weights that came in few bits, bit for bit", outcome(kept.get("passed"), _RESULT)])
     if kl is not None:
         rows.append(["mean KL (reference, graph)", figures.nats(kl)])
     if limit is not None:

@@ -16,6 +16,7 @@ import psutil
 from foldrank.checkpoint import Checkpoint
 from foldrank.digests import WeightDigest
 from foldrank.errors import FoldrankError, NotWritable, SourceError
+from foldrank.graph.dequantized import rounded_linears, rounds_activations
 from foldrank.graph.load import load_model
 from foldrank.graph.padding import Side, padding_sides
 from foldrank.graph.stored import stored_weights
@@ -26,9 +27,12 @@ from foldrank.runtime.compare import Comparison
 from foldrank.runtime.decoding import OrtDecoder, Tokens
 from foldrank.runtime.proof import Criterion, Reference, beside_padding
 from foldrank.runtime.providers import load_onnxruntime, resolve
-from foldrank.verbs.export_limit import limit_for
-from foldrank.verbs.export_window import window_of
-from foldrank.verbs.reference import dense_model, logits_of
+from foldrank.tolerances import EXPORT_PROOF_FP32, EXPORT_PROOF_KL_NATS
+from foldrank.verbs.export_window import Window, window_of
+from foldrank.verbs.own_noise import own_limit
+from foldrank.verbs.reference import dense_model
+from foldrank.verbs.rounded import rounded_reference
+from foldrank.verbs.torch_logits import logits_of
 
 _OTHER = {"genai": "--exporter transformers"}
 _DECODED = 4
@@ -81,9 +85,18 @@ class ExportProof:
                 return {"passed": None, "reason": error.what}
         remedy = _OTHER.get(exporter, "--exporter genai, or transformers where this is another's graph")
         checked = self._digests(remedy)
+        window, precision, extra = window_of(self._checkpoint), self._dtype, dict[str, Any]()
+        if linears := rounded_linears(load_model(folder / "model.onnx")):
+            if self._checkpoint.architecture not in FAMILIES:
+                return {"passed": None, "reason": "its weights have few bits, and this family is not read"}
+            model, self._model = self._model, None
+            extra = rounded_reference(self._checkpoint, model, linears, window)
+            precision = "int8" if rounds_activations(linears) else precision
+        else:
+            model = self._model
         try:
-            found, self.padding = _logits(folder, self._checkpoint, self._model, self._dtype, self.padding)
-            return {"passed": True, "tensors": checked, **found}
+            found, self.padding = _logits(folder, model, window, precision, self.padding)
+            return {"passed": True, "tensors": checked, **found, **extra}
         except _Differs as error:
             raise NotWritable(self._checkpoint.path, f"the graph of {exporter} {error}", remedy) from None
         except _run_faults() as error:
@@ -132,26 +145,25 @@ def _weights(checkpoint: Checkpoint, model: Any) -> Mapping[str, Any]:
 
 
 def _logits(
-    folder: Path, checkpoint: Checkpoint, model: Any, dtype: str, claimed: list[Side] | None
+    folder: Path, model: Any, window: Window, precision: str, claimed: list[Side] | None
 ) -> tuple[dict[str, Any], list[Side] | None]:
-    """The manifest's figures, and where rows may be padded: what was claimed, or, tried where the graph does not tell,
-    what was found true. Raises _Differs with the first question that the graph fails."""
+    """The manifest's figures, and where rows may be padded: where the graph says so, and where else that was found
+    true. Raises _Differs with the first question that the graph fails."""
     decoder = OrtDecoder.open(folder, resolve("cpu"), spinning="in_runs")
-    if "MatMulNBits" in decoder.session.operators:
-        return {"passed": None, "reason": "its weights are rounded to few bits, the checkpoint's are not"}, claimed
-    window = window_of(checkpoint)
     reference = logits_of(model)
     random = np.random.default_rng(0)
     vocabulary = min(window.vocabulary, decoder.prefill(np.ones((1, 1), np.int64)).shape[-1])
     short_BT, long_BT = (random.integers(0, vocabulary, shape) for shape in ((2, window.short), (1, window.long)))
     rows_BT = random.integers(0, vocabulary, (2, min(window.long, window.scaled_from or _ROW, _ROW)))
-    criterion = Criterion(dtype)
+    criterion = Criterion(precision)
+    limit = EXPORT_PROOF_KL_NATS.get(precision, EXPORT_PROOF_FP32)
     checks = {f"against PyTorch on {window.short} tokens": _compared(decoder, reference, short_BT)}
     if window.long > window.short:
         checks[f"against PyTorch on {window.long} tokens"] = _compared(decoder, reference, long_BT)
     checks["decoding with its cache"] = _cached(decoder, short_BT)
     checks |= {f"beside padding on the {side}": beside_padding(decoder, rows_BT, side) for side in claimed or ()}
-    limit = limit_for(criterion, model, (short_BT, long_BT), max(map(criterion.value, checks.values())))
+    if not criterion.coarse:
+        limit = own_limit(max(map(criterion.value, checks.values())), limit, model, (short_BT, long_BT))
     for name, found in checks.items():
         value = criterion.value(found)
         if not value <= limit:

@@ -51,7 +51,7 @@ def validate(
     windows = held_out(small.path, small.json("config.json"), text, tokens=tokens, seed=seed, bos=bos)
     engine = provider_for(provider, provider_options, allow_fallback=allow_fallback)
     if proof and known is None:
-        known = reference_of(small, _checkpoint(small, model, **trust))
+        known = reference_of(small, _checkpoint(small, model, **trust), dense)
     ids_NT = windows.ids
     decoder = _decoder(small, engine, threads)
     graph = dict(validation.NOT_RUN)
@@ -130,8 +130,11 @@ def _prove(
 ) -> dict[str, Any]:
     config = bundle.json("config.json") or {}
     ids = _enough(ids_NT, config.get("text_config", config).get("vocab_size", int(ids_NT.max()) + 1), seed)
-    return prove(decoder, known.logits, ids, described=known.described, precision=known.precision,
-                 sides=_sides(bundle), progress=progress)
+    found = prove(decoder, known.logits, ids, described=known.described, precision=known.precision,
+                  sides=_sides(bundle), progress=progress)
+    if known.kept is not None:
+        found |= {"few_bits_kept": known.kept, "passed": found["passed"] and known.kept["passed"]}
+    return found
 
 
 def _sides(bundle: Bundle) -> list[Literal["left", "right"]]:
