@@ -76,7 +76,7 @@ def validate(
 
 def _read(samples: list[dict[str, list[int]]], bundle: Bundle) -> list[dict[str, str]]:
     """What the token ids of each sample (prompt, dense, bundle) say, in the tokenizer's words."""
-    tokenizer = load_tokenizer(bundle.path)
+    tokenizer: Any = load_tokenizer(bundle.path)
     return [{key: tokenizer.decode(ids) for key, ids in sample.items()} for sample in samples]
 
 
