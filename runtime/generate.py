@@ -72,25 +72,25 @@ def with_genai(
     library = load_genai()
     decoder = GenaiDecoder.open(folder, provider, capacity=context, threads=threads)
     model, tokenizer = decoder.model, library.Tokenizer(decoder.model)
-    ids = np.asarray(tokenizer.encode(prompt) if ids is None else ids, dtype=np.int32)
-    check_rows(ids, rows, "the prompt", lambda token: str(tokenizer.decode(np.asarray([token], np.int32))))
-    check_prompts(folder, [len(ids)], context)
+    given = np.asarray(tokenizer.encode(prompt) if ids is None else ids, dtype=np.int32)
+    check_rows(given, rows, "the prompt", lambda token: str(tokenizer.decode(np.asarray([token], np.int32))))
+    check_prompts(folder, [len(given)], context)
     parameters = library.GeneratorParams(model)
-    options: dict[str, Any] = {"max_length": min(len(ids) + tokens, context), "do_sample": not sampling.greedy}
+    options: dict[str, Any] = {"max_length": min(len(given) + tokens, context), "do_sample": not sampling.greedy}
     if not sampling.greedy:
         options |= {"temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p,
                     "random_seed": sampling.seed}
     parameters.set_search_options(**options)
     generator, stream = library.Generator(model, parameters), tokenizer.create_stream()
     started = time.perf_counter()
-    generator.append_tokens(ids)
+    generator.append_tokens(given)
     new: list[int] = []
     while not generator.is_done():
         generator.generate_next_token()
         new.append(int(generator.get_next_tokens()[0]))
         if told is not None:
             told(stream.decode(new[-1]))
-    return Generated(len(ids), new, tokenizer.decode(np.asarray(new, np.int32)), time.perf_counter() - started,
+    return Generated(len(given), new, tokenizer.decode(np.asarray(new, np.int32)), time.perf_counter() - started,
                      "onnxruntime-genai")
 
 
