@@ -69,7 +69,7 @@ def with_genai(
     """
     library = load_genai()
     decoder = GenaiDecoder.open(folder, provider, capacity=context, threads=threads)
-    model, tokenizer = decoder.model, library.Tokenizer(decoder.model)
+    model, tokenizer = decoder.model, decoder.tokenizer()
     ids = np.asarray(tokenizer.encode(prompt), dtype=np.int32)
     check_prompts(folder, [len(ids)], context)
     parameters = library.GeneratorParams(model)
