@@ -71,7 +71,7 @@ def with_genai(
     """
     library = load_genai()
     decoder = GenaiDecoder.open(folder, provider, capacity=context, threads=threads)
-    model, tokenizer = decoder.model, library.Tokenizer(decoder.model)
+    model, tokenizer = decoder.model, decoder.tokenizer()
     given = np.asarray(tokenizer.encode(prompt) if ids is None else ids, dtype=np.int32)
     check_rows(given, rows, "the prompt", lambda token: str(tokenizer.decode(np.asarray([token], np.int32))))
     check_prompts(folder, [len(given)], context)

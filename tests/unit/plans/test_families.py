@@ -15,11 +15,12 @@ from foldrank.benchmarks.planning import naive_similarity
 from foldrank.checkpoint import Checkpoint
 from foldrank.errors import SourceError
 from foldrank.plans.compose import calibration_windows, make_plan, parse_all, plan_of, run_all, usable
-from foldrank.plans.method import Task
+from foldrank.plans.method import Result, Task
 from foldrank.plans.methods import slm
 from foldrank.plans.models.decoder import Decoder, load_decoder
 from foldrank.plans.models.families import FAMILIES
 from foldrank.plans.models.reference import reference_model
+from foldrank.plans.request import parse
 
 INTERLEAVED = tuple(name for name, tiny in TINY.items() if FAMILIES[tiny.architecture].interleaved)
 METHODS = {
@@ -118,15 +119,18 @@ def test_keep_one_plans_nothing(made: Callable[[str], Checkpoint], family: str) 
     ("gemma2", "laco:threshold=-2,window=2", [(1, 2), (3, 4)]),
 ])
 def test_blocks_merge_within_a_run_of_one_kind(
-    made: Callable[[str], Checkpoint], family: str, method: str, folds: list[tuple[int, ...]]
+    made: Callable[[str], Checkpoint], family: str, method: str, folds: list[tuple[int, ...]], ids: np.ndarray
 ) -> None:
     """Block 0 and the last are of another kind than the four between."""
-    ends = "windows=1,tokens=32,protect_first=0,protect_last=0"
-    plan = make_plan(made(family), [f"{method},{ends}"], calibration_tokens=128)
-    assert [fold.blocks for fold in plan.folds] == folds
-    reference_model(made(family), plan)
+    decoder, ends = load_decoder(made(family)), "protect_first=0,protect_last=0"
+
+    def planned(text: str) -> Result:
+        request = parse(f"{text},{ends}")
+        return request.method.run(Task(decoder, ids, 0, source=decoder), request.settings)
+
+    assert [edit.blocks for edit in planned(method).edits] == folds
     with pytest.raises(ValueError, match=r"2 of 6 blocks cannot be reached .* one kind of block alone: 3 is the fewes"):
-        make_plan(made(family), [f"slm:blocks=2,{ends}"], calibration_tokens=128)
+        planned("slm:blocks=2")
 
 
 @pytest.mark.parametrize("family", ["gemma2", "gemma3"])
