@@ -11,6 +11,7 @@ import pytest
 
 from foldrank.plans import METHODS
 from foldrank.plans.request import parse
+from foldrank.reporting import picture
 from foldrank.reporting.evidence import Evidence
 from foldrank.reporting.page import compose
 from foldrank.reporting.reproduced import reproduced
@@ -21,6 +22,12 @@ Maker = Callable[..., Path]
 def lines(folder: Path) -> list[list[str]]:
     (part,) = reproduced(Evidence.read(folder))
     return [shlex.split(line) for line in part.lines]  # type: ignore[union-attr]
+
+
+@pytest.fixture(autouse=True)
+def _undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made and not written out, which is what takes long."""
+    monkeypatch.setattr(picture, "inline_svg", lambda *_: '<svg role="img"></svg>')
 
 
 @pytest.fixture
