@@ -16,6 +16,7 @@ from foldrank import strictjson
 from foldrank.checkpoint import Checkpoint
 from foldrank.errors import ExportError
 from foldrank.export.anonymous import make_anonymous, name_axes
+from foldrank.export.left_padding import take_left_padding
 from foldrank.export.token_ids import TOKEN_IDS, token_ids
 from foldrank.licence import licence_files
 from foldrank.readable import readable
@@ -25,9 +26,10 @@ _TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "
               "special_tokens_map.json", "chat_template.jinja")
 
 
-def finish_graph(folder: Path, data_sha256: str) -> None:
+def finish_graph(folder: Path, data_sha256: str, *, left_padding: bool = False) -> None:
     """Name the graph after its content, its axes as consumers know them, and write the real head size into the
-    cache's shapes; nothing tells the machine it was made on. Raises ExportError.
+    cache's shapes; nothing tells the machine it was made on. `left_padding`: teach GroupQueryAttention's graph to take
+    rows padded on the left. Raises ExportError.
 
     TensorRT keys its engine cache on the name; lm-eval and optimum read the cache's shapes.
     """
@@ -41,6 +43,8 @@ def finish_graph(folder: Path, data_sha256: str) -> None:
         if port.name.startswith(_CACHE):
             _set_head_size(port, head_size)
     name_axes(model.graph)
+    if left_padding:
+        take_left_padding(model.graph, next(entry.version for entry in model.opset_import if not entry.domain))
     make_anonymous(model)
     model.graph.ClearField("name")
     digest = hashlib.sha256(model.SerializeToString(deterministic=True) + data_sha256.encode()).hexdigest()

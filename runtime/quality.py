@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from foldrank.context import usable
+from foldrank.opening import PLAIN, Opening
 from foldrank.progress import SILENT, Progress, track
 from foldrank.runtime.compare import Array, check_finite, kl_divergence, log_softmax, pieces
 from foldrank.runtime.decoding import OrtDecoder
@@ -57,13 +58,16 @@ class Quality:
         }
 
 
-def measure(dense: OrtDecoder, small: OrtDecoder, ids_NT: Tokens, progress: Progress = SILENT) -> dict[str, Any]:
+def measure(
+    dense: OrtDecoder, small: OrtDecoder, ids_NT: Tokens, progress: Progress = SILENT, *, opening: Opening = PLAIN
+) -> dict[str, Any]:
     """The `quality` part of validate.json for windows of token ids [N, T]. Raises ValidationFailed on NaN.
 
-    Windows longer than the dense model can use are cut: `window` in the result says to what.
+    Windows longer than the dense model can use are cut: `window` in the result says to what. `opening`: what each
+    window starts with; it is never predicted.
     """
     found = Quality()
-    ids_NT = usable(ids_NT, partial(position_losses, dense))
+    ids_NT = usable(ids_NT, partial(position_losses, dense), opening=opening)
     window = ids_NT.shape[1]
     rows = rows_at_once(2 * window, dense.prefill(ids_NT[:1, :1]).shape[-1])
     starts = range(0, len(ids_NT), rows)

@@ -1,5 +1,5 @@
 // Greedy tokens of packaged folders with transformers.js, offline:
-//   node node_transformers.mjs NODE_MODULES FOLDER PROMPT(JSON) COUNT NAME...  ->  name -> {tokens, text, own}
+//   node node_transformers.mjs NODE_MODULES FOLDER PROMPT(JSON) COUNT NAME...  ->  name -> {tokens, text, own, batch}
 import { createRequire } from 'node:module';
 
 const [modules, folder, prompt, count, ...names] = process.argv.slice(2);
@@ -15,9 +15,17 @@ for (const name of names) {
     inputs: whole(ids), attention_mask: whole(ids.map(() => 1)), do_sample: false,
     max_new_tokens: Number(count), min_new_tokens: Number(count),
   });
+  const padded = [ids, ids.map((id, at) => (at < 2 ? 0 : id))];
+  const mask = [ids.map(() => 1), ids.map((_, at) => (at < 2 ? 0 : 1))];
+  const both = (rows) => new Tensor('int64', BigInt64Array.from(rows.flat(), BigInt), [2, ids.length]);
+  const batch = await generate.model.generate({
+    inputs: both(padded), attention_mask: both(mask), do_sample: false,
+    max_new_tokens: Number(count), min_new_tokens: Number(count),
+  });
   const [answer] = await generate('Hello ', { do_sample: false, max_new_tokens: 8 });
   found[name] = {
     tokens: tokens.tolist()[0].map(Number).slice(ids.length), text: answer.generated_text,
+    batch: batch.tolist().map((row) => row.map(Number).slice(ids.length)),
     own: Array.from((await generate.tokenizer('Hello ')).input_ids.data, Number),
   };
 }

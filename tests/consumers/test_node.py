@@ -35,6 +35,7 @@ def test_transformers_js_continues_as_onnx_runtime_does(
     found = in_node("node_transformers.mjs", node_modules, *arguments)
     for name, bundle in bundles.items():
         assert found[name]["tokens"] == own_tokens(bundle), name
+        assert found[name]["batch"] == [own_tokens(bundle), own_tokens(bundle, PROMPT[2:])], name  # padded on the left
         assert found[name]["own"] == load_tokenizer(bundle)("Hello ")["input_ids"], name
         assert found[name]["text"].startswith("Hello "), name
 

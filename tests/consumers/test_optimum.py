@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from continued import genai_tokens, optimum_python, optimum_tokens, own_tokens
+from continued import PROMPT, genai_tokens, optimum_python, optimum_rows, optimum_tokens, own_tokens
 
 from foldrank.verbs.export import export
 
@@ -39,3 +39,14 @@ def test_three_consumers_say_the_same_of_three_exporters_bundles_dense_and_compr
             assert genai_tokens(bundle) == wanted, name
             assert theirs[bundle] == wanted, name
     assert said[0] != said[1]
+
+
+@pytest.mark.slow
+def test_a_batch_that_generate_pads_on_the_left_says_what_its_rows_say_alone(bundles: Bundles) -> None:
+    """With GroupQueryAttention and with standard operators, dense and compressed."""
+    if (python := optimum_python()) is None:
+        pytest.skip("no environment with optimum-onnx: make optimum-env")
+    rows = [PROMPT, PROMPT[2:5], PROMPT[3:]]
+    found = optimum_rows(python, list(bundles.values()), rows)
+    for name, bundle in bundles.items():
+        assert found[bundle] == [own_tokens(bundle, row) for row in rows], name

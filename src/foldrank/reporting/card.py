@@ -15,6 +15,7 @@ import yaml
 
 from foldrank.reporting import card_licence as licence
 from foldrank.reporting import figures, lookup, snippets
+from foldrank.reporting.batches import batches
 from foldrank.reporting.card_measured import model_index, quality, speed
 from foldrank.reporting.evidence import Evidence
 from foldrank.reporting.export_proved import export_proved
@@ -161,12 +162,16 @@ def _loading(evidence: Evidence) -> str:
     cuda = isinstance(options, list) and any("cuda" in item for item in options if isinstance(item, Mapping))
     parts = ["## How to load it"]
     if evidence.genai_config is not None:
-        parts += ["With onnxruntime-genai:", f"```python\n{snippets.genai(context)}```"]
+        parts += ["With onnxruntime-genai (batches: rows of equal length, or padded on the right):",
+                  f"```python\n{snippets.genai(context)}```",
+                  "To go on after an answer, take back its last two tokens first, since onnxruntime-genai (0.18) never "
+                  f"read the last one:\n\n```python\n{snippets.CONTINUED}```"]
     if lookup.text(evidence.manifest, "dtype") == "bf16":
         parts.append("numpy has no bf16, which ONNX Runtime would take from it: use onnxruntime-genai for this bundle.")
     elif evidence.cache_shape is not None:
         program = snippets.ort("cuda" if cuda else "cpu", *evidence.cache_shape)
         parts += ["With ONNX Runtime alone:", f"```python\n{program}```"]
+    parts += [told] if (told := batches(evidence.manifest)) else []
     return "\n\n".join(parts)
 
 
@@ -190,6 +195,7 @@ def _provenance(evidence: Evidence, *, manifest: bool = True) -> str:
     digest = lookup.text(evidence.manifest, "source", "config_sha256") or lookup.text(
         evidence.plan, "source", "config_sha256"
     )
+    bos = lookup.integer(evidence.plan, "calibration", "bos")
     named = {
         "exporter": lookup.text(evidence.manifest, "exporter"),
         "why this exporter": lookup.text(evidence.manifest, "exporter_reason"),
@@ -199,6 +205,7 @@ def _provenance(evidence: Evidence, *, manifest: bool = True) -> str:
         "plan digest": lookup.text(evidence.plan, "digest"),
         "calibration text": lookup.text(evidence.plan, "calibration", "name"),
         "sha256 of the calibration text": lookup.text(evidence.plan, "calibration", "sha256"),
+        "calibration windows open with the token": None if bos is None else f"{bos} (BOS)",
     }
     lines = [f"{key}: {code(value)}" for key, value in named.items() if value]
     used = lookup.pairs(evidence.manifest, "versions") or lookup.pairs(evidence.plan, "versions")

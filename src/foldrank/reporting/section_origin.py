@@ -40,8 +40,10 @@ def _facts(evidence: Evidence) -> list[tuple[str, str]]:
         "calibration text": lookup.text(plan, "calibration", "name"),
         "sha256 of the calibration text": lookup.text(plan, "calibration", "sha256"),
         "calibration tokens": lookup.integer(plan, "calibration", "tokens"),
+        "calibration windows open with the token": lookup.integer(plan, "calibration", "bos"),
         "held-out text": lookup.text(validate, "text", "name"),
         "sha256 of the held-out text": lookup.text(validate, "text", "sha256"),
+        "held-out windows open with the token": lookup.integer(validate, "text", "bos"),
     }
     return [(name, shown(name, value)) for name, value in facts.items() if value is not None]
 

@@ -76,4 +76,6 @@ def _text(validate: Any) -> str:
     if tokens is None:
         return ""
     windows = f", in {count:,.0f} windows of {window:,.0f}" if count is not None and window is not None else ""
-    return f"On {tokens:,.0f} held-out tokens{f' of {name}' if name else ''}{windows}."
+    bos = lookup.integer(validate, "text", "bos")
+    opened = "" if bos is None else f", each opening with the token {bos} (BOS), which is not predicted"
+    return f"On {tokens:,.0f} held-out tokens{f' of {name}' if name else ''}{windows}{opened}."

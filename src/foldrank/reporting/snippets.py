@@ -20,6 +20,14 @@ print()
 """
 """Greedy generation with onnxruntime-genai."""
 
+CONTINUED = """\
+seen = [int(token) for token in generator.get_sequence(0)]
+generator.rewind_to(len(seen) - 2)
+generator.append_tokens(seen[-2:] + [int(token) for token in tokenizer.encode(" It also")])
+"""
+"""More text after an answer with onnxruntime-genai. `append_tokens` alone leaves the token that was generated last out
+of the cache: wrong logits where past and present share a buffer, an error where they do not."""
+
 ORT = """\
 import numpy as np
 import onnxruntime as ort
