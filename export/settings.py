@@ -17,7 +17,7 @@ _TYPES = frozenset({"gemma", "gemma2", "gemma3_text", "granite", "llama", "mistr
 """Model types whose cache onnxruntime-genai takes pair by pair; its `gpt2` is another layout (one tensor a block)."""
 
 
-def genai_settings(checkpoint: Checkpoint, ports: Ports) -> dict[str, Any]:
+def genai_settings(checkpoint: Checkpoint, ports: Ports, *, shared_cache: bool = False) -> dict[str, Any]:
     """The file's content; finish.py names the provider and the special tokens."""
     text = checkpoint.text_config
     heads, head_size = sizes(checkpoint)
@@ -46,5 +46,6 @@ def genai_settings(checkpoint: Checkpoint, ports: Ports) -> dict[str, Any]:
             "type": kind if kind in _TYPES else "decoder",
             "vocab_size": int(text["vocab_size"]),
         },
-        "search": {"do_sample": False, "max_length": context, "num_beams": 1, "past_present_share_buffer": False},
+        "search": {"do_sample": False, "max_length": context, "num_beams": 1,
+                   "past_present_share_buffer": shared_cache},
     }

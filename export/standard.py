@@ -20,6 +20,7 @@ from foldrank.digests import sha256_file
 from foldrank.errors import ExportError
 from foldrank.export.child import run_child
 from foldrank.export.finish import finish_files, finish_graph
+from foldrank.export.needed import check_transformers
 from foldrank.export.older import older_checkpoint
 from foldrank.export.ports import Ports, common_ports
 from foldrank.export.settings import genai_settings
@@ -43,9 +44,9 @@ def by_transformers(
     Raises ExportError.
     """
     check_dtype(dtype)
-    if lacking := missing(("torch", "transformers.exporters", "onnxscript")):
-        raise ExportError("exporter transformers", f"{lacking[0]} is not installed",
-                          "pip install 'transformers>=5.23' torch onnxscript")
+    if lacking := missing(("torch", "onnxscript")):
+        raise ExportError("exporter transformers", f"{lacking[0]} is not installed", "pip install 'foldrank[torch]'")
+    check_transformers("transformers")
     with readable(checkpoint) as source:
         command = [sys.executable, "-m", "foldrank.export.trace", str(source), str(folder / MODEL), dtype]
         command += ["trust"] if trust_remote_code else []
@@ -115,14 +116,18 @@ def check_attention(checkpoint: Checkpoint) -> None:
                           "a form that gives other logits than transformers' eager attention", remedy)
 
 
-def finish(folder: Path, checkpoint: Checkpoint, ports: Ports, provider: str) -> dict[str, FileEntry]:
+def finish(
+    folder: Path, checkpoint: Checkpoint, ports: Ports, provider: str, *, shared_cache: bool = False
+) -> dict[str, FileEntry]:
     """Everything beside model.onnx and its data, and the graph's name. Gives the data file's entry.
 
-    The graph is the same for all providers; onnxruntime-genai, which has no TensorRT, is told CUDA for it.
+    `shared_cache`: whether GroupQueryAttention may write past and present into one buffer. The graph is the same for
+    all providers; onnxruntime-genai, which has no TensorRT, is told CUDA for it.
     """
     data = folder / DATA
     entry = FileEntry(sha256_file(data), data.stat().st_size)
-    (folder / "genai_config.json").write_text(strictjson.dumps(genai_settings(checkpoint, ports)), encoding="utf-8")
+    settings = genai_settings(checkpoint, ports, shared_cache=shared_cache)
+    (folder / "genai_config.json").write_text(strictjson.dumps(settings), encoding="utf-8")
     finish_graph(folder, entry.sha256)
     finish_files(folder, checkpoint, "cuda" if provider == "tensorrt" else provider)
     return {DATA: entry}

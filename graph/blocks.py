@@ -27,6 +27,7 @@ class QuantizedLinear:
     roles: tuple[str, ...]
     widths: tuple[int, ...]
     matrix: Matrix
+    node: ir.Node
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Block:
     """One decoder layer; nodes, linears and places in the order of its form, so that blocks of one kind correspond.
 
     `opaque` names linears whose weights are not plain matrices (quantised, for one), `quantised` are the places of what
-    such a linear is stored as, `few_bits` tells those of MatMulNBits. `others` are the places of its own initializers
+    such a linear is stored as, `few_bits` tells their roles and shapes. `others` are the places of its own initializers
     that are none of all these.
     """
 
@@ -90,7 +91,7 @@ def read_block(
             quantised.extend(stored_parts(node))
             if (matrix := few_bits(node)) is not None:
                 widths = _widths(roles, matrix.shape[1], geometry, columns_of_parts(node))
-                few.append(QuantizedLinear(roles, widths, matrix))
+                few.append(QuantizedLinear(roles, widths, matrix, node))
             continue
         columns = stored.shape[1]
         widths = _widths(roles, columns, geometry, columns_of_parts(node))

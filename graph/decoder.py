@@ -23,7 +23,7 @@ from foldrank.graph.geometry import geometry
 from foldrank.graph.head import head_of
 from foldrank.graph.linears import Linear, Pair
 from foldrank.graph.marks import block_of
-from foldrank.graph.matrices import few_bits
+from foldrank.graph.matrices import few_bits, stored_as
 from foldrank.graph.membership import members, stream
 
 __all__ = ["Block", "Decoder", "KVPair", "Linear", "Pair", "View", "read_decoder"]
@@ -134,9 +134,9 @@ def _tied(graph: ir.Graph) -> bool:
 
 
 def _root(value: ir.Value | None) -> ir.Value | None:
-    """The value behind a Transpose, Cast or Reshape."""
+    """The value behind a Transpose, Cast or Reshape, and tokens before they were rolled."""
     producer = value.producer() if value is not None else None
-    moved = producer is not None and producer.op_type in ("Transpose", "Cast", "Reshape")
+    moved = producer is not None and producer.op_type in ("Transpose", "Cast", "Reshape", "GatherElements")
     return producer.inputs[0] if producer is not None and moved else value
 
 
@@ -145,9 +145,9 @@ def _count(model: ir.Model, dialect: Dialect) -> int:
     stored: dict[ir.Value, int] = {}
     scales: set[ir.Value] = set()
     for node in model.graph:
-        if (matrix := few_bits(node)) is not None:
-            stored |= {value: matrix.numbers for value in node.inputs[1:2] if value is not None}
-            scales |= {value for value in node.inputs[2:4] if value is not None}
+        if (matrix := few_bits(node)) is not None and (parts := stored_as(node)) is not None:
+            stored[parts[0]] = matrix.numbers
+            scales |= set(parts[1])
     tensors = (v.const_value for name, v in model.graph.initializers.items()
                if not dialect.is_buffer(name) and v not in scales and v not in stored)
     floats = sum(tensor.size for tensor in tensors if tensor is not None and tensor.dtype.is_floating_point())

@@ -7,7 +7,9 @@ model family gives them (float32 inside), also in a float64 reference.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +28,7 @@ from foldrank.sites import Site
 if TYPE_CHECKING:
     from foldrank.checkpoint import Checkpoint
 
+_OTHER_GRAPH = "give the checkpoint that the graph was made from"
 _BY_BLOCK = ("layer_types", "no_rope_layers")
 """Entries of a config that hold one value per block."""
 
@@ -57,19 +60,23 @@ class _Layer:
 
 
 def reference_model(
-    checkpoint: Checkpoint, plan: Plan | None, dtype: torch.dtype = torch.float32, *, stored: str = "fp32"
+    checkpoint: Checkpoint, plan: Plan | None, dtype: torch.dtype = torch.float32, *, stored: str = "fp32",
+    rounded_weights: Iterable[tuple[str, np.ndarray]] = (),
 ) -> nn.Module:
     """A transformers causal language model with the plan applied; blocks renumbered, so that its cache works.
 
     `stored` (fp32, fp16, bf16) is the dtype of the graph to be proved: what is rounded to few bits there was rounded to
-    that before. Raises PlanMismatch where the plan was made for another checkpoint.
+    that before. `rounded_weights`: (site, or "head", and W [in, out]) that the plan's source graph holds in place of
+    the checkpoint's. Raises PlanMismatch where the plan was made for another checkpoint.
     """
     model = load_model(checkpoint, dtype=dtype)
     if plan is None:
+        put_weights(model, rounded_weights)
         return model
     parent, name = stack(model)
     layers = [_Layer(module, unpack(module, model.config)) for module in getattr(parent, name)]
     _check_source(checkpoint, layers, model.get_output_embeddings(), plan)
+    _put(model, layers, rounded_weights)
     with torch.no_grad():
         for fold in plan.folds:
             _fold(layers, fold)
@@ -97,6 +104,42 @@ def block_weights(model: Any) -> dict[str, np.ndarray]:
         layer = _Layer(blocks[number], unpack(blocks[number], model.config))
         found |= {str(Site(number, (role,))): _matrix(layer.linear(role)) for role in layer.places}
     return found
+
+
+def put_weights(model: Any, weights: Iterable[tuple[str, np.ndarray]]) -> dict[str, float]:
+    """Give a transformers model W [in, out] at single-role sites (`block.07.q`) and the `head`, one at a time.
+
+    Gives by site how far each is from what stood there: |new - old| / |old|, Frobenius norms. Raises PlanMismatch where
+    the model has no such site or another shape.
+    """
+    given = iter(weights)
+    if (first := next(given, None)) is None:
+        return {}
+    parent, name = stack(model)
+    layers = [_Layer(module, unpack(module, model.config)) for module in getattr(parent, name)]
+    return _put(model, layers, chain((first,), given))
+
+
+def _put(model: Any, layers: list[_Layer], weights: Iterable[tuple[str, np.ndarray]]) -> dict[str, float]:
+    moved: dict[str, float] = {}
+    for site, weight_IO in weights:
+        if site == "head":
+            _own_head(model)
+        linear = model.get_output_embeddings() if site == "head" else _linear_at(layers, Site.parse(site))
+        new = torch.from_numpy(np.ascontiguousarray(weight_IO.T)).to(linear.weight.dtype)
+        if new.shape != linear.weight.shape:
+            raise PlanMismatch(site, f"the graph's weight is {weight_IO.shape}, the checkpoint's "
+                               f"{tuple(linear.weight.shape[::-1])}", _OTHER_GRAPH)
+        with torch.no_grad():
+            moved[site] = float(torch.dist(new, linear.weight) / linear.weight.norm().clamp_min(1e-30))
+            linear.weight.copy_(new)
+    return moved
+
+
+def _linear_at(layers: list[_Layer], site: Site) -> nn.Linear:
+    if site.block >= len(layers) or site.role not in layers[site.block].places:
+        raise PlanMismatch(site, "the checkpoint has no such weight", _OTHER_GRAPH)
+    return layers[site.block].linear(site.role)
 
 
 def _check_source(checkpoint: Checkpoint, layers: list[_Layer], head: nn.Linear, plan: Plan) -> None:

@@ -46,14 +46,17 @@ def stack(model: nn.Module) -> tuple[nn.Module, str]:
 
 
 def unpack(layer: nn.Module, config: Any) -> dict[str, tuple[nn.Module, str]]:
-    """Take packed and Conv1D weights of a block apart; for each role the module that holds its Linear, and the name."""
+    """Take packed and Conv1D weights of a block apart; for each role the module that holds its Linear, and the name.
+    A block that was taken apart stays so."""
     places: dict[str, tuple[nn.Module, str]] = {}
     for path, roles in _PACKED.items():
         parent, name = _parent(layer, path)
         if parent is not None:
-            whole = _linear(getattr(parent, name))
-            side = Side(dict(zip(roles, _parts(whole, _widths(roles, whole, config)), strict=True)))
-            setattr(parent, name, side)
+            side = getattr(parent, name)
+            if not isinstance(side, Side):
+                whole = _linear(side)
+                side = Side(dict(zip(roles, _parts(whole, _widths(roles, whole, config)), strict=True)))
+                setattr(parent, name, side)
             places |= {role: (side, role) for role in roles}
     for role, paths in _SINGLE.items():
         for path in paths:

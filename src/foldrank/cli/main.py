@@ -15,7 +15,7 @@ from foldrank.errors import FoldrankError
 from foldrank.unfinished import notes
 
 VERBS = ("doctor", "inspect", "export", "plan", "apply", "validate", "bench", "report", "compress", "run", "diff",
-         "selftest")
+         "selftest", "package")
 INTERRUPTED = 130
 
 _EXTRAS = {

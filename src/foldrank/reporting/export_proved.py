@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from foldrank.reporting import lookup
+from foldrank.reporting import figures, lookup
 
 
 def export_proved(manifest: Any) -> str | None:
@@ -15,6 +15,17 @@ def export_proved(manifest: Any) -> str | None:
         return f"not proved: {why}"
     positions, tokens, tensors = (
         lookup.integer(manifest, "export_proof", key) for key in ("positions", "tokens", "tensors"))
-    side = lookup.text(manifest, "export_proof", "padding")
     return (f"proved against PyTorch on {positions} positions, windows up to {tokens} tokens; {tensors} tensors by "
-            f"digest; " + (f"padding on the {side}" if side else "rows without padding"))
+            f"digest{_rounded(manifest)}")
+
+
+def _rounded(manifest: Any) -> str:
+    """Of a graph that came with weights in few bits: what it was proved against, and how far that is from the model."""
+    if lookup.text(manifest, "export_proof", "reference") != "dequantised":
+        return ""
+    count, kl = (lookup.integer(manifest, "export_proof", "rounded_weights"),
+                 lookup.number(manifest, "export_proof", "checkpoint_kl_nats"))
+    top1 = lookup.number(manifest, "export_proof", "checkpoint_top1")
+    return (f"; reference: dequantised, {count} weights of few bits as the graph holds them, which makes a model "
+            f"{figures.nats(kl)} nats from the checkpoint, {figures.percent(top1, 1)} of its likeliest tokens the same, "
+            "on random tokens")

@@ -14,7 +14,8 @@ _RESULT = ("passed", "failed", "not run")
 _CHECKS = {
     "reference": "against the reference",
     "cached_decode": "token by token with the cache, against one pass",
-    "padded": "padded rows, against the same rows alone",
+    "padded": "rows padded on the right, against the same rows alone",
+    "padded_left": "rows padded on the left, against the same rows alone",
     "batch": "rows in a batch, against the same rows alone",
 }
 
@@ -39,6 +40,9 @@ def _summary(found: Mapping[str, Any]) -> Table:
         ["largest error over the largest logit", figures.error(lookup.number(found, "max_relative_error"))],
         ["same likeliest token", figures.percent(lookup.number(found, "argmax_agreement"), 2)],
     ]
+    if kept := lookup.pairs(found, "few_bits_kept"):
+        compared = figures.whole(lookup.number(kept, "compared"))
+        rows.append([f"{compared} weights that came in few bits, bit for bit", outcome(kept.get("passed"), _RESULT)])
     if kl is not None:
         rows.append(["mean KL (reference, graph)", figures.nats(kl)])
     if limit is not None:

@@ -13,8 +13,10 @@ from foldrank.checkpoint import Checkpoint
 from foldrank.checkpoint_rules import embedding_table
 from foldrank.digests import DTYPES, cast
 from foldrank.errors import ExportError, SourceError
+from foldrank.export.genai import check_windows, correct_scale
 from foldrank.export.ports import common_ports
 from foldrank.export.standard import MODEL, finish
+from foldrank.graph.dequantized import rounded_linears
 from foldrank.graph.identify import refuse_others
 from foldrank.graph.load import load_model
 from foldrank.passes.write import write_model
@@ -35,14 +37,18 @@ def adopt(
     path = _graph_file(graph)
     model = load_model(path)
     refuse_others(model, path)
-    if any(node.op_type == "GroupQueryAttention" for node in model.graph):
+    fused = any(node.op_type == "GroupQueryAttention" for node in model.graph)
+    if fused and not rounded_linears(model):
         raise ExportError(path, "is a graph with GroupQueryAttention", "--exporter genai makes that bundle itself")
     ports = common_ports(model, checkpoint, dtype=dtype)
     if not _holds_embedding(model, checkpoint, dtype):
         raise ExportError(path, f"does not hold the token embedding of {checkpoint.name}",
                           "give the checkpoint that it was made from")
     write_model(model, folder, progress)
-    return finish(folder, checkpoint, ports, provider)
+    if fused:
+        correct_scale(folder / MODEL, checkpoint)
+        check_windows(folder / MODEL, checkpoint)
+    return finish(folder, checkpoint, ports, provider, shared_cache=fused)
 
 
 def _graph_file(path: Path) -> Path:

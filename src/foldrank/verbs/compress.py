@@ -28,6 +28,7 @@ def compress(
     recover_text: str | Path | None = None,
     recover_tokens: int | None = None,
     recover_steps: int | None = None,
+    bos: str = "auto",
     text: str | Path | None = None,
     exporter: str = "auto",
     dtype: str = "fp32",
@@ -62,11 +63,12 @@ def compress(
     from foldrank.plans.compose import parse_all
     from foldrank.plans.models.families import check_family
     from foldrank.plans.request import aligned
-    from foldrank.plans.texts import read_text
     from foldrank.runtime import validation
     from foldrank.runtime.fallback import check_starts
     from foldrank.runtime.providers import short_name
     from foldrank.verbs.compress_stages import Way
+    from foldrank.verbs.plan import recovery
+    from foldrank.verbs.reading import held_out, planning
     from foldrank.verbs.report import PAGE, report
 
     dense = None if dense is None else Path(dense).expanduser()
@@ -76,11 +78,14 @@ def compress(
         methods = [aligned(method, _GPU_ALIGN) for method in methods]
     parse_all(methods)
     validation.share(max_perplexity_increase)
-    texts = {name: None if given is None else read_text(Path(given).expanduser(), "calibration").sha256
-             for name, given in (("text", text), ("calibration", calibration), ("recover_text", recover_text))}
+    asked = recovery(recover, recover_text or calibration, recover_tokens, recover_steps, bos=bos)
     trust: dict[str, Any] = {"offline": offline, "trust_remote_code": trust_remote_code}
     checkpoint = Checkpoint.open(model, **trust)
     check_family(checkpoint)
+    windows, drawn = planning(checkpoint, calibration, calibration_tokens, asked, seed=seed, bos=bos)
+    held = held_out(checkpoint.path, checkpoint.config, text, tokens=validation_tokens, seed=seed, bos=bos)
+    texts = {name: None if read is None else read.text.sha256
+             for name, read in (("text", held), ("calibration", windows), ("recover_text", drawn))}
     check_starts(provider, provider_options)
     if dense is not None and dense.exists():
         _check_dense(Bundle.open(dense), checkpoint)
@@ -90,12 +95,13 @@ def compress(
         baseline = way.exported(dense, exporter=exporter, dtype=dtype, provider=provider, seed=seed)
         way.planned(
             methods=methods, calibration=calibration, calibration_tokens=calibration_tokens, seed=seed, recover=recover,
-            recover_text=recover_text, recover_tokens=recover_tokens, recover_steps=recover_steps, device=device,
+            recover_text=recover_text, recover_tokens=recover_tokens, recover_steps=recover_steps, bos=bos,
+            device=device,
         )
-        small = way.applied(baseline, seed=seed)
+        small = way.applied(baseline, seed=seed, bos=bos)
         found = way.validated(
             baseline, text=text, max_perplexity_increase=max_perplexity_increase,
-            min_top1_agreement=min_top1_agreement, tokens=validation_tokens,
+            min_top1_agreement=min_top1_agreement, tokens=validation_tokens, bos=bos,
         )
         if _goes_on(found, keep_going):
             way.benched(baseline, min_speedup=min_speedup, quick=True)

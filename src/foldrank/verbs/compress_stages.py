@@ -34,7 +34,7 @@ _CODE = ("foldrank", "foldrank.graph", "foldrank.export", "foldrank.plans", "fol
          "foldrank.benchmarks")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Way:
     """From a checkpoint to a measured bundle. `texts`: digests of the texts given; `trust` and `running`: options that
     several verbs take."""
@@ -46,6 +46,7 @@ class Way:
     trust: Mapping[str, Any]
     running: Mapping[str, Any]
     progress: Progress
+    _known: Known | None = None
 
     @property
     def small(self) -> Path:
@@ -76,21 +77,21 @@ class Way:
         self.stages.once("plan", [*self._from, _plain(settings), dict(self.texts)], make,
                          lambda: sha256_file(place / "plan.json") if (place / "plan.json").is_file() else None)
 
-    def applied(self, baseline: Bundle, *, seed: int) -> Bundle:
+    def applied(self, baseline: Bundle, *, seed: int, bos: str) -> Bundle:
         """The compressed bundle with its self-test."""
         chosen = self.stages.folder / "plan"
 
         def make() -> None:
             made = apply(baseline, chosen, self.small, seed=seed, force=True, progress=self.progress)
-            add_selftest(made, self.known, seed)
+            add_selftest(made, self.known(baseline), seed, bos=bos)
 
         digests = [sha256_file(baseline.path / MANIFEST), sha256_file(chosen / "plan.json")]
-        return self.stages.once("apply", [self._code, digests, seed], make, lambda: Bundle.open(self.small))
+        return self.stages.once("apply", [self._code, digests, seed, bos], make, lambda: Bundle.open(self.small))
 
     def validated(self, baseline: Bundle, **settings: Any) -> dict[str, Any]:
         """reports/validate.json."""
         def make() -> None:
-            validate(self.small, reference=baseline, known=self.known, progress=self.progress, **settings,
+            validate(self.small, reference=baseline, known=self.known(baseline), progress=self.progress, **settings,
                      **self.trust, **self.running)
 
         inputs = [_plain(settings), dict(self.texts), _plain(self.running)]
@@ -104,10 +105,11 @@ class Way:
         inputs = [_plain(settings), _plain(self.running)]
         return self.stages.once("bench", inputs, make, lambda: self._report(SPEED), after=["apply"])
 
-    @functools.cached_property
-    def known(self) -> Known:
-        """What the compressed bundle's graph is judged by, built when it is asked for."""
-        return reference_of(Bundle.open(self.small), self.checkpoint)
+    def known(self, baseline: Bundle) -> Known:
+        """What the compressed bundle's graph is judged by, built when it is first asked for."""
+        if self._known is None:
+            self._known = reference_of(Bundle.open(self.small), self.checkpoint, baseline)
+        return self._known
 
     def _report(self, name: str) -> dict[str, Any] | None:
         found: dict[str, Any] | None = Bundle.open(self.small).json(name)

@@ -10,7 +10,7 @@ from typing import Any
 from foldrank.bundle import Bundle, seal
 from foldrank.checkpoint import Checkpoint, check_finite
 from foldrank.digests import DTYPES
-from foldrank.export.exporters import Exported, check_exporter, run_exporter
+from foldrank.export.exporters import EXPORTERS, Exported, check_exporter, run_exporter
 from foldrank.export.untied import untied
 from foldrank.places import remember
 from foldrank.plans.models.names import prove_names
@@ -42,8 +42,8 @@ def export(
     if dtype not in DTYPES:
         raise ValueError(f"no dtype {dtype!r}; one of {', '.join(DTYPES)}")
     check_exporter(exporter)
-    if graph is not None and exporter not in ("transformers", "optimum"):
-        raise ValueError(f"which exporter made {graph}? --exporter transformers or optimum")
+    if graph is not None and exporter not in EXPORTERS:
+        raise ValueError(f"which exporter made {graph}? --exporter transformers or optimum (or genai: few bits)")
     target = short_name(provider)
     check_output(output, force=force)
     checkpoint = Checkpoint.open(model, offline=offline, trust_remote_code=trust_remote_code)
@@ -66,7 +66,7 @@ def export(
         proof.close()
         facts: dict[str, Any] = {"source": source, "exporter": made.exporter, "exporter_reason": made.reason,
                                  "dtype": dtype, "versions": versions(), "export_proof": proof.found,
-                                 "notes": names.notes}
+                                 "notes": names.notes, "padding": proof.padding}
         card = model_card(folder, manifest=facts, also=("README.md", "manifest.json"))
         (folder / "README.md").write_text(card, encoding="utf-8")
         command = f"export {checkpoint.name} --exporter {made.exporter} --dtype {dtype} --provider {target}"

@@ -16,21 +16,27 @@ import psutil
 from foldrank.checkpoint import Checkpoint
 from foldrank.digests import WeightDigest
 from foldrank.errors import FoldrankError, NotWritable, SourceError
+from foldrank.graph.dequantized import rounded_linears, rounds_activations
+from foldrank.graph.load import load_model
+from foldrank.graph.padding import Side, padding_sides
 from foldrank.graph.stored import stored_weights
 from foldrank.installed import missing
 from foldrank.plans.models.families import FAMILIES
 from foldrank.progress import SILENT, Progress
-from foldrank.runtime.batch import Side, padded, padding_side
 from foldrank.runtime.compare import Comparison
 from foldrank.runtime.decoding import OrtDecoder, Tokens
-from foldrank.runtime.proof import Criterion, Reference
+from foldrank.runtime.proof import Criterion, Reference, beside_padding
 from foldrank.runtime.providers import load_onnxruntime, resolve
-from foldrank.verbs.export_limit import limit_for
-from foldrank.verbs.export_window import window_of
-from foldrank.verbs.reference import dense_model, logits_of
+from foldrank.tolerances import EXPORT_PROOF_FP32, EXPORT_PROOF_KL_NATS
+from foldrank.verbs.export_window import Window, window_of
+from foldrank.verbs.own_noise import own_limit
+from foldrank.verbs.reference import dense_model
+from foldrank.verbs.rounded import rounded_reference
+from foldrank.verbs.torch_logits import logits_of
 
 _OTHER = {"genai": "--exporter transformers"}
 _DECODED = 4
+_SIDES: tuple[Side, ...] = ("left", "right")
 _ROW = 128
 
 Stored = tuple[list[str], dict[str, str]]
@@ -47,12 +53,16 @@ class ExportProof:
         """What goes into the manifest about the folder called with last."""
         self.weights: Stored | None = None
         """What `stored_weights` says of it."""
+        self.padding: list[Side] | None = None
+        """On which sides its rows may be padded: what it claims, and was proved where a proof could run."""
         self._checkpoint, self._dtype, self._trust, self._progress = checkpoint, dtype, trust_remote_code, progress
         self._model: Any = None
 
     def __call__(self, exporter: str, folder: Path) -> None:
         """Prove the model.onnx of a folder. Raises NotWritable: what differs, by how much, which exporter to take."""
         self.weights = stored_weights(folder / "model.onnx")
+        claimed = padding_sides(load_model(folder / "model.onnx"))
+        self.padding = None if claimed is None else list(claimed)
         self._progress.start("export proof", 1)
         try:
             self.found = self._prove(exporter, folder)
@@ -75,8 +85,18 @@ class ExportProof:
                 return {"passed": None, "reason": error.what}
         remedy = _OTHER.get(exporter, "--exporter genai, or transformers where this is another's graph")
         checked = self._digests(remedy)
+        window, precision, extra = window_of(self._checkpoint), self._dtype, dict[str, Any]()
+        if linears := rounded_linears(load_model(folder / "model.onnx")):
+            if self._checkpoint.architecture not in FAMILIES:
+                return {"passed": None, "reason": "its weights have few bits, and this family is not read"}
+            model, self._model = self._model, None
+            extra = rounded_reference(self._checkpoint, model, linears, window)
+            precision = "int8" if rounds_activations(linears) else precision
+        else:
+            model = self._model
         try:
-            return {"passed": True, "tensors": checked, **_logits(folder, self._checkpoint, self._model, self._dtype)}
+            found, self.padding = _logits(folder, model, window, precision, self.padding)
+            return {"passed": True, "tensors": checked, **found, **extra}
         except _Differs as error:
             raise NotWritable(self._checkpoint.path, f"the graph of {exporter} {error}", remedy) from None
         except _run_faults() as error:
@@ -124,26 +144,26 @@ def _weights(checkpoint: Checkpoint, model: Any) -> Mapping[str, Any]:
     return block_weights(model) if checkpoint.architecture in FAMILIES else {}
 
 
-def _logits(folder: Path, checkpoint: Checkpoint, model: Any, dtype: str) -> dict[str, Any]:
-    """The manifest's figures. Raises _Differs with the first question that the graph fails."""
+def _logits(
+    folder: Path, model: Any, window: Window, precision: str, claimed: list[Side] | None
+) -> tuple[dict[str, Any], list[Side] | None]:
+    """The manifest's figures, and where rows may be padded: where the graph says so, and where else that was found
+    true. Raises _Differs with the first question that the graph fails."""
     decoder = OrtDecoder.open(folder, resolve("cpu"), spinning="in_runs")
-    if "MatMulNBits" in decoder.session.operators:
-        return {"passed": None, "reason": "its weights are rounded to few bits, the checkpoint's are not"}
-    window = window_of(checkpoint)
     reference = logits_of(model)
     random = np.random.default_rng(0)
     vocabulary = min(window.vocabulary, decoder.prefill(np.ones((1, 1), np.int64)).shape[-1])
     short_BT, long_BT = (random.integers(0, vocabulary, shape) for shape in ((2, window.short), (1, window.long)))
     rows_BT = random.integers(0, vocabulary, (2, min(window.long, window.scaled_from or _ROW, _ROW)))
-    criterion, own = Criterion(dtype), padding_side(decoder.session)
+    criterion = Criterion(precision)
+    limit = EXPORT_PROOF_KL_NATS.get(precision, EXPORT_PROOF_FP32)
     checks = {f"against PyTorch on {window.short} tokens": _compared(decoder, reference, short_BT)}
     if window.long > window.short:
         checks[f"against PyTorch on {window.long} tokens"] = _compared(decoder, reference, long_BT)
     checks["decoding with its cache"] = _cached(decoder, short_BT)
-    beside = {side: _padded(decoder, rows_BT, side) for side in _sides(own)}
-    checks |= {f"beside padding on the {side}": found for side, found in beside.items() if side == own}
-    limit = limit_for(criterion, model, (short_BT, long_BT), max(map(criterion.value, checks.values())))
-    sides = [side for side, found in beside.items() if criterion.value(found) <= limit]
+    checks |= {f"beside padding on the {side}": beside_padding(decoder, rows_BT, side) for side in claimed or ()}
+    if not criterion.coarse:
+        limit = own_limit(max(map(criterion.value, checks.values())), limit, model, (short_BT, long_BT))
     for name, found in checks.items():
         value = criterion.value(found)
         if not value <= limit:
@@ -151,20 +171,21 @@ def _logits(folder: Path, checkpoint: Checkpoint, model: Any, dtype: str) -> dic
     return {
         "measure": _measure(criterion), "limit": limit, "value": max(map(criterion.value, checks.values())),
         "positions": sum(found.positions for found in checks.values()), "tokens": window.long,
-        "scaled_from": window.scaled_from, "padding": " and ".join(sides) or None,
-    }
+        "scaled_from": window.scaled_from,
+    }, [side for side in (() if claimed == [] else _SIDES)
+        if side in (claimed or ()) or _takes(decoder, rows_BT, side, criterion, limit)]
+
+
+def _takes(decoder: OrtDecoder, rows_BT: Tokens, side: Side, criterion: Criterion, limit: float) -> bool:
+    """Whether rows can be padded on a side of which the graph says nothing."""
+    try:
+        return criterion.value(beside_padding(decoder, rows_BT, side)) <= limit
+    except _run_faults():
+        return False
 
 
 def _measure(criterion: Criterion) -> str:
     return "kl_nats" if criterion.coarse else "max_relative_error"
-
-
-def _sides(own: Side | None) -> tuple[Side, ...]:
-    """Where rows are tried: graphs that are told positions on either side. On the side that is not the bundle's own
-    they may fail: a sliding window counts places, so that padding between a prompt and what follows it shuts it."""
-    if own is None:
-        return ()
-    return ("left", "right") if own == "left" else (own,)
 
 
 def _compared(decoder: OrtDecoder, reference: Reference, ids_BT: Tokens) -> Comparison:
@@ -181,18 +202,4 @@ def _cached(decoder: OrtDecoder, ids_BT: Tokens) -> Comparison:
     decoder.prefill(ids_BT[:, :start])
     for at in range(start, ids_BT.shape[1]):
         found.add(whole_BTV[:, at : at + 1], decoder.step(ids_BT[:, at : at + 1]))
-    return found
-
-
-def _padded(decoder: OrtDecoder, ids_BT: Tokens, side: Side) -> Comparison:
-    """A short row padded beside a long one, then one decoded token, against each alone."""
-    rows = [ids_BT[0, :-1], ids_BT[1, : max(1, ids_BT.shape[1] // 2)]]
-    prompt_BT, mask_BT = padded([row.tolist() for row in rows], side)
-    next_BT = ids_BT[:, -1:]
-    prompt_BTV = decoder.prefill(prompt_BT, mask_BT)
-    step_BTV = decoder.step(next_BT)
-    found = Comparison(f"{decoder.session.model} beside padding")
-    for number, row in enumerate(rows):
-        found.add(decoder.prefill(row[None])[0], prompt_BTV[number][mask_BT[number] == 1])
-        found.add(decoder.step(next_BT[number : number + 1])[0], step_BTV[number])
     return found

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from foldrank.bundle import Bundle
 from foldrank.checkpoint import Checkpoint
 from foldrank.errors import SourceError
+from foldrank.graph.dequantized import matrices
 from foldrank.planfile import Plan
-from foldrank.runtime.proof import Reference, Tokens
+from foldrank.runtime.proof import Reference
+from foldrank.verbs.rounded import GivenBits
+from foldrank.verbs.torch_logits import logits_of
 
 _FLOAT64_WEIGHTS = 32_000_000
 
@@ -19,25 +20,33 @@ _FLOAT64_WEIGHTS = 32_000_000
 @dataclass(frozen=True)
 class Known:
     """Logits of the reference, what it is called, and the precision in which the graph computes: the bundle's dtype, or
-    int8 where it rounds activations to that."""
+    int8 where it rounds activations to that. `kept`: whether weights of few bits that came with the source graph are in
+    the bundle as they were there; None where there are none."""
 
     logits: Reference
     described: str
     precision: str
     checkpoint: Checkpoint | None = None
+    kept: dict[str, Any] | None = None
 
 
-def reference_of(bundle: Bundle, checkpoint: Checkpoint) -> Known:
-    """Float64 where the model is small, else float32. Raises PlanMismatch, PlanFormatError."""
+def reference_of(bundle: Bundle, checkpoint: Checkpoint, dense: Bundle | None = None) -> Known:
+    """Float64 where the model is small, else float32. `dense`: the bundle that the plan was applied to; where its graph
+    came with weights of few bits, the reference holds what those stand for, read from it. Raises PlanMismatch,
+    PlanFormatError, GraphNotRecognized, BundleError.
+    """
     from foldrank.plans.models.reference import reference_model
 
     plan = None if bundle.plan is None else Plan.read(bundle.plan)
-    dtype = _dtype(checkpoint)
-    network = reference_model(checkpoint, plan, dtype, stored=bundle.manifest.dtype)
+    dtype, given = _dtype(checkpoint), GivenBits.of(bundle, plan, dense)
+    network = reference_model(checkpoint, plan, dtype, stored=bundle.manifest.dtype,
+                              rounded_weights=matrices(given.source))
     applied = ", no plan" if plan is None else ", plan applied there"
-    described = f"{checkpoint.name} in PyTorch, {str(dtype).removeprefix('torch.')}{applied}"
-    precision = "int8" if plan and plan.rounds_activations else bundle.manifest.dtype
-    return Known(logits_of(network), described, precision, checkpoint)
+    held = f", dequantised: {len(given.source)} weights of {given.source_name}" if given.source else ""
+    described = f"{checkpoint.name} in PyTorch, {str(dtype).removeprefix('torch.')}{held}{applied}"
+    rounding = given.rounds_activations or (plan is not None and plan.rounds_activations)
+    return Known(logits_of(network), described, "int8" if rounding else bundle.manifest.dtype, checkpoint,
+                 given.kept(plan))
 
 
 def dense_model(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> Any:
@@ -58,17 +67,6 @@ def dense_model(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> A
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise SourceError(checkpoint.path, f"PyTorch cannot load it: {reason}", "check its files") from None
     return model.requires_grad_(False).eval()
-
-
-def logits_of(network: Any) -> Reference:
-    """Logits [B, T, V] of a transformers model, without a cache."""
-    import torch
-
-    def logits(ids_BT: Tokens) -> Any:
-        with torch.inference_mode():
-            return network(input_ids=torch.from_numpy(np.ascontiguousarray(ids_BT)), use_cache=False).logits.numpy()
-
-    return logits
 
 
 def _dtype(checkpoint: Checkpoint) -> Any:

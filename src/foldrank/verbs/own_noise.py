@@ -1,0 +1,31 @@
+"""How far a model's logits move by float32's rounding alone: a model that amplifies it is not told from a faulty graph by
+a fixed limit."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+from foldrank.runtime.compare import Comparison
+from foldrank.runtime.decoding import Tokens
+from foldrank.tolerances import EXPORT_PROOF_NOISES, GRAPH_PROOF_FP32
+from foldrank.verbs.torch_logits import logits_of
+
+
+def own_limit(value: float, limit: float, model: Any, ids: Sequence[Tokens]) -> float:
+    """`limit`, or where `value` lies a little above it, what the model's own rounding on the same tokens allows: some
+    times the distance of PyTorch's float32 from its float64, at most the limit of validate's proof.
+
+    `model` is a PyTorch model of either dtype; it is copied into the other, and only where that can change the answer.
+    """
+    if not limit < value <= GRAPH_PROOF_FP32:
+        return limit
+    import torch
+
+    other_dtype = torch.float32 if next(model.parameters()).dtype == torch.float64 else torch.float64
+    here, there = logits_of(model), logits_of(copy.deepcopy(model).to(other_dtype))
+    found = Comparison("PyTorch in another precision")
+    for ids_BT in ids:
+        found.add(here(ids_BT), there(ids_BT))
+    return max(limit, min(GRAPH_PROOF_FP32, EXPORT_PROOF_NOISES * found.relative_error))

@@ -1,0 +1,100 @@
+"""Graphs that came with weights in few bits: what their reference must hold, and whether an edited graph kept it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from foldrank.bundle import Bundle
+from foldrank.checkpoint import Checkpoint
+from foldrank.errors import BundleError, NotWritable
+from foldrank.graph.dequantized import HEAD, Rounded, matrices, rounded_linears, rounds_activations
+from foldrank.graph.load import load_model
+from foldrank.planfile import Plan
+from foldrank.runtime.compare import Comparison
+from foldrank.sites import Site
+from foldrank.tolerances import ROUNDED_WEIGHT
+from foldrank.verbs.export_window import Window
+from foldrank.verbs.torch_logits import logits_of
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class GivenBits:
+    """Linears of few bits in a bundle's graph and in the graph that its plan was applied to: the same, without one."""
+
+    held: tuple[Rounded, ...]
+    source: tuple[Rounded, ...]
+    source_name: str
+
+    @classmethod
+    def of(cls, bundle: Bundle, plan: Plan | None, dense: Bundle | None) -> GivenBits:
+        """Raises BundleError where the bundle holds such weights and `dense` is not what they were taken from."""
+        held = tuple(rounded_linears(load_model(bundle.model)))
+        if plan is None:
+            return cls(held, held, bundle.path.name)
+        if not held:
+            return cls((), (), "")
+        source = () if dense is None else tuple(rounded_linears(load_model(dense.model)))
+        if not source:
+            what = f"came with weights in few bits, and {dense.path.name if dense else 'no graph given'} holds none"
+            raise BundleError(bundle.path, what, "give the dense bundle that the plan was applied to")
+        return cls(held, source, dense.path.name if dense else "")
+
+    @property
+    def rounds_activations(self) -> bool:
+        """Whether they are computed with activations rounded to int8."""
+        return rounds_activations(self.held)
+
+    def kept(self, plan: Plan | None) -> dict[str, Any] | None:
+        """Whether the bundle holds them bit for bit as the source graph does; None where there are none, or no plan."""
+        if plan is None or not self.held:
+            return None
+        there = {linear.sites: linear for linear in self.source}
+        came_from = _copies(plan)
+        differ = [linear.sites for linear in self.held
+                  if (old := there.get(_before(linear.sites, came_from))) is None or not linear.same_as(old)]
+        return {"compared": len(self.held), "differ": [",".join(sites) for sites in differ[:_SHOWN]],
+                "passed": not differ}
+
+
+def _copies(plan: Plan) -> dict[int, int]:
+    """Of each block that a fold writes as a copy, which block it copies. Others are not in few bits: passes refuse."""
+    return {fold.into: next(iter(fold.sources), fold.into) for fold in plan.folds}
+
+
+def _before(sites: tuple[str, ...], came_from: dict[int, int]) -> tuple[str, ...]:
+    """The sites of the source graph that these were copied from."""
+    if sites == (HEAD,):
+        return sites
+    parsed = [Site.parse(text) for text in sites]
+    return tuple(str(replace(site, block=came_from.get(site.block, site.block))) for site in parsed)
+
+
+def rounded_reference(
+    checkpoint: Checkpoint, model: Any, linears: Sequence[Rounded], window: Window
+) -> dict[str, str | int | float]:
+    """Give a PyTorch model the weights that a dense graph holds in few bits, in place, and tell how far that takes it
+    from the checkpoint: mean KL and share of equal likeliest tokens on random windows, largest |rounded - W| / |W|.
+
+    Raises NotWritable where a weight is no rounding of the checkpoint's at all.
+    """
+    from foldrank.plans.models.reference import put_weights
+
+    random, logits = np.random.default_rng(1), logits_of(model)
+    ids = [random.integers(0, window.vocabulary, shape) for shape in ((2, window.short), (1, window.long))]
+    wanted = [logits(ids_BT) for ids_BT in ids]
+    moved = put_weights(model, matrices(linears))
+    if other := sorted(site for site, distance in moved.items() if not distance <= ROUNDED_WEIGHT):
+        what = f"the graph's weights are no rounding of the checkpoint's at {', '.join(other[:_SHOWN])}"
+        raise NotWritable(checkpoint.path, f"{what}: {moved[other[0]]:.2f} of its norm away",
+                          "give the checkpoint that was quantised")
+    found = Comparison("the quantised model")
+    for want, ids_BT in zip(wanted, ids, strict=True):
+        found.add(want, logits(ids_BT))
+    return {"reference": "dequantised", "rounded_weights": len(moved), "rounding": max(moved.values()),
+            "checkpoint_kl_nats": found.kl_nats, "checkpoint_top1": found.argmax_agreement(0.0)}
