@@ -37,7 +37,7 @@ def parse(text: str) -> Request:
     if unknown := [key for key in values if key not in known]:
         raise ValueError(f"method {name}: unknown setting {', '.join(unknown)}; known are {', '.join(known)}")
     try:
-        settings = TypeAdapter(method.settings).validate_python(values)
+        settings: Any = TypeAdapter(method.settings).validate_python(values)
     except ValidationError as error:
         raise ValueError(f"method {text}: {strictjson.reasons(error)}") from None
     method.ready(settings)

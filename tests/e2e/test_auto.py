@@ -16,10 +16,10 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def made(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(root: Path, shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("auto") / "small"
     subprocess.run(
-        [sys.executable, "-m", "foldrank", "compress", str(shared / "models" / "specs-300k"),
+        [sys.executable, str(root / "tests" / "short_bench.py"), "compress", str(shared / "models" / "specs-300k"),
          "--method", "auto:keep=0.8,effort=low", "--calibration-tokens", "4096",
          "--recover", "norms", "--recover-tokens", "8192", "--recover-steps", "6",
          "-o", str(folder), "--json"],

@@ -101,7 +101,8 @@ def test_compress_says_what_is_wrong_before_the_long_work(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:
     for verb in ("export", "plan"):
-        monkeypatch.setattr(f"foldrank.verbs.{verb}.{verb}", lambda *_, **__: pytest.fail("the long work has begun"))
+        monkeypatch.setattr(f"foldrank.verbs.compress_stages.{verb}",
+                            lambda *_, **__: pytest.fail("the long work has begun"))
     monkeypatch.setattr("foldrank.runtime.fallback.resolve", lambda name, options: Provider(name, options or {}))
     monkeypatch.setattr("foldrank.runtime.fallback.probed", lambda _: {"starts": False, "reason": "no such driver"})
     monkeypatch.chdir(tmp_path)
@@ -196,8 +197,8 @@ def test_an_interrupt_in_the_middle_leaves_nothing(specs_5m: Path, tmp_path: Pat
          str(tmp_path / "out")], stderr=subprocess.PIPE, text=True, env=ENVIRONMENT,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
     )
-    _wait_for(lambda: any(tmp_path.glob(".out.*.partial")), 60)
-    time.sleep(3)
+    _wait_for(lambda: any(tmp_path.glob("out.unfinished/.dense.*.partial")), 60)
+    time.sleep(0.3)
     run.send_signal(stop)
     _, stderr = run.communicate(timeout=60)
     # Where an interrupt passed through exec() of a text, CPython ends itself by SIGINT: a shell says 130 of both.

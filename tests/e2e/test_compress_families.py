@@ -1,17 +1,16 @@
 """The whole `compress` of every family of the table, on tiny random checkpoints: two in every run, all at night."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import foldrank
-from foldrank.benchmarks.workload import Workload
 from foldrank.bundle import Bundle
 from foldrank.errors import ProviderUnavailable
 from foldrank.verbs import bench, compress_stages
 from tests.nightly import NIGHTLY
+from tests.short_bench import SHORT
 from tests.tiny_families import TINY, save
 
 FAMILIES = [name for name in TINY if "-" not in name]
@@ -21,8 +20,7 @@ AT_NIGHT_ONLY = [pytest.param(name, marks=[pytest.mark.slow, NIGHTLY]) for name 
 @pytest.fixture(autouse=True)
 def short_bench(monkeypatch: pytest.MonkeyPatch) -> None:
     """One short workload in one engine, started once: that it runs and is written is asked here, not how fast it is."""
-    short = replace(bench.QUICK, workloads=(Workload(16, 1, 4),), launches=1, engines=("onnxruntime",))
-    monkeypatch.setattr(bench, "QUICK", short)
+    monkeypatch.setattr(bench, "QUICK", SHORT)
 
 
 def _compressed(model: Path, output: Path) -> Bundle:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,12 @@ from foldrank import strictjson
 from foldrank.bundle import seal
 from foldrank.digests import WeightDigest
 from foldrank.edits import Edit, FoldBlocks, LowRank, rank_limit
+from foldrank.installed import missing
 from foldrank.plandocument import Calibration, Keep, PlanDocument, Source, Step
+from foldrank.reporting import picture
 from foldrank.sites import Site
 
+CHARTS = ("bytes_chart", "context_chart", "quality_chart", "roofline", "similarity_map", "spectra", "speed_chart")
 BLOCKS = 12
 SHAPES = {"qkv": (192, 320), "o": (192, 192), "gate_up": (192, 1024), "down": (512, 192)}
 _DIGEST = WeightDigest("0" * 64, "1" * 64, "2" * 64)
@@ -306,3 +309,30 @@ def make_bundle(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return make
+
+
+_DRAWN: dict[Any, Any] = {}
+
+
+@pytest.fixture
+def drawn_anew() -> Callable[[], None]:
+    """Call it, and pictures are drawn again."""
+    return _DRAWN.clear
+
+
+@pytest.fixture(scope="session", autouse=True)
+def drawn_once() -> Iterator[None]:
+    """A picture of the same name, told by the same words and drawn from the same data is drawn once a session."""
+    real, known = picture.picture, _DRAWN
+
+    def remembered(draw: Callable[[], Any], name: str, alt: str, caption: str) -> Any:
+        data = [repr(cell.cell_contents) for cell in draw.__closure__ or ()]
+        key = (draw.__code__, name, alt, caption, *data, bool(missing(["matplotlib"])), picture.inline_svg)
+        if key not in known:
+            known[key] = real(draw, name, alt, caption)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patched:
+        for chart in CHARTS:
+            patched.setattr(f"foldrank.reporting.{chart}.picture", remembered)
+        yield

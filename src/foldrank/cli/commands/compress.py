@@ -61,6 +61,6 @@ def command(
             results.show_bench(found["bench"])
         else:
             output.say("speed: not measured, as validation failed")
-        shown_page = found["report"] or "none, pip install 'foldrank[report]', then foldrank report"
+        shown_page = found["report"] or "none: jinja2 is not installed; pip install 'foldrank[report]', foldrank report"
         output.say(f"\nbundle: {made.path}\nreport: {shown_page}")
     ctx.exit(max(results.exit_code(found["validate"]), results.exit_code(found["bench"] or {})))
