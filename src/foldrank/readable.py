@@ -26,18 +26,29 @@ def readable(checkpoint: Checkpoint) -> Iterator[Path]:
     path = checkpoint.path
     clean = without_attention(checkpoint.config)
     marked = [file for file in sorted(path.glob("*.json")) if _marked(file)]
-    renamed = checkpoint.weight_files if not ((path / INDEX).is_file() or (path / SINGLE).is_file()) else []
-    if clean == checkpoint.config and not marked and not renamed:
+    if clean == checkpoint.config and not marked and not _renamed(checkpoint):
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="foldrank.") as made:
-        folder = Path(made)
-        link_files(path, folder, without={"config.json", *(file.name for file in marked)},
-                   renamed={file.name: SINGLE for file in renamed})
-        for file in marked:
-            (folder / file.name).write_bytes(file.read_bytes().removeprefix(_BOM))
-        (folder / "config.json").write_text(json.dumps(clean), encoding="utf-8")
-        yield folder
+        fill(Path(made), checkpoint, clean)
+        yield Path(made)
+
+
+def fill(folder: Path, checkpoint: Checkpoint, config: Any) -> None:
+    """Make an empty folder the checkpoint with this config: links, weights under their common name, no marks."""
+    marked = [file for file in sorted(checkpoint.path.glob("*.json")) if _marked(file)]
+    link_files(checkpoint.path, folder, without={"config.json", *(file.name for file in marked)},
+               renamed=_renamed(checkpoint))
+    for file in marked:
+        (folder / file.name).write_bytes(file.read_bytes().removeprefix(_BOM))
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+
+
+def _renamed(checkpoint: Checkpoint) -> dict[str, str]:
+    """The common name of the one weight file, where it has another."""
+    if (checkpoint.path / INDEX).is_file() or (checkpoint.path / SINGLE).is_file():
+        return {}
+    return {file.name: SINGLE for file in checkpoint.weight_files}
 
 
 def link_files(

@@ -173,7 +173,7 @@ def test_a_single_scale_one_percent_off_is_seen(folded: Bundle, dense: Bundle, p
 
 
 def test_the_reference_must_be_of_the_graph_that_was_folded(folded: Bundle, dense_5m: Path, plan: Plan) -> None:
-    with pytest.raises(BundleError, match="came with weights in few bits, .*give the dense bundle that the plan"):
+    with pytest.raises(BundleError, match=r"came with weights in few bits, .*give the dense bundle that the plan"):
         GivenBits.of(folded, plan, Bundle.open(dense_5m))
 
 
@@ -211,7 +211,7 @@ def test_the_builders_own_int4_graph_is_adopted_and_folded(shared: Path, plan: P
     assert (found["passed"], found["measure"], found["kept"]["compared"]) == (True, "kl_nats", 4 * 5 + 1)
 
 
-def test_a_dense_graph_of_the_builder_is_still_its_exporters_own(dense_5m: Path, specs_5m: Path, tmp_path: Path) -> None:
+def test_a_dense_graph_of_the_builder_is_its_exporters_own(dense_5m: Path, specs_5m: Path, tmp_path: Path) -> None:
     assert rounded_linears(load_model(dense_5m / "model.onnx")) == []
     with pytest.raises(ExportError, match="is a graph with GroupQueryAttention; --exporter genai makes"):
         export(specs_5m, tmp_path / "out", exporter="genai", graph=dense_5m)
