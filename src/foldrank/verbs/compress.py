@@ -74,6 +74,7 @@ def compress(
     from foldrank.verbs.plan import plan
     from foldrank.verbs.reference import reference_of
     from foldrank.verbs.report import report
+    from foldrank.verbs.rounded import refuse_replacing
     from foldrank.verbs.selftest import add_selftest
     from foldrank.verbs.validate import validate
 
@@ -82,7 +83,7 @@ def compress(
     dense = None if dense is None else Path(dense).expanduser()
     output = Path(output).expanduser().absolute()
     check_output(output, force=force)
-    parse_all(methods)
+    requests = parse_all(methods)
     validation.share(max_perplexity_increase)
     for given in (text, calibration, recover_text):
         if given is not None:
@@ -93,6 +94,7 @@ def compress(
     with workspace(output) as work:
         if dense is not None and Path(dense).exists():
             baseline = Bundle.open(dense)
+            refuse_replacing(baseline, [request.method for request in requests])
         else:
             baseline = export(
                 model, dense or work / "dense", exporter=exporter, dtype=dtype, provider=provider, seed=seed,

@@ -53,7 +53,8 @@ OTHERS: dict[str, tuple[Tiny, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", [*SCALED][:1] + [pytest.param(name, marks=NIGHTLY) for name in [*SCALED][1:]])
+@NIGHTLY
+@pytest.mark.parametrize("name", SCALED)
 def test_auto_ends_with_an_exporter_that_writes_the_scaling(name: str, shared: Path, tmp_path: Path) -> None:
     tiny, exporter, scaled_from = SCALED[name]
     made = export(save(tiny, tmp_path / "model", shared), tmp_path / "out").manifest
