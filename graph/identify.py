@@ -35,8 +35,8 @@ def _kinds(graph: ir.Graph) -> Iterator[tuple[str, str]]:
         if value.shape is not None and len(value.shape) == _CACHE_RANK:
             yield (f"its cache holds K and V in one tensor ({value.name}, {len(value.shape)} axes)",
                    "export it with one input for keys and one for values: past_key_values.N.key/.value")
-    if value := next(filter(_halved, graph.inputs), None):
-        yield (f"computes in half precision inside fp32 inputs and outputs: a Cast behind {value.name}",
+    if halved := next(filter(_halved, graph.inputs), None):
+        yield (f"computes in half precision inside fp32 inputs and outputs: a Cast behind {halved.name}",
                "give the fp32 graph, or convert its inputs and outputs too (keep_io_types=False), and --dtype fp16")
     if node := next((node for node in graph if node.op_type in _QUANTISED), None):
         yield f"is a quantised graph: it has {node.op_type} ({node.name})", "give the graph from before quantising"

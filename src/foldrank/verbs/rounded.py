@@ -67,8 +67,8 @@ def refuse_replacing(bundle: Bundle, methods: Iterable[Method]) -> None:
     """Raise PassRefused, before anything is planned, where a method would replace weights that came in few bits."""
     replacing = [method.name for method in methods if not method.folds]
     if replacing and (linears := rounded_linears(load_model(bundle.model))):
-        where = linears[0].sites[0]
-        what = f"{where}: its graph came with {len(linears)} weights in few bits, which {replacing[0]} cannot replace"
+        where, count = linears[0].sites[0], sum(len(linear.sites) for linear in linears)
+        what = f"{where}: its graph came with {count} weights in few bits, which {replacing[0]} cannot replace"
         raise PassRefused(bundle.path, [what], "compress the dense model first and quantise after, or fold alone")
 
 

@@ -181,7 +181,7 @@ def test_low_rank_over_few_bits_is_refused_by_name(dense: Bundle, shared: Path, 
     made = foldrank.plan(shared / "fixtures/tiny/llama/checkpoint", methods=["dipsvd:keep=0.8"], calibration_tokens=256)
     with pytest.raises(PassRefused, match=r"block\.00\..*not plain matrices"):
         foldrank.apply(dense, made, tmp_path / "small")
-    with pytest.raises(PassRefused, match=r"block\.00\.q: its graph came with 43 .*which dipsvd cannot replace"):
+    with pytest.raises(PassRefused, match=r"block\.00\.\w+: its graph came with 43 .*which dipsvd cannot replace"):
         foldrank.compress(shared / "fixtures/tiny/llama/checkpoint", tmp_path / "small", dense=dense.path,
                           methods=["shortgpt:keep=0.8", "dipsvd:keep=0.8"])
     assert not (tmp_path / "small").exists()
