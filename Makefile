@@ -6,11 +6,12 @@ READY := $(VENV)/.ready
 CHECK := $(VENV)/check
 
 OPTIMUM := .venv-optimum
+CONSUMERS := .venv-consumers
 # Test files run side by side on so many processes, each with one thread (tests/conftest.py): in the order they lie in,
 # so that whole ways come early and the last files to run are short ones.
 JOBS ?= 2
 
-.PHONY: demo test lint types clean optimum-env
+.PHONY: demo test lint types clean optimum-env consumers
 
 demo: $(READY)
 	$(BIN)/foldrank compress examples/specs-5m --method slm:keep=0.75 --method dipsvd:keep=0.8 -o build/demo --force
@@ -42,6 +43,20 @@ $(OPTIMUM)/.ready: $(READY)
 	HF_HUB_OFFLINE=1 $(OPTIMUM)/bin/python -c 'import optimum.exporters.onnx, optimum.onnxruntime'
 	touch $@
 
+# Who loads a bundle besides us, each at the version that was tried, in an environment of its own: lm-eval and OpenVINO,
+# and in Node (skipped without) onnxruntime-node and transformers.js. optimum's is found where `make optimum-env` made it.
+consumers: $(CONSUMERS)/.ready
+	$(CONSUMERS)/bin/python -m pytest tests/consumers -ra
+
+$(CONSUMERS)/.ready: setup.cfg constraints.txt
+	test -x $(CONSUMERS)/bin/python || $(PYTHON) -m venv $(CONSUMERS)
+	$(CONSUMERS)/bin/pip install -q --upgrade pip
+	$(CONSUMERS)/bin/pip install -q -c constraints.txt 'torch==2.13.0'
+	$(CONSUMERS)/bin/pip install -q -c constraints.txt -e '.[torch,report,cpu,dev]' lm-eval openvino
+	! command -v npm > /dev/null || npm install --silent --no-audit --no-fund --ignore-scripts \
+		--prefix $(CONSUMERS)/node onnxruntime-node@1.30.0 @huggingface/transformers@4.3.2
+	touch $@
+
 $(READY): setup.cfg constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --upgrade pip
@@ -50,4 +65,4 @@ $(READY): setup.cfg constraints.txt
 	touch $(READY)
 
 clean:
-	rm -rf build $(VENV) $(OPTIMUM)
+	rm -rf build $(VENV) $(OPTIMUM) $(CONSUMERS)

@@ -16,7 +16,9 @@ from foldrank import strictjson
 from foldrank.checkpoint import Checkpoint
 from foldrank.errors import ExportError
 from foldrank.export.anonymous import make_anonymous, name_axes
+from foldrank.export.left_padding import take_left_padding
 from foldrank.export.token_ids import TOKEN_IDS, token_ids
+from foldrank.licence import licence_files
 from foldrank.readable import readable
 
 _CACHE = ("past_key_values.", "present.")
@@ -24,9 +26,10 @@ _TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "
               "special_tokens_map.json", "chat_template.jinja")
 
 
-def finish_graph(folder: Path, data_sha256: str) -> None:
+def finish_graph(folder: Path, data_sha256: str, *, left_padding: bool = False) -> None:
     """Name the graph after its content, its axes as consumers know them, and write the real head size into the
-    cache's shapes; nothing tells the machine it was made on. Raises ExportError.
+    cache's shapes; nothing tells the machine it was made on. `left_padding`: teach GroupQueryAttention's graph to take
+    rows padded on the left. Raises ExportError.
 
     TensorRT keys its engine cache on the name; lm-eval and optimum read the cache's shapes.
     """
@@ -40,6 +43,8 @@ def finish_graph(folder: Path, data_sha256: str) -> None:
         if port.name.startswith(_CACHE):
             _set_head_size(port, head_size)
     name_axes(model.graph)
+    if left_padding:
+        take_left_padding(model.graph, next(entry.version for entry in model.opset_import if not entry.domain))
     make_anonymous(model)
     model.graph.ClearField("name")
     digest = hashlib.sha256(model.SerializeToString(deterministic=True) + data_sha256.encode()).hexdigest()
@@ -63,7 +68,7 @@ def _set_head_size(port: Any, head_size: int) -> None:
 
 
 def finish_files(folder: Path, checkpoint: Checkpoint, provider: str) -> None:
-    """Settings of onnxruntime-genai, config, generation config and the checkpoint's own tokenizer files."""
+    """Settings of onnxruntime-genai, config, generation config and the checkpoint's own tokenizer and licence files."""
     ids = token_ids(checkpoint)
     context = _finish_genai_config(folder / "genai_config.json", provider, ids)
     with readable(checkpoint) as source:
@@ -72,6 +77,8 @@ def finish_files(folder: Path, checkpoint: Checkpoint, provider: str) -> None:
     for name in _TOKENIZER:
         if (checkpoint.path / name).is_file():
             shutil.copyfile(checkpoint.path / name, folder / name)
+    for path in licence_files(checkpoint.path):
+        shutil.copyfile(path, folder / path.name)
     if (checkpoint.path / "tokenizer_config.json").is_file():
         _copy_tokenizer_config(checkpoint.path / "tokenizer_config.json", folder, context)
 

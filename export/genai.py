@@ -13,6 +13,7 @@ from foldrank.digests import sha256_file
 from foldrank.errors import NotWritable
 from foldrank.export.builder import build, check_architecture
 from foldrank.export.finish import finish_files, finish_graph
+from foldrank.export.needed import check_transformers
 from foldrank.facts import context_length
 from foldrank.progress import SILENT, Progress
 from foldrank.readable import readable
@@ -32,6 +33,7 @@ def export(
         raise NotWritable(f"provider {provider}", "the genai exporter writes graphs for cpu and cuda only",
                           "--exporter transformers")
     check_architecture(checkpoint.architecture)
+    check_transformers("genai")
     with readable(checkpoint) as source:
         build(
             source, folder, precision=dtype, execution_provider=_builder_provider(dtype, provider),
@@ -41,7 +43,7 @@ def export(
     correct_scale(folder / "model.onnx", checkpoint)
     data = folder / _DATA
     entry = FileEntry(sha256_file(data), data.stat().st_size)
-    finish_graph(folder, entry.sha256)
+    finish_graph(folder, entry.sha256, left_padding=provider == "cpu")  # on a GPU its cost was not measured
     finish_files(folder, checkpoint, "cuda" if dtype == "bf16" else provider)
     return {_DATA: entry}
 

@@ -20,6 +20,7 @@ from foldrank.digests import sha256_file
 from foldrank.errors import ExportError
 from foldrank.export.child import run_child
 from foldrank.export.finish import finish_files, finish_graph
+from foldrank.export.needed import check_transformers
 from foldrank.export.older import older_checkpoint
 from foldrank.export.ports import Ports, common_ports
 from foldrank.export.settings import genai_settings
@@ -43,9 +44,9 @@ def by_transformers(
     Raises ExportError.
     """
     check_dtype(dtype)
-    if lacking := missing(("torch", "transformers.exporters", "onnxscript")):
-        raise ExportError("exporter transformers", f"{lacking[0]} is not installed",
-                          "pip install 'transformers>=5.23' torch onnxscript")
+    if lacking := missing(("torch", "onnxscript")):
+        raise ExportError("exporter transformers", f"{lacking[0]} is not installed", "pip install 'foldrank[torch]'")
+    check_transformers("transformers")
     with readable(checkpoint) as source:
         command = [sys.executable, "-m", "foldrank.export.trace", str(source), str(folder / MODEL), dtype]
         command += ["trust"] if trust_remote_code else []

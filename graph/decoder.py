@@ -134,9 +134,9 @@ def _tied(graph: ir.Graph) -> bool:
 
 
 def _root(value: ir.Value | None) -> ir.Value | None:
-    """The value behind a Transpose, Cast or Reshape."""
+    """The value behind a Transpose, Cast or Reshape, and tokens before they were rolled."""
     producer = value.producer() if value is not None else None
-    moved = producer is not None and producer.op_type in ("Transpose", "Cast", "Reshape")
+    moved = producer is not None and producer.op_type in ("Transpose", "Cast", "Reshape", "GatherElements")
     return producer.inputs[0] if producer is not None and moved else value
 
 

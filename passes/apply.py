@@ -83,6 +83,7 @@ def apply_plan(
             manifest = seal(
                 stage, command=command, seed=seed, source=dense.source, exporter=dense.exporter,
                 exporter_reason=dense.exporter_reason, export_proof=dense.export_proof, notes=dense.notes,
+                padding=dense.padding,
                 dtype=dense.dtype, versions=versions(), known=known,
             )
     return Bundle(Path(out).absolute(), manifest)

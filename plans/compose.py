@@ -19,7 +19,8 @@ from foldrank import context
 from foldrank.digests import WeightDigest, in_threads, sha256_array
 from foldrank.edits import Edit, FoldBlocks, LowRank, ReplaceWeight
 from foldrank.errors import SourceError
-from foldrank.facts import context_length
+from foldrank.facts import context_length, vocabulary
+from foldrank.opening import PLAIN, Opening
 from foldrank.plandocument import Calibration, Keep, PlanDocument, Source, Step
 from foldrank.planfile import Plan
 from foldrank.plans.depth.similarity import debiased_cka
@@ -44,6 +45,9 @@ WINDOW = 512
 CALIBRATION_TOKENS = 24_576
 """Default calibration: 48 windows."""
 
+LEAST_TOKENS = 16
+"""Fewer are no calibration."""
+
 CKA_TOKENS = 512
 """Tokens the similarity map is taken over."""
 
@@ -56,14 +60,17 @@ class Run:
 
 def make_plan(
     checkpoint: Checkpoint, methods: Sequence[str], *, calibration: Path | None = None,
-    calibration_tokens: int | None = None, seed: int = 0, device: str = "cpu", progress: Progress = SILENT,
+    calibration_tokens: int | None = None, windows: Windows | None = None, seed: int = 0, device: str = "cpu",
+    progress: Progress = SILENT,
 ) -> Plan:
-    """Plan a checkpoint. Raises ValueError on wrong use, SourceError on a text or checkpoint that cannot serve."""
+    """Plan a checkpoint. `windows`: the calibration, where it is cut already. Raises ValueError on wrong use,
+    SourceError on a text or checkpoint that cannot serve."""
     requests = parse_all(methods)
+    windows = windows or calibration_windows(checkpoint, calibration, calibration_tokens, seed)
     decoder = load_decoder(checkpoint, device=device)
-    windows = usable(decoder, calibration_windows(checkpoint, calibration, calibration_tokens, seed))
+    windows = usable(decoder, windows)
     with open_shelf(*_inputs(checkpoint, windows, seed, device)) as shelf:
-        runs = run_all(decoder, requests, windows.ids, seed, progress, shelf)
+        runs = run_all(decoder, requests, windows.ids, seed, progress, shelf, opening=windows.opening)
     return plan_of(checkpoint, decoder, windows, runs)
 
 
@@ -105,32 +112,42 @@ def parse_all(methods: Sequence[str]) -> tuple[Request, ...]:
     return requests
 
 
-def calibration_windows(checkpoint: Checkpoint, path: Path | None, tokens: int | None, seed: int) -> Windows:
+def calibration_windows(
+    checkpoint: Checkpoint, path: Path | None, tokens: int | None, seed: int, *, bos: str = "auto"
+) -> Windows:
     """The calibration windows: at most `tokens` tokens, drawn over the whole text. Raises SourceError, ValueError."""
     asked = CALIBRATION_TOKENS if tokens is None else tokens
-    if asked < 16:
-        raise ValueError(f"calibration tokens: {asked} are too few; give 16 or more")
+    if asked < LEAST_TOKENS:
+        raise ValueError(f"calibration tokens: {asked} are too few; give {LEAST_TOKENS} or more")
     context = context_length(checkpoint.config) or WINDOW
     window = min(WINDOW, context, asked)
     tokenizer = load_tokenizer(checkpoint.path)
     return cut_windows(
-        read_text(path, "calibration"), tokenizer, window=window, windows=asked // window, seed=seed
+        read_text(path, "calibration"), tokenizer, window=window, windows=asked // window, seed=seed, bos=bos,
+        rows=vocabulary(checkpoint.config), remedy=_remedy,
     )
+
+
+def _remedy(tokens: int) -> str:
+    """Against a calibration text of so many tokens."""
+    longer = "give a longer one with --calibration"
+    return longer if tokens < LEAST_TOKENS else f"{longer}, or --calibration-tokens {tokens}"
 
 
 def usable(decoder: Decoder, windows: Windows) -> Windows:
     """The same tokens in windows that the model can use: shorter ones where it was trained on shorter ones."""
-    return replace(windows, ids=context.usable(windows.ids, partial(position_losses, decoder)))
+    ids = context.usable(windows.ids, partial(position_losses, decoder), opening=windows.opening)
+    return replace(windows, ids=ids)
 
 
 def run_all(
     decoder: Decoder, requests: Sequence[Request], ids_NT: np.ndarray, seed: int, progress: Progress = SILENT,
-    shelf: Shelf | None = None, *, made: Sequence[Run] = (),
+    shelf: Shelf | None = None, *, made: Sequence[Run] = (), opening: Opening = PLAIN,
 ) -> tuple[Run, ...]:
     """Run methods in order, each on the model as left by the ones before, with a part of the shelf for each. `made`:
-    runs of the first of them, from an earlier call."""
+    runs of the first of them, from an earlier call. `opening`: what each window starts with."""
     shelf = shelf or MemoryShelf()
-    task = Task(decoder, ids_NT, seed, source=decoder, progress=progress)
+    task = Task(decoder, ids_NT, seed, source=decoder, progress=progress, opening=opening)
     runs = []
     for number, request in enumerate(requests):
         shelf = shelf.under(f"{request.method.name} {json.dumps(request.values, sort_keys=True)}")
@@ -149,7 +166,7 @@ def _inputs(checkpoint: Checkpoint, windows: Windows, seed: int, device: str) ->
     """All that a plan's findings follow from, besides the methods' settings."""
     return (
         code_version(), torch.__version__, checkpoint.config_sha256, *map(sha256_of, checkpoint.weight_files),
-        sha256_array(windows.ids), str(windows.ids.shape), str(seed), device,
+        sha256_array(windows.ids), str(windows.ids.shape), str(windows.opening), str(seed), device,
     )
 
 
@@ -180,7 +197,7 @@ def _calibration(windows: Windows) -> Calibration:
     count, window = windows.ids.shape
     return Calibration(
         name=windows.text.name, sha256=windows.text.sha256, windows=count, window=window, tokens=count * window,
-        seed=windows.seed,
+        seed=windows.seed, bos=windows.opening.bos,
     )
 
 

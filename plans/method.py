@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from foldrank.edits import Edit, FoldBlocks
+from foldrank.opening import PLAIN, Opening
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.shelf import MemoryShelf, Shelf
 from foldrank.progress import SILENT, Progress
@@ -23,7 +24,7 @@ class Task:
     """What a method is given: the model as the methods before left it, token ids [N, T], the fold of each block
     and the factors A, B of each pair so far.
 
-    `shelf` is for findings that an interrupted plan need not make again.
+    `shelf` is for findings that an interrupted plan need not make again. `opening`: what each window starts with.
     """
 
     decoder: Decoder
@@ -34,6 +35,7 @@ class Task:
     pairs: Mapping[Site, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     progress: Progress = SILENT
     shelf: Shelf = field(default_factory=MemoryShelf)
+    opening: Opening = PLAIN
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,16 @@ class Result:
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
 
 
+def _nothing(_settings: Any) -> None:
+    """Nothing is needed beyond what is imported already."""
+
+
 @dataclass(frozen=True)
 class Method:
     """One row of the table of methods. `settings` is a pydantic dataclass; `run(task, settings)` does the work.
 
-    `folds`: it may fold blocks, so it comes first; `quantizes`: it stores what is there in few bits, so it comes last.
+    `ready` raises ProviderUnavailable where what these settings need is not installed. `folds`: it may fold blocks, so
+    it comes first; `quantizes`: it stores what is there in few bits, so it comes last.
     """
 
     name: str
@@ -60,6 +67,7 @@ class Method:
     run: Callable[[Task, Any], Result]
     folds: bool
     quantizes: bool = False
+    ready: Callable[[Any], None] = _nothing
 
     @property
     def turn(self) -> int:

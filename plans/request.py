@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from foldrank import strictjson
+from foldrank.errors import ProviderUnavailable
 from foldrank.plans import METHODS
 from foldrank.plans.method import Method
 
@@ -27,7 +28,8 @@ class Request:
 
 
 def parse(text: str) -> Request:
-    """Read one request. Raises ValueError: unknown method, unknown, repeated or missing key, value out of range."""
+    """Read one request. Raises ValueError: unknown method, unknown, repeated or missing key, value out of range;
+    ProviderUnavailable where what it needs is not installed."""
     name, colon, rest = text.partition(":")
     method = find(name)
     values = _pairs(text, rest) if colon else {}
@@ -35,9 +37,11 @@ def parse(text: str) -> Request:
     if unknown := [key for key in values if key not in known]:
         raise ValueError(f"method {name}: unknown setting {', '.join(unknown)}; known are {', '.join(known)}")
     try:
-        return Request(method, TypeAdapter(method.settings).validate_python(values))
+        settings = TypeAdapter(method.settings).validate_python(values)
     except ValidationError as error:
         raise ValueError(f"method {text}: {strictjson.reasons(error)}") from None
+    method.ready(settings)
+    return Request(method, settings)
 
 
 def aligned(text: str, multiple: int) -> str:
@@ -51,11 +55,17 @@ def aligned(text: str, multiple: int) -> str:
 
 
 def find(name: str) -> Method:
-    """The method of this name. Raises ValueError with the known names."""
+    """The method of this name. Raises ValueError with the known names, ProviderUnavailable where its library lacks."""
     if name not in METHODS:
         raise ValueError(f"unknown method {name!r}; known are {', '.join(sorted(METHODS))}")
     module, _, attribute = METHODS[name].partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        if (error.name or "foldrank").partition(".")[0] == "foldrank":
+            raise
+        way_out = "pip install 'foldrank[torch]'"
+        raise ProviderUnavailable(f"method {name}", f"{error.name} is not installed", way_out) from None
 
 
 def _pairs(text: str, rest: str) -> dict[str, str]:

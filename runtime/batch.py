@@ -10,16 +10,14 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
+from foldrank.graph.padding import Side
 from foldrank.runtime.decoding import OrtDecoder, Tokens
 from foldrank.runtime.generate import Generated, Sampling, Tokenizer, Told, check_prompts, choose
 from foldrank.runtime.providers import Provider
 from foldrank.runtime.session import Session
-
-Side = Literal["left", "right"]
 
 
 @dataclass
@@ -48,7 +46,7 @@ def with_onnxruntime(
     is handed each new piece of a lone prompt's text. The logits of a whole prompt are in memory at once: B x T x V
     numbers. Raises SourceError, and as OrtDecoder.open.
     """
-    ids = [tokenizer.encode(prompt) if prompt else [] for prompt in prompts]
+    ids = [tokenizer.encode(prompt) for prompt in prompts]
     check_prompts(folder, [len(row) for row in ids], context)
     decoder = OrtDecoder.open(folder, provider, threads=threads)
     heard = _nobody if told is None or len(prompts) > 1 else _telling(told, tokenizer, ends)
@@ -101,11 +99,10 @@ def continued(
 
 
 def padding_side(session: Session) -> Side | None:
-    """Where a graph lets short rows be padded; None: nowhere.
+    """Where short rows are best padded; None: nowhere for sure (`graph.padding` tells every side).
 
-    GroupQueryAttention counts the ones of a row's mask and takes them to stand first, so that the next token is written
-    over the padding (ONNX Runtime's ContribOperators.md, `seqlens_k`). Other graphs are told positions, and padding on
-    the left keeps a row's cache in one piece, as sliding windows want it. A graph without positions numbers by place.
+    On the right for GroupQueryAttention: it is all that older bundles take. Other graphs are told positions, and
+    padding on the left keeps a row's cache in one piece, as sliding windows want it.
     """
     if "attention_mask" not in session.inputs:
         return None

@@ -34,12 +34,12 @@ class GenaiDecoder:
     mask as long as the cache, which GroupQueryAttention refuses. So it is off unless asked for.
     """
 
-    def __init__(self, model: Any, library: Any, capacity: int, *, view: Path) -> None:
+    def __init__(self, model: Any, library: Any, capacity: int, *, folder: Path, view: Path) -> None:
         """Use `open`. `capacity`: positions of the cache, prompt and continuation together. `view`: the folder that the
         library loaded and reads the tokenizer from; it goes when this object does."""
         self._gone = weakref.finalize(self, shutil.rmtree, view, ignore_errors=True)
         self.model, self.capacity = model, capacity
-        self._library = library
+        self._library, self._folder = library, folder
         self._generator: Any = None
         self._fresh = 0
 
@@ -56,7 +56,7 @@ class GenaiDecoder:
         view = _view(folder, ours)
         try:
             config = _config(library, view, provider, threads or default_threads(), spinning)
-            return cls(library.Model(config), library, capacity, view=view)
+            return cls(library.Model(config), library, capacity, folder=folder, view=view)
         except (RuntimeError, OSError) as error:
             shutil.rmtree(view, ignore_errors=True)
             reason = " ".join(str(error).split())[:400]
@@ -72,10 +72,19 @@ class GenaiDecoder:
         ours["model"].get("decoder", {}).get("session_options", {}).pop("intra_op_num_threads", None)
         view = _view(folder, ours)
         try:
-            return cls(library.Model(str(view)), library, capacity=1, view=view)
+            return cls(library.Model(str(view)), library, capacity=1, folder=folder, view=view)
         except (RuntimeError, OSError) as error:
             shutil.rmtree(view, ignore_errors=True)
             raise SourceError(folder, f"onnxruntime-genai cannot load it: {error}", "export again") from None
+
+    def tokenizer(self) -> Any:
+        """The library's own reading of tokenizer.json. Raises SourceError where it knows no such tokenizer."""
+        try:
+            return self._library.Tokenizer(self.model)
+        except RuntimeError as error:
+            what = f"onnxruntime-genai cannot read its tokenizer: {' '.join(str(error).split())[:400]}"
+            raise SourceError(self._folder, what, "save the tokenizer as transformers writes it, and export again"
+                              ) from None
 
     def prepare(self, rows: int) -> None:
         """Make the generator: about 12 ms in version 0.18 whatever the model, so the benchmark counts it apart."""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from foldrank.errors import SourceError
 from foldrank.runtime.genai import GenaiDecoder
 from foldrank.runtime.providers import Provider, load_genai
+from foldrank.token_rows import check_rows
 
 
 @dataclass(frozen=True)
@@ -61,33 +62,35 @@ Told = Callable[[str], None]
 
 def with_genai(
     folder: Path, prompt: str, provider: Provider, *, tokens: int, sampling: Sampling, context: int,
-    threads: int | None, told: Told | None = None,
+    threads: int | None, told: Told | None = None, ids: Sequence[int] | None = None, rows: int | None = None,
 ) -> Generated:
     """At most `tokens` new tokens, fewer at end of text or context; `told` is handed each new piece of text.
 
-    Raises as GenaiDecoder.open, and SourceError.
+    `ids`: the prompt's tokens, None: as the library's own tokenizer encodes it, which leaves out the beginning-of-text
+    token of some. `rows` of the embedding table. Raises as GenaiDecoder.open, and SourceError.
     """
     library = load_genai()
     decoder = GenaiDecoder.open(folder, provider, capacity=context, threads=threads)
-    model, tokenizer = decoder.model, library.Tokenizer(decoder.model)
-    ids = np.asarray(tokenizer.encode(prompt), dtype=np.int32)
-    check_prompts(folder, [len(ids)], context)
+    model, tokenizer = decoder.model, decoder.tokenizer()
+    given = np.asarray(tokenizer.encode(prompt) if ids is None else ids, dtype=np.int32)
+    check_rows(given, rows, "the prompt", lambda token: str(tokenizer.decode(np.asarray([token], np.int32))))
+    check_prompts(folder, [len(given)], context)
     parameters = library.GeneratorParams(model)
-    options: dict[str, Any] = {"max_length": min(len(ids) + tokens, context), "do_sample": not sampling.greedy}
+    options: dict[str, Any] = {"max_length": min(len(given) + tokens, context), "do_sample": not sampling.greedy}
     if not sampling.greedy:
         options |= {"temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p,
                     "random_seed": sampling.seed}
     parameters.set_search_options(**options)
     generator, stream = library.Generator(model, parameters), tokenizer.create_stream()
     started = time.perf_counter()
-    generator.append_tokens(ids)
+    generator.append_tokens(given)
     new: list[int] = []
     while not generator.is_done():
         generator.generate_next_token()
         new.append(int(generator.get_next_tokens()[0]))
         if told is not None:
             told(stream.decode(new[-1]))
-    return Generated(len(ids), new, tokenizer.decode(np.asarray(new, np.int32)), time.perf_counter() - started,
+    return Generated(len(given), new, tokenizer.decode(np.asarray(new, np.int32)), time.perf_counter() - started,
                      "onnxruntime-genai")
 
 

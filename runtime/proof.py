@@ -6,14 +6,16 @@ batch. Quality plays no part here. Axes: B rows, T tokens, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from foldrank.graph.padding import Side
 from foldrank.progress import SILENT, Progress, track
+from foldrank.runtime.batch import padded
 from foldrank.runtime.compare import Array, Comparison
 from foldrank.runtime.decoding import OrtDecoder
 from foldrank.tolerances import GRAPH_PROOF_FP32, GRAPH_PROOF_KL_NATS
@@ -22,6 +24,7 @@ Tokens = NDArray[np.int64]
 Reference = Callable[[Tokens], Array]
 """Logits [B, T, V] of token ids [B, T], float32 or float64."""
 
+_NAMES: dict[Side, str] = {"right": "padded", "left": "padded_left"}
 _DECODED = 48
 _LOGITS_AT_ONCE = 1 << 23
 
@@ -68,21 +71,22 @@ class Criterion:
 
 def prove(
     decoder: OrtDecoder, reference: Reference, ids_NT: Tokens, *, described: str, precision: str,
-    progress: Progress = SILENT,
+    sides: Sequence[Side] = ("right",), progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """The `graph` part of validate.json for windows of token ids [N, T], T at least 8, N at least 2.
 
-    `described` names the reference, `precision` is the graph's. Logits of a few windows at a time are held. Raises
-    ValidationFailed on NaN.
+    `described` names the reference, `precision` is the graph's, `sides` are where its rows may be padded. Logits of a
+    few windows at a time are held. Raises ValidationFailed on NaN.
     """
     criterion = Criterion(precision)
     logits = _against_reference(decoder, reference, ids_NT, progress)
     checks = {
         "reference": logits,
         "cached_decode": _cached(decoder, ids_NT[:2]),
-        "padded": _padded(decoder, ids_NT[:2]),
+        **{_NAMES[side]: beside_padding(decoder, ids_NT[:2], side) for side in sides},
         "batch": _batched(decoder, ids_NT[:2]),
     }
+    padded_errors = [checks[_NAMES[side]].relative_error for side in sides]
     return {
         "reference": described,
         "positions": logits.positions,
@@ -91,7 +95,7 @@ def prove(
         "kl_nats": logits.kl_nats,
         "largest_logit": logits.largest_logit,
         "cached_decode_error": checks["cached_decode"].relative_error,
-        "padded_error": checks["padded"].relative_error,
+        "padded_error": max(padded_errors, default=None),
         "batch_error": checks["batch"].relative_error,
         "measure": "kl_nats" if criterion.coarse else "max_relative_error",
         "limit": criterion.limit,
@@ -135,22 +139,16 @@ def _cached(decoder: OrtDecoder, ids_BT: Tokens) -> Comparison:
     return found
 
 
-def _padded(decoder: OrtDecoder, ids_BT: Tokens) -> Comparison:
-    """A short row padded on the right beside a long one, against both alone: prompt, then one decoded token.
-
-    On the right, since GroupQueryAttention counts a row's ones in the mask and takes them to stand first.
-    """
-    long, short = ids_BT.shape[1] - 1, ids_BT.shape[1] // 2
-    mask_BT = np.ones((2, long), np.int64)
-    mask_BT[1, short:] = 0
-    prompt_BT = np.where(mask_BT, ids_BT[:, :long], 0)
-    next_BT = np.stack([ids_BT[0, long:], ids_BT[1, short : short + 1]])
-    prompt_BTV = decoder.prefill(prompt_BT, mask_BT)
-    step_BTV = decoder.step(next_BT)
-    found = Comparison(f"{decoder.session.model} beside padding")
-    for row, length in enumerate((long, short)):
-        found.add(decoder.prefill(prompt_BT[row : row + 1, :length]), prompt_BTV[row : row + 1, :length])
-        found.add(decoder.step(next_BT[row : row + 1]), step_BTV[row : row + 1])
+def beside_padding(decoder: OrtDecoder, ids_BT: Tokens, side: Side) -> Comparison:
+    """A short row padded on that side beside a long one, against both alone: prompt, then one decoded token."""
+    rows = [ids_BT[0, :-1], ids_BT[1, : max(1, ids_BT.shape[1] // 2)]]
+    prompt_BT, mask_BT = padded([row.tolist() for row in rows], side)
+    next_BT = ids_BT[:2, -1:]
+    prompt_BTV, step_BTV = decoder.prefill(prompt_BT, mask_BT), decoder.step(next_BT)
+    found = Comparison(f"{decoder.session.model} beside padding on the {side}")
+    for number, row in enumerate(rows):
+        found.add(decoder.prefill(row[None])[0], prompt_BTV[number][mask_BT[number] == 1])
+        found.add(decoder.step(next_BT[number : number + 1])[0], step_BTV[number])
     return found
 
 

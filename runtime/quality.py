@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 
 from foldrank.context import usable
+from foldrank.opening import PLAIN, Opening
 from foldrank.progress import SILENT, Progress, track
 from foldrank.runtime.compare import Array, check_finite, kl_divergence, log_softmax, pieces
 from foldrank.runtime.decoding import OrtDecoder
 from foldrank.runtime.proof import Tokens, rows_at_once
 
-_PROMPTS, _PROMPT, _CONTINUED = 8, 32, 64
+_PROMPTS, _PROMPT, _CONTINUED, _SAMPLES = 8, 32, 64, 3
 
 
 @dataclass
@@ -57,13 +58,16 @@ class Quality:
         }
 
 
-def measure(dense: OrtDecoder, small: OrtDecoder, ids_NT: Tokens, progress: Progress = SILENT) -> dict[str, Any]:
+def measure(
+    dense: OrtDecoder, small: OrtDecoder, ids_NT: Tokens, progress: Progress = SILENT, *, opening: Opening = PLAIN
+) -> dict[str, Any]:
     """The `quality` part of validate.json for windows of token ids [N, T]. Raises ValidationFailed on NaN.
 
-    Windows longer than the dense model can use are cut: `window` in the result says to what.
+    Windows longer than the dense model can use are cut: `window` in the result says to what. `opening`: what each
+    window starts with; it is never predicted.
     """
     found = Quality()
-    ids_NT = usable(ids_NT, partial(position_losses, dense))
+    ids_NT = usable(ids_NT, partial(position_losses, dense), opening=opening)
     window = ids_NT.shape[1]
     rows = rows_at_once(2 * window, dense.prefill(ids_NT[:1, :1]).shape[-1])
     starts = range(0, len(ids_NT), rows)
@@ -89,11 +93,12 @@ def greedy_prefix(dense: OrtDecoder, small: OrtDecoder, ids_NT: Tokens, progress
     prompt = max(1, min(_PROMPT, ids_NT.shape[1] // 2))
     continued = min(_CONTINUED, ids_NT.shape[1] - prompt)
     prompts = list(ids_NT[:_PROMPTS, None, :prompt])
-    lengths = [
-        common_prefix(dense.generate(p, continued)[0], small.generate(p, continued)[0])
-        for p in track(prompts, "greedy prefix", len(prompts), progress)
-    ]
+    written = [(dense.generate(p, continued)[0], small.generate(p, continued)[0])
+               for p in track(prompts, "greedy prefix", len(prompts), progress)]
+    lengths = [common_prefix(*both) for both in written]
     return {
+        "greedy_samples": [{"prompt": p[0].tolist(), "dense": first.tolist(), "bundle": second.tolist()}
+                           for p, (first, second) in zip(prompts[:_SAMPLES], written, strict=False)],
         "greedy_prefix_tokens": sum(lengths) / len(lengths),
         "greedy_prefixes": lengths,
         "greedy_prompt_tokens": prompt,

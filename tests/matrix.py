@@ -23,7 +23,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import numpy as np
 import onnxruntime.capi.onnxruntime_pybind11_state as ort_errors
-from consumers import genai_tokens, optimum_python, optimum_tokens, own_tokens
+from continued import genai_tokens, optimum_python, optimum_tokens, own_tokens
 from exports import EXPORTERS, exported
 from running import Graph
 from tiny_families import TINY, save

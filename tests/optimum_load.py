@@ -1,6 +1,8 @@
 """Program for an interpreter that has optimum-onnx: load bundles with ORTModelForCausalLM, print their greedy tokens.
 
-    python tests/optimum_load.py PROMPT_IDS(JSON) COUNT BUNDLE…    ->    one JSON object: bundle -> tokens, or its error
+    python tests/optimum_load.py PROMPTS(JSON) COUNT BUNDLE…    ->    JSON: bundle -> tokens of each, or its error
+
+Prompts go in one batch, short ones padded on the left, as generate() wants them.
 
 Knows nothing of foldrank.
 """
@@ -18,13 +20,15 @@ from optimum.onnxruntime import ORTModelForCausalLM
 _FAULTS = (ValueError, RuntimeError, OSError, KeyError, TypeError, AttributeError, Fail, InvalidArgument, NoKernel)
 
 
-def tokens(folder: str, prompt: list[int], count: int) -> list[int]:
-    """The tokens that follow the prompt, each the likeliest, the cache in use."""
+def tokens(folder: str, prompts: list[list[int]], count: int) -> list[list[int]]:
+    """The tokens that follow each prompt, each the likeliest, the cache in use."""
     model = ORTModelForCausalLM.from_pretrained(folder, use_cache=True, local_files_only=True)
-    ids = torch.tensor([prompt])
-    found = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, min_new_tokens=count,
-                           do_sample=False, num_beams=1, pad_token_id=0)
-    return found[0, len(prompt):].tolist()
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
+    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    found = model.generate(ids, attention_mask=mask, max_new_tokens=count, min_new_tokens=count, do_sample=False,
+                           num_beams=1, pad_token_id=0)
+    return found[:, longest:].tolist()
 
 
 def main() -> None:

@@ -47,18 +47,25 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Bounds:
-    """Where windows may lie: from `lowest` to `highest`, over no protected block."""
+    """Where windows may lie: from `lowest` to `highest`, over no protected block, and not from below one of `breaks` to
+    it: there another kind of block begins."""
 
     lowest: int
     highest: int
     protected: frozenset[int] = frozenset()
+    breaks: frozenset[int] = frozenset()
 
     @property
     def runs(self) -> tuple[tuple[int, ...], ...]:
         """The longest runs of neighbours that may merge, topmost first; blocks that stay alone are left out."""
         runs: list[tuple[int, ...]] = [()]
         for block in range(self.lowest, self.highest + 1):
-            runs = [*runs, ()] if block in self.protected else [*runs[:-1], (*runs[-1], block)]
+            if block in self.protected:
+                runs.append(())
+            elif block in self.breaks:
+                runs.append((block,))
+            else:
+                runs[-1] = (*runs[-1], block)
         return tuple(run for run in reversed(runs) if len(run) > 1)
 
 

@@ -26,7 +26,7 @@ import numpy as np
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings_dataclass
 
-from foldrank.context import cut_to
+from foldrank.opening import PLAIN, Opening
 from foldrank.plans.method import Method, Result, Task
 from foldrank.plans.solver.costs import Costs, CostTable, Latencies, Numbers, total
 from foldrank.plans.solver.fisher import Curves, fisher_moments, output_roots, predicted_losses
@@ -107,7 +107,7 @@ def run(task: Task, settings: Settings) -> Result:
     budget = budget_of(task, settings, layout, shapes)
     if total(layout, shapes, budget.costs) <= budget.limit:
         return Result(decoder, edits=(), kept=1.0)
-    found, state = _best(task, settings, budget, layout, shapes, split(shortened(task.ids)))
+    found, state = _best(task, settings, budget, layout, shapes, split(shortened(task.ids, task.opening), task.opening))
     whole = Original.of(decoder, task.ids, found.original.roots, settings.sites)
     final = replace(found, original=whole).build(state.layout)
     kept = numbers_stored(final.layout, shapes) / numbers_stored(layout, shapes)
@@ -117,17 +117,17 @@ def run(task: Task, settings: Settings) -> Result:
 METHOD = Method("auto", Settings, run, folds=True)
 
 
-def shortened(ids_NT: np.ndarray) -> np.ndarray:
+def shortened(ids_NT: np.ndarray, opening: Opening = PLAIN) -> np.ndarray:
     """The same tokens in windows of at most SEARCH_WINDOW."""
     parts = -(-ids_NT.shape[1] // SEARCH_WINDOW)
-    return cut_to(ids_NT, ids_NT.shape[1] // parts)
+    return opening.cut_to(ids_NT, ids_NT.shape[1] // parts)
 
 
-def split(ids_NT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def split(ids_NT: np.ndarray, opening: Opening = PLAIN) -> tuple[np.ndarray, np.ndarray]:
     """(measuring, fitting) windows: every fourth, and the others; where there is only one, its two halves."""
     if len(ids_NT) == 1:
-        half = ids_NT.shape[1] // 2
-        return ids_NT[:, half : 2 * half], ids_NT[:, :half]
+        halves = opening.cut_to(ids_NT, ids_NT.shape[1] // 2)
+        return halves[1:2], halves[:1]
     chosen = np.arange(len(ids_NT)) % 4 == 1
     return ids_NT[chosen], ids_NT[~chosen]
 
@@ -195,7 +195,7 @@ def _best(
 
 def _terms(task: Task, settings: Settings, budget: Budget, shapes: Shapes, curves: Curves) -> Terms:
     decoder = task.decoder
-    kinds = {block.number: (block.kind, type(block.module), block.shapes) for block in decoder.blocks}
+    kinds = {block.number: block.likeness for block in decoder.blocks}
 
     def alike(low: int, high: int) -> bool:
         held = [kinds[number] for number in range(low, high + 1)] if settings.fold and not task.folds else []

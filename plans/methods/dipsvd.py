@@ -71,8 +71,6 @@ def run(task: Task, settings: Settings) -> Result:
     """Factor the model. Raises ValueError where the budget is below the smallest ranks."""
     if settings.keep == 1:
         return Result(task.decoder, edits=(), kept=1.0)
-    if settings.ratios == "bayesian":
-        bayesian.check_installed()
     parts = decompose(task, by_input(settings.metric), settings.packed)
     ranks = choose_ranks(task, settings, parts)
     pairs = parts.pairs(ranks)
@@ -81,7 +79,13 @@ def run(task: Task, settings: Settings) -> Result:
     return described(factored(task, pairs), parts.candidates, ranks, "dipsvd")
 
 
-METHOD = Method("dipsvd", Settings, run, folds=False)
+def ready(settings: Settings) -> None:
+    """Raises ProviderUnavailable where the search for ratios could not run."""
+    if settings.ratios == "bayesian" and settings.keep != 1:
+        bayesian.check_installed()
+
+
+METHOD = Method("dipsvd", Settings, run, folds=False, ready=ready)
 
 
 def choose_ranks(task: Task, settings: Settings, parts: Decomposed) -> Ranks:

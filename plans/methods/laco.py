@@ -43,7 +43,7 @@ def fixed_windows(similarity: Similarity, bounds: Bounds, *, threshold: float, w
 
 
 def run(task: Task, settings: Settings) -> Result:
-    """Collapse windows. Raises ValueError where the budget is out of reach, SourceError on unlike kinds."""
+    """Collapse windows. Raises as `slm.run`."""
     as_slm = slm.Settings(rule="rdsc", **{f.name: getattr(settings, f.name) for f in fields(slm.Merging)})
     return slm.merged(task, as_slm, partial(fixed_windows, window=settings.window), "laco")
 

@@ -14,9 +14,10 @@ candidate are always the original's, so a candidate runs only the merged block a
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import numpy as np
@@ -139,7 +140,8 @@ def _compared(decoder: Decoder, hidden_NTC: Tensor, settings: Settings) -> Tenso
 
 
 def run(task: Task, settings: Settings) -> Result:
-    """Choose windows and fold them. Raises ValueError where the budget is out of reach, SourceError on unlike kinds."""
+    """Choose windows and fold them. Raises ValueError where the budget is out of reach, SourceError where no two
+    neighbours are of one kind."""
     return merged(task, settings, merge_windows, "slm")
 
 
@@ -147,13 +149,12 @@ def merged(task: Task, settings: Settings, loop: Loop, name: str) -> Result:
     """Choose windows by a loop and fold them. Raises as `run`."""
     decoder = task.decoder
     count = len(decoder.blocks)
-    bounds = settings.bounds(count)
+    bounds = replace(settings.bounds(count), breaks=_breaks(decoder.blocks))
     target = _target(settings, count)
     if target is not None and target >= count:
         outcome, threshold = Outcome((), ()), 1.0
     else:
-        for neighbours in bounds.runs:
-            _check_alike(name, [decoder.blocks[number] for number in neighbours])
+        _check_runs(bounds, decoder.blocks, name)
         _check_reachable(settings, bounds, count, target, name)
         ids = task.ids[: settings.windows, : settings.tokens]
         cache = PrefixCache.of(decoder, ids, settings)
@@ -187,6 +188,7 @@ def _check_reachable(settings: Settings, bounds: Bounds, count: int, target: int
     fewest = count - sum(len(run) - 1 for run in bounds.runs)
     if target is not None and target < fewest:
         named = f", protect={settings.protect}" if settings.protect else ""
+        named += " and merging within one kind of block alone" if bounds.breaks else ""
         raise ValueError(
             f"{name}: {target} of {count} blocks cannot be reached with protect_first={settings.protect_first}, "
             f"protect_last={settings.protect_last}{named}: {fewest} is the fewest"
@@ -213,15 +215,21 @@ def _told(cache: PrefixCache, task: Task, name: str) -> Memo:
     return Memo(measure)
 
 
-def _check_alike(name: str, blocks: Sequence[Block]) -> None:
-    for block in blocks[1:]:
-        first = blocks[0]
-        if block.kind != first.kind or type(block.module) is not type(first.module) or block.shapes != first.shapes:
-            raise SourceError(
-                f"block.{block.number:02d}",
-                f"is of another kind ({block.kind}) than block.{first.number:02d} ({first.kind})",
-                f"{name} merges blocks of one kind only; use a method that keeps blocks apart, such as dipsvd",
-            )
+def _breaks(blocks: Sequence[Block]) -> frozenset[int]:
+    """Blocks of another kind than their lower neighbour: merged with it, one of both would be computed as the other."""
+    return frozenset(b.number for a, b in itertools.pairwise(blocks) if a.likeness != b.likeness)
+
+
+def _check_runs(bounds: Bounds, blocks: Sequence[Block], name: str) -> None:
+    """Kinds that change from each block to the next leave nothing to merge."""
+    if not bounds.runs and (regardless := replace(bounds, breaks=frozenset()).runs):
+        low, high = (blocks[number] for number in regardless[-1][:2])
+        raise SourceError(
+            f"block.{high.number:02d}",
+            f"is of another kind ({high.kind}) than block.{low.number:02d} ({low.kind}), and so on: no two neighbours "
+            "are alike",
+            f"{name} merges neighbours of one kind only; use a method that keeps blocks apart, such as dipsvd",
+        )
 
 
 def _predicted(outcome: Outcome, threshold: float, name: str) -> dict[str, float | int]:

@@ -30,6 +30,11 @@ class Block:
     family: Family
 
     @property
+    def likeness(self) -> tuple[object, ...]:
+        """Only blocks of equal likeness can become one: kind, module and shapes."""
+        return self.kind, type(self.module), self.shapes
+
+    @property
     def roles(self) -> tuple[str, ...]:
         """The roles it has, in the order of `ROLES`; a family without a gate has no `gate`."""
         return self.family.roles

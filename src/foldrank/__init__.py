@@ -11,7 +11,8 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_VERBS = ("apply", "bench", "compress", "diff", "doctor", "inspect", "plan", "report", "run", "selftest", "validate")
+_VERBS = ("apply", "bench", "compress", "diff", "doctor", "inspect", "package", "plan", "report", "run", "selftest",
+          "validate")
 
 __all__ = [*_VERBS, "export"]
 

@@ -48,7 +48,8 @@ class WeightDigests:
 class Manifest:
     """What manifest.json holds. `files` maps relative POSIX paths; `source` names the checkpoint and its digests;
     `exporter_reason` says why the exporter is not the first choice, `export_proof` how far the dense graph was
-    proved, `notes` what else whoever uses it must know."""
+    proved, `notes` what else whoever uses it must know, `padding` on which sides its rows may be padded
+    (empty: on none; null: not known)."""
 
     command: str
     seed: int | None
@@ -62,6 +63,7 @@ class Manifest:
     exporter_reason: str | None = None
     export_proof: dict[str, str | int | float | bool | None] | None = None
     notes: list[str] | None = None
+    padding: list[Literal["left", "right"]] | None = None
     schema: Literal["foldrank.bundle/1"] = SCHEMA
 
 
@@ -141,7 +143,7 @@ def seal(
     folder: Path, *, command: str, seed: int | None, source: Mapping[str, str], exporter: str, dtype: str,
     versions: Mapping[str, str], exporter_reason: str | None = None, known: Mapping[str, FileEntry] | None = None,
     weights: tuple[Iterable[str], Mapping[str, str]] | None = None, export_proof: Mapping[str, Any] | None = None,
-    notes: Iterable[str] | None = None,
+    notes: Iterable[str] | None = None, padding: Iterable[Literal["left", "right"]] | None = None,
 ) -> Manifest:
     """Write the manifest of a staged folder, last. `known` spares digests that were taken while writing; `weights` are
     the files that weights lie in and the weights' digests by site."""
@@ -156,7 +158,7 @@ def seal(
         created=_now(), files=files,
         weights=weights and WeightDigests({name: files[name].sha256 for name in weights[0]}, dict(weights[1])),
         exporter_reason=exporter_reason, export_proof=None if export_proof is None else dict(export_proof),
-        notes=list(notes or ()) or None,
+        notes=list(notes or ()) or None, padding=None if padding is None else list(padding),
     )
     (folder / MANIFEST).write_text(_text(manifest), encoding="utf-8")
     return manifest

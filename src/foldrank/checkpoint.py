@@ -19,6 +19,7 @@ from foldrank.checkpoint_rules import config_problems, remote_code, text_config
 from foldrank.errors import SourceError
 from foldrank.hub import model_name, snapshot
 from foldrank.identify import refuse_file, refuse_other_files, refuse_others
+from foldrank.licence import stated_licence
 from foldrank.plausible import implausible
 from foldrank.pointers import refuse_pointer
 from foldrank.progress import SILENT, Progress, track
@@ -92,11 +93,12 @@ class Checkpoint:
 
     def source(self) -> dict[str, str]:
         """What a manifest says of where a bundle came from: never a place on a machine. Hashes the weights: those
-        fine-tuned from one model share its config.json."""
+        fine-tuned from one model share its config.json. With the licence that its card states."""
         weights = " ".join(sha256_of(file) for file in self.weight_files)
         return {
             "name": self.name, "config_sha256": self.config_sha256,
             "weights_sha256": hashlib.sha256(weights.encode()).hexdigest(), "architecture": self.architecture,
+            **stated_licence(self.path),
         }
 
     @property

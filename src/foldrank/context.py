@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from foldrank.opening import PLAIN, Ids, Opening
+
 WORSE = 0.25
 """Nats a token by which the second half of a window may be worse: well above a topic's drift."""
 
@@ -20,12 +22,12 @@ ROWS = 8
 SHORTEST = 64
 """Windows are not cut below this."""
 
-Ids = np.ndarray[Any, np.dtype[np.int64]]
 
-
-def usable(ids_NT: Ids, position_losses: Callable[[Ids], np.ndarray[Any, Any]]) -> Ids:
+def usable(
+    ids_NT: Ids, position_losses: Callable[[Ids], np.ndarray[Any, Any]], *, opening: Opening = PLAIN
+) -> Ids:
     """The same tokens in windows that the model can use; `position_losses` of a few windows, see `usable_window`."""
-    return cut_to(ids_NT, usable_window(position_losses(ids_NT[:ROWS])))
+    return opening.cut_to(ids_NT, usable_window(position_losses(ids_NT[:ROWS])))
 
 
 def usable_window(losses_P: np.ndarray[Any, Any]) -> int:
@@ -46,9 +48,3 @@ def _worse(second: np.ndarray[Any, Any], first: np.ndarray[Any, Any]) -> bool:
     """By more than WORSE, and by more than two standard errors of the difference."""
     error = float(np.sqrt(second.var() / len(second) + first.var() / len(first)))
     return bool(second.mean() - first.mean() > max(WORSE, 2 * error))
-
-
-def cut_to(ids_NT: Ids, window: int) -> Ids:
-    """The same tokens [N, T] in as many more windows of `window`; what is left over at the end of each is dropped."""
-    parts = ids_NT.shape[1] // window
-    return ids_NT[:, : parts * window].reshape(-1, window)

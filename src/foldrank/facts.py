@@ -28,6 +28,11 @@ def width(config: Any) -> int | None:
     return _first(config, _WIDTH)
 
 
+def vocabulary(config: Any) -> int | None:
+    """Tokens the model has an embedding for: rows of its table. None where no key tells."""
+    return _first(config, ("vocab_size",))
+
+
 def _first(config: Any, keys: tuple[str, ...]) -> int | None:
     if not isinstance(config, Mapping):
         return None

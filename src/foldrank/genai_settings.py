@@ -150,6 +150,8 @@ def check_configs(files: Mapping[str, Path]) -> None:
 
 
 _CODE = frozenset({"auto_map", "custom_generate", "custom_pipelines", "trust_remote_code"})
+_KERNELS = ("attn_implementation", "experts_implementation")
+"""Where `OWNER/NAME` is a repository of kernels, which transformers loads and runs."""
 _ADAPTER = frozenset({"adapter_config.json"})
 
 
@@ -170,7 +172,7 @@ def _code(value: Any, where: str = "") -> str | None:
     if isinstance(value, dict):
         for key, inner in value.items():
             place = f"{where}.{key}" if where else key
-            if key in _CODE and inner not in (None, False, {}):
+            if (key in _CODE and inner not in (None, False, {})) or (key.endswith(_KERNELS) and "/" in str(inner)):
                 return place
             if found := _code(inner, place):
                 return found

@@ -9,7 +9,8 @@ from pathlib import Path
 from foldrank.errors import SourceError
 
 _ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.md", "LICENSE*", "NOTICE*"]
+_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.md", "LICENSE*", "LICENCE*", "NOTICE*",
+          "COPYING*"]
 """What a checkpoint consists of; pickled weights are never fetched."""
 
 

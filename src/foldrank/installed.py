@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Iterable, Mapping
+from importlib import metadata
 
 from foldrank.errors import ProviderUnavailable
 
@@ -18,6 +20,12 @@ def require(libraries: Mapping[str, str]) -> None:
 def missing(libraries: Iterable[str]) -> list[str]:
     """Those that are not installed."""
     return [name for name in libraries if not _installed(name)]
+
+
+def release(distribution: str) -> tuple[int, int]:
+    """The first two numbers of an installed distribution's version. Raises PackageNotFoundError."""
+    found = re.match(r"(\d+)(?:\.(\d+))?", metadata.version(distribution))
+    return (int(found[1]), int(found[2] or 0)) if found else (0, 0)
 
 
 def _installed(name: str) -> bool:

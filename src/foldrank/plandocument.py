@@ -37,7 +37,8 @@ class Source:
 
 @dataclass(frozen=True, config=_STRICT)
 class Calibration:
-    """The text statistics came from: name, sha256 of its bytes, windows of `window` tokens, how they were drawn."""
+    """The text statistics came from: name, sha256 of its bytes, windows of `window` tokens, how they were drawn. `bos`:
+    the token that each window starts with, one of `window`; without one the key is left out."""
 
     name: str
     sha256: str
@@ -45,6 +46,7 @@ class Calibration:
     window: int
     tokens: int
     seed: int
+    bos: int | None = None
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -92,6 +94,8 @@ class PlanDocument:
     def text(self) -> str:
         """Canonical JSON, sealed with its digest."""
         data = _DOCUMENT.dump_python(self, mode="json")
+        if data["calibration"] and data["calibration"]["bos"] is None:
+            del data["calibration"]["bos"]
         return strictjson.dumps({**data, "digest": _seal(data)})
 
 

@@ -28,6 +28,7 @@ class Recipe:
     recover_tokens: int | None = None
     recover_steps: int | None = None
     text: str | None = None
+    bos: str | None = None
     seed: int | None = None
     exporter: str | None = None
     dtype: str | None = None

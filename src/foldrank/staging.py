@@ -48,7 +48,7 @@ def workspace(target: Path | str) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         _sweep(target)
         stage = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
-        lock = _locked(stage)
+        lock = locked(stage)
         stage.chmod(0o755)
         yield stage
     except OSError as error:
@@ -118,7 +118,7 @@ def move_into_place(stage: Path, target: Path, *, force: bool = False) -> None:
     sync_file(target.parent)
 
 
-def _locked(folder: Path) -> int | None:
+def locked(folder: Path) -> int | None:
     """Descriptor that holds the folder's lock until it is closed, or None where another process holds it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -133,7 +133,7 @@ def _sweep(target: Path) -> None:
     """Undo what runs towards the same target left that were killed: nobody locks it."""
     restore(target)
     for stage in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
-        if time.time() - stage.stat().st_mtime > _NEWBORN_S and (lock := _locked(stage)) is not None:
+        if time.time() - stage.stat().st_mtime > _NEWBORN_S and (lock := locked(stage)) is not None:
             shutil.rmtree(stage, ignore_errors=True)
             os.close(lock)
 

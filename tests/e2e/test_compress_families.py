@@ -1,22 +1,79 @@
-"""The whole `compress` of every family of the table, on tiny random checkpoints."""
+"""The whole `compress` of every family of the table, on tiny random checkpoints: two in every run, all at night."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import foldrank
+from foldrank.benchmarks.workload import Workload
+from foldrank.bundle import Bundle
+from foldrank.errors import ProviderUnavailable
+from foldrank.verbs import bench, compress_stages
 from tests.nightly import NIGHTLY
 from tests.tiny_families import TINY, save
 
-pytestmark = [pytest.mark.slow, NIGHTLY]
+FAMILIES = [name for name in TINY if "-" not in name]
+AT_NIGHT_ONLY = [pytest.param(name, marks=[pytest.mark.slow, NIGHTLY]) for name in FAMILIES if name != "gemma"]
 
 
-@pytest.mark.parametrize("name", [name for name in TINY if "-" not in name])
-def test_from_checkpoint_to_report(name: str, shared: Path, tmp_path: Path) -> None:
-    model = save(TINY[name], tmp_path / "model", shared)
-    made = foldrank.compress(
-        model, tmp_path / "out", methods=["slm:keep=0.75"], calibration_tokens=512, validation_tokens=1024
+@pytest.fixture(autouse=True)
+def short_bench(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One short workload in one engine, started once: that it runs and is written is asked here, not how fast it is."""
+    short = replace(bench.QUICK, workloads=(Workload(16, 1, 4),), launches=1, engines=("onnxruntime",))
+    monkeypatch.setattr(bench, "QUICK", short)
+
+
+def _compressed(model: Path, output: Path) -> Bundle:
+    return foldrank.compress(
+        model, output, methods=["slm:keep=0.75"], calibration_tokens=512, validation_tokens=1024
     )
+
+
+def _whole(made: Bundle) -> None:
     assert made.json("reports/validate.json")["graph"]["passed"] is True
     assert made.json("reports/bench.json")["verdict"] == "pass"
     assert (made.path / "report.html").is_file()
+
+
+def test_there_are_fifteen() -> None:
+    assert len(FAMILIES) == 15
+
+
+@pytest.mark.parametrize("name", ["gemma", *AT_NIGHT_ONLY])
+def test_from_checkpoint_to_report(name: str, shared: Path, tmp_path: Path) -> None:
+    _whole(_compressed(save(TINY[name], tmp_path / "model", shared), tmp_path / "out"))
+
+
+def test_a_run_that_failed_late_goes_on_from_what_it_finished(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, output = save(TINY["qwen3"], tmp_path / "model", shared), tmp_path / "out"
+    begun: list[str] = []
+    for broken in ("apply", "bench", None):
+        with monkeypatch.context() as patched:
+            _watched(patched, begun, broken)
+            if broken:
+                with pytest.raises(ProviderUnavailable, match="broke down"):
+                    _compressed(model, output)
+                assert not output.exists()
+                assert (tmp_path / "out.unfinished" / "dense" / "manifest.json").is_file()
+            else:
+                _whole(_compressed(model, output))
+    assert begun == ["export", "plan", "apply", "apply", "validate", "bench", "bench"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "out"]
+
+
+def _watched(patched: pytest.MonkeyPatch, begun: list[str], broken: str | None) -> None:
+    """Each verb of a stage notes that it was begun; one of them breaks down."""
+    for name in ("export", "plan", "apply", "validate", "bench"):
+        real = getattr(compress_stages, name)
+
+        def verb(*arguments: Any, _name: str = name, _real: Any = real, **options: Any) -> Any:
+            begun.append(_name)
+            if _name == broken:
+                raise ProviderUnavailable(_name, "broke down")
+            return _real(*arguments, **options)
+
+        patched.setattr(compress_stages, name, verb)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from foldrank.checkpoint import Checkpoint
-from foldrank.context import SHORTEST, cut_to, usable_window
+from foldrank.context import SHORTEST, usable_window
+from foldrank.opening import PLAIN
 from foldrank.plans.compose import calibration_windows, usable
 from foldrank.plans.models.decoder import load_decoder
 from foldrank.plans.models.losses import mean_loss
@@ -39,10 +40,10 @@ def test_noise_alone_does_not_cut() -> None:
 
 def test_cut_windows_hold_the_same_tokens_in_order() -> None:
     ids = np.arange(3 * 10).reshape(3, 10)
-    assert np.array_equal(cut_to(ids, 5), ids.reshape(6, 5))
-    assert np.array_equal(cut_to(ids, 4), ids[:, :8].reshape(6, 4))
-    assert cut_to(ids, 10) is not None
-    assert np.array_equal(cut_to(ids, 10), ids)
+    assert np.array_equal(PLAIN.cut_to(ids, 5), ids.reshape(6, 5))
+    assert np.array_equal(PLAIN.cut_to(ids, 4), ids[:, :8].reshape(6, 4))
+    assert PLAIN.cut_to(ids, 10) is not None
+    assert np.array_equal(PLAIN.cut_to(ids, 10), ids)
 
 
 def test_a_model_trained_on_windows_of_256_is_found_out(specs_5m: Path) -> None:

@@ -12,10 +12,10 @@ import click
 from foldrank import __version__
 from foldrank.cli import interrupts
 from foldrank.errors import FoldrankError
-from foldrank.late import notes
+from foldrank.unfinished import notes
 
 VERBS = ("doctor", "inspect", "export", "plan", "apply", "validate", "bench", "report", "compress", "run", "diff",
-         "selftest")
+         "selftest", "package")
 INTERRUPTED = 130
 
 _EXTRAS = {

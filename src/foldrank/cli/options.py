@@ -11,6 +11,7 @@ import click
 F = TypeVar("F", bound=Callable[..., Any])
 
 DTYPES = ("fp32", "fp16", "bf16")
+BOS = ("auto", "always", "never")
 EXPORTERS = ("auto", "genai", "transformers", "optimum")
 
 
@@ -106,6 +107,10 @@ quality_gates: Callable[[F], F] = _stack(
     click.option("--text", type=PATH, help="Held-out text or JSONL; default: the bundled text."),
     click.option("--max-perplexity-increase", callback=_share, metavar="SHARE", help="Gate, e.g. 5% or 0.05."),
     click.option("--min-top1-agreement", type=click.FloatRange(0, 1), help="Gate, e.g. 0.9."),
+)
+bos: Callable[[F], F] = click.option(
+    "--bos", type=click.Choice(BOS), default=None,
+    help="Beginning-of-text token at the front of what is read; default auto: where the tokenizer puts one.",
 )
 speed_gate: Callable[[F], F] = click.option(
     "--min-speedup", type=click.FloatRange(min=0, min_open=True), help="Gate on decode, e.g. 1.2."

@@ -47,6 +47,11 @@ def cell(value: Any) -> str:
     return str(value)
 
 
+def opening(bos: int | None) -> str:
+    """What windows of text open with, to be put behind how many there are; empty where nothing does."""
+    return "" if bos is None else f", each window opening with the token {bos} (BOS)"
+
+
 def mebibytes(size: float) -> str:
     """Bytes as MiB with one decimal, or KiB where that is clearer."""
     return f"{size / 2**20:,.1f} MiB" if size >= 2**20 else f"{size / 2**10:,.1f} KiB"

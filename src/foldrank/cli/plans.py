@@ -59,7 +59,8 @@ def show(plan: Plan) -> None:
                f"{len(plan.surviving_blocks)} stay)")
     if document.calibration:
         text = document.calibration
-        output.say(f"calibration: {text.name}, {text.tokens:,} tokens in windows of {text.window}, seed {text.seed}")
+        output.say(f"calibration: {text.name}, {text.tokens:,} tokens in windows of {text.window}, seed {text.seed}"
+                   + output.opening(text.bos))
     output.table("\nsteps", ("method", "settings", "keep asked", "keep reached"), (
         (s.method, ", ".join(f"{k}={v}" for k, v in sorted(s.settings.items()) if v is not None),
          s.keep.asked, s.keep.reached) for s in document.steps))

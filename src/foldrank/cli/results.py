@@ -29,7 +29,8 @@ def show_validation(found: dict[str, Any]) -> None:
                + blame(graph.get("fault")))
     output.say(f"quality: perplexity {quality['dense_perplexity']:.2f} -> {quality['perplexity']:.2f} "
                f"(x{quality['perplexity_ratio']:.3f}), KL {quality['kl_nats']:.4f} nats, "
-               f"top-1 agreement {quality['top1_agreement']:.1%}, over {quality['tokens']:,} tokens")
+               f"top-1 agreement {quality['top1_agreement']:.1%}, over {quality['tokens']:,} tokens"
+               + output.opening(found.get("text", {}).get("bos")))
     show_gates(found)
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from foldrank.reporting import figures
 from foldrank.reporting.evidence import Evidence
 from foldrank.reporting.parts import Part, Table, Text, table
 from foldrank.reporting.picture import INK, PAPER, picture
 from foldrank.reporting.weight_bytes import Share, Split, split
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _COLOURS = {  # Okabe and Ito: told apart by every kind of colour vision; light and dark in turn within a branch
     "q k v": "#0072b2",
@@ -59,6 +62,8 @@ def _sum(parts: list[tuple[str, int]]) -> int:
 
 
 def _draw(bars: list[Bar]) -> Figure:
+    from matplotlib.figure import Figure
+
     longest = max(1, *(_sum(parts) for _, _, parts in bars))
     unit, name = (1e9, "GB") if longest >= 1e9 else (1e6, "MB")
     figure = Figure(figsize=(7.2, 1.1 + 0.45 * len(bars)))

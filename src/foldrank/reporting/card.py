@@ -13,7 +13,9 @@ from typing import Any
 
 import yaml
 
+from foldrank.reporting import card_licence as licence
 from foldrank.reporting import figures, lookup, snippets
+from foldrank.reporting.batches import batches
 from foldrank.reporting.card_measured import model_index, quality, speed
 from foldrank.reporting.evidence import Evidence
 from foldrank.reporting.export_proved import export_proved
@@ -60,28 +62,49 @@ def model_card(folder: Path, *, manifest: Mapping[str, Any] | None = None, also:
     return "\n\n".join(part for part in sections if part) + "\n"
 
 
-def _front_matter(evidence: Evidence) -> str:
+def packaged_card(folder: Path, *, library: str, program: tuple[str, str]) -> str:
+    """The card of the bundle in `folder` as it is packaged for `library`; `program` is a language and what loads it.
+
+    Raises BundleError where a JSON file is damaged.
+    """
+    evidence = Evidence.read(folder)
+    language, text = program
+    sections = (
+        _front_matter(evidence, library),
+        _title(evidence, library),
+        _done(evidence),
+        quality(evidence.validate),
+        speed(evidence.bench),
+        f"## How to load it\n\nWith {library}:\n\n```{language}\n{text}```",
+        _provenance(evidence, manifest=False),
+    )
+    return "\n\n".join(part for part in sections if part) + "\n"
+
+
+def _front_matter(evidence: Evidence, library: str = "foldrank") -> str:
+    runtimes = ["onnxruntime", "onnxruntime-genai"] if library == "foldrank" else [library]
     data: dict[str, Any] = {
-        "library_name": "foldrank",
+        "library_name": library,
         "pipeline_tag": "text-generation",
-        "tags": ["onnx", "onnxruntime", "onnxruntime-genai", "foldrank"],
+        "tags": ["onnx", *runtimes, "foldrank"],
     }
     if evidence.name and re.fullmatch(r"[\w.-]+/[\w.-]+", evidence.name):
         data["base_model"] = evidence.name
         data["base_model_relation"] = "quantized" if evidence.quantized else "finetune"
+    data |= licence.metadata(evidence)
     if index := model_index(evidence.name or evidence.architecture or "decoder", evidence.validate):
         data["model-index"] = index
     return f"---\n{yaml.safe_dump(data, sort_keys=True, allow_unicode=True)}---"
 
 
-def _title(evidence: Evidence) -> str:
+def _title(evidence: Evidence, runtime: str = "onnxruntime-genai and ONNX Runtime") -> str:
     compressed = evidence.plan is not None
     name = plain(evidence.name or evidence.architecture or "Decoder")
     kind = "compressed with foldrank, ONNX" if compressed else "ONNX"
     blocks = figures.whole(evidence.blocks) if evidence.blocks is not None else "an unknown number of"
     lines = [
         f"{plain(evidence.architecture or 'A decoder')} with {blocks} blocks as an ONNX graph with key/value cache, "
-        "for onnxruntime-genai and ONNX Runtime."
+        f"for {runtime}."
     ]
     if evidence.name:
         lines.append(
@@ -92,7 +115,7 @@ def _title(evidence: Evidence) -> str:
         lines.append(f"Weights are {plain(dtype)}.")
     if evidence.model_bytes:
         lines.append(f"Graph and weights: {figures.size(evidence.model_bytes)}.")
-    lines.append("The licence of the source checkpoint applies.")
+    lines.append(licence.sentence(evidence))
     return f"# {name}, {kind}\n\n" + "\n".join(lines)
 
 
@@ -139,12 +162,16 @@ def _loading(evidence: Evidence) -> str:
     cuda = isinstance(options, list) and any("cuda" in item for item in options if isinstance(item, Mapping))
     parts = ["## How to load it"]
     if evidence.genai_config is not None:
-        parts += ["With onnxruntime-genai:", f"```python\n{snippets.genai(context)}```"]
+        parts += ["With onnxruntime-genai (batches: rows of equal length, or padded on the right):",
+                  f"```python\n{snippets.genai(context)}```",
+                  "To go on after an answer, take back its last two tokens first, since onnxruntime-genai (0.18) never "
+                  f"read the last one:\n\n```python\n{snippets.CONTINUED}```"]
     if lookup.text(evidence.manifest, "dtype") == "bf16":
         parts.append("numpy has no bf16, which ONNX Runtime would take from it: use onnxruntime-genai for this bundle.")
     elif evidence.cache_shape is not None:
         program = snippets.ort("cuda" if cuda else "cpu", *evidence.cache_shape)
         parts += ["With ONNX Runtime alone:", f"```python\n{program}```"]
+    parts += [told] if (told := batches(evidence.manifest)) else []
     return "\n\n".join(parts)
 
 
@@ -158,16 +185,17 @@ def _files(evidence: Evidence, also: tuple[str, ...]) -> str:
             if name in evidence.sizes and name not in also and name != "manifest.json"
             else "",
         )
-        for name, what in _FILES.items()
+        for name, what in (*_FILES.items(), *((name, "licence of the source") for name in licence.files(evidence)))
         if name in present
     ]
     return "## Files\n\n" + table(("file", "what it holds", "size"), rows)
 
 
-def _provenance(evidence: Evidence) -> str:
+def _provenance(evidence: Evidence, *, manifest: bool = True) -> str:
     digest = lookup.text(evidence.manifest, "source", "config_sha256") or lookup.text(
         evidence.plan, "source", "config_sha256"
     )
+    bos = lookup.integer(evidence.plan, "calibration", "bos")
     named = {
         "exporter": lookup.text(evidence.manifest, "exporter"),
         "why this exporter": lookup.text(evidence.manifest, "exporter_reason"),
@@ -177,6 +205,7 @@ def _provenance(evidence: Evidence) -> str:
         "plan digest": lookup.text(evidence.plan, "digest"),
         "calibration text": lookup.text(evidence.plan, "calibration", "name"),
         "sha256 of the calibration text": lookup.text(evidence.plan, "calibration", "sha256"),
+        "calibration windows open with the token": None if bos is None else f"{bos} (BOS)",
     }
     lines = [f"{key}: {code(value)}" for key, value in named.items() if value]
     used = lookup.pairs(evidence.manifest, "versions") or lookup.pairs(evidence.plan, "versions")
@@ -184,5 +213,6 @@ def _provenance(evidence: Evidence) -> str:
         lines.append(
             "versions: " + ", ".join(f"{plain(key)} {plain(str(value))}" for key, value in sorted(used.items()))
         )
-    lines.append("size and sha256 of every file: `manifest.json`")
+    if manifest:
+        lines.append("size and sha256 of every file: `manifest.json`")
     return "## Provenance\n\n" + bullets(lines)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from foldrank.reporting import figures, lookup
 from foldrank.reporting.parts import Picture
 from foldrank.reporting.picture import BUNDLES, picture
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Lines = dict[tuple[str, int], dict[int, float]]
 """(bundle, batch) to context tokens to tokens per second, contexts rising."""
@@ -57,6 +58,8 @@ def _name(bundle: str, batch: int) -> str:
 
 
 def _draw(found: Mapping[str, Lines]) -> Figure:
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(7.2, 3.3))
     panels = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
     batches = sorted({batch for by_key in found.values() for _, batch in by_key})

@@ -15,9 +15,8 @@ def export_proved(manifest: Any) -> str | None:
         return f"not proved: {why}"
     positions, tokens, tensors = (
         lookup.integer(manifest, "export_proof", key) for key in ("positions", "tokens", "tensors"))
-    side = lookup.text(manifest, "export_proof", "padding")
     return (f"proved against PyTorch on {positions} positions, windows up to {tokens} tokens; {tensors} tensors by "
-            f"digest; " + (f"padding on the {side}" if side else "rows without padding") + _rounded(manifest))
+            f"digest{_rounded(manifest)}")
 
 
 def _rounded(manifest: Any) -> str:

@@ -18,7 +18,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """`align`: one letter a column, l or r. The first column heads its row. No `head`: names and values."""
+    """`align`: one letter a column, l, r or p (prose: wide and wrapped). The first column heads its row. No `head`:
+    names and values."""
 
     head: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
@@ -44,6 +45,15 @@ class Text:
 
     text: str
     kind: ClassVar[str] = "text"
+
+
+@dataclass(frozen=True)
+class Commands:
+    """What to type, one command a line, and what for."""
+
+    text: str
+    lines: tuple[str, ...]
+    kind: ClassVar[str] = "commands"
 
 
 @dataclass(frozen=True)
@@ -99,7 +109,7 @@ class Fold:
     kind: ClassVar[str] = "fold"
 
 
-Part = Table | Picture | Text | Missing | Strip | RankGrid | Fold
+Part = Table | Picture | Text | Commands | Missing | Strip | RankGrid | Fold
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,19 @@ import html
 import io
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
-from matplotlib.figure import Figure
-
+from foldrank.installed import missing
 from foldrank.reporting.parts import Picture
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 INK, QUIET, GRID, PAPER = "#1b1d1f", "#5d6369", "#d9dad6", "#fcfcfb"
 DENSE, SMALL, ALERT = "#7f8790", "#0068a6", "#b3261e"
 BUNDLES = {"dense": ("dense", DENSE), "compressed": ("this bundle", SMALL)}
 """A bundle as bench.json calls it, to its name and colour in pictures."""
+NOT_DRAWN = "not drawn: matplotlib is not installed, pip install 'foldrank[report]'"
 VARIABLES = {
     INK: "--ink",
     QUIET: "--quiet",
@@ -64,11 +66,16 @@ _STYLE: dict[str, Any] = {
 
 def canvas(name: str) -> Any:
     """A context in which figures are drawn in the report's style; the same input gives the same bytes."""
+    import matplotlib
+
     return matplotlib.rc_context({**_STYLE, "svg.hashsalt": name})
 
 
 def picture(draw: Callable[[], Figure], name: str, alt: str, caption: str) -> Picture:
-    """What `draw` draws, as a part of the page. `name`: unlike every other picture's."""
+    """What `draw` draws, as a part of the page. `name`: unlike every other picture's. Without matplotlib what the
+    picture would have told a reader who cannot see it stands in its place."""
+    if missing(["matplotlib"]):
+        return Picture(f'<p class="missing">{html.escape(alt)} ({NOT_DRAWN})</p>', caption, name, None)
     with canvas(name):
         figure = draw()
         return Picture(inline_svg(figure, name, alt), caption, name, figure)

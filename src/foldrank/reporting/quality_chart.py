@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from foldrank.reporting import figures, lookup
 from foldrank.reporting.parts import Picture
 from foldrank.reporting.picture import ALERT, DENSE, GRID, PAPER, SMALL, picture
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 def quality_picture(quality: Mapping[str, Any], gates: Sequence[Mapping[str, Any]]) -> list[Picture]:
@@ -30,6 +31,8 @@ def quality_picture(quality: Mapping[str, Any], gates: Sequence[Mapping[str, Any
 
 
 def _draw(dense: float, here: float, limit: float | None, agreement: float, least: float | None) -> Figure:
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(5.4, 2.6))
     left, right = figure.subplots(2, 1, height_ratios=(5, 3))
     _bars(left, [("dense", dense, DENSE), ("this bundle", here, SMALL)], limit)

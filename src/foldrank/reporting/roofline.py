@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from foldrank.reporting import figures, lookup
 from foldrank.reporting.parts import Picture
 from foldrank.reporting.picture import BUNDLES, INK, PAPER, picture
 from foldrank.reporting.workload import workload
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _MARKERS = "osD^v"
 """One an engine."""
@@ -88,6 +90,8 @@ def _caption(found: Sequence[Point], bandwidth: float) -> str:
 
 
 def _draw(found: Sequence[Point], bandwidth: float) -> Figure:
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(7.2, 3.6))
     axes = figure.add_subplot()
     low, high = (f(point.bytes_per_token for point in found) for f in (min, max))

@@ -9,13 +9,15 @@ from foldrank.reporting.evidence import Evidence
 from foldrank.reporting.export_proved import export_proved
 from foldrank.reporting.nested import lines, named, shown
 from foldrank.reporting.parts import Fold, Part, Section, Text, table
+from foldrank.reporting.reproduced import reproduced
 
 _WRITTEN_WITH_THE_PAGE = ("report.html", "README.md")
 
 
 def origin(evidence: Evidence) -> Section:
     """Facts first; machine, versions and files behind a line each."""
-    parts = [named(_facts(evidence)), *_machine(evidence.bench), *_versions(evidence), *_files(evidence.manifest)]
+    parts = [named(_facts(evidence)), *reproduced(evidence), *_machine(evidence.bench), *_versions(evidence),
+             *_files(evidence.manifest)]
     return Section("origin", "Provenance and environment", tuple(parts))
 
 
@@ -38,8 +40,10 @@ def _facts(evidence: Evidence) -> list[tuple[str, str]]:
         "calibration text": lookup.text(plan, "calibration", "name"),
         "sha256 of the calibration text": lookup.text(plan, "calibration", "sha256"),
         "calibration tokens": lookup.integer(plan, "calibration", "tokens"),
+        "calibration windows open with the token": lookup.integer(plan, "calibration", "bos"),
         "held-out text": lookup.text(validate, "text", "name"),
         "sha256 of the held-out text": lookup.text(validate, "text", "sha256"),
+        "held-out windows open with the token": lookup.integer(validate, "text", "bos"),
     }
     return [(name, shown(name, value)) for name, value in facts.items() if value is not None]
 

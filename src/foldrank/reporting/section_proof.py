@@ -14,7 +14,8 @@ _RESULT = ("passed", "failed", "not run")
 _CHECKS = {
     "reference": "against the reference",
     "cached_decode": "token by token with the cache, against one pass",
-    "padded": "padded rows, against the same rows alone",
+    "padded": "rows padded on the right, against the same rows alone",
+    "padded_left": "rows padded on the left, against the same rows alone",
     "batch": "rows in a batch, against the same rows alone",
 }
 

@@ -8,7 +8,7 @@ from typing import Any
 from foldrank.reporting import figures, lookup
 from foldrank.reporting.evidence import Evidence
 from foldrank.reporting.gates import gates
-from foldrank.reporting.parts import Missing, Section, Table, table
+from foldrank.reporting.parts import Cell, Missing, Part, Section, Table, table
 from foldrank.reporting.quality_chart import quality_picture
 
 
@@ -19,7 +19,8 @@ def quality(evidence: Evidence) -> Section:
     if not found:
         return Section("quality", title, (Missing("Quality was", "foldrank validate DIR --reference DENSE"),))
     picture = quality_picture(found, lookup.rows(evidence.validate, "gates"))
-    return Section("quality", title, (*picture, _figures(found, _text(evidence.validate)), *gates(evidence.validate)))
+    parts = (*picture, _figures(found, _text(evidence.validate)), *gates(evidence.validate))
+    return Section("quality", title, (*parts, *_samples(evidence.validate)))
 
 
 def _figures(found: Mapping[str, Any], text: str) -> Table:
@@ -35,6 +36,28 @@ def _figures(found: Mapping[str, Any], text: str) -> Table:
         ("common greedy prefix", "", _prefix(found), ""),
     ]
     return table(("figure", "dense", "this bundle", "change"), "lrrr", [list(row) for row in rows], text)
+
+
+def _samples(validate: Any) -> list[Part]:
+    """What both write after the same words, where `foldrank validate` kept it."""
+    rows: list[list[str | Cell]] = [
+        [_one_line(lookup.text(row, key)) for key in ("prompt", "dense", "bundle")]
+        for row in lookup.rows(validate, "samples")
+    ]
+    if not rows:
+        return []
+    caption = "Greedy continuations of held-out text, token by token the likeliest; the prompt is cut at its beginning."
+    return [table(("after these words", "dense writes", "this bundle writes"), "ppp", rows, caption)]
+
+
+def _one_line(text: str | None) -> str:
+    """Line breaks as one sign; of a long prompt its end."""
+    shown = " ".join((text or "").replace("\n", " ⏎ ").split())
+    return shown if len(shown) <= _SAMPLE else f"… {shown[-_SAMPLE:]}"
+
+
+_SAMPLE = 400
+"""Characters of one cell."""
 
 
 def _prefix(found: Mapping[str, Any]) -> str:
@@ -53,4 +76,6 @@ def _text(validate: Any) -> str:
     if tokens is None:
         return ""
     windows = f", in {count:,.0f} windows of {window:,.0f}" if count is not None and window is not None else ""
-    return f"On {tokens:,.0f} held-out tokens{f' of {name}' if name else ''}{windows}."
+    bos = lookup.integer(validate, "text", "bos")
+    opened = "" if bos is None else f", each opening with the token {bos} (BOS), which is not predicted"
+    return f"On {tokens:,.0f} held-out tokens{f' of {name}' if name else ''}{windows}{opened}."

@@ -43,10 +43,10 @@ def speed(evidence: Evidence) -> Section:
 
 
 def _ratios(measured: list[Mapping[str, Any]]) -> Table:
-    """The ratios; what the bench notes about one stands in its row."""
-    noted = any(row.get("note") for row in measured)
+    """The ratios; why one is unstable, and what else the bench notes about it, stands in its row."""
+    notes = [_note(row) for row in measured]
     rows: list[list[str | Cell]] = []
-    for row in measured:
+    for row, note in zip(measured, notes, strict=True):
         cells: list[str | Cell] = [
             workload(row),
             Cell(figures.times(lookup.number(row, "ratio")), _unstable(row)),
@@ -54,15 +54,22 @@ def _ratios(measured: list[Mapping[str, Any]]) -> Table:
             figures.times(lookup.number(row, "ideal")),
             figures.percent(lookup.number(row, "realised_over_ideal"), 0),
         ]
-        rows.append([*cells, lookup.text(row, "note") or ""] if noted else cells)
-    head = ("workload", "measured", "95 % interval", "ideal", "of ideal", *(("note",) if noted else ()))
+        rows.append([*cells, note] if any(notes) else cells)
+    head = ("workload", "measured", "95 % interval", "ideal", "of ideal", *(("note",) if any(notes) else ()))
     return table(head, "lrrrrl"[: len(head)], rows, _LEGEND)
 
 
 _LEGEND = (
     "Median over pairs of dense and this bundle, taken in turn. Ideal: dense over this bundle, in bytes read per token "
-    "(decode) or in arithmetic (prefill). ! marks ratios that vary by more than 3 % between pairs."
+    "(decode) or in arithmetic (prefill). ! marks ratios that are not stable; the note says why."
 )
+
+
+def _note(row: Mapping[str, Any]) -> str:
+    """Why a row is unstable, then what the bench notes about it."""
+    why = (lookup.text(row, "unstable_because") or "not stable") if row.get("stable") is False else None
+    missing = None if lookup.number(row, "ratio") is not None else "no ratio was recorded"
+    return "; ".join(part for part in (why, lookup.text(row, "note"), missing) if part)
 
 
 def _unstable(row: Mapping[str, Any]) -> Mark:
@@ -107,6 +114,7 @@ def _rows(rows: list[Mapping[str, Any]]) -> Table:
                 figures.percent(lookup.number(row, "bandwidth_use"), 0),
                 figures.size(lookup.number(row, "peak_rss_bytes")),
                 placement(row.get("placement")),
+                _note({"ratio": 1.0, **row}),
             ]
         )
     return table(
@@ -121,10 +129,11 @@ def _rows(rows: list[Mapping[str, Any]]) -> Table:
             "bandwidth use",
             "peak memory",
             "nodes run on",
+            "note",
         ),
-        "lllrrrrrrl",
+        "lllrrrrrrll",
         cells,
-        "Medians; raw samples are in reports/bench.json. ! marks a row whose samples vary by more than 3 %.",
+        "Medians; raw samples are in reports/bench.json. ! marks a row that is not stable; the note says why.",
     )
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from foldrank.reporting import lookup
 from foldrank.reporting.evidence import Evidence
 from foldrank.reporting.parts import Missing, Part, Text
 from foldrank.reporting.picture import INK, PAPER, picture
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _NONE = Missing("Similarity between blocks was", "foldrank plan MODEL --method slm:keep=0.75 -o PLAN")
 
@@ -47,6 +48,9 @@ def _matrix(measured: Any) -> tuple[list[int], np.ndarray[Any, Any] | None]:
 
 
 def _draw(blocks: list[int], matrix: np.ndarray[Any, Any], windows: list[tuple[float, float]], measure: str) -> Figure:
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
     figure = Figure(figsize=(5.0, 4.0))
     axes = figure.add_subplot()
     edges = (blocks[0] - 0.5, blocks[-1] + 0.5)

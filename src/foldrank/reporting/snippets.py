@@ -20,6 +20,14 @@ print()
 """
 """Greedy generation with onnxruntime-genai."""
 
+CONTINUED = """\
+seen = [int(token) for token in generator.get_sequence(0)]
+generator.rewind_to(len(seen) - 2)
+generator.append_tokens(seen[-2:] + [int(token) for token in tokenizer.encode(" It also")])
+"""
+"""More text after an answer with onnxruntime-genai. `append_tokens` alone leaves the token that was generated last out
+of the cache: wrong logits where past and present share a buffer, an error where they do not."""
+
 ORT = """\
 import numpy as np
 import onnxruntime as ort
@@ -51,6 +59,17 @@ print(tokenizer.decode(answer))
 """
 """Greedy generation with ONNX Runtime alone: prefill, then one token at a time with the key/value cache."""
 
+TRANSFORMERS_JS = """\
+import {{ env, pipeline }} from "@huggingface/transformers";
+
+env.allowRemoteModels = false;
+env.localModelPath = "..";  // the folder that holds this one; on the Hub give its id in the place of its name
+const generate = await pipeline("text-generation", "{name}");
+const [found] = await generate("{prompt}", {{ max_new_tokens: 32, do_sample: false }});
+console.log(found.generated_text);
+"""
+"""Greedy generation with transformers.js, in Node or a browser."""
+
 PROMPT = "The purpose of this proposal"
 
 
@@ -65,3 +84,8 @@ def ort(provider: str, heads: int, head_size: int) -> str:
     return ORT.format(
         prompt=PROMPT, providers=str(names).replace("'", '"'), new_tokens=32, heads=heads, head_size=head_size
     )
+
+
+def transformers_js(name: str = "this-folder") -> str:
+    """The transformers.js program; `name` is the packaged folder's."""
+    return TRANSFORMERS_JS.format(prompt=PROMPT, name=name)

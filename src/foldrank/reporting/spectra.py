@@ -5,11 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from dataclasses import dataclass
-
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LinearSegmentedColormap, Normalize
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from typing import TYPE_CHECKING
 
 from foldrank.reporting import lookup
 from foldrank.reporting.evidence import Evidence
@@ -17,9 +13,12 @@ from foldrank.reporting.parts import Missing, Part
 from foldrank.reporting.picture import INK, picture
 from foldrank.sites import PACKED, ROLES, Site
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 _FLOOR = 1e-4
 """Below 0.01 % lost there is nothing to tell apart; the axis ends there."""
-_DEPTH = LinearSegmentedColormap.from_list("depth", ["#2f6fb7", "#8a8f98", "#e08a1e"])
+_DEPTH = ("#2f6fb7", "#8a8f98", "#e08a1e")
 """Blue to orange: told apart by every kind of colour vision, seen on white and on black."""
 _NONE = Missing("Singular-value spectra were", "foldrank plan MODEL --method dipsvd:keep=0.8 -o PLAN")
 
@@ -85,16 +84,22 @@ def _is_site(name: str) -> bool:
 
 
 def _draw(order: list[str], by_role: dict[str, list[Spectrum]]) -> Figure:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import LinearSegmentedColormap, Normalize
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
     columns = min(len(order), 4)
     height = -(-len(order) // columns)
     figure = Figure(figsize=(max(4.2, 2.4 * columns), 2.3 * height))
     panels = figure.subplots(height, columns, squeeze=False, sharey=True).ravel()
     depths = [s.site.block for found in by_role.values() for s in found]
     low, high = min(depths), max(depths)
-    shade = ScalarMappable(Normalize(low, max(high, low + 1)), _DEPTH)
+    colours = LinearSegmentedColormap.from_list("depth", _DEPTH)
+    shade = ScalarMappable(Normalize(low, max(high, low + 1)), colours)
     for axes, role in zip(panels, order, strict=False):
         for spectrum in by_role[role]:
-            colour = _DEPTH((spectrum.site.block - low) / max(1, high - low))
+            colour = colours((spectrum.site.block - low) / max(1, high - low))
             axes.plot(spectrum.ranks, [max(v, _FLOOR) for v in spectrum.lost], color=colour, linewidth=1.1)
             if spectrum.rank is not None:
                 axes.plot(

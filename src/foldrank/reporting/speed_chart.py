@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from foldrank.reporting import figures, lookup
 from foldrank.reporting.figures import times
 from foldrank.reporting.parts import Picture
 from foldrank.reporting.picture import DENSE, GRID, INK, PAPER, QUIET, SMALL, picture
 from foldrank.reporting.workload import workload
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 def speedups(measured: Sequence[Mapping[str, Any]]) -> list[Picture]:
@@ -29,6 +30,8 @@ def speedups(measured: Sequence[Mapping[str, Any]]) -> list[Picture]:
 
 
 def _draw(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(7.2, 1.0 + 0.34 * len(rows)))
     axes = figure.add_subplot()
     places = range(len(rows), 0, -1)
@@ -96,6 +99,8 @@ def _times(found: Mapping[str, Mapping[str, Any]], key: str) -> str:
 
 
 def _draw_times(both: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Figure:
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(7.2, 1.1 + 0.34 * len(both)))
     panels = figure.subplots(1, 2, sharey=True)
     places = range(len(both), 0, -1)

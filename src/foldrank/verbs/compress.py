@@ -1,4 +1,4 @@
-"""compress: the whole way, in a workspace beside the output, which appears only once everything is there."""
+"""compress: the whole way, stage by stage beside the output, which appears only once everything is there."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from foldrank.bundle import Bundle
+from foldrank.bundle import Bundle, source_differs
 from foldrank.checkpoint import Checkpoint
+from foldrank.errors import BundleError
 from foldrank.installed import missing, require
-from foldrank.late import kept
 from foldrank.progress import SILENT, Progress
-from foldrank.staging import check_output, move_into_place, sync_tree, workspace
+from foldrank.staging import check_output, move_into_place, sync_tree
+from foldrank.unfinished import unfinished
 
 _GPU_ALIGN = 64
-_PAGE = ("matplotlib", "jinja2")
-_NEEDED = {"torch": "torch", "transformers": "torch", "onnxruntime": "cpu"}
-"""Libraries that some step cannot do without, and the extra that brings each."""
 
 
 def compress(
@@ -30,6 +28,7 @@ def compress(
     recover_text: str | Path | None = None,
     recover_tokens: int | None = None,
     recover_steps: int | None = None,
+    bos: str = "auto",
     text: str | Path | None = None,
     exporter: str = "auto",
     dtype: str = "fp32",
@@ -50,80 +49,84 @@ def compress(
 ) -> Bundle:
     """Export, plan, apply, add a self-test, validate, bench and report; returns the compressed bundle.
 
-    What can be wrong is asked before the long work: libraries, settings, texts, whether the provider starts, the
-    export. Without the extra `report` there is no page, and nothing else is missing.
+    What can be wrong is asked before the long work: libraries, settings, texts, whether the provider starts, whether
+    `dense` is of this checkpoint, the export. Without matplotlib the page has no pictures, and nothing else is missing.
 
     On a GPU ranks are multiples of 64 unless a method's `align` says otherwise: products of other sizes are slower.
     A failed gate of validate ends the run before the bench: the bundle is delivered with the verdict in its reports.
     `keep_going` measures its speed all the same, unless the graph proof failed. `dense` keeps the dense bundle there,
-    or takes it from there where it exists. Raises what the single verbs raise; then no output is left behind, but from
-    the finished bundle on (validate, bench, report) it is kept as OUTPUT.unfinished, with the dense one as
-    OUTPUT.dense, and a note of the error says so.
+    or takes it from there where it exists. Raises what the single verbs raise; then there is no output, but what was
+    finished (export, plan, apply, validate, bench) is kept in OUTPUT.unfinished, which a note of the error names. The
+    same command goes on from there, and one with other settings from what they leave as it was.
     """
-    require(_NEEDED)
+    require(_needed(exporter))
     from foldrank.plans.compose import parse_all
     from foldrank.plans.models.families import check_family
     from foldrank.plans.request import aligned
-    from foldrank.plans.texts import read_text
     from foldrank.runtime import validation
     from foldrank.runtime.fallback import check_starts
     from foldrank.runtime.providers import short_name
-    from foldrank.verbs.apply import apply
-    from foldrank.verbs.bench import bench
-    from foldrank.verbs.export import export
-    from foldrank.verbs.plan import plan
-    from foldrank.verbs.reference import reference_of
-    from foldrank.verbs.report import report
+    from foldrank.verbs.compress_stages import Way
+    from foldrank.verbs.plan import recovery
+    from foldrank.verbs.reading import held_out, planning
+    from foldrank.verbs.report import PAGE, report
     from foldrank.verbs.rounded import refuse_replacing
-    from foldrank.verbs.selftest import add_selftest
-    from foldrank.verbs.validate import validate
 
-    if short_name(provider) != "cpu":
-        methods = [aligned(method, _GPU_ALIGN) for method in methods]
     dense = None if dense is None else Path(dense).expanduser()
     output = Path(output).expanduser().absolute()
     check_output(output, force=force)
+    if short_name(provider) != "cpu":
+        methods = [aligned(method, _GPU_ALIGN) for method in methods]
     requests = parse_all(methods)
     validation.share(max_perplexity_increase)
-    for given in (text, calibration, recover_text):
-        if given is not None:
-            read_text(Path(given).expanduser(), "calibration")
+    asked = recovery(recover, recover_text or calibration, recover_tokens, recover_steps, bos=bos)
     trust: dict[str, Any] = {"offline": offline, "trust_remote_code": trust_remote_code}
-    check_family(Checkpoint.open(model, **trust))
+    checkpoint = Checkpoint.open(model, **trust)
+    check_family(checkpoint)
+    windows, drawn = planning(checkpoint, calibration, calibration_tokens, asked, seed=seed, bos=bos)
+    held = held_out(checkpoint.path, checkpoint.config, text, tokens=validation_tokens, seed=seed, bos=bos)
+    texts = {name: None if read is None else read.text.sha256
+             for name, read in (("text", held), ("calibration", windows), ("recover_text", drawn))}
     check_starts(provider, provider_options)
-    with workspace(output) as work:
-        if dense is not None and Path(dense).exists():
-            baseline = Bundle.open(dense)
-            refuse_replacing(baseline, [request.method for request in requests])
-        else:
-            baseline = export(
-                model, dense or work / "dense", exporter=exporter, dtype=dtype, provider=provider, seed=seed,
-                progress=progress, **trust,
-            )
-        made = plan(
-            model, None, methods=methods, calibration=calibration, calibration_tokens=calibration_tokens, seed=seed,
-            recover=recover, recover_text=recover_text, recover_tokens=recover_tokens, recover_steps=recover_steps,
-            device=device, progress=progress, **trust,
+    if dense is not None and dense.exists():
+        _check_dense(Bundle.open(dense), checkpoint)
+        refuse_replacing(Bundle.open(dense), [request.method for request in requests])
+    running: dict[str, Any] = {"provider": provider, "provider_options": provider_options, "seed": seed}
+    with unfinished(output) as stages:
+        way = Way(stages, model, checkpoint, texts, trust=trust, running=running, progress=progress)
+        baseline = way.exported(dense, exporter=exporter, dtype=dtype, provider=provider, seed=seed)
+        way.planned(
+            methods=methods, calibration=calibration, calibration_tokens=calibration_tokens, seed=seed, recover=recover,
+            recover_text=recover_text, recover_tokens=recover_tokens, recover_steps=recover_steps, bos=bos,
+            device=device,
         )
-        small = apply(baseline, made, work / "bundle", seed=seed, progress=progress)
-        known = reference_of(small, Checkpoint.open(model, **trust), baseline)
-        small = add_selftest(small, known, seed)
-        running: dict[str, Any] = {"provider": provider, "provider_options": provider_options, "seed": seed}
-        finished = {"unfinished": small.path}
-        if dense is None:
-            finished["dense"] = baseline.path
-        with kept(finished, output):
-            found = validate(
-                small, reference=baseline, known=known, text=text, max_perplexity_increase=max_perplexity_increase,
-                min_top1_agreement=min_top1_agreement, tokens=validation_tokens, progress=progress, **trust, **running,
-            )
-            if _goes_on(found, keep_going):
-                bench(small.path, baseline=baseline, min_speedup=min_speedup, quick=True, progress=progress, **running)
-            if not missing(_PAGE):  # without that extra all but the page is there
-                report(small.path, progress=progress)
-            sync_tree(small.path)
-        move_into_place(small.path, output, force=force)
+        small = way.applied(baseline, seed=seed, bos=bos)
+        found = way.validated(
+            baseline, text=text, max_perplexity_increase=max_perplexity_increase,
+            min_top1_agreement=min_top1_agreement, tokens=validation_tokens, bos=bos,
+        )
+        if _goes_on(found, keep_going):
+            way.benched(baseline, min_speedup=min_speedup, quick=True)
+        if not missing((PAGE,)):
+            report(small.path, progress=progress)
+        sync_tree(small.path)
+        with stages.leaving("apply"):
+            move_into_place(small.path, output, force=force)
     return Bundle.open(output)
+
+
+def _check_dense(dense: Bundle, checkpoint: Checkpoint) -> None:
+    """Raise BundleError where the dense bundle to start from is another checkpoint's."""
+    if different := source_differs(dense.manifest.source, checkpoint.source()):
+        what = f"was not exported from {checkpoint.name} ({different})"
+        raise BundleError(dense.path, what, "leave --dense out, or name a folder that is not there yet")
+
+
+def _needed(exporter: str) -> dict[str, str]:
+    """Libraries that some step cannot do without, and the extra that brings each. What a method needs its settings
+    tell, and the exporters of standard operators name theirs where they start, which is the first step."""
+    needed = {"torch": "torch", "transformers": "torch", "onnxruntime": "cpu"}
+    return {**needed, "onnxruntime_genai": "cpu"} if exporter in ("auto", "genai") else needed
 
 
 def _goes_on(found: dict[str, Any], keep_going: bool) -> bool:

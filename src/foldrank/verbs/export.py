@@ -66,7 +66,7 @@ def export(
         proof.close()
         facts: dict[str, Any] = {"source": source, "exporter": made.exporter, "exporter_reason": made.reason,
                                  "dtype": dtype, "versions": versions(), "export_proof": proof.found,
-                                 "notes": names.notes}
+                                 "notes": names.notes, "padding": proof.padding}
         card = model_card(folder, manifest=facts, also=("README.md", "manifest.json"))
         (folder / "README.md").write_text(card, encoding="utf-8")
         command = f"export {checkpoint.name} --exporter {made.exporter} --dtype {dtype} --provider {target}"

@@ -18,14 +18,14 @@ from foldrank.digests import WeightDigest
 from foldrank.errors import FoldrankError, NotWritable, SourceError
 from foldrank.graph.dequantized import rounded_linears, rounds_activations
 from foldrank.graph.load import load_model
+from foldrank.graph.padding import Side, padding_sides
 from foldrank.graph.stored import stored_weights
 from foldrank.installed import missing
 from foldrank.plans.models.families import FAMILIES
 from foldrank.progress import SILENT, Progress
-from foldrank.runtime.batch import Side, padded, padding_side
 from foldrank.runtime.compare import Comparison
 from foldrank.runtime.decoding import OrtDecoder, Tokens
-from foldrank.runtime.proof import Criterion, Reference
+from foldrank.runtime.proof import Criterion, Reference, beside_padding
 from foldrank.runtime.providers import load_onnxruntime, resolve
 from foldrank.tolerances import EXPORT_PROOF_FP32, EXPORT_PROOF_KL_NATS
 from foldrank.verbs.export_window import Window, window_of
@@ -36,6 +36,7 @@ from foldrank.verbs.torch_logits import logits_of
 
 _OTHER = {"genai": "--exporter transformers"}
 _DECODED = 4
+_SIDES: tuple[Side, ...] = ("left", "right")
 _ROW = 128
 
 Stored = tuple[list[str], dict[str, str]]
@@ -52,12 +53,16 @@ class ExportProof:
         """What goes into the manifest about the folder called with last."""
         self.weights: Stored | None = None
         """What `stored_weights` says of it."""
+        self.padding: list[Side] | None = None
+        """On which sides its rows may be padded: what it claims, and was proved where a proof could run."""
         self._checkpoint, self._dtype, self._trust, self._progress = checkpoint, dtype, trust_remote_code, progress
         self._model: Any = None
 
     def __call__(self, exporter: str, folder: Path) -> None:
         """Prove the model.onnx of a folder. Raises NotWritable: what differs, by how much, which exporter to take."""
         self.weights = stored_weights(folder / "model.onnx")
+        claimed = padding_sides(load_model(folder / "model.onnx"))
+        self.padding = None if claimed is None else list(claimed)
         self._progress.start("export proof", 1)
         try:
             self.found = self._prove(exporter, folder)
@@ -90,7 +95,8 @@ class ExportProof:
         else:
             model = self._model
         try:
-            return {"passed": True, "tensors": checked, **_logits(folder, model, window, precision), **extra}
+            found, self.padding = _logits(folder, model, window, precision, self.padding)
+            return {"passed": True, "tensors": checked, **found, **extra}
         except _Differs as error:
             raise NotWritable(self._checkpoint.path, f"the graph of {exporter} {error}", remedy) from None
         except _run_faults() as error:
@@ -138,21 +144,24 @@ def _weights(checkpoint: Checkpoint, model: Any) -> Mapping[str, Any]:
     return block_weights(model) if checkpoint.architecture in FAMILIES else {}
 
 
-def _logits(folder: Path, model: Any, window: Window, precision: str) -> dict[str, Any]:
-    """The manifest's figures. Raises _Differs with the first question that the graph fails."""
+def _logits(
+    folder: Path, model: Any, window: Window, precision: str, claimed: list[Side] | None
+) -> tuple[dict[str, Any], list[Side] | None]:
+    """The manifest's figures, and where rows may be padded: where the graph says so, and where else that was found
+    true. Raises _Differs with the first question that the graph fails."""
     decoder = OrtDecoder.open(folder, resolve("cpu"), spinning="in_runs")
     reference = logits_of(model)
     random = np.random.default_rng(0)
     vocabulary = min(window.vocabulary, decoder.prefill(np.ones((1, 1), np.int64)).shape[-1])
     short_BT, long_BT = (random.integers(0, vocabulary, shape) for shape in ((2, window.short), (1, window.long)))
     rows_BT = random.integers(0, vocabulary, (2, min(window.long, window.scaled_from or _ROW, _ROW)))
-    criterion, sides = Criterion(precision), _sides(decoder)
+    criterion = Criterion(precision)
     limit = EXPORT_PROOF_KL_NATS.get(precision, EXPORT_PROOF_FP32)
     checks = {f"against PyTorch on {window.short} tokens": _compared(decoder, reference, short_BT)}
     if window.long > window.short:
         checks[f"against PyTorch on {window.long} tokens"] = _compared(decoder, reference, long_BT)
     checks["decoding with its cache"] = _cached(decoder, short_BT)
-    checks |= {f"beside padding on the {side}": _padded(decoder, rows_BT, side) for side in sides}
+    checks |= {f"beside padding on the {side}": beside_padding(decoder, rows_BT, side) for side in claimed or ()}
     if not criterion.coarse:
         limit = own_limit(max(map(criterion.value, checks.values())), limit, model, (short_BT, long_BT))
     for name, found in checks.items():
@@ -162,20 +171,21 @@ def _logits(folder: Path, model: Any, window: Window, precision: str) -> dict[st
     return {
         "measure": _measure(criterion), "limit": limit, "value": max(map(criterion.value, checks.values())),
         "positions": sum(found.positions for found in checks.values()), "tokens": window.long,
-        "scaled_from": window.scaled_from, "padding": " and ".join(sides) or None,
-    }
+        "scaled_from": window.scaled_from,
+    }, [side for side in (() if claimed == [] else _SIDES)
+        if side in (claimed or ()) or _takes(decoder, rows_BT, side, criterion, limit)]
+
+
+def _takes(decoder: OrtDecoder, rows_BT: Tokens, side: Side, criterion: Criterion, limit: float) -> bool:
+    """Whether rows can be padded on a side of which the graph says nothing."""
+    try:
+        return criterion.value(beside_padding(decoder, rows_BT, side)) <= limit
+    except _run_faults():
+        return False
 
 
 def _measure(criterion: Criterion) -> str:
     return "kl_nats" if criterion.coarse else "max_relative_error"
-
-
-def _sides(decoder: OrtDecoder) -> tuple[Side, ...]:
-    """Where its bundle lets rows be padded: graphs that are told positions on either side."""
-    side = padding_side(decoder.session)
-    if side is None:
-        return ()
-    return ("left", "right") if side == "left" else (side,)
 
 
 def _compared(decoder: OrtDecoder, reference: Reference, ids_BT: Tokens) -> Comparison:
@@ -192,18 +202,4 @@ def _cached(decoder: OrtDecoder, ids_BT: Tokens) -> Comparison:
     decoder.prefill(ids_BT[:, :start])
     for at in range(start, ids_BT.shape[1]):
         found.add(whole_BTV[:, at : at + 1], decoder.step(ids_BT[:, at : at + 1]))
-    return found
-
-
-def _padded(decoder: OrtDecoder, ids_BT: Tokens, side: Side) -> Comparison:
-    """A short row padded beside a long one, then one decoded token, against each alone."""
-    rows = [ids_BT[0, :-1], ids_BT[1, : max(1, ids_BT.shape[1] // 2)]]
-    prompt_BT, mask_BT = padded([row.tolist() for row in rows], side)
-    next_BT = ids_BT[:, -1:]
-    prompt_BTV = decoder.prefill(prompt_BT, mask_BT)
-    step_BTV = decoder.step(next_BT)
-    found = Comparison(f"{decoder.session.model} beside padding")
-    for number, row in enumerate(rows):
-        found.add(decoder.prefill(row[None])[0], prompt_BTV[number][mask_BT[number] == 1])
-        found.add(decoder.step(next_BT[number : number + 1])[0], step_BTV[number])
     return found

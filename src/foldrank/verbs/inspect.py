@@ -59,6 +59,7 @@ def _bundle(path: Path) -> dict[str, Any]:
         "source": dict(manifest.source), "exporter": manifest.exporter,
         "exporter_reason": manifest.exporter_reason, "dtype": manifest.dtype,
         "export_proof": manifest.export_proof, "notes": manifest.notes,
+        "padding": manifest.padding,
         "created": manifest.created,
         "file_bytes": sum(entry.bytes for entry in manifest.files.values()),
     }

@@ -6,28 +6,26 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from foldrank.bundle import Bundle
-from foldrank.errors import ProviderUnavailable, SourceError
+from foldrank.errors import SourceError
+from foldrank.installed import require
 from foldrank.progress import SILENT, Progress
 from foldrank.reporting.card import model_card
 from foldrank.staging import write_atomically
+
+PAGE, PICTURES = "jinja2", "matplotlib"
+"""What draws the page, and its pictures."""
 
 
 def report(bundle: Path | str | Bundle, *, png: Path | str | None = None, progress: Progress = SILENT) -> Path:
     """Write report.html and README.md into the bundle; gives the page's path. `png`: a folder for its pictures too.
 
-    Raises SourceError (no bundle, or a folder that cannot take pictures), BundleError, ProviderUnavailable (the extra
-    `report` is not installed).
+    Without matplotlib the page says so in the place of each picture. Raises SourceError (no bundle, or a folder that
+    cannot take pictures), BundleError, ProviderUnavailable (jinja2 is not installed, or matplotlib where PNGs are
+    asked for).
     """
-    try:
-        from foldrank.reporting.page import compose
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] not in ("matplotlib", "jinja2"):
-            raise
-        raise ProviderUnavailable(
-            "report",
-            f"{error.name} is not installed",
-            "pip install 'foldrank[report]'",
-        ) from None
+    require({PAGE: "report"} if png is None else {PAGE: "report", PICTURES: "report"})
+    from foldrank.reporting.page import compose
+
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     if png is not None and Path(png).expanduser().resolve().is_relative_to(opened.path.resolve()):
         raise SourceError(png, "lies in the bundle, whose manifest names every file", "give a folder outside of it")

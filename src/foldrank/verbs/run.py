@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from foldrank.bundle import Bundle
+from foldrank.facts import vocabulary
+from foldrank.installed import missing
+from foldrank.plans.encoding import Prompts, opening_of
 from foldrank.plans.texts import load_tokenizer
 from foldrank.runtime.batch import with_onnxruntime
 from foldrank.runtime.fallback import provider_for
@@ -18,11 +21,14 @@ from foldrank.runtime.providers import Provider
 
 def run(
     bundle: str | Path | Bundle, prompt: str | Sequence[str], *, max_new_tokens: int = 64, temperature: float = 0.0,
-    top_k: int = 50, top_p: float = 1.0, seed: int = 0, provider: str = "cpu",
+    top_k: int = 50, top_p: float = 1.0, seed: int = 0, bos: str = "auto", provider: str = "cpu",
     provider_options: Mapping[str, str] | None = None, allow_fallback: bool = False,
     threads: int | None = None, stream: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Continue `prompt`, greedily unless `temperature` is above 0; `stream` is handed each new piece of text.
+
+    `bos`: whether the beginning-of-text token stands in front of a prompt: "auto" as the tokenizer does, "always",
+    "never". Without transformers onnxruntime-genai encodes a prompt as it does by itself, and "auto" is all there is.
 
     Gives prompt, text (the continuation), tokens, seconds, tokens_per_second and engine: onnxruntime-genai, or
     onnxruntime where that is not installed or lacks the provider.
@@ -39,11 +45,12 @@ def run(
     }
     engine = provider_for(provider, provider_options, allow_fallback=allow_fallback)
     if not isinstance(prompt, str):
-        return _several(opened, prompt, engine, options)
+        return _several(opened, prompt, engine, bos, options)
     if engine.short in OFFERED and importlib.util.find_spec("onnxruntime_genai"):
-        made = with_genai(opened.path, prompt, engine, **options)
+        ids = None if missing(("transformers",)) and bos == "auto" else _prompts(opened, bos).encode(prompt)
+        made = with_genai(opened.path, prompt, engine, ids=ids, rows=_rows(opened), **options)
     else:
-        [made] = _with_onnxruntime(opened, [prompt], engine, options)
+        [made] = _with_onnxruntime(opened, [prompt], engine, bos, options)
     return {
         "prompt": prompt, "text": made.text, "prompt_tokens": made.prompt_tokens, "tokens": made.tokens,
         "seconds": made.seconds, "tokens_per_second": len(made.tokens) / made.seconds, "engine": made.engine,
@@ -60,9 +67,11 @@ def _check(prompt: str | Sequence[str], max_new_tokens: int, stream: Callable[[s
         raise ValueError("several prompts are not streamed: their texts grow side by side")
 
 
-def _several(opened: Bundle, prompts: Sequence[str], engine: Provider, options: Mapping[str, Any]) -> dict[str, Any]:
+def _several(
+    opened: Bundle, prompts: Sequence[str], engine: Provider, bos: str, options: Mapping[str, Any]
+) -> dict[str, Any]:
     """All prompts in one batch."""
-    rows = _with_onnxruntime(opened, prompts, engine, options)
+    rows = _with_onnxruntime(opened, prompts, engine, bos, options)
     return {
         "rows": [
             {"prompt": prompt, "text": row.text, "prompt_tokens": row.prompt_tokens, "tokens": row.tokens}
@@ -74,10 +83,20 @@ def _several(opened: Bundle, prompts: Sequence[str], engine: Provider, options: 
 
 
 def _with_onnxruntime(
-    opened: Bundle, prompts: Sequence[str], engine: Provider, options: Mapping[str, Any]
+    opened: Bundle, prompts: Sequence[str], engine: Provider, bos: str, options: Mapping[str, Any]
 ) -> list[Generated]:
-    tokenizer: Any = load_tokenizer(opened.path)
-    return with_onnxruntime(opened.path, prompts, engine, tokenizer, ends=_ends(opened, tokenizer), **options)
+    encoder = _prompts(opened, bos)
+    return with_onnxruntime(opened.path, prompts, engine, encoder, ends=_ends(opened, encoder.tokenizer), **options)
+
+
+def _prompts(opened: Bundle, bos: str) -> Prompts:
+    tokenizer = load_tokenizer(opened.path)
+    return Prompts(tokenizer, opening_of(tokenizer, bos), _rows(opened))
+
+
+def _rows(opened: Bundle) -> int | None:
+    """Of the model's embedding table."""
+    return vocabulary(opened.json("config.json"))
 
 
 def _ends(opened: Bundle, tokenizer: Any) -> list[int]:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foldrank.bundle import Bundle
+from foldrank.errors import BundleError
+from foldrank.facts import vocabulary
 from foldrank.runtime.decoding import OrtDecoder
 from foldrank.runtime.fallback import provider_for
 from foldrank.runtime.selftest import FILE, ROWS, TOKENS, SelfTest, precision_of
@@ -28,6 +30,10 @@ def selftest(
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     test = SelfTest.read(opened.path / FILE)
+    rows = vocabulary(opened.json("config.json"))
+    if rows is not None and (beyond := test.ids[(test.ids < 0) | (test.ids >= rows)]).size:
+        what = f"asks for the token {beyond[0]}, the model's embedding table has {rows:,} rows"
+        raise BundleError(opened.path / FILE, what, "compress again")
     on = provider_for(provider, provider_options, allow_fallback=allow_fallback)
     decoder = OrtDecoder.open(opened.path, on, threads=threads, spinning="in_runs")
     precision = precision_of(opened.manifest.dtype, on, int8=test.int8)
@@ -41,11 +47,13 @@ def selftest(
     }
 
 
-def add_selftest(bundle: Bundle, known: Known, seed: int) -> Bundle:
+def add_selftest(bundle: Bundle, known: Known, seed: int, *, bos: str = "auto") -> Bundle:
     """Store a self-test: windows of the installed held-out text and what the bundle's reference says of them."""
-    from foldrank.plans.texts import load_tokenizer, read_text, windows
+    from foldrank.plans.texts import cut_windows, load_tokenizer, read_text
 
-    held_out = read_text(None, "validation")
-    ids_NT = windows(held_out.documents, load_tokenizer(bundle.path), TOKENS, ROWS * TOKENS, seed)
+    ids_NT = cut_windows(
+        read_text(None, "validation"), load_tokenizer(bundle.path), window=TOKENS, windows=ROWS, seed=seed, bos=bos,
+        rows=vocabulary(bundle.json("config.json")),
+    ).ids
     test = SelfTest.of(ids_NT, known.logits, known.described, int8=known.precision == "int8")
     return bundle.with_files({FILE: test.bytes()})

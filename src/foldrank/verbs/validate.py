@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -12,9 +12,8 @@ from foldrank import strictjson
 from foldrank.bundle import Bundle, source_differs
 from foldrank.checkpoint import Checkpoint
 from foldrank.errors import BundleError, SourceError
-from foldrank.facts import context_length
 from foldrank.places import place_of
-from foldrank.plans.texts import load_tokenizer, read_text, windows
+from foldrank.plans.texts import load_tokenizer
 from foldrank.progress import SILENT, Progress
 from foldrank.runtime import quality, validation
 from foldrank.runtime.decoding import OrtDecoder
@@ -22,11 +21,11 @@ from foldrank.runtime.fallback import provider_for
 from foldrank.runtime.proof import Tokens, prove
 from foldrank.runtime.providers import Provider
 from foldrank.tolerances import MIN_POSITIONS
+from foldrank.verbs.reading import held_out
 from foldrank.verbs.reference import Known, reference_of
 from foldrank.versions import versions
 
 REPORT = "reports/validate.json"
-_WINDOW = 512
 
 
 def validate(
@@ -34,7 +33,7 @@ def validate(
     text: str | Path | None = None, provider: str = "cpu", provider_options: Mapping[str, str] | None = None,
     allow_fallback: bool = False,
     max_perplexity_increase: str | float | None = None, min_top1_agreement: float | None = None, seed: int = 0,
-    proof: bool = True, tokens: int = 20_480, threads: int | None = None, offline: bool = False,
+    proof: bool = True, tokens: int = 20_480, bos: str = "auto", threads: int | None = None, offline: bool = False,
     trust_remote_code: bool = False, known: Known | None = None, progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Prove the graph, measure quality on `tokens` tokens of held-out text, and write reports/validate.json.
@@ -49,29 +48,36 @@ def validate(
     dense = reference if isinstance(reference, Bundle) else Bundle.open(reference)
     _check_pair(small, dense)
     trust = {"offline": offline, "trust_remote_code": trust_remote_code}
+    windows = held_out(small.path, small.json("config.json"), text, tokens=tokens, seed=seed, bos=bos)
+    engine = provider_for(provider, provider_options, allow_fallback=allow_fallback)
     if proof and known is None:
         known = reference_of(small, _checkpoint(small, model, **trust), dense)
-    engine = provider_for(provider, provider_options, allow_fallback=allow_fallback)
-    held_out = read_text(None if text is None else Path(text).expanduser(), "validation")
-    window = min(_WINDOW, context_length(small.json("config.json")) or _WINDOW)
-    ids_NT = windows(held_out.documents, load_tokenizer(small.path), window, tokens, seed)
+    ids_NT = windows.ids
     decoder = _decoder(small, engine, threads)
     graph = dict(validation.NOT_RUN)
     if proof and known is not None:
         graph = _prove(small, known, decoder, ids_NT, seed, progress)
         if not graph["passed"]:
             graph["fault"] = fault_of(small, dense, known, ids_NT, engine=engine, threads=threads)
-    cost = quality.measure(_decoder(dense, engine, threads), decoder, ids_NT, progress)
+    cost = quality.measure(_decoder(dense, engine, threads), decoder, ids_NT, progress, opening=windows.opening)
+    samples = _read(cost.pop("greedy_samples"), small)
     gates = validation.gates(graph, cost, max_perplexity_increase=limit, min_top1_agreement=min_top1_agreement)
     found = {
-        "schema": validation.SCHEMA, "graph": graph, "quality": cost, "gates": gates,
+        "schema": validation.SCHEMA, "graph": graph, "quality": cost, "samples": samples, "gates": gates,
         "verdict": validation.verdict(gates), "seed": seed, "provider": engine.short, "instead_of": engine.instead_of,
         "threads": decoder.session.threads,
-        "text": {"name": held_out.name, "sha256": held_out.sha256}, "versions": versions(),
+        "text": {"name": windows.text.name, "sha256": windows.text.sha256, "bos": windows.opening.bos},
+        "versions": versions(),
         "placement": decoder.session.placement,
     }
     small.with_files({REPORT: strictjson.dumps(found).encode()})
     return found
+
+
+def _read(samples: list[dict[str, list[int]]], bundle: Bundle) -> list[dict[str, str]]:
+    """What the token ids of each sample (prompt, dense, bundle) say, in the tokenizer's words."""
+    tokenizer: Any = load_tokenizer(bundle.path)
+    return [{key: tokenizer.decode(ids) for key, ids in sample.items()} for sample in samples]
 
 
 def fault_of(
@@ -85,7 +91,7 @@ def fault_of(
         return None
     sound = reference_of(dense, known.checkpoint)
     found = prove(_decoder(dense, engine, threads), sound.logits, _enough(ids_NT, int(ids_NT.max()) + 1, 0)[:2],
-                  described=sound.described, precision=sound.precision)
+                  described=sound.described, precision=sound.precision, sides=_sides(dense))
     return "plan" if found["passed"] else "export"
 
 
@@ -124,10 +130,16 @@ def _prove(
 ) -> dict[str, Any]:
     config = bundle.json("config.json") or {}
     ids = _enough(ids_NT, config.get("text_config", config).get("vocab_size", int(ids_NT.max()) + 1), seed)
-    found = prove(decoder, known.logits, ids, described=known.described, precision=known.precision, progress=progress)
+    found = prove(decoder, known.logits, ids, described=known.described, precision=known.precision,
+                  sides=_sides(bundle), progress=progress)
     if known.kept is not None:
         found |= {"few_bits_kept": known.kept, "passed": found["passed"] and known.kept["passed"]}
     return found
+
+
+def _sides(bundle: Bundle) -> list[Literal["left", "right"]]:
+    """Where the bundle lets rows be padded; one that does not tell, as older ones did not, on the right."""
+    return ["right"] if bundle.manifest.padding is None else bundle.manifest.padding
 
 
 def _enough(ids_NT: Tokens, vocabulary: int, seed: int) -> Tokens:

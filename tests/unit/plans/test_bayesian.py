@@ -14,16 +14,22 @@ from foldrank.plans.low_rank.bayesian import search
 from foldrank.plans.method import Task
 from foldrank.plans.methods.dipsvd import Settings, run
 from foldrank.plans.models.decoder import Decoder
+from foldrank.plans.request import parse
 
 
-def test_without_optuna_it_is_refused_before_anything_is_computed(
-    make_model: Callable[..., Any], ids: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_optuna_it_is_refused_where_the_method_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
-    monkeypatch.setattr("foldrank.plans.methods.dipsvd.decompose", None)
-    decoder = Decoder.of(make_model(3))
     with pytest.raises(ProviderUnavailable, match=r"optuna.*not installed.*foldrank\[search\]"):
-        run(Task(decoder, ids, 0, source=decoder), Settings(keep=0.6, ratios="bayesian"))
+        parse("dipsvd:keep=0.6,ratios=bayesian")
+    assert parse("dipsvd:keep=0.6").values["ratios"] == "closed-form"
+
+
+def test_without_scipy_auto_is_refused_where_the_method_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("foldrank.plans.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    with pytest.raises(ProviderUnavailable, match=r"method auto: scipy.* is not installed; .*foldrank\[torch\]"):
+        parse("auto:keep=0.8")
 
 
 def test_search_starts_uniform_and_finds_what_is_better() -> None:

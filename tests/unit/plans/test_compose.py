@@ -135,7 +135,7 @@ def test_every_known_family_plans_and_its_reference_runs(
     assert torch.isfinite(model(input_ids=torch.from_numpy(ids)).logits).all()
 
 
-def test_alternating_kinds_are_refused_by_a_fold_and_nothing_is_left(shared: Path, tmp_path: Path) -> None:
+def test_kinds_that_alternate_are_refused_by_a_fold_and_nothing_is_left(shared: Path, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="is of another kind"):
         plan_verb(shared / "fixtures" / "tiny" / "gemma2" / "checkpoint", tmp_path / "plan", methods=["slm:keep=0.7"])
     assert list(tmp_path.iterdir()) == []

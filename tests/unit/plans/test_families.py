@@ -11,12 +11,16 @@ import pytest
 import torch
 from tiny_families import EXPERTS, TINY, save
 
+from foldrank.benchmarks.planning import naive_similarity
 from foldrank.checkpoint import Checkpoint
 from foldrank.errors import SourceError
 from foldrank.plans.compose import calibration_windows, make_plan, parse_all, plan_of, run_all, usable
+from foldrank.plans.method import Result, Task
+from foldrank.plans.methods import slm
 from foldrank.plans.models.decoder import Decoder, load_decoder
 from foldrank.plans.models.families import FAMILIES
 from foldrank.plans.models.reference import reference_model
+from foldrank.plans.request import parse
 
 INTERLEAVED = tuple(name for name, tiny in TINY.items() if FAMILIES[tiny.architecture].interleaved)
 METHODS = {
@@ -109,10 +113,45 @@ def test_keep_one_plans_nothing(made: Callable[[str], Checkpoint], family: str) 
     assert make_plan(made(family), ["slm:keep=1", "dipsvd:keep=1"], calibration_tokens=256).edits == ()
 
 
-@pytest.mark.parametrize("family", ["gemma2", "gemma3", "smollm3"])
-def test_blocks_of_different_kinds_do_not_merge(made: Callable[[str], Checkpoint], family: str) -> None:
-    with pytest.raises(SourceError, match=r"block\.01: is of another kind"):
-        make_plan(made(family), ["slm:keep=0.84,protect_first=0"], calibration_tokens=256)
+@pytest.mark.parametrize(("family", "method", "folds"), [
+    ("gemma2", "slm:blocks=3", [(1, 2, 3, 4)]), ("gemma3", "slm:threshold=-2,rule=mean", [(1, 2, 3, 4)]),
+    ("smollm3", "slm:blocks=3", [(1, 2, 3, 4)]), ("gemma3", "laco:blocks=4,window=3", [(2, 3, 4)]),
+    ("gemma2", "laco:threshold=-2,window=2", [(1, 2), (3, 4)]),
+])
+def test_blocks_merge_within_a_run_of_one_kind(
+    made: Callable[[str], Checkpoint], family: str, method: str, folds: list[tuple[int, ...]], ids: np.ndarray
+) -> None:
+    """Block 0 and the last are of another kind than the four between."""
+    decoder, ends = load_decoder(made(family)), "protect_first=0,protect_last=0"
+
+    def planned(text: str) -> Result:
+        request = parse(f"{text},{ends}")
+        return request.method.run(Task(decoder, ids, 0, source=decoder), request.settings)
+
+    assert [edit.blocks for edit in planned(method).edits] == folds
+    with pytest.raises(ValueError, match=r"2 of 6 blocks cannot be reached .* one kind of block alone: 3 is the fewes"):
+        planned("slm:blocks=2")
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gemma3"])
+def test_windows_of_mixed_kinds_are_those_that_a_naive_search_finds(
+    made: Callable[[str], Checkpoint], family: str, ids: np.ndarray
+) -> None:
+    """The oracle copies the model for each candidate, and asks the config which neighbours are alike."""
+    decoder = load_decoder(made(family))
+    naive = naive_similarity(decoder.model, ids, "top", "bottom")
+    types = made(family).text_config["layer_types"]
+    for threshold in (-2.0, 0.5, 0.8, 0.95):
+        expected, high = [], 5
+        while high > 0:
+            low = high
+            while low > 0 and types[low - 1] == types[high] and naive(tuple(expected), (low - 1, high)) > threshold:
+                low -= 1
+            expected += [(low, high)] if low < high else []
+            high = low - 1
+        settings = slm.Settings(threshold=threshold, protect_first=0, protect_last=0, windows=6, tokens=24)
+        result = slm.run(Task(decoder, ids, 0, source=decoder), settings)
+        assert sorted((fold.blocks[0], fold.blocks[-1]) for fold in result.edits) == sorted(expected)
 
 
 @pytest.mark.parametrize(("family", "entry"), [

@@ -20,7 +20,6 @@ class Letters:
     eos_token_id: int | None = 0
 
     def __call__(self, text: list[str], *, add_special_tokens: bool, verbose: bool) -> Any:
-        assert not add_special_tokens
         return {"input_ids": [[ord(c) for c in document] for document in text]}
 
 
@@ -43,7 +42,7 @@ def test_default_texts_are_installed_and_differ() -> None:
 
 @pytest.mark.parametrize(("name", "data", "says"), [
     ("a.txt", b" \n", "holds no text"),
-    ("a.txt", b"\xff\xfe", "not UTF-8"),
+    ("a.txt", b"\xff\xffa", "not UTF-8"),
     ("a.jsonl", b"{\"text\": \"a\"}\nnope\n", "a.jsonl:2: is not JSON"),
     ("a.jsonl", b"{\"body\": \"a\"}\n", "a.jsonl:1: has no string"),
     ("a.txt.gz", b"plain", "no whole gzip"),

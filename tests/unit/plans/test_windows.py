@@ -43,6 +43,16 @@ def test_the_block_that_fails_becomes_the_next_top() -> None:
     assert outcome.windows == ((3, 5), (1, 2))
 
 
+@pytest.mark.parametrize(("protected", "breaks", "runs"), [
+    (set(), {3}, ((3, 4, 5), (0, 1, 2))), (set(), {1, 5}, ((1, 2, 3, 4),)), ({2}, {3, 4}, ((4, 5), (0, 1))),
+    ({4}, {4, 5}, ((0, 1, 2, 3),)), (set(), {1, 2, 3, 4, 5}, ()), (set(), {0, 6}, ((0, 1, 2, 3, 4, 5),)),
+])
+def test_runs_end_at_protected_blocks_and_where_another_kind_begins(
+    protected: set[int], breaks: set[int], runs: tuple[tuple[int, ...], ...]
+) -> None:
+    assert Bounds(0, 5, frozenset(protected), frozenset(breaks)).runs == runs
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_windows_are_disjoint_descending_within_bounds_and_never_single(seed: int) -> None:
     outcome = merge_windows(arbitrary(seed), Bounds(2, 11), threshold=-0.2)

@@ -135,6 +135,7 @@ def validation() -> dict[str, Any]:
             "window": 512,
             "windows": 128,
         },
+        "samples": [{"prompt": "A valve\n opens", "dense": " and the pump runs", "bundle": " and the <b>pump</b>"}],
         "gates": [
             {"name": "graph_proof", "limit": 1e-4, "value": 3.4e-6, "passed": True},
             {"name": "max_perplexity_increase", "limit": 0.2, "value": 0.1302, "passed": True},
@@ -165,6 +166,7 @@ def _row(bundle: str, engine: str, prompt: int, tpot: float) -> dict[str, Any]:
         "placement": None if engine == "genai" else {"CPUExecutionProvider": 139},
         "spread": {"ttft": 0.01, "tpot": 0.02},
         "stable": prompt != 128,
+        "unstable_because": "samples fall into two groups, 9.0% apart" if prompt == 128 else None,
         "samples": {"ttft_ms": [1.0], "tpot_ms": [tpot]},
     }
 
@@ -182,6 +184,7 @@ def _speedup(engine: str, phase: str, prompt: int, ratio: float, ideal: float) -
         "ideal": ideal,
         "realised_over_ideal": ratio / ideal,
         "stable": prompt != 128,
+        "unstable_because": "the 95 % interval is 12.0% wide" if prompt == 128 else None,
         "pair_ratios": [[ratio, ratio]],
         "note": above,
     }
@@ -216,6 +219,7 @@ def benchmark() -> dict[str, Any]:
             _speedup("onnxruntime", "decode", 16, 1.562, 1.55),
         ],
         "memory": [],
+        "samples": [{"prompt": "A valve\n opens", "dense": " and the pump runs", "bundle": " and the <b>pump</b>"}],
         "gates": [
             {"name": "graph_proof", "limit": 1e-4, "value": 3.4e-6, "passed": True},
         ],

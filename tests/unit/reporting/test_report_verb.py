@@ -51,7 +51,21 @@ def test_pictures_never_go_into_the_bundle_or_over_a_file(make_bundle: Maker, tm
         report(folder, png=tmp_path / "file")
 
 
-@pytest.mark.parametrize("package", ["matplotlib", "jinja2"])
+def test_without_matplotlib_only_the_pictures_are_lost(
+    make_bundle: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_bundle()
+    drawn = report(folder).read_text()
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    page = report(folder).read_text()
+    assert page.count("<figcaption>") == drawn.count("<figcaption>") == 8
+    assert (page.count("not drawn: matplotlib is not installed"), page.count("<svg"), drawn.count("<svg")) == (8, 0, 8)
+    assert page.count("<table") == drawn.count("<table")
+    with pytest.raises(ProviderUnavailable, match=r"matplotlib: is not installed; pip install 'foldrank\[report\]'"):
+        report(folder, png=tmp_path / "pictures")
+
+
+@pytest.mark.parametrize("package", ["jinja2"])
 def test_a_missing_extra_is_named_and_nothing_is_written(
     make_bundle: Maker, package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

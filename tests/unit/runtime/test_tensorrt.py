@@ -195,7 +195,8 @@ def test_run_takes_onnxruntime_genai_only_where_that_offers_the_provider(
     made: dict[str, Any] = {"text": "", "prompt_tokens": 1, "tokens": [1], "seconds": 1.0}
     monkeypatch.setattr(verb, "Bundle", SimpleNamespace)
     monkeypatch.setattr(verb, "provider_for", lambda name, *_, **__: Provider(name))
-    monkeypatch.setattr(verb, "load_tokenizer", lambda _: SimpleNamespace(eos_token_id=0))
+    prompts = SimpleNamespace(tokenizer=SimpleNamespace(eos_token_id=0), encode=lambda _: [1])
+    monkeypatch.setattr(verb, "_prompts", lambda *_: prompts)
     monkeypatch.setattr(verb.importlib.util, "find_spec", lambda _: object())
     monkeypatch.setattr(verb, "with_genai", lambda *_, **__: SimpleNamespace(engine="genai", **made))
     monkeypatch.setattr(verb, "with_onnxruntime", lambda *_, **__: [SimpleNamespace(engine="onnxruntime", **made)])

@@ -14,6 +14,7 @@ from foldrank.cli import options, output, plans, progress, results
 @options.output
 @options.calibration
 @options.recovering
+@options.bos
 @options.exporting
 @options.provider
 @options.quality_gates
@@ -28,8 +29,8 @@ from foldrank.cli import options, output, plans, progress, results
 def command(
     ctx: click.Context, model: str, output_: Path, force: bool, methods: tuple[str, ...], calibration: Path | None,
     calibration_tokens: int | None, recipe: Path | None, save_recipe: Path | None, recover: str | None,
-    recover_text: Path | None, recover_tokens: int | None, recover_steps: int | None, exporter: str | None,
-    dtype: str | None, provider: str | None, provider_options: dict[str, str], text: Path | None,
+    recover_text: Path | None, recover_tokens: int | None, recover_steps: int | None, bos: str | None,
+    exporter: str | None, dtype: str | None, provider: str | None, provider_options: dict[str, str], text: Path | None,
     max_perplexity_increase: float | None, min_top1_agreement: float | None, min_speedup: float | None,
     dense: Path | None, keep_going: bool, offline: bool, trust_remote_code: bool, device: str, seed: int,
     as_json: bool, quiet: bool, verbose: bool,
@@ -40,7 +41,7 @@ def command(
     chosen = plans.choose(
         recipe, save_recipe, methods=methods, calibration=calibration, calibration_tokens=calibration_tokens,
         recover=recover, recover_text=recover_text, recover_tokens=recover_tokens, recover_steps=recover_steps,
-        text=text, seed=plans.given("seed", seed), exporter=exporter, dtype=dtype, provider=provider,
+        bos=bos, text=text, seed=plans.given("seed", seed), exporter=exporter, dtype=dtype, provider=provider,
         max_perplexity_increase=max_perplexity_increase, min_top1_agreement=min_top1_agreement, min_speedup=min_speedup,
     )
     with progress.shown(quiet) as shown:

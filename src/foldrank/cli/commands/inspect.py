@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from foldrank.cli import options, output, plans
+from foldrank.reporting.batches import batches
 
 
 @click.command("inspect")
@@ -35,5 +36,7 @@ def _show(found: dict[str, Any]) -> None:
     if kv:
         facts.append(f"KV {kv['pairs']} x {kv['heads']} heads x {kv['head_size']}")
     output.say(", ".join(fact for fact in facts if fact))
+    if told := batches(found):
+        output.say(told)
     output.table("", ("site", "in", "out", "dtype", "rank"),
                  ((s["site"], *s["shape"], s["dtype"], s["rank"]) for s in found["sites"]))

@@ -14,6 +14,7 @@ from foldrank.cli import options, output, plans, progress
 @options.output
 @options.calibration
 @options.recovering
+@options.bos
 @options.source
 @click.option("--device", default="cpu", show_default=True, help="Where PyTorch computes.")
 @options.seed
@@ -21,7 +22,7 @@ from foldrank.cli import options, output, plans, progress
 def command(
     model: str, output_: Path, force: bool, methods: tuple[str, ...], calibration: Path | None,
     calibration_tokens: int | None, recipe: Path | None, save_recipe: Path | None, recover: str | None,
-    recover_text: Path | None, recover_tokens: int | None, recover_steps: int | None, offline: bool,
+    recover_text: Path | None, recover_tokens: int | None, recover_steps: int | None, bos: str | None, offline: bool,
     trust_remote_code: bool, device: str, seed: int, as_json: bool, quiet: bool, verbose: bool,
 ) -> None:
     """Compute a compression plan for a checkpoint from calibration text."""
@@ -29,13 +30,15 @@ def command(
 
     chosen = plans.choose(recipe, save_recipe, methods=methods, calibration=calibration,
                           calibration_tokens=calibration_tokens, seed=plans.given("seed", seed), recover=recover,
-                          recover_text=recover_text, recover_tokens=recover_tokens, recover_steps=recover_steps)
+                          recover_text=recover_text, recover_tokens=recover_tokens, recover_steps=recover_steps,
+                          bos=bos)
     with progress.shown(quiet) as shown:
         made = options.usage(
             plan, model, output_, methods=chosen.methods, calibration=chosen.calibration,
             calibration_tokens=chosen.calibration_tokens, seed=chosen.seed or 0, device=device, force=force,
             recover=chosen.recover, recover_text=chosen.recover_text, recover_tokens=chosen.recover_tokens,
-            recover_steps=chosen.recover_steps, offline=offline, trust_remote_code=trust_remote_code, progress=shown,
+            recover_steps=chosen.recover_steps, bos=chosen.bos or "auto", offline=offline,
+            trust_remote_code=trust_remote_code, progress=shown,
         )
     if as_json:
         output.emit_json({"plan": str(output_.absolute()), **plans.summary(made)})

@@ -16,21 +16,23 @@ from foldrank.errors import SourceError
 @click.option("--prompts", "file", type=options.PATH, help="A text file with one prompt a line, decoded in one batch.")
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=64, show_default=True)
 @click.option("--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True, help="0 is greedy.")
+@options.bos
 @options.provider
 @options.fallback
 @options.seed
 @options.reporting
 def command(
     bundle: Path, prompts: tuple[str, ...], file: Path | None, max_new_tokens: int, temperature: float,
-    provider: str | None, provider_options: dict[str, str], allow_fallback: bool, seed: int, as_json: bool, quiet: bool,
-    verbose: bool,
+    bos: str | None, provider: str | None, provider_options: dict[str, str], allow_fallback: bool, seed: int,
+    as_json: bool, quiet: bool, verbose: bool,
 ) -> None:
     """Generate text with a bundle, from one prompt or from several in one batch."""
     from foldrank.verbs.run import run
 
     found = options.usage(
         run, bundle, _prompts(prompts, file), max_new_tokens=max_new_tokens, temperature=temperature,
-        provider=provider or "cpu", provider_options=provider_options, allow_fallback=allow_fallback, seed=seed,
+        bos=bos or "auto", provider=provider or "cpu", provider_options=provider_options,
+        allow_fallback=allow_fallback, seed=seed,
     )
     if as_json:
         output.emit_json(found)

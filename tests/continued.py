@@ -24,9 +24,9 @@ def optimum_python() -> Path | None:
     return path if path.is_file() else None
 
 
-def own_tokens(bundle: Path) -> list[int]:
+def own_tokens(bundle: Path, prompt: Sequence[int] = PROMPT) -> list[int]:
     """With ONNX Runtime, step by step."""
-    return _greedy(OrtDecoder.open(bundle, resolve("cpu"), threads=1))
+    return _greedy(OrtDecoder.open(bundle, resolve("cpu"), threads=1), prompt)
 
 
 def genai_tokens(bundle: Path) -> list[int]:
@@ -36,8 +36,16 @@ def genai_tokens(bundle: Path) -> list[int]:
 
 def optimum_tokens(python: Path, bundles: Sequence[Path]) -> dict[Path, list[int] | str]:
     """With ORTModelForCausalLM.generate, one process for all bundles; an error is told in words."""
+    found = optimum_rows(python, bundles, [PROMPT])
+    return {bundle: rows if isinstance(rows, str) else rows[0] for bundle, rows in found.items()}
+
+
+def optimum_rows(
+    python: Path, bundles: Sequence[Path], prompts: Sequence[Sequence[int]]
+) -> dict[Path, list[list[int]] | str]:
+    """The same of several prompts in one batch, padded on the left."""
     program = str(ROOT / "tests" / "optimum_load.py")
-    command = [str(python), program, json.dumps(PROMPT), str(COUNT), *map(str, bundles)]
+    command = [str(python), program, json.dumps(prompts), str(COUNT), *map(str, bundles)]
     quiet = {**os.environ, "HF_HUB_OFFLINE": "1", "ORT_DISABLE_TELEMETRY": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=quiet)
     if done.returncode:
@@ -46,7 +54,7 @@ def optimum_tokens(python: Path, bundles: Sequence[Path]) -> dict[Path, list[int
     return {bundle: found[str(bundle)] for bundle in bundles}
 
 
-def _greedy(decoder: OrtDecoder | GenaiDecoder) -> list[int]:
+def _greedy(decoder: OrtDecoder | GenaiDecoder, prompt: Sequence[int] = PROMPT) -> list[int]:
     decoder.prepare(1)
-    found = [int(decoder.first(np.array([PROMPT], dtype=np.int64))[0])]
+    found = [int(decoder.first(np.array([prompt], dtype=np.int64))[0])]
     return found + [int(decoder.next()[0]) for _ in range(COUNT - 1)]

@@ -1,0 +1,29 @@
+"""foldrank package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from foldrank.cli import options, output, progress
+
+
+@click.command("package")
+@click.argument("bundle", type=options.PATH)
+@click.option("--format", "format_", required=True, help="Whose layout: transformers.js.")
+@options.output
+@options.reporting
+def command(
+    bundle: Path, format_: str, output_: Path, force: bool, as_json: bool, quiet: bool, verbose: bool
+) -> None:
+    """Write a bundle in the layout of another tool."""
+    from foldrank.verbs.package import package
+
+    with progress.shown(quiet) as shown:
+        found = options.usage(package, bundle, output_, format=format_, force=force, progress=shown)
+    if as_json:
+        output.emit_json(found)
+    else:
+        size = sum(entry["bytes"] for entry in found["files"].values())
+        output.say(f"{output_}: {found['format']}, {len(found['files'])} files, {output.mebibytes(size)}")

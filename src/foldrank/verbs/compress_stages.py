@@ -1,0 +1,129 @@
+"""The stages of `compress`, each done once: what an earlier run left of the same is taken, the rest is made.
+
+A stage's key holds all that its result follows from: the settings as they are handed to the verb, digests of the
+checkpoint and of the texts, our own code, and for what comes later the bundle and plan that it starts from.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from foldrank.bundle import MANIFEST, Bundle
+from foldrank.checkpoint import Checkpoint
+from foldrank.digests import sha256_file
+from foldrank.plans.resume import code_version
+from foldrank.progress import Progress
+from foldrank.staging import staged_folder
+from foldrank.unfinished import Stages
+from foldrank.verbs.apply import apply
+from foldrank.verbs.bench import REPORT as SPEED
+from foldrank.verbs.bench import bench
+from foldrank.verbs.export import export
+from foldrank.verbs.plan import plan
+from foldrank.verbs.reference import Known, reference_of
+from foldrank.verbs.selftest import add_selftest
+from foldrank.verbs.validate import REPORT as QUALITY
+from foldrank.verbs.validate import validate
+
+_CODE = ("foldrank", "foldrank.graph", "foldrank.export", "foldrank.plans", "foldrank.passes", "foldrank.runtime",
+         "foldrank.benchmarks")
+
+
+@dataclass
+class Way:
+    """From a checkpoint to a measured bundle. `texts`: digests of the texts given; `trust` and `running`: options that
+    several verbs take."""
+
+    stages: Stages
+    model: str | Path
+    checkpoint: Checkpoint
+    texts: Mapping[str, str | None]
+    trust: Mapping[str, Any]
+    running: Mapping[str, Any]
+    progress: Progress
+    _known: Known | None = None
+
+    @property
+    def small(self) -> Path:
+        """Where the compressed bundle is made."""
+        return self.stages.folder / "bundle"
+
+    def exported(self, dense: Path | None, **settings: Any) -> Bundle:
+        """The dense bundle: in `dense`, for good, where that is given."""
+        if dense is not None and dense.exists():
+            return Bundle.open(dense)
+        place = dense or self.stages.folder / "dense"
+
+        def make() -> Bundle:
+            return export(self.model, place, force=dense is None, progress=self.progress, **settings, **self.trust)
+
+        return make() if dense is not None else self.stages.once(
+            "export", [*self._from, settings], make, lambda: Bundle.open(place))
+
+    def planned(self, **settings: Any) -> None:
+        """The plan."""
+        place = self.stages.folder / "plan"
+
+        def make() -> None:
+            made = plan(self.model, None, progress=self.progress, **settings, **self.trust)
+            with staged_folder(place, force=True) as folder:
+                made.write(folder)
+
+        self.stages.once("plan", [*self._from, _plain(settings), dict(self.texts)], make,
+                         lambda: sha256_file(place / "plan.json") if (place / "plan.json").is_file() else None)
+
+    def applied(self, baseline: Bundle, *, seed: int, bos: str) -> Bundle:
+        """The compressed bundle with its self-test."""
+        chosen = self.stages.folder / "plan"
+
+        def make() -> None:
+            made = apply(baseline, chosen, self.small, seed=seed, force=True, progress=self.progress)
+            add_selftest(made, self.known(baseline), seed, bos=bos)
+
+        digests = [sha256_file(baseline.path / MANIFEST), sha256_file(chosen / "plan.json")]
+        return self.stages.once("apply", [self._code, digests, seed, bos], make, lambda: Bundle.open(self.small))
+
+    def validated(self, baseline: Bundle, **settings: Any) -> dict[str, Any]:
+        """reports/validate.json."""
+        def make() -> None:
+            validate(self.small, reference=baseline, known=self.known(baseline), progress=self.progress, **settings,
+                     **self.trust, **self.running)
+
+        inputs = [_plain(settings), dict(self.texts), _plain(self.running)]
+        return self.stages.once("validate", inputs, make, lambda: self._report(QUALITY), after=["apply"])
+
+    def benched(self, baseline: Bundle, **settings: Any) -> dict[str, Any]:
+        """reports/bench.json."""
+        def make() -> None:
+            bench(self.small, baseline=baseline, progress=self.progress, **settings, **self.running)
+
+        inputs = [_plain(settings), _plain(self.running)]
+        return self.stages.once("bench", inputs, make, lambda: self._report(SPEED), after=["apply"])
+
+    def known(self, baseline: Bundle) -> Known:
+        """What the compressed bundle's graph is judged by, built when it is first asked for."""
+        if self._known is None:
+            self._known = reference_of(Bundle.open(self.small), self.checkpoint, baseline)
+        return self._known
+
+    def _report(self, name: str) -> dict[str, Any] | None:
+        found: dict[str, Any] | None = Bundle.open(self.small).json(name)
+        return found
+
+    @functools.cached_property
+    def _code(self) -> str:
+        return code_version(*(Path(str(importlib.import_module(name).__file__)).parent for name in _CODE))
+
+    @functools.cached_property
+    def _from(self) -> list[Any]:
+        return [self._code, self.checkpoint.source(), dict(self.trust)]
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as JSON holds them: paths as text."""
+    return {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}

@@ -1,0 +1,48 @@
+"""Bundles that every consumer gets: of two exporters, dense and compressed by one plan, of the tiny Llama."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+METHODS = ["slm:keep=0.84,windows=2,tokens=128", "dipsvd:keep=0.7,align=1,ratios=uniform"]
+Bundles = dict[str, Path]
+
+
+@pytest.fixture(scope="session")
+def squeezed(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Bundles], Bundles]:
+    """Dense bundles of the tiny Llama to compressed ones, by name, all by one plan."""
+    from foldrank.verbs.apply import apply
+    from foldrank.verbs.plan import plan
+
+    checkpoint = shared / "fixtures" / "tiny" / "llama" / "checkpoint"
+    once = plan(checkpoint, methods=METHODS, calibration_tokens=1024)
+    folder = tmp_path_factory.mktemp("squeezed")
+    return lambda dense: {name: apply(path, once, folder / name).path for name, path in dense.items()}
+
+
+@pytest.fixture(scope="session")
+def bundles(
+    shared: Path, traced_llama: Path, squeezed: Callable[[Bundles], Bundles], tmp_path_factory: pytest.TempPathFactory
+) -> Bundles:
+    """By name: GroupQueryAttention (genai) and standard operators (transformers), each also compressed. Read only."""
+    pytest.importorskip("onnxruntime_genai")
+    from foldrank.verbs.export import export
+
+    checkpoint = shared / "fixtures" / "tiny" / "llama" / "checkpoint"
+    genai = export(checkpoint, tmp_path_factory.mktemp("dense") / "genai", exporter="genai").path
+    dense = {"genai": genai, "standard": traced_llama}
+    return dense | {f"{name}-small": path for name, path in squeezed(dense).items()}
+
+
+@pytest.fixture(scope="session")
+def node_modules(root: Path) -> Path:
+    """Where npm put onnxruntime-node and transformers.js (`make consumers`)."""
+    folder = Path(os.environ.get("FOLDRANK_NODE_MODULES", root / ".venv-consumers" / "node" / "node_modules"))
+    if shutil.which("node") is None or not folder.is_dir():
+        pytest.skip("needs Node and its packages: make consumers")
+    return folder
