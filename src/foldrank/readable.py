@@ -25,18 +25,28 @@ def readable(checkpoint: Checkpoint) -> Iterator[Path]:
     """The checkpoint's own folder, or for the time of the work one of links to its files with what must differ."""
     path = checkpoint.path
     clean = without_attention(checkpoint.config)
-    marked = _marked(path)
-    renamed = checkpoint.weight_files if not ((path / INDEX).is_file() or (path / SINGLE).is_file()) else []
-    if clean == checkpoint.config and not marked and not renamed:
+    if clean == checkpoint.config and not _marked(path) and not _renamed(checkpoint):
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="foldrank.") as made:
-        folder = Path(made)
-        link_files(path, folder, without={"config.json", *(file.name for file in marked)},
-                   renamed={file.name: SINGLE for file in renamed})
-        _unmark(marked, folder)
-        (folder / "config.json").write_text(json.dumps(clean), encoding="utf-8")
-        yield folder
+        fill(Path(made), checkpoint, clean)
+        yield Path(made)
+
+
+def fill(folder: Path, checkpoint: Checkpoint, config: Any) -> None:
+    """Make an empty folder the checkpoint with this config: links, weights under their common name, no marks."""
+    marked = _marked(checkpoint.path)
+    link_files(checkpoint.path, folder, without={"config.json", *(file.name for file in marked)},
+               renamed=_renamed(checkpoint))
+    _unmark(marked, folder)
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+
+
+def _renamed(checkpoint: Checkpoint) -> dict[str, str]:
+    """The common name of the one weight file, where it has another."""
+    if (checkpoint.path / INDEX).is_file() or (checkpoint.path / SINGLE).is_file():
+        return {}
+    return {file.name: SINGLE for file in checkpoint.weight_files}
 
 
 @contextlib.contextmanager
