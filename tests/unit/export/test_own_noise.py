@@ -9,10 +9,8 @@ import pytest
 import torch
 import transformers
 
-from foldrank.runtime.proof import Criterion
-from foldrank.verbs.export_limit import limit_for, rounding
-from foldrank.verbs.export_proof import _sides
-from foldrank.verbs.reference import logits_of
+from foldrank.verbs.own_noise import own_limit
+from foldrank.verbs.torch_logits import logits_of
 from tests.tiny_families import TINY
 
 IDS = np.random.default_rng(0).integers(0, 260, (2, 64))
@@ -35,10 +33,8 @@ def gemma() -> Any:
 
 
 def test_a_model_that_magnifies_rounding_may_be_as_far_off_as_pytorch_itself(gemma: Any) -> None:
-    own = rounding(gemma, [IDS])
-    assert own > 1e-5
-    limit = limit_for(Criterion("fp32"), gemma, [IDS], 2.8e-5)
-    assert limit == pytest.approx(min(1e-4, 4 * own))
+    """Its genai export is 2.8e-5 off."""
+    assert 4e-5 < own_limit(2.8e-5, 1e-5, gemma, [IDS]) <= 1e-4
     assert next(gemma.parameters()).dtype == torch.float64  # the reference is as it was
 
 
@@ -50,15 +46,10 @@ def test_a_fault_of_one_percent_in_it_is_far_beyond_that_limit(gemma: Any) -> No
     found = logits_of(gemma)(IDS)
     attention.scaling = before
     error = float(np.abs(found - sound).max() / np.abs(sound).max())
-    assert error > 10 * limit_for(Criterion("fp32"), gemma, [IDS], error)
+    assert error > 10 * 1e-4
+    assert own_limit(error, 1e-5, gemma, [IDS]) == 1e-5
 
 
-def test_elsewhere_the_limit_is_fixed() -> None:
-    llama = _model("llama", torch.float32)
-    assert limit_for(Criterion("fp32"), llama, [IDS], 1.0) == 1e-5  # nothing tells its rounding
-    assert limit_for(Criterion("fp32"), object(), [IDS], 9e-6) == 1e-5  # nothing needs to
-    assert limit_for(Criterion("fp16"), object(), [IDS], 1.0) == 5e-4
-
-
-def test_rows_are_tried_on_either_side_where_positions_are_told() -> None:
-    assert (_sides(None), _sides("right"), _sides("left")) == ((), ("right",), ("left", "right"))
+def test_a_model_that_does_not_is_held_closer() -> None:
+    assert own_limit(5e-5, 1e-5, _model("gpt2"), [IDS]) == 1e-5
+    assert own_limit(9e-6, 1e-5, object(), [IDS]) == 1e-5  # nothing is asked of it
