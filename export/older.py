@@ -5,12 +5,11 @@ Version 4 would take its own defaults in their place, in silence: another base, 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from foldrank.checkpoint import Checkpoint
-from foldrank.readable import link_files, without_attention
+from foldrank.readable import fill, without_attention
 
 _NEW = "rope_parameters"
 _OWN_KEYS = {"gpt_neox": {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"}}
@@ -34,9 +33,7 @@ def older_config(config: dict[str, Any]) -> dict[str, Any]:
 def older_checkpoint(checkpoint: Checkpoint, folder: Path) -> Path:
     """Make `folder` the checkpoint with that config; all other files are links to its own. Returns the folder."""
     folder.mkdir()
-    link_files(checkpoint.path, folder)
-    text = json.dumps(older_config(without_attention(dict(checkpoint.config))))
-    (folder / "config.json").write_text(text, encoding="utf-8")
+    fill(folder, checkpoint, older_config(without_attention(dict(checkpoint.config))))
     return folder
 
 

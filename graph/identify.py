@@ -11,6 +11,7 @@ from foldrank.errors import GraphNotRecognized
 _ENCODER_INPUTS = ("encoder_hidden_states", "encoder_attention_mask", "decoder_input_ids", "encoder_outputs")
 _QUANTISED = ("QLinearMatMul", "MatMulInteger", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "QAttention",
               "DynamicQuantizeLinear", "QuantizeLinear")
+_HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 _CACHE_RANK = 5
 """K and V in one tensor: [2, batch, heads, past, head size], or with batch first."""
 
@@ -34,8 +35,18 @@ def _kinds(graph: ir.Graph) -> Iterator[tuple[str, str]]:
         if value.shape is not None and len(value.shape) == _CACHE_RANK:
             yield (f"its cache holds K and V in one tensor ({value.name}, {len(value.shape)} axes)",
                    "export it with one input for keys and one for values: past_key_values.N.key/.value")
+    if halved := next(filter(_halved, graph.inputs), None):
+        yield (f"computes in half precision inside fp32 inputs and outputs: a Cast behind {halved.name}",
+               "give the fp32 graph, or convert its inputs and outputs too (keep_io_types=False), and --dtype fp16")
     if node := next((node for node in graph if node.op_type in _QUANTISED), None):
         yield f"is a quantised graph: it has {node.op_type} ({node.name})", "give the graph from before quantising"
+
+
+def _halved(value: ir.Value) -> bool:
+    """Whether an fp32 cache is rounded to two bytes before anything else is done with it."""
+    readers = [node for node in value.consumers() if node.op_type != "Shape"]
+    return value.dtype == ir.DataType.FLOAT and bool(readers) and all(
+        node.op_type == "Cast" and node.attributes["to"].as_int() in _HALVES for node in readers)
 
 
 def _computes(node: ir.Node) -> bool:

@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError, Message
 from foldrank.errors import UnsafeModel
 from foldrank.graph import proto, wire
 from foldrank.graph.order import put_in_order
+from foldrank.identify import refuse_gguf
 from foldrank.pointers import refuse_pointer
 
 MAX_PROTO = 64 << 20
@@ -23,7 +24,8 @@ _REMEDY = "export the model again"
 
 
 def load_model(path: Path | str) -> ir.Model:
-    """Read a model; its weights stay on disk until asked for. Raises UnsafeModel with the first reasons found.
+    """Read a model; its weights stay on disk until asked for. Raises UnsafeModel with the first reasons found, and
+    SourceError for a GGUF file.
 
     Accepted: one regular file of at most MAX_PROTO bytes, standard and com.microsoft operators, external data in plain
     files below the model's own folder, each byte owned by one tensor. Nodes that are out of order are put in order.
@@ -86,6 +88,7 @@ def _read(path: Path) -> bytes:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise UnsafeModel(path, "is not a plain file", remedy)
+        refuse_gguf(path, os.pread(descriptor, 4, 0))
         if status.st_size > MAX_PROTO:
             what = f"has {status.st_size >> 20} MiB; at most {MAX_PROTO >> 20} MiB are read"
             raise UnsafeModel(path, what, "save it with its weights as external data")

@@ -21,6 +21,7 @@ from foldrank.plans.encoding import Tokenizer, encoded, opening_of, spelled
 from foldrank.plans.formats import documents
 from foldrank.plans.records import Document
 from foldrank.plans.textfiles import characters, plain_name, read_bytes
+from foldrank.readable import unmarked
 from foldrank.token_rows import check_rows
 
 DEFAULTS = ("calibration", "validation")
@@ -113,7 +114,8 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        with unmarked(folder) as place:
+            return AutoTokenizer.from_pretrained(place, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # noqa: BLE001 - tokenizers raises plain Exception for a stranger's file
         reason = str(error).strip().splitlines()
         raise SourceError(

@@ -78,10 +78,14 @@ def refuse_other_files(folder: Path) -> None:
 def refuse_file(path: Path) -> NoReturn:
     """Raise SourceError where a file was given in the place of a checkpoint's folder, by what it is."""
     with path.open("rb") as file:
-        start = file.read(4)
-    if start == b"GGUF" or path.suffix == ".gguf":
-        raise SourceError(path, *_GGUF)
+        refuse_gguf(path, file.read(4))
     raise SourceError(path, "is a file", "give the checkpoint's folder")
+
+
+def refuse_gguf(path: Path, start: bytes) -> None:
+    """Raise SourceError where a file that starts so, or is called so, is llama.cpp's."""
+    if start[:4] == b"GGUF" or path.suffix == ".gguf":
+        raise SourceError(path, *_GGUF)
 
 
 _GGUF = ("is a GGUF file, llama.cpp's own format", "give the safetensors checkpoint that it was converted from")

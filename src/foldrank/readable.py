@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +25,41 @@ def readable(checkpoint: Checkpoint) -> Iterator[Path]:
     """The checkpoint's own folder, or for the time of the work one of links to its files with what must differ."""
     path = checkpoint.path
     clean = without_attention(checkpoint.config)
-    marked = [file for file in sorted(path.glob("*.json")) if _marked(file)]
-    renamed = checkpoint.weight_files if not ((path / INDEX).is_file() or (path / SINGLE).is_file()) else []
-    if clean == checkpoint.config and not marked and not renamed:
+    if clean == checkpoint.config and not _marked(path) and not _renamed(checkpoint):
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="foldrank.") as made:
-        folder = Path(made)
-        link_files(path, folder, without={"config.json", *(file.name for file in marked)},
-                   renamed={file.name: SINGLE for file in renamed})
-        for file in marked:
-            (folder / file.name).write_bytes(file.read_bytes().removeprefix(_BOM))
-        (folder / "config.json").write_text(json.dumps(clean), encoding="utf-8")
-        yield folder
+        fill(Path(made), checkpoint, clean)
+        yield Path(made)
+
+
+def fill(folder: Path, checkpoint: Checkpoint, config: Any) -> None:
+    """Make an empty folder the checkpoint with this config: links, weights under their common name, no marks."""
+    marked = _marked(checkpoint.path)
+    link_files(checkpoint.path, folder, without={"config.json", *(file.name for file in marked)},
+               renamed=_renamed(checkpoint))
+    _unmark(marked, folder)
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+
+
+def _renamed(checkpoint: Checkpoint) -> dict[str, str]:
+    """The common name of the one weight file, where it has another."""
+    if (checkpoint.path / INDEX).is_file() or (checkpoint.path / SINGLE).is_file():
+        return {}
+    return {file.name: SINGLE for file in checkpoint.weight_files}
+
+
+@contextlib.contextmanager
+def unmarked(path: Path) -> Iterator[Path]:
+    """The folder itself, or for the time of the work one of links to its files, its JSON without byte order marks."""
+    marked = _marked(path)
+    if not marked:
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="foldrank.") as made:
+        link_files(path, Path(made), without={file.name for file in marked})
+        _unmark(marked, Path(made))
+        yield Path(made)
 
 
 def link_files(
@@ -56,6 +78,16 @@ def without_attention(config: Any) -> Any:
     return [without_attention(value) for value in config] if isinstance(config, list) else config
 
 
-def _marked(path: Path) -> bool:
+def _marked(folder: Path) -> list[Path]:
+    """JSON files of the folder that begin with a byte order mark."""
+    return [path for path in sorted(folder.glob("*.json")) if _begins_with_mark(path)]
+
+
+def _begins_with_mark(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(len(_BOM)) == _BOM
+
+
+def _unmark(files: Iterable[Path], folder: Path) -> None:
+    for file in files:
+        (folder / file.name).write_bytes(file.read_bytes().removeprefix(_BOM))

@@ -11,7 +11,7 @@ attention scale off by 1 % passed."""
 
 EXPORT_PROOF_NOISES = 4.0
 """A model that amplifies rounding may be so many times PyTorch's own float32 noise away: a random Gemma's graph is
-2.8e-5 off where PyTorch's float32 is 1.1e-5 off its float64; for others that noise is 2e-6 to 1.1e-5 and less is used."""
+2.8e-5 off where PyTorch's float32 is 1.1e-5 off its float64; for others that noise is 2e-6 to 1.1e-5."""
 
 GRAPH_PROOF_KL_NATS = {"fp16": 1e-4, "bf16": 64e-4, "int8": 64e-4}
 """Mean KL(reference || graph) for graphs of two bytes, whose logits cannot be held to an absolute error. bf16 rounds

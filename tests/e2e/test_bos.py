@@ -160,6 +160,16 @@ def test_a_prompt_with_such_a_token_is_told(
     assert all(word in line for word in ("the prompt: ", *SAYS))
 
 
+def test_without_transformers_the_library_encodes_and_such_a_token_is_told_all_the_same(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("foldrank.verbs.run.missing", list)
+    monkeypatch.setattr("foldrank.verbs.run.load_tokenizer", lambda _: pytest.fail("it is not there"))
+    assert run(bundle, "We propose", max_new_tokens=2)["prompt_tokens"] > 1
+    with pytest.raises(SourceError, match=r"the prompt: token .* has the id 4096"):
+        run(bundle, f"a {BEYOND}", max_new_tokens=2)
+
+
 @pytest.mark.parametrize(("arguments", "says"), [
     (("plan", "{checkpoint}", "-o", "out", *METHOD, "--calibration", "short.txt"),
      "short.txt: has 8 tokens, one window needs 512; give a longer one with --calibration"),

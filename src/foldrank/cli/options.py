@@ -92,19 +92,19 @@ fallback: Callable[[F], F] = click.option(
 calibration: Callable[[F], F] = _stack(
     click.option("--method", "methods", multiple=True, metavar="NAME[:KEY=VALUE,...]",
                  help="Repeatable, applied in order, e.g. slm:keep=0.75."),
-    click.option("--calibration", type=PATH, help="Text or JSONL; default: the bundled text."),
+    click.option("--calibration", type=PATH, help="Text, JSON lines or CSV; default: the bundled text."),
     click.option("--calibration-tokens", type=click.IntRange(min=1)),
     click.option("--recipe", type=PATH, help="YAML with these options; options given beside it win."),
     click.option("--save-recipe", type=PATH, help="Write the options of this run as YAML."),
 )
 recovering: Callable[[F], F] = _stack(
     click.option("--recover", type=click.Choice(("lora", "factors", "norms")), help="Train the plan by distillation."),
-    click.option("--recover-text", type=PATH, help="Text or JSONL to train on; default: the calibration text."),
+    click.option("--recover-text", type=PATH, help="Text, JSON lines or CSV to train on; default: the calibration's."),
     click.option("--recover-tokens", type=click.IntRange(min=64), help="Tokens drawn from it; default 262144."),
     click.option("--recover-steps", type=click.IntRange(min=1), help="At most so many; default 300."),
 )
 quality_gates: Callable[[F], F] = _stack(
-    click.option("--text", type=PATH, help="Held-out text or JSONL; default: the bundled text."),
+    click.option("--text", type=PATH, help="Held-out text, JSON lines or CSV; default: the bundled text."),
     click.option("--max-perplexity-increase", callback=_share, metavar="SHARE", help="Gate, e.g. 5% or 0.05."),
     click.option("--min-top1-agreement", type=click.FloatRange(0, 1), help="Gate, e.g. 0.9."),
 )

@@ -27,5 +27,4 @@ def _rounded(manifest: Any) -> str:
                  lookup.number(manifest, "export_proof", "checkpoint_kl_nats"))
     top1 = lookup.number(manifest, "export_proof", "checkpoint_top1")
     return (f"; reference: dequantised, {count} weights of few bits as the graph holds them, which makes a model "
-            f"{figures.nats(kl)} nats from the checkpoint, {figures.percent(top1, 1)} of its likeliest tokens the same, "
-            "on random tokens")
+            f"{figures.nats(kl)} from the checkpoint, with {figures.percent(top1)} of its likeliest tokens")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from foldrank.reporting import figures, lookup
+from foldrank.reporting.absent import absent
 from foldrank.reporting.context_chart import against_context
 from foldrank.reporting.evidence import Evidence
 from foldrank.reporting.gates import gates
@@ -30,7 +31,7 @@ def speed(evidence: Evidence) -> Section:
         *before_after(rows),
         *roofline(bench),
         *against_context(rows),
-        *_unavailable(bench),
+        *absent(evidence),
     ]
     if lookup.rows(bench, "gates"):
         parts += gates(bench)
@@ -89,13 +90,6 @@ def _null(bench: Any) -> Part:
     if every > 1 and missed is not None:
         words += f" Of {every} null tests over all workloads, {every - missed} contain 1."
     return Text(words)
-
-
-def _unavailable(bench: Any) -> list[Part]:
-    return [
-        Text(f"{name}: unavailable ({reason}).")
-        for name, reason in sorted(lookup.pairs(bench, "method", "unavailable").items())
-    ]
 
 
 def _rows(rows: list[Mapping[str, Any]]) -> Table:

@@ -70,13 +70,14 @@ def compress(
     from foldrank.verbs.plan import recovery
     from foldrank.verbs.reading import held_out, planning
     from foldrank.verbs.report import PAGE, report
+    from foldrank.verbs.rounded import refuse_replacing
 
     dense = None if dense is None else Path(dense).expanduser()
     output = Path(output).expanduser().absolute()
     check_output(output, force=force)
     if short_name(provider) != "cpu":
         methods = [aligned(method, _GPU_ALIGN) for method in methods]
-    parse_all(methods)
+    requests = parse_all(methods)
     validation.share(max_perplexity_increase)
     asked = recovery(recover, recover_text or calibration, recover_tokens, recover_steps, bos=bos)
     trust: dict[str, Any] = {"offline": offline, "trust_remote_code": trust_remote_code}
@@ -89,6 +90,7 @@ def compress(
     check_starts(provider, provider_options)
     if dense is not None and dense.exists():
         _check_dense(Bundle.open(dense), checkpoint)
+        refuse_replacing(Bundle.open(dense), [request.method for request in requests])
     running: dict[str, Any] = {"provider": provider, "provider_options": provider_options, "seed": seed}
     with unfinished(output) as stages:
         way = Way(stages, model, checkpoint, texts, trust=trust, running=running, progress=progress)

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foldrank.errors import SourceError
+from foldrank.identify import refuse_gguf
 from foldrank.sites import PACKED, ROLES, Site
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
     from foldrank.checkpoint import Checkpoint
     from foldrank.graph.decoder import Block, Decoder
 
@@ -40,6 +43,8 @@ def inspect(path: Path | str) -> dict[str, Any]:
     if not path.exists():
         raise SourceError(path, "no such file or folder", "give a bundle, an .onnx file, a checkpoint or a plan")
     if path.suffix != ".onnx":
+        with path.open("rb") as file:
+            refuse_gguf(path, file.read(4))
         raise SourceError(path, "is not an .onnx file", "give a bundle, an .onnx file, a checkpoint or a plan")
     return {"kind": "onnx", **_graph(path)}
 
@@ -72,10 +77,17 @@ def _graph(path: Path) -> dict[str, Any]:
         "identity": "decoder", "dialect": decoder.dialect, "blocks": len(decoder.blocks),
         "block_numbers": [block.number for block in decoder.blocks],
         "sites": [row for block in decoder.blocks for row in _sites(block)],
-        "kv": _kv(decoder), "parameters": decoder.parameters,
+        "kv": _kv(decoder), "axes": _axes(model), "parameters": decoder.parameters,
         "bytes": sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None),
         "tied": decoder.tied, "opset": model.graph.opset_imports.get(""), "ir_version": model.ir_version,
     }
+
+
+def _axes(model: ir.Model) -> dict[str, list[int | str | None]]:
+    """Of every input and output, in order: a number, or the name that tools bind it by; null where it has none."""
+    ports = (*model.graph.inputs, *model.graph.outputs)
+    return {str(port.name): [dim if isinstance(dim, int) else dim.value for dim in port.shape.dims]
+            for port in ports if port.shape is not None}
 
 
 def _kv(decoder: Decoder) -> dict[str, int]:

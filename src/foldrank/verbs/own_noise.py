@@ -1,5 +1,4 @@
-"""How far a model's logits move by float32's rounding alone: a model that amplifies it is not told from a faulty graph by
-a fixed limit."""
+"""How far a model's logits move by float32's rounding alone: a fixed limit calls what amplifies it faulty."""
 
 from __future__ import annotations
 

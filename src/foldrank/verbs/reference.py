@@ -42,7 +42,8 @@ def reference_of(bundle: Bundle, checkpoint: Checkpoint, dense: Bundle | None = 
     network = reference_model(checkpoint, plan, dtype, stored=bundle.manifest.dtype,
                               rounded_weights=matrices(given.source))
     applied = ", no plan" if plan is None else ", plan applied there"
-    held = f", dequantised: {len(given.source)} weights of {given.source_name}" if given.source else ""
+    count = sum(len(linear.sites) for linear in given.source)
+    held = f", dequantised: {count} weights of {given.source_name}" if count else ""
     described = f"{checkpoint.name} in PyTorch, {str(dtype).removeprefix('torch.')}{held}{applied}"
     rounding = given.rounds_activations or (plan is not None and plan.rounds_activations)
     return Known(logits_of(network), described, "int8" if rounding else bundle.manifest.dtype, checkpoint,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,10 +10,11 @@ import numpy as np
 
 from foldrank.bundle import Bundle
 from foldrank.checkpoint import Checkpoint
-from foldrank.errors import BundleError, NotWritable
+from foldrank.errors import BundleError, NotWritable, PassRefused
 from foldrank.graph.dequantized import HEAD, Rounded, matrices, rounded_linears, rounds_activations
 from foldrank.graph.load import load_model
 from foldrank.planfile import Plan
+from foldrank.plans.method import Method
 from foldrank.runtime.compare import Comparison
 from foldrank.sites import Site
 from foldrank.tolerances import ROUNDED_WEIGHT
@@ -60,6 +61,15 @@ class GivenBits:
                   if (old := there.get(_before(linear.sites, came_from))) is None or not linear.same_as(old)]
         return {"compared": len(self.held), "differ": [",".join(sites) for sites in differ[:_SHOWN]],
                 "passed": not differ}
+
+
+def refuse_replacing(bundle: Bundle, methods: Iterable[Method]) -> None:
+    """Raise PassRefused, before anything is planned, where a method would replace weights that came in few bits."""
+    replacing = [method.name for method in methods if not method.folds]
+    if replacing and (linears := rounded_linears(load_model(bundle.model))):
+        where, count = linears[0].sites[0], sum(len(linear.sites) for linear in linears)
+        what = f"{where}: its graph came with {count} weights in few bits, which {replacing[0]} cannot replace"
+        raise PassRefused(bundle.path, [what], "compress the dense model first and quantise after, or fold alone")
 
 
 def _copies(plan: Plan) -> dict[int, int]:

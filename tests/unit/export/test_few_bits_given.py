@@ -173,7 +173,7 @@ def test_a_single_scale_one_percent_off_is_seen(folded: Bundle, dense: Bundle, p
 
 
 def test_the_reference_must_be_of_the_graph_that_was_folded(folded: Bundle, dense_5m: Path, plan: Plan) -> None:
-    with pytest.raises(BundleError, match="came with weights in few bits, .*give the dense bundle that the plan"):
+    with pytest.raises(BundleError, match=r"came with weights in few bits, .*give the dense bundle that the plan"):
         GivenBits.of(folded, plan, Bundle.open(dense_5m))
 
 
@@ -181,6 +181,9 @@ def test_low_rank_over_few_bits_is_refused_by_name(dense: Bundle, shared: Path, 
     made = foldrank.plan(shared / "fixtures/tiny/llama/checkpoint", methods=["dipsvd:keep=0.8"], calibration_tokens=256)
     with pytest.raises(PassRefused, match=r"block\.00\..*not plain matrices"):
         foldrank.apply(dense, made, tmp_path / "small")
+    with pytest.raises(PassRefused, match=r"block\.00\.\w+: its graph came with 43 .*which dipsvd cannot replace"):
+        foldrank.compress(shared / "fixtures/tiny/llama/checkpoint", tmp_path / "small", dense=dense.path,
+                          methods=["shortgpt:keep=0.8", "dipsvd:keep=0.8"])
     assert not (tmp_path / "small").exists()
 
 
@@ -211,7 +214,7 @@ def test_the_builders_own_int4_graph_is_adopted_and_folded(shared: Path, plan: P
     assert (found["passed"], found["measure"], found["kept"]["compared"]) == (True, "kl_nats", 4 * 5 + 1)
 
 
-def test_a_dense_graph_of_the_builder_is_still_its_exporters_own(dense_5m: Path, specs_5m: Path, tmp_path: Path) -> None:
+def test_a_dense_graph_of_the_builder_is_its_exporters_own(dense_5m: Path, specs_5m: Path, tmp_path: Path) -> None:
     assert rounded_linears(load_model(dense_5m / "model.onnx")) == []
     with pytest.raises(ExportError, match="is a graph with GroupQueryAttention; --exporter genai makes"):
         export(specs_5m, tmp_path / "out", exporter="genai", graph=dense_5m)

@@ -47,3 +47,14 @@ def test_a_checkpoint_keeps_its_files_and_the_original_its_config(shared: Path, 
     opened = Checkpoint.open(made)
     assert opened.config["rope_theta"] == 123456.0
     assert (made / "model.safetensors").read_bytes() == before["model.safetensors"]
+
+
+def test_weights_under_another_name_and_a_byte_order_mark_reach_the_older_library(shared: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(shared / "fixtures" / "tiny" / "llama" / "checkpoint", tmp_path / "checkpoint"))
+    (source / "model.safetensors").rename(source / "consolidated.safetensors")
+    (source / "tokenizer_config.json").chmod(0o644)
+    (source / "tokenizer_config.json").write_bytes(b"\xef\xbb\xbf" + (source / "tokenizer_config.json").read_bytes())
+    made = older_checkpoint(Checkpoint.open(source), tmp_path / "older")
+    assert (made / "model.safetensors").resolve() == source / "consolidated.safetensors"
+    assert (made / "tokenizer_config.json").read_bytes()[:1] == b"{"
+    assert Checkpoint.open(made).weight_files == [made / "model.safetensors"]

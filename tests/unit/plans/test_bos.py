@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from foldrank.opening import PLAIN, Opening
 from foldrank.plandocument import read_document
 from foldrank.plans import compose
 from foldrank.plans.chats import Chat
-from foldrank.plans.encoding import Prompts, opening_of
+from foldrank.plans.encoding import Prompts, encoded, opening_of
 from foldrank.plans.methods.auto import shortened, split
 from foldrank.plans.texts import Text, cut_windows, load_text, load_tokenizer, windows
 from foldrank.plans.training.recovering import Recovery, recovery_windows
@@ -169,3 +170,12 @@ def test_a_chat_template_that_writes_the_token_itself_does_not_write_it_twice(ch
     text = Text("t", "", (Chat("t:1", ({"role": "user", "content": "Some words to read"},)),))
     cut = cut_windows(text, tokenizer, window=5, windows=None, seed=None)
     assert cut.ids[0].tolist() == tokenizer("Some words to read")["input_ids"][:5]
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "tokenizer.json"])
+def test_a_byte_order_mark_in_a_file_of_the_tokenizer_changes_nothing(shared: Path, tmp_path: Path, name: str) -> None:
+    source = shared / "fixtures" / "tiny" / "llama" / "checkpoint"
+    folder = Path(shutil.copytree(source, tmp_path / "model"))
+    (folder / name).write_bytes(b"\xef\xbb\xbf" + (source / name).read_bytes())
+    found, wanted = (encoded(load_tokenizer(path), ["Größe of the thing"], special=True) for path in (folder, source))
+    assert found == wanted

@@ -271,3 +271,14 @@ def test_each_stage_tells_its_versions(make_bundle: Maker) -> None:
     assert "library planned made timed" in text
     assert "foldrank 0.1.0 0.1.0" in text
     assert "bandwidth 21.0 GB/s" in text
+
+
+@pytest.mark.parametrize(("passed", "says"), [(True, "passed"), (False, "failed")])
+def test_weights_that_came_in_few_bits_are_told(make_bundle: Maker, passed: bool, says: str) -> None:
+    folder = make_bundle()
+    path = folder / "reports" / "validate.json"
+    found = strictjson.read(path)
+    found["graph"]["few_bits_kept"] = {"compared": 29, "differ": [], "passed": passed}
+    path.write_text(strictjson.dumps(found))
+    page = re.sub(r"<[^>]+>", " ", compose(folder).html.split('id="proof"')[1])
+    assert re.search(rf"29 weights that came in few bits, bit for bit\W+{says}", page)

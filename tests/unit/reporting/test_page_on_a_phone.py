@@ -11,6 +11,8 @@ import pytest
 
 from foldrank.plans import METHODS
 from foldrank.plans.request import parse
+from foldrank.reporting import picture
+from foldrank.reporting.absent import absent
 from foldrank.reporting.evidence import Evidence
 from foldrank.reporting.page import compose
 from foldrank.reporting.reproduced import reproduced
@@ -21,6 +23,12 @@ Maker = Callable[..., Path]
 def lines(folder: Path) -> list[list[str]]:
     (part,) = reproduced(Evidence.read(folder))
     return [shlex.split(line) for line in part.lines]  # type: ignore[union-attr]
+
+
+@pytest.fixture(autouse=True)
+def _undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made and not written out, which is what takes long."""
+    monkeypatch.setattr(picture, "inline_svg", lambda *_: '<svg role="img"></svg>')
 
 
 @pytest.fixture
@@ -65,6 +73,18 @@ def test_an_unstable_row_says_why(page: str) -> None:
     ratios, rows = speed.split("All ")[0], speed.split("All ")[1]
     assert "the 95 % interval is 12.0% wide" in ratios
     assert "samples fall into two groups, 9.0% apart" in rows
+
+
+def test_what_was_not_timed_says_why(make_bundle: Maker) -> None:
+    method = {"unavailable": {"genai": "it does not start"}, "dropped_prompts": [2048]}
+    peers = {"unavailable": {"optimum": "exporter optimum: not installed"}}
+    evidence = Evidence.read(make_bundle())
+    told = Evidence({}, genai_config=evidence.genai_config, bench={"method": method, "peers": peers})
+    (part,) = absent(told)
+    assert [[cell.text for cell in row] for row in part.rows] == [  # type: ignore[union-attr]
+        ["genai", "it does not start"], ["prompt 2,048", "longer than the model's context of 1,024 tokens"],
+        ["against optimum", "exporter optimum: not installed"]]
+    assert absent(evidence) == []
 
 
 def test_a_compressed_bundle_is_made_again_by_three_commands_that_parse(make_bundle: Maker) -> None:
