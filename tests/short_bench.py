@@ -9,8 +9,8 @@ from dataclasses import replace
 from foldrank.benchmarks.workload import QUICK, Workload
 from foldrank.verbs import bench
 
-SHORT = replace(QUICK, workloads=(Workload(16, 1, 4),), launches=1, engines=("onnxruntime",))
-"""One workload in one engine, started once: as many pairs and warm-ups as ever."""
+SHORT = replace(QUICK, workloads=(Workload(16, 1, 4),), launches=1)
+"""One workload, its workers started once: as many engines, pairs and warm-ups as ever."""
 
 if __name__ == "__main__":
     from foldrank.cli.main import main

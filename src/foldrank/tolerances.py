@@ -7,7 +7,7 @@ GRAPH_PROOF_FP32 = 1e-4
 
 EXPORT_PROOF_FP32 = 1e-5
 """The same for a fresh dense export, where no plan excuses anything: noise is 5e-7 to 1.3e-6 here; under 1e-4 an
-attention scale off by 1 % passed. A model that magnifies rounding is held to PyTorch's own (verbs/export_limit.py)."""
+attention scale off by 1 % passed."""
 
 EXPORT_PROOF_NOISES = 4.0
 """A model that amplifies rounding may be so many times PyTorch's own float32 noise away: a random Gemma's graph is

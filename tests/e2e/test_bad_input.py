@@ -197,7 +197,7 @@ def test_an_interrupt_in_the_middle_leaves_nothing(specs_5m: Path, tmp_path: Pat
          str(tmp_path / "out")], stderr=subprocess.PIPE, text=True, env=ENVIRONMENT,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
     )
-    _wait_for(lambda: any(tmp_path.glob("out.unfinished/.dense.*.partial")), 60)
+    _wait_for(lambda: any(tmp_path.glob("out.unfinished/.dense.*.partial")), 150)
     time.sleep(0.3)
     run.send_signal(stop)
     _, stderr = run.communicate(timeout=60)

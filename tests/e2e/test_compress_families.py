@@ -19,7 +19,7 @@ AT_NIGHT_ONLY = [pytest.param(name, marks=[pytest.mark.slow, NIGHTLY]) for name 
 
 @pytest.fixture(autouse=True)
 def short_bench(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One short workload in one engine, started once: that it runs and is written is asked here, not how fast it is."""
+    """One short workload: that it runs and is written is asked here, not how fast it is."""
     monkeypatch.setattr(bench, "QUICK", SHORT)
 
 
