@@ -107,6 +107,8 @@ def test_a_dense_bundle_passes_both_and_writes_what_it_returns(copy: Bundle, den
     assert quality["window"] == 256  # what the model was trained on; it claims 1,024
     assert 20 < quality["dense_perplexity"] < 27  # 23.2 measured; 31.2 with windows of 512
     assert quality["greedy_prefix_tokens"] == quality["greedy_continued_tokens"]
+    assert [sample["dense"] for sample in found["samples"]] == [sample["bundle"] for sample in found["samples"]]
+    assert all(len(sample["prompt"]) > 32 and sample["dense"].strip() for sample in found["samples"][:3])
     assert found["verdict"] == "pass"
     assert all(gate["passed"] for gate in found["gates"])
     assert Bundle.open(copy.path).json("reports/validate.json") == found

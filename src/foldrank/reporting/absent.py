@@ -6,19 +6,19 @@ from typing import Any
 
 from foldrank.reporting import lookup
 from foldrank.reporting.evidence import Evidence
-from foldrank.reporting.parts import Cell, Part, table
+from foldrank.reporting.parts import Part, table
 
 
 def absent(evidence: Evidence) -> list[Part]:
     """A row each for engines and peers that do not start here and for prompts beyond the context; nothing if none."""
     bench = evidence.bench
-    rows: list[list[str | Cell]] = [
-        *([name, str(reason)] for name, reason in sorted(lookup.pairs(bench, "method", "unavailable").items())),
-        *([f"prompt {length:,.0f}", _too_long(evidence)] for length in _dropped(bench)),
-        *([f"against {name}", str(reason)]
+    rows = [
+        *((name, str(reason)) for name, reason in sorted(lookup.pairs(bench, "method", "unavailable").items())),
+        *((f"prompt {length:,.0f}", _too_long(evidence)) for length in _dropped(bench)),
+        *((f"against {name}", str(reason))
           for name, reason in sorted(lookup.pairs(bench, "peers", "unavailable").items())),
     ]
-    return [table(("not timed", "why"), "ll", rows)] if rows else []
+    return [table(("not timed", "why"), "ll", [list(row) for row in rows])] if rows else []
 
 
 def _dropped(bench: Any) -> list[float]:

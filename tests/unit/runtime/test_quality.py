@@ -78,6 +78,9 @@ def test_the_greedy_prefix_stops_where_the_two_part() -> None:
     found = greedy_prefix(cycle, Table(parted), np.asarray([[4, 0, 0, 0, 0, 0, 0, 0]]))
     assert found["greedy_prefixes"] == [3]  # from 0: 1 2 3, then 4 or 2
     assert found["greedy_prefix_tokens"] == 3.0
+    (sample,) = found["greedy_samples"]
+    assert (sample["prompt"], sample["dense"]) == ([4, 0, 0, 0], [1, 2, 3, 4])
+    assert sample["bundle"] == [1, 2, 3, 2]
 
 
 def test_a_model_that_gives_nan_fails() -> None:
