@@ -44,7 +44,7 @@ def finish_graph(folder: Path, data_sha256: str, *, left_padding: bool = False) 
             _set_head_size(port, head_size)
     name_axes(model.graph)
     if left_padding:
-        take_left_padding(model.graph, next(entry.version for entry in model.opset_import if not entry.domain))
+        take_left_padding(model.graph, next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx")))
     make_anonymous(model)
     model.graph.ClearField("name")
     digest = hashlib.sha256(model.SerializeToString(deterministic=True) + data_sha256.encode()).hexdigest()

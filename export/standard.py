@@ -128,6 +128,6 @@ def finish(
     entry = FileEntry(sha256_file(data), data.stat().st_size)
     settings = genai_settings(checkpoint, ports, shared_cache=shared_cache)
     (folder / "genai_config.json").write_text(strictjson.dumps(settings), encoding="utf-8")
-    finish_graph(folder, entry.sha256)
+    finish_graph(folder, entry.sha256, left_padding=provider == "cpu")
     finish_files(folder, checkpoint, "cuda" if provider == "tensorrt" else provider)
     return {DATA: entry}

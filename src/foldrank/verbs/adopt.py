@@ -41,6 +41,9 @@ def adopt(
     if fused and not rounded_linears(model):
         raise ExportError(path, "is a graph with GroupQueryAttention", "--exporter genai makes that bundle itself")
     ports = common_ports(model, checkpoint, dtype=dtype)
+    if any(node.op_type == "GatherBlockQuantized" for node in model.graph):
+        raise ExportError(path, "holds its token embedding in few bits (GatherBlockQuantized), which is not read",
+                          "quantise again without the embedding")
     if not _holds_embedding(model, checkpoint, dtype):
         raise ExportError(path, f"does not hold the token embedding of {checkpoint.name}",
                           "give the checkpoint that it was made from")

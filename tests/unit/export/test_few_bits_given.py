@@ -209,6 +209,7 @@ def test_the_builders_own_int4_graph_is_adopted_and_folded(shared: Path, plan: P
     proof = made.manifest.export_proof
     assert proof is not None
     assert (proof["passed"], proof["measure"], proof["rounded_weights"]) == (True, "kl_nats", 43)
+    assert made.manifest.padding == ["left", "right"]
     small = foldrank.apply(made, plan, tmp_path / "small")
     found = proved(small, made, shared)
     assert (found["passed"], found["measure"], found["kept"]["compared"]) == (True, "kl_nats", 4 * 5 + 1)

@@ -40,6 +40,7 @@ SCALED: dict[str, tuple[Tiny, str, int | None]] = {
     "longrope": (Tiny("Phi3ForCausalLM", "Phi3Config", {
         **OWN_HEAD, **_BLOCKS, **_PAST, "original_max_position_embeddings": 128, **_rope("longrope", **_FACTORS)}),
         "transformers", 128),
+    "part of a head": (_llama(**_rope("default", partial_rotary_factor=0.5)), "transformers", None),
     "base": (_llama(rope_parameters={"rope_type": "default", "rope_theta": 500.0}), "genai", None),
 }
 """Model, the exporter that `auto` ends with, and where scaling starts. Dynamic scaling begins past the context."""
