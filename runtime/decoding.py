@@ -72,8 +72,7 @@ def shares_buffer(folder: Path) -> bool:
 
 
 class OrtDecoder:
-    """A session and its cache. Rows may be padded: on the right for graphs with GroupQueryAttention, whose rows count
-    their ones in the mask; for graphs with position_ids on either side."""
+    """A session and its cache. Rows may be padded where the graph lets them (`graph.padding`)."""
 
     def __init__(self, session: Session, cache: CacheLayout, *, capacity: int | None = None) -> None:
         """`capacity`: share one buffer of so many positions (GroupQueryAttention only); None: a growing cache."""
