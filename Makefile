@@ -17,7 +17,7 @@ demo: $(READY)
 	$(BIN)/foldrank compress examples/specs-5m --method slm:keep=0.75 --method dipsvd:keep=0.8 -o build/demo --force
 
 test: $(READY)
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations 25
+	$(BIN)/python -m pytest --ignore tests/consumers -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations 25
 
 lint: $(READY)
 	$(BIN)/ruff check .

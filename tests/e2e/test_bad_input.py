@@ -24,6 +24,19 @@ def foldrank(*arguments: object, **options: object) -> subprocess.CompletedProce
                           env=ENVIRONMENT, timeout=300, **options)  # type: ignore[call-overload]
 
 
+Here = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def here(capsys: pytest.CaptureFixture[str]) -> Here:
+    """The same in this process: what takes long in a new one is to start."""
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        ended = main._run(list(map(str, arguments)))
+        return subprocess.CompletedProcess(arguments, ended, "", capsys.readouterr().err)
+
+    return run
+
+
 def refused(found: subprocess.CompletedProcess[str], code: int, *says: str) -> None:
     lines = [line for line in found.stderr.splitlines() if line.startswith("error: ")]
     assert found.returncode == code, found.stderr
@@ -39,10 +52,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def plan(specs_5m: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from foldrank.verbs.plan import plan
+
     target = tmp_path_factory.mktemp("plan") / "plan"
-    found = foldrank("plan", specs_5m, "-o", target, "--method", "slm:keep=0.9", "--method", "dipsvd:keep=0.9",
-                     "--calibration-tokens", 2048)
-    assert found.returncode == 0, found.stderr
+    plan(specs_5m, target, methods=["slm:keep=0.9", "dipsvd:keep=0.9"], calibration_tokens=2048)
     return target
 
 
@@ -74,17 +87,15 @@ METHOD = ("--method", "slm:keep=0.75")
 ])
 def test_one_line_the_exit_code_and_nothing_left(
     arguments: tuple[str, ...], code: int, says: tuple[str, ...], specs_5m: Path, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch, here: Here,
 ) -> None:
-    """In this process, unlike the others: what takes long in a new one is to start."""
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "mine").write_text("keep me")
     (tmp_path / "short.txt").write_text("Too short.")
     (tmp_path / "bad.yaml").write_text("a: &a [1]\nb: *a\n")
     before = contents(tmp_path)
     monkeypatch.chdir(tmp_path)
-    ended = main._run([a.format(model=specs_5m) for a in arguments])
-    refused(subprocess.CompletedProcess(arguments, ended, "", capsys.readouterr().err), code, *says)
+    refused(here(*(a.format(model=specs_5m) for a in arguments)), code, *says)
     assert contents(tmp_path) == before
 
 
@@ -98,7 +109,7 @@ def test_one_line_the_exit_code_and_nothing_left(
 ])
 def test_compress_says_what_is_wrong_before_the_long_work(
     arguments: tuple[str, ...], code: int, says: tuple[str, ...], specs_5m: Path, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch, here: Here,
 ) -> None:
     for verb in ("export", "plan"):
         monkeypatch.setattr(f"foldrank.verbs.compress_stages.{verb}",
@@ -106,8 +117,7 @@ def test_compress_says_what_is_wrong_before_the_long_work(
     monkeypatch.setattr("foldrank.runtime.fallback.resolve", lambda name, options: Provider(name, options or {}))
     monkeypatch.setattr("foldrank.runtime.fallback.probed", lambda _: {"starts": False, "reason": "no such driver"})
     monkeypatch.chdir(tmp_path)
-    ended = main._run(["compress", str(specs_5m), "-o", "out", *METHOD, *arguments])
-    refused(subprocess.CompletedProcess(arguments, ended, "", capsys.readouterr().err), code, *says)
+    refused(here("compress", specs_5m, "-o", "out", *METHOD, *arguments), code, *says)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -122,49 +132,51 @@ def test_a_plan_to_be_trained_on_a_text_that_is_not_there_is_not_made(
         plan(specs_5m, methods=[METHOD[1]], recover="lora", recover_text=tmp_path / "missing.txt")
 
 
-def test_an_unknown_architecture_names_those_the_exporter_knows(specs_5m: Path, tmp_path: Path) -> None:
+def test_an_unknown_architecture_names_those_the_exporter_knows(specs_5m: Path, tmp_path: Path, here: Here) -> None:
     model = Path(shutil.copytree(specs_5m, tmp_path / "model"))
     config = json.loads((model / "config.json").read_text())
     for told, says in (({"architectures": ["ZebraForCausalLM"]}, ("ZebraForCausalLM", "LlamaForCausalLM")),
                        ({"architectures": ["BertForMaskedLM"], "model_type": "bert"}, ("encoder-only",))):
         (model / "config.json").write_text(json.dumps(config | told))
-        refused(foldrank("export", model, "-o", tmp_path / "out"), 3, *says)
+        refused(here("export", model, "-o", tmp_path / "out"), 3, *says)
         assert not (tmp_path / "out").exists()
 
 
-def test_a_truncated_checkpoint_is_refused_by_export_and_plan(specs_5m: Path, tmp_path: Path) -> None:
+def test_a_truncated_checkpoint_is_refused_by_export_and_plan(specs_5m: Path, tmp_path: Path, here: Here) -> None:
     model = Path(shutil.copytree(specs_5m, tmp_path / "model"))
     weights = model / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
-    refused(foldrank("export", model, "-o", tmp_path / "out"), 3, "model.safetensors")
-    refused(foldrank("plan", model, "-o", tmp_path / "out", *METHOD), 3, "model.safetensors")
+    refused(here("export", model, "-o", tmp_path / "out"), 3, "model.safetensors")
+    refused(here("plan", model, "-o", tmp_path / "out", *METHOD), 3, "model.safetensors")
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "model.onnx.data", "manifest.json"])
-def test_a_truncated_bundle_is_refused_and_left_as_it_was(copy: Path, plan: Path, name: str) -> None:
+def test_a_truncated_bundle_is_refused_and_left_as_it_was(copy: Path, plan: Path, name: str, here: Here) -> None:
     (copy / name).write_bytes((copy / name).read_bytes()[:-7])
     before = contents(copy)
-    refused(foldrank("apply", copy, plan, "-o", copy.parent / "out"), 4, name)
+    refused(here("apply", copy, plan, "-o", copy.parent / "out"), 4, name)
     assert contents(copy) == before
     assert not (copy.parent / "out").exists()
 
 
-def test_a_truncated_bare_graph_is_refused(copy: Path, tmp_path: Path) -> None:
+def test_a_truncated_bare_graph_is_refused(copy: Path, tmp_path: Path, here: Here) -> None:
     whole = (copy / "model.onnx").read_bytes()
     for size in (0, 1, len(whole) // 2, len(whole) - 1):
         (copy / "model.onnx").write_bytes(whole[:size])
-        refused(foldrank("inspect", copy / "model.onnx"), 4, "model.onnx")
+        refused(here("inspect", copy / "model.onnx"), 4, "model.onnx")
 
 
-def test_a_plan_of_another_model_is_refused(shared: Path, plan: Path, tmp_path: Path) -> None:
+def test_a_plan_of_another_model_is_refused(shared: Path, plan: Path, tmp_path: Path, here: Here) -> None:
     other = tmp_path / "other"
-    assert foldrank("export", shared / "models" / "specs-300k", "-o", other).returncode == 0
-    refused(foldrank("apply", other, plan, "-o", tmp_path / "out"), 4, "specs-5m")
+    assert here("export", shared / "models" / "specs-300k", "-o", other).returncode == 0
+    refused(here("apply", other, plan, "-o", tmp_path / "out"), 4, "specs-5m")
     assert not (tmp_path / "out").exists()
 
 
-def test_a_plan_of_other_weights_of_the_same_shape_is_refused(specs_5m: Path, plan: Path, tmp_path: Path) -> None:
+def test_a_plan_of_other_weights_of_the_same_shape_is_refused(
+    specs_5m: Path, plan: Path, tmp_path: Path, here: Here
+) -> None:
     import numpy as np
     from safetensors.numpy import load_file, save_file
 
@@ -172,8 +184,8 @@ def test_a_plan_of_other_weights_of_the_same_shape_is_refused(specs_5m: Path, pl
     weights = load_file(model / "model.safetensors")
     weights = {k: v + np.float16(0.01) if "down_proj" in k else v for k, v in weights.items()}
     save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
-    assert foldrank("export", model, "-o", tmp_path / "other").returncode == 0
-    refused(foldrank("apply", tmp_path / "other", plan, "-o", tmp_path / "out"), 4, "block.", "plan")
+    assert here("export", model, "-o", tmp_path / "other").returncode == 0
+    refused(here("apply", tmp_path / "other", plan, "-o", tmp_path / "out"), 4, "block.", "plan")
 
 
 def test_a_disk_that_fills_up_leaves_nothing(dense_5m: Path, plan: Path, tmp_path: Path) -> None:

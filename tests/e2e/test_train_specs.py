@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from nightly import NIGHTLY
 
 from foldrank.checkpoint import Checkpoint, check_finite
 
 
+@NIGHTLY
 @pytest.mark.slow
 def test_a_few_steps_fit_their_text_and_leave_a_whole_checkpoint(specs_5m: Path, root: Path, tmp_path: Path) -> None:
     text = tmp_path / "text.jsonl"

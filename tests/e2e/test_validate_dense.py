@@ -92,7 +92,10 @@ def proof(specs_5m: Path) -> Proof:
 
 
 def checked(bundle: Bundle, dense: Bundle, **options: Any) -> dict[str, Any]:
-    return validate(bundle, reference=dense, tokens=1024, threads=1, **options)
+    """On fewer positions than a user gets."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("foldrank.verbs.validate.MIN_POSITIONS", 1024)
+        return validate(bundle, reference=dense, tokens=1024, threads=1, **options)
 
 
 def test_a_dense_bundle_passes_both_and_writes_what_it_returns(copy: Bundle, dense: Bundle) -> None:
