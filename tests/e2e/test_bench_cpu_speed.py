@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from nightly import NIGHTLY
 
 from foldrank.benchmarks.cpu_speed import TARGETS, Settings, cpu_speed
 from foldrank.benchmarks.random_checkpoint import shape_of
 
 
+@NIGHTLY
 @pytest.mark.slow
 def test_compresses_a_random_model_and_measures_it(tmp_path: Path) -> None:
     plans = ("fold", "fold_int4")

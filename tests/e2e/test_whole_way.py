@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from nightly import NIGHTLY
 
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1"}
 
@@ -92,6 +93,7 @@ def test_the_report_is_one_page_without_outside_resources(made: tuple[Path, Path
         assert outside not in page
 
 
+@NIGHTLY
 def test_the_saved_recipe_gives_the_same_plan(made: tuple[Path, Path, dict], specs_5m: Path, tmp_path: Path) -> None:
     recipe = made[0].parent / "recipe.yaml"
     subprocess.run([sys.executable, "-m", "foldrank", "plan", str(specs_5m), "--recipe", str(recipe), "-o",
