@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from foldrank.checkpoint import Checkpoint
-from foldrank.readable import link_files
+from foldrank.readable import fill
 
 _TIED = "tie_word_embeddings"
 
@@ -25,7 +24,5 @@ def untied(checkpoint: Checkpoint) -> Iterator[Checkpoint]:
     if isinstance(inner := config.get("text_config"), dict):
         config["text_config"] = {**inner, _TIED: False}
     with tempfile.TemporaryDirectory(prefix="foldrank.") as made:
-        folder = Path(made)
-        link_files(checkpoint.path, folder)
-        (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-        yield dataclasses.replace(checkpoint, path=folder, config=config)
+        fill(Path(made), checkpoint, config)
+        yield dataclasses.replace(checkpoint, path=Path(made), config=config)

@@ -50,7 +50,6 @@ class Rounded:
             yield site, whole_KN[:, start : start + width]
             start += width
 
-
     def same_as(self, other: Rounded) -> bool:
         """Whether both store the same numbers, scales and zero points, bit for bit, to be read in the same way."""
         mine, theirs = stored_as(self.node), stored_as(other.node)

@@ -35,6 +35,7 @@ def test_keep_1_changes_no_initializer(specs_5m: Path, dense_5m: Path, tmp_path:
     plan = foldrank.plan(specs_5m, methods=["slm:keep=1", "dipsvd:keep=1"], calibration_tokens=1024)
     assert plan.edits == ()
     small = foldrank.apply(dense_5m, plan, tmp_path / "small")
+    assert "may be padded on the left or on the right" in (small.path / "README.md").read_text()
     before, after = (ir.load(str(b / "model.onnx")).graph.initializers for b in (dense_5m, small.path))
     assert set(before) == set(after)
     for name, value in before.items():

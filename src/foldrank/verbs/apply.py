@@ -50,5 +50,6 @@ def _card(folder: Path, dense: Manifest) -> str:
     from foldrank.reporting.card import model_card
 
     known = {"source": dense.source, "exporter": dense.exporter, "exporter_reason": dense.exporter_reason,
-             "dtype": dense.dtype, "export_proof": dense.export_proof, "notes": dense.notes}
+             "dtype": dense.dtype, "export_proof": dense.export_proof, "notes": dense.notes,
+             "padding": dense.padding}
     return model_card(folder, manifest=known, also=(MANIFEST,))
