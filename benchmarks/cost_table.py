@@ -24,7 +24,7 @@ import onnx
 from onnx import helper
 
 from foldrank.benchmarks.environment import environment
-from foldrank.edits import rank_limit
+from foldrank.edits.low_rank import rank_limit
 from foldrank.plans.solver.costs import CostTable, Shape, Timing
 from foldrank.plans.solver.layout import GROUPS
 from foldrank.progress import SILENT, Progress

@@ -16,7 +16,7 @@ from foldrank import strictjson
 from foldrank.benchmarks.bandwidth import device_bandwidth
 from foldrank.benchmarks.cost_table import group_shapes, measure_costs, weight_bytes
 from foldrank.benchmarks.random_checkpoint import Shape, parse_size, shape_of
-from foldrank.edits import rank_limit
+from foldrank.edits.low_rank import rank_limit
 from foldrank.plans.solver.costs import CostTable, interpolated
 from foldrank.runtime.providers import resolve
 from foldrank.runtime.session import default_threads

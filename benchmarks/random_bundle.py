@@ -19,7 +19,7 @@ import onnx_ir as ir
 from foldrank.benchmarks.random_checkpoint import Shape, shape_of
 from foldrank.bundle import Bundle, FileEntry, seal
 from foldrank.digests import WeightDigest, sha256_file
-from foldrank.edits import FoldBlocks
+from foldrank.edits.fold_blocks import FoldBlocks
 from foldrank.passes.hashed_file import HashedFile
 from foldrank.passes.write import DATA, MODEL
 from foldrank.plandocument import PlanDocument, Source

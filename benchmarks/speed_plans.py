@@ -12,7 +12,11 @@ import numpy as np
 
 from foldrank.checkpoint import Checkpoint
 from foldrank.digests import WeightDigest, in_threads
-from foldrank.edits import Edit, FewBits, FoldBlocks, LowRank, QuantizeWeight, rank_limit
+from foldrank.edits import Edit
+from foldrank.edits.fold_blocks import FoldBlocks
+from foldrank.edits.low_rank import LowRank, rank_limit
+from foldrank.edits.quantize_weight import QuantizeWeight
+from foldrank.edits.storage import FewBits
 from foldrank.plandocument import Keep, PlanDocument, Source, Step
 from foldrank.planfile import Plan
 from foldrank.sites import PACKED, ROLES, Site
@@ -33,7 +37,8 @@ def nothing(checkpoint: Checkpoint) -> Plan:
 
 def in_few_bits(plan: Plan, checkpoint: Checkpoint, *, bits: Literal[4, 8] = 4) -> Plan:
     """The plan, and what it leaves stored in few bits, blocks of 32, activations in int8."""
-    upper = {fold.into: fold.into + 1 for fold in plan.folds}  # `fold_plan` gives a merged block the upper's weights
+    # `fold_plan` gives a merged block the upper's weights
+    upper = {fold.into: fold.into + 1 for fold in plan.of(FoldBlocks)}
     sites = [Site(block, (role,)) for block in plan.surviving_blocks for role in ROLES]
 
     def edit(site: Site) -> QuantizeWeight:

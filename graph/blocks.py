@@ -90,11 +90,11 @@ def read_block(
             opaque.append(f"{node.name} ({node.op_type})")
             quantised.extend(stored_parts(node))
             if (matrix := few_bits(node)) is not None:
-                widths = _widths(roles, matrix.shape[1], geometry, columns_of_parts(node))
+                widths = role_widths(roles, matrix.shape[1], geometry, columns_of_parts(node))
                 few.append(QuantizedLinear(roles, widths, matrix, node))
             continue
         columns = stored.shape[1]
-        widths = _widths(roles, columns, geometry, columns_of_parts(node))
+        widths = role_widths(roles, columns, geometry, columns_of_parts(node))
         if sum(widths) != columns:
             opaque.append(f"{node.name} ({columns} columns for {', '.join(roles)})")
             continue
@@ -136,15 +136,15 @@ def _own(nodes: Sequence[ir.Node]) -> list[ir.Value]:
             if v is not None and v.is_initializer() and all(user in members for user in v.consumers())]
 
 
-def _widths(
-    roles: tuple[str, ...], columns: int, geometry: tuple[int, int, int], parts: Sequence[int]
+def role_widths(
+    roles: tuple[str, ...], columns: int, geometry: tuple[int, int, int], parts: Sequence[int] = ()
 ) -> tuple[int, ...]:
     """Columns of each role. Heads tell for q, k, v; gate and up halve; the rest is alone. `parts`: of the result."""
     heads, kv_heads, size = geometry
     if len(roles) == 1:
         return (columns,)
     if roles == ATTENTION_AND_UP and len(parts) == 2:
-        return (*_widths(roles[:3], parts[0], geometry, ()), parts[1])
+        return (*role_widths(roles[:3], parts[0], geometry, ()), parts[1])
     if set(roles) == {"q", "k", "v"}:  # a cache may hold more KV heads than the weight makes (Falcon repeats them)
         return (heads * size, *[(columns - heads * size) // 2] * 2)
     if set(roles) <= {"q", "k", "v"}:

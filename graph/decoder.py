@@ -39,6 +39,7 @@ class Decoder:
     heads: int
     kv_heads: int
     head_size: int
+    head: ir.Node | None
     tied: bool
     parameters: int
 
@@ -95,7 +96,8 @@ def read_decoder(model: ir.Model) -> Decoder:
     )
     heads, kv_heads, head_size = widths[0]
     return Decoder(
-        dialect.name, blocks, boundaries, heads, kv_heads, head_size, _tied(model.graph), _count(model, dialect)
+        dialect.name, blocks, boundaries, heads, kv_heads, head_size, head_of(model.graph), _tied(model.graph),
+        _count(model, dialect),
     )
 
 

@@ -15,13 +15,14 @@ import onnx_ir as ir
 
 from foldrank import strictjson
 from foldrank.bundle import MANIFEST, Bundle, FileEntry, Manifest, seal
+from foldrank.edits.anatomy import Anatomy
 from foldrank.errors import BundleError, PlanMismatch
 from foldrank.factors import FactorFile
-from foldrank.graph.decoder import Decoder
+from foldrank.graph.anatomy import read_anatomy
 from foldrank.graph.invariants import check_file
 from foldrank.graph.load import load_model
+from foldrank.passes.base import Quantizer
 from foldrank.passes.configs import shrink_config, shrink_genai_config
-from foldrank.passes.few_bits import Quantizer
 from foldrank.passes.hashed_file import HashedFile
 from foldrank.passes.link import link_model
 from foldrank.passes.pipeline import prepare, transform_in_place
@@ -56,6 +57,7 @@ def apply_plan(
     model = load_model(bundle.model)
     view, receipt = prepare(model)
     decoder = view.decoder
+    source = read_anatomy(decoder)
     with proofs_beside(known_weights(decoder, bundle.weight_digests)) as proofs, \
             staged_folder(out, force=force) as stage, ThreadPoolExecutor(1, "copy") as pool:
         old_data = _data_files(model)
@@ -69,7 +71,7 @@ def apply_plan(
                 data = writing.enter_context(HashedFile(stage / DATA))
                 known = {MODEL: stream_model(model, data, progress, between=partial(proofs.settle, wait=False))}
             check_file(stage / MODEL, "the written graph")
-            _write_configs(bundle, plan, decoder, stage)
+            _write_configs(bundle, plan, source, stage)
             (stage / "reports").mkdir()
             _write_json(stage / "reports" / "receipts.json", [row for receipt in receipts for row in receipt.rows()])
             known |= copied.result()
@@ -129,16 +131,17 @@ def _copy_rest(bundle: Bundle, weights: frozenset[str], stage: Path) -> dict[str
     return known
 
 
-def _write_configs(bundle: Bundle, plan: Plan, decoder: Decoder, stage: Path) -> None:
-    """Both configs, with the blocks that stay. A fold keeps its lowest block's place, hence that block's entries."""
-    places = {fold.into: fold.blocks[0] for fold in plan.folds}
-    stay = sorted(places.get(block, block) for block in plan.surviving_blocks)
+def _write_configs(bundle: Bundle, plan: Plan, source: Anatomy, stage: Path) -> None:
+    """Both configs: config.json counts blocks, genai_config.json KV pairs."""
+    after, places = plan.anatomy(source), source.numbers
+    stay, cached = ([places.index(block.stands_at) for block in blocks]
+                    for blocks in (after.blocks, [b for b in after.blocks if b.has_cache]))
     config = _config(bundle, "config.json")
     if config is not None:
-        _write_json(stage / "config.json", shrink_config(config, len(decoder.blocks), stay))
+        _write_json(stage / "config.json", shrink_config(config, len(places), stay))
     genai = _config(bundle, "genai_config.json")
     if genai is not None:
-        _write_json(stage / "genai_config.json", shrink_genai_config(genai, stay, decoder.head_size))
+        _write_json(stage / "genai_config.json", shrink_genai_config(genai, cached, source.head_size))
 
 
 def _config(bundle: Bundle, name: str) -> dict[str, Any] | None:

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import abc
 import enum
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import onnx_ir as ir
 
+from foldrank.digests import WeightDigest
+from foldrank.edits.base import Part
 from foldrank.graph.decoder import View
+from foldrank.graph.weights import Array
+
+Quantizer = Callable[[Array, int, int, bool], tuple[Array, Array, Array | None]]
+"""(W [in, out], bits, block size, symmetric) to numbers, scales and zero points, as MatMulNBits reads them."""
 
 
 class Effect(enum.Enum):
@@ -18,6 +25,29 @@ class Effect(enum.Enum):
     EXACT = "exact"
     ROUNDING = "rounding"
     APPROXIMATE = "approximate"
+
+
+class Stage(enum.IntEnum):
+    """When a pass of an edit runs: contents first, then what leaves the graph, so that site numbers stay true; clean-up
+    lies between that and storage."""
+
+    CONTENT = 0
+    REMOVAL = 1
+    STORAGE = 2
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the passes of a kind's edits are made with. `weights`: digests of the blocks that folds name, as the source
+    has them; `source` names the plan's checkpoint in messages; `quantizer` is there where the plan stores few bits.
+    `written`: parts that earlier edits of the plan give contents of its own, which no digest of the source proves.
+    """
+
+    arrays: Mapping[str, Array]
+    weights: Mapping[str, WeightDigest]
+    source: str
+    quantizer: Quantizer | None = None
+    written: frozenset[Part] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -5,25 +5,29 @@ Knows nodes and how few bits are laid out. Knows nothing of plans.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
 import onnx_ir as ir
 
 from foldrank.digests import cast
-from foldrank.edits import FewBits
+from foldrank.edits.storage import FewBits
 from foldrank.errors import PassRefused
 from foldrank.graph.linears import StoredMatrix, bias_of, initializer_at, stored_matrix
 from foldrank.graph.marks import BLOCK, MADE_BY, PART, SITE
 from foldrank.graph.weights import Array, add_initializer, lazily, read
-from foldrank.passes.base import Change
+from foldrank.passes.base import Change, Quantizer, Work
 from foldrank.sites import Site
 
-Quantizer = Callable[[Array, int, int, bool], tuple[Array, Array, Array | None]]
-"""(W [in, out], bits, block size, symmetric) to numbers, scales and zero points, as MatMulNBits reads them."""
-
 DOMAIN = "com.microsoft"
+
+
+def quantizer_of(work: Work) -> Quantizer:
+    """What makes few bits of matrices. Raises ValueError where it was not handed in."""
+    if work.quantizer is None:
+        raise ValueError("the plan stores weights in few bits: a quantizer is needed")
+    return work.quantizer
 
 
 def matrix_at(node: ir.Node) -> StoredMatrix:
@@ -37,6 +41,7 @@ class Swap:
     """Replaces nodes of one graph. A weight that several read is quantized once."""
 
     def __init__(self, graph: ir.Graph, quantizer: Quantizer, made_by: str) -> None:
+        graph.opset_imports.setdefault(DOMAIN, 1)
         self._graph, self._quantizer, self._made_by = graph, quantizer, made_by
         self._made: dict[tuple[ir.Value, bool, FewBits], list[ir.Value | None]] = {}
 

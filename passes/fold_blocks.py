@@ -2,7 +2,7 @@
 
 The lowest block of a window keeps its place in the graph (block 0 may enter the stack in a form no other block has) and
 takes the number of the block that the plan folds into; the two exchange numbers, so every site stays true. The blocks
-that leave are removed by a later pass.
+that leave are removed by `DropBlocks`.
 """
 
 from __future__ import annotations
@@ -14,18 +14,25 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from foldrank.digests import WeightDigest
-from foldrank.edits import FoldBlocks
+from foldrank.edits.fold_blocks import FoldBlocks
 from foldrank.errors import PassRefused, PlanMismatch
 from foldrank.graph.decoder import Block, Decoder, Linear, View
 from foldrank.graph.forms import Code
 from foldrank.graph.linears import initializer_at, tensor_at
 from foldrank.graph.marks import BLOCK, MADE_BY
 from foldrank.graph.weights import combination, set_initializer
-from foldrank.passes.base import Change, Effect, GraphPass, Receipt
+from foldrank.passes.base import Change, Effect, GraphPass, Receipt, Stage, Work
+from foldrank.passes.drop_blocks import DropBlocks
 from foldrank.passes.proof import prove
 from foldrank.sites import Site
 
 _Write = tuple[ir.Node, int, ir.TensorProtocol]
+
+
+def passes(edits: tuple[FoldBlocks, ...], work: Work) -> Iterator[tuple[Stage, GraphPass]]:
+    """Merged weights, then blocks leave."""
+    yield Stage.CONTENT, FoldWeights(edits, work.weights, work.source)
+    yield Stage.REMOVAL, DropBlocks(tuple(number for fold in edits for number in fold.leaving))
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,7 @@ def _misfits(fold: FoldBlocks, decoder: Decoder) -> Iterator[str]:
         yield f"blocks {fold.blocks} are not neighbours in the graph"
     meeting = sorted({fold.blocks[0], fold.into, fold.norm_source, *fold.sources})
     first, *others = (decoder.by_number[b] for b in meeting)
-    copied = _is_copy(fold)
+    copied = fold.is_copy
     for block in (first, *others):
         if problems := [*(() if copied else block.opaque), *(f"pair at {p.sites[0]}" for p in block.pairs)]:
             yield f"block {block.number} holds what cannot be merged: {problems[0]}"
@@ -75,11 +82,6 @@ def _misfits(fold: FoldBlocks, decoder: Decoder) -> Iterator[str]:
             yield f"blocks {first.number} and {block.number} are of different kinds: {difference}"
         elif odd := _unequal(first, block):
             yield f"block {block.number} holds what cannot be merged: {odd}, neither weight, bias nor norm"
-
-
-def _is_copy(fold: FoldBlocks) -> bool:
-    """Whether the merged block is one of the blocks as it stands, but for its norms."""
-    return [fold.coefficients[b] for b in fold.sources] == [1.0]
 
 
 def _unequal(a: Block, b: Block) -> str | None:
@@ -115,12 +117,12 @@ def _writes(fold: FoldBlocks, decoder: Decoder) -> Iterator[_Write]:
     low = decoder.by_number[fold.blocks[0]]
     sources = [decoder.by_number[b] for b in (fold.sources or fold.blocks[:1])]
     coefficients = [fold.coefficients[b.number] for b in sources]
-    unchanged = [b.number for b in sources] == [low.number] and _is_copy(fold)
+    unchanged = [b.number for b in sources] == [low.number] and fold.is_copy
     for i, linear in enumerate(low.linears if not unchanged else ()):
         yield *linear.place, _merged([b.linears[i].tensor for b in sources], coefficients)
         for j, bias in enumerate(linear.biases):  # blocks of one kind have them at the same places
             yield *bias, _merged([tensor_at(b.linears[i].biases[j]) for b in sources], coefficients)
-    if _is_copy(fold) and not unchanged:
+    if fold.is_copy and not unchanged:
         for place, other in zip(low.quantised, sources[0].quantised, strict=True):
             yield *place, tensor_at(other)
     if fold.norm_source != low.number:

@@ -15,23 +15,31 @@ import numpy as np
 import onnx_ir as ir
 
 from foldrank.digests import cast
-from foldrank.edits import LowRank
+from foldrank.edits.base import Part
+from foldrank.edits.low_rank import LowRank
 from foldrank.errors import PassRefused
 from foldrank.graph.decoder import Decoder, Linear, View
 from foldrank.graph.weights import Array, lazily
-from foldrank.passes.base import Change, Effect, GraphPass, Receipt
+from foldrank.passes.base import Change, Effect, GraphPass, Receipt, Stage, Work
 from foldrank.passes.pieces import DensePiece, PairPiece, Surgery, runs
-from foldrank.passes.proof import prove
+from foldrank.passes.proof import prove, replaced_digests
 from foldrank.passes.targets import column_spans, misfits, targets
+
+
+def passes(edits: tuple[LowRank, ...], work: Work) -> Iterator[tuple[Stage, GraphPass]]:
+    """One, over all sites."""
+    yield Stage.CONTENT, FactorLinears(edits, work.arrays, work.source, work.written)
 
 
 @dataclass(frozen=True)
 class FactorLinears(GraphPass):
-    """Put pairs in place. `arrays` holds the factors, float32; `source` names the plan's checkpoint in messages."""
+    """Put pairs in place. `arrays` holds the factors, float32; `source` names the plan's checkpoint in messages.
+    `written`: parts that the plan wrote before."""
 
     edits: tuple[LowRank, ...]
     arrays: Mapping[str, Array]
     source: str
+    written: frozenset[Part] = frozenset()
     name: ClassVar[str] = "low_rank"
     effect: ClassVar[Effect] = Effect.APPROXIMATE
 
@@ -43,8 +51,7 @@ class FactorLinears(GraphPass):
         if reasons := [r for edit in self.edits for r in self._overflows(edit, decoder)]:
             raise PassRefused(self.name, reasons, "export to fp32 or bf16")
         touched = _by_linear(self.edits, decoder, model.graph)
-        digests = {part: d for e in self.edits for part, d in zip(e.site.parts, e.replaces, strict=True)}
-        prove(touched, digests, self.source)
+        prove(touched, replaced_digests(self.edits, self.written), self.source)
         first = {edit.factors[0]: edit for edit in reversed(self.edits)}  # a basis that several share is counted once
         changes = tuple(
             _change(edit, targets(edit.site, decoder)[0].tensor.dtype, own=first[edit.factors[0]] is edit)

@@ -1,34 +1,34 @@
-"""Run a plan's passes over a model, in an order fixed by kind, asking the laws of the graph after each.
+"""Run a plan's passes over a model, in an order fixed by phase, asking the laws of the graph after each.
 
-Weights first, then low rank, then blocks leave, then the cache is renumbered, then clean-up, and last what is left is
+Contents first, phase by phase, then what leaves, then the cache is renumbered, then clean-up, and last what is left is
 stored in few bits: so site numbers stay true until the end. Before all, merged norms are taken apart where blocks
 correspond only so, blocks are marked where names do not tell them, declarations are set right and the head size is
-stated, since later it can no longer be read from a weight's shape.
+stated, since later it can no longer be read from a weight's shape. In the end the graph's anatomy must be the one that
+the plan says it leaves. Knows no kind of edit: each has a room of its own here.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from operator import itemgetter
 from pathlib import Path
 
 import onnx_ir as ir
 
+from foldrank.edits import KINDS, class_of, room
+from foldrank.edits.anatomy import Anatomy
 from foldrank.errors import GraphNotRecognized, InvariantBroken, PlanMismatch
+from foldrank.graph.anatomy import read_anatomy
 from foldrank.graph.cache import echoes
 from foldrank.graph.decoder import Decoder, View
 from foldrank.graph.invariants import check_graph, unknown_ports
-from foldrank.passes.base import GraphPass, Receipt
+from foldrank.passes.base import GraphPass, Quantizer, Receipt, Stage, Work
 from foldrank.passes.cache import DropEchoes, RenumberCache, StateHeadSize
 from foldrank.passes.clean_up import CleanUp
 from foldrank.passes.declarations import SetDeclarations
-from foldrank.passes.drop_blocks import DropBlocks
-from foldrank.passes.few_bits import Quantizer
-from foldrank.passes.fold_blocks import FoldWeights
-from foldrank.passes.low_rank import FactorLinears
 from foldrank.passes.mark_blocks import MarkBlocks
-from foldrank.passes.quantize import QuantizeLinears
-from foldrank.passes.replace_weight import ReplaceWeights
 from foldrank.passes.split_norms import SplitNorms
 from foldrank.planfile import Plan
 from foldrank.progress import SILENT, Progress, track
@@ -36,33 +36,24 @@ from foldrank.progress import SILENT, Progress, track
 
 def passes_for(plan: Plan, quantizer: Quantizer | None = None) -> tuple[GraphPass, ...]:
     """The plan's passes in order. Raises ValueError where it stores weights in few bits and there is no quantizer."""
+    first: list[GraphPass] = [MarkBlocks(), SetDeclarations(), DropEchoes(), StateHeadSize()]
+    staged = sorted(_passes(plan, quantizer), key=itemgetter(0))
+    before = [step for stage, step in staged if stage < Stage.STORAGE]
+    after = [step for stage, step in staged if stage >= Stage.STORAGE]
+    return (*first, *before, RenumberCache(), CleanUp(), *after)
+
+
+def _passes(plan: Plan, quantizer: Quantizer | None) -> Iterator[tuple[Stage, GraphPass]]:
+    """Of each kind, those of all its edits, by phase."""
     source = plan.document.source
-    leaving = tuple(b for fold in plan.folds for b in fold.leaving)
-    passes = tuple(_passes(plan, leaving, source.name))
-    if not plan.few_bits:
-        return passes
-    if quantizer is None:
-        raise ValueError("the plan stores weights in few bits: a quantizer is needed")
-    sites = (*(edit.site for edit in plan.pairs), *(edit.site for edit in plan.replacements))
-    written = frozenset(part for site in sites for part in site.parts)
-    return (*passes, QuantizeLinears(plan.quantized, plan.head, written, quantizer, source.name))
-
-
-def _passes(plan: Plan, leaving: tuple[int, ...], name: str) -> Iterator[GraphPass]:
-    yield MarkBlocks()
-    yield SetDeclarations()
-    yield DropEchoes()
-    yield StateHeadSize()
-    if plan.folds:
-        yield FoldWeights(plan.folds, plan.document.source.weights, name)
-    if plan.replacements:
-        yield ReplaceWeights(plan.replacements, plan.arrays, name)
-    if plan.pairs:
-        yield FactorLinears(plan.pairs, plan.arrays, name)
-    if leaving:
-        yield DropBlocks(leaving)
-    yield RenumberCache()
-    yield CleanUp()
+    work = Work(plan.arrays, source.weights, source.name, quantizer)
+    for kind in sorted(KINDS, key=lambda kind: class_of(kind).phase):
+        edits = plan.of(class_of(kind))
+        if not edits:
+            continue
+        yield from room("foldrank.passes", kind).passes(edits, work)
+        if not class_of(kind).provable:
+            work = replace(work, written=work.written.union(*(edit.touch.writes for edit in edits)))
 
 
 def transform(
@@ -95,7 +86,10 @@ def transform_in_place(
     """
     view, receipt = prepared
     _check_fit(model, view.decoder, plan)
-    return (receipt, *run(model, passes_for(plan, quantizer), plan, progress, view))
+    source = read_anatomy(view.decoder)
+    receipts = run(model, passes_for(plan, quantizer), plan, progress, view)
+    _check_anatomy(model, plan.anatomy(source), plan)
+    return (receipt, *receipts)
 
 
 def _check_fit(model: ir.Model, decoder: Decoder, plan: Plan) -> None:
@@ -133,9 +127,19 @@ def run(
         try:
             check_graph(model, step.name, finished=last)
         except InvariantBroken as broken:
-            remedy = f"{broken.remedy}, with {_reproducer(model, plan)}"
-            raise InvariantBroken(broken.where, broken.what, remedy) from broken
+            raise _reproduced(broken, model, plan) from broken
     return tuple(receipts)
+
+
+def _check_anatomy(model: ir.Model, expected: Anatomy, plan: Plan) -> None:
+    """Whether the graph is made of what the plan says it leaves: no edit was left out, or made by half."""
+    if odd := list(read_anatomy(View(model).decoder).differences(expected)):
+        what = f"the graph is not what the plan leaves: {'; '.join(odd[:3])}"
+        raise _reproduced(InvariantBroken("anatomy", what, "report this as a bug of foldrank"), model, plan)
+
+
+def _reproduced(broken: InvariantBroken, model: ir.Model, plan: Plan) -> InvariantBroken:
+    return InvariantBroken(broken.where, broken.what, f"{broken.remedy}, with {_reproducer(model, plan)}")
 
 
 def _reproducer(model: ir.Model, plan: Plan) -> Path:

@@ -16,6 +16,7 @@ from functools import partial
 import onnx_ir as ir
 
 from foldrank.digests import DTYPES, WeightDigest
+from foldrank.edits.base import Edit, Part
 from foldrank.errors import PlanMismatch
 from foldrank.graph.decoder import Decoder, Linear
 from foldrank.graph.stored import role_digests
@@ -76,6 +77,12 @@ def proofs_beside(known: Known) -> Iterator[Proofs]:
     finally:
         _LATER.reset(token)
         proofs.close()
+
+
+def replaced_digests(edits: Iterable[Edit], written: frozenset[Part]) -> dict[Site, WeightDigest]:
+    """The digest that edits give of each site, but for sites that the plan wrote before."""
+    return {part: digest for edit in edits for part, digest in edit.replaced.items()
+            if part not in written and isinstance(part, Site)}
 
 
 def prove(linears: Iterable[Linear], digests: Mapping[Site, WeightDigest], plan_source: str) -> None:

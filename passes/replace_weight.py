@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -11,23 +11,31 @@ import numpy as np
 import onnx_ir as ir
 
 from foldrank.digests import cast
-from foldrank.edits import ReplaceWeight
+from foldrank.edits.base import Part
+from foldrank.edits.replace_weight import ReplaceWeight
 from foldrank.errors import PassRefused
 from foldrank.graph.decoder import Decoder, Linear, View
 from foldrank.graph.marks import MADE_BY
 from foldrank.graph.weights import Array, lazily, read, set_initializer
-from foldrank.passes.base import Change, Effect, GraphPass, Receipt
-from foldrank.passes.proof import prove
+from foldrank.passes.base import Change, Effect, GraphPass, Receipt, Stage, Work
+from foldrank.passes.proof import prove, replaced_digests
 from foldrank.passes.targets import column_spans, misfits, targets
+
+
+def passes(edits: tuple[ReplaceWeight, ...], work: Work) -> Iterator[tuple[Stage, GraphPass]]:
+    """One, over all sites."""
+    yield Stage.CONTENT, ReplaceWeights(edits, work.arrays, work.source, work.written)
 
 
 @dataclass(frozen=True)
 class ReplaceWeights(GraphPass):
-    """Put the named arrays [in, out] in the place of the sites' weights."""
+    """Put the named arrays [in, out] in the place of the sites' weights. `written`: parts that the plan wrote
+    before."""
 
     edits: tuple[ReplaceWeight, ...]
     arrays: Mapping[str, Array]
     source: str
+    written: frozenset[Part] = frozenset()
     name: ClassVar[str] = "replace_weight"
     effect: ClassVar[Effect] = Effect.APPROXIMATE
 
@@ -40,7 +48,7 @@ class ReplaceWeights(GraphPass):
         for edit in self.edits:
             for linear in targets(edit.site, decoder):
                 touched.setdefault(linear, []).extend(_copies(edit, linear, decoder))
-        prove(touched, {p: d for e in self.edits for p, d in zip(e.site.parts, e.replaces, strict=True)}, self.source)
+        prove(touched, replaced_digests(self.edits, self.written), self.source)
         for linear, copies in touched.items():
             tensor = lazily(
                 partial(self._patched, linear.tensor, copies, linear.transposed), linear.tensor.dtype,

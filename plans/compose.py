@@ -17,7 +17,8 @@ import torch
 
 from foldrank import context
 from foldrank.digests import WeightDigest, in_threads, sha256_array
-from foldrank.edits import Edit, FoldBlocks, LowRank, ReplaceWeight
+from foldrank.edits import Edit
+from foldrank.edits.base import Phase
 from foldrank.errors import SourceError
 from foldrank.facts import context_length, vocabulary
 from foldrank.opening import PLAIN, Opening
@@ -154,10 +155,7 @@ def run_all(
         known = made[number].result if number < len(made) else None
         result = known or request.method.run(replace(task, shelf=shelf), request.settings)
         _check_interleaved(decoder, request, result.edits)
-        folds = {edit.into: edit for edit in result.edits if isinstance(edit, FoldBlocks)}
-        pairs = {edit.site: (result.arrays[edit.factors[0]], result.arrays[edit.factors[1]])
-                 for edit in result.edits if isinstance(edit, LowRank)}
-        task = replace(task, decoder=result.decoder, folds={**task.folds, **folds}, pairs={**task.pairs, **pairs})
+        task = replace(task, decoder=result.decoder)
         runs.append(Run(request, result))
     return tuple(runs)
 
@@ -173,16 +171,17 @@ def _inputs(checkpoint: Checkpoint, windows: Windows, seed: int, device: str) ->
 def _check_interleaved(decoder: Decoder, request: Request, edits: Sequence[Edit]) -> None:
     """Raise SourceError where an edit takes one role out of a weight that holds several head by head."""
     together = decoder.family.interleaved
-    sites = [edit.site for edit in edits if isinstance(edit, LowRank | ReplaceWeight)]
-    if odd := [site for site in sites if set(site.roles) & set(together) and site.roles != together]:
-        weight = f"{decoder.family.path(together[0])} holds {', '.join(together)} head by head"
-        raise SourceError(odd[0], f"{weight}, so {odd[0].role} cannot be replaced alone",
-                          f"run {request.method.name} with packed weights taken as one")
+    for edit in edits:
+        odd = sorted(part for part in edit.touch.writes if isinstance(part, Site) and part.role in together)
+        if edit.phase is Phase.WEIGHTS and odd and len(odd) != len(together):
+            weight = f"{decoder.family.path(together[0])} holds {', '.join(together)} head by head"
+            raise SourceError(odd[0], f"{weight}, so {odd[0].role} cannot be replaced alone",
+                              f"run {request.method.name} with packed weights taken as one")
 
 
 def _source(checkpoint: Checkpoint, decoder: Decoder, runs: Sequence[Run]) -> Source:
-    named = sorted({number for fold in _edits(runs) if isinstance(fold, FoldBlocks) for number in fold.blocks})
-    sites = [Site(number, (role,)) for number in named for role in decoder.blocks[number].roles]
+    read = frozenset().union(*(edit.touch.reads for edit in _edits(runs)))
+    sites = [site for block in decoder.blocks for role in block.roles if (site := Site(block.number, (role,))) in read]
     digests = in_threads(
         lambda site: WeightDigest.of(decoder.blocks[site.block].weight(site.role).cpu().numpy()), sites
     )
@@ -210,14 +209,10 @@ def _step(run: Run) -> Step:
 def _predicted(decoder: Decoder, runs: Sequence[Run]) -> dict[str, float | int]:
     """What the plan leaves of the blocks' weights and of the whole model, with the methods' own figures."""
     last = runs[-1].result.decoder
-    sites = last.site_parameters
-    pairs = [(edit, run.result.arrays) for run in runs for edit in run.result.edits if isinstance(edit, LowRank)]
-    factors = {name: arrays[name].size for edit, arrays in pairs for name in edit.factors}  # a shared one counts once
-    saved = sum(edit.shape[0] * edit.shape[1] for edit, _ in pairs) - sum(factors.values())
     before, after = (d.other_parameters + sum(b.parameters for b in d.blocks) for d in (decoder, last))
     found: dict[str, float | int] = {
-        "keep": (sites - saved) / decoder.site_parameters,
-        "parameters_before": before, "parameters_after": after - saved,
+        "keep": last.stored_parameters / decoder.site_parameters,
+        "parameters_before": before, "parameters_after": after - last.site_parameters + last.stored_parameters,
         "blocks_before": len(decoder.blocks), "blocks_after": len(last.blocks),
     }
     for run in runs:

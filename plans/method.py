@@ -11,18 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from foldrank.edits import Edit, FoldBlocks
+from foldrank.edits import Edit
 from foldrank.opening import PLAIN, Opening
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.shelf import MemoryShelf, Shelf
 from foldrank.progress import SILENT, Progress
-from foldrank.sites import Site
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a method is given: the model as the methods before left it, token ids [N, T], the fold of each block
-    and the factors A, B of each pair so far.
+    """What a method is given: the model as the methods before left it, token ids [N, T], and the model they began with.
 
     `shelf` is for findings that an interrupted plan need not make again. `opening`: what each window starts with.
     """
@@ -31,8 +29,6 @@ class Task:
     ids: np.ndarray
     seed: int
     source: Decoder
-    folds: Mapping[int, FoldBlocks] = field(default_factory=dict)
-    pairs: Mapping[Site, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     progress: Progress = SILENT
     shelf: Shelf = field(default_factory=MemoryShelf)
     opening: Opening = PLAIN

@@ -16,15 +16,18 @@ from synthetic import run_onnx, worst
 
 from foldrank.checkpoint import Checkpoint
 from foldrank.digests import WeightDigest, combine
-from foldrank.edits import Edit, FoldBlocks, LowRank, ReplaceWeight
+from foldrank.edits import Edit
+from foldrank.edits.fold_blocks import FoldBlocks
+from foldrank.edits.low_rank import LowRank
+from foldrank.edits.replace_weight import ReplaceWeight
 from foldrank.graph.invariants import check_file
 from foldrank.graph.load import load_model
-from foldrank.passes.few_bits import Quantizer
+from foldrank.passes.base import Quantizer
 from foldrank.passes.pipeline import transform
 from foldrank.passes.write import write_model
 from foldrank.plandocument import PlanDocument, Source
 from foldrank.planfile import Plan
-from foldrank.plans.models.reference import reference_model
+from foldrank.plans.reference import reference_model
 from foldrank.sites import Site
 
 CLOSE = 1e-4

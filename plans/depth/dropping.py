@@ -17,11 +17,12 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings_dataclass
 from torch import Tensor
 
-from foldrank.edits import FoldBlocks
+from foldrank.edits.fold_blocks import FoldBlocks
 from foldrank.plans.method import Result, Task
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.models.losses import mean_loss
 from foldrank.plans.shelf import Figures
+from foldrank.plans.simulate import after
 from foldrank.progress import Progress, track
 
 
@@ -63,7 +64,7 @@ def without(task: Task, leaving: Collection[int], scores: dict[str, float] | Non
             coefficients = {block: float(block == kept) for block in above}
             folds.append(FoldBlocks(into=kept, blocks=tuple(above), coefficients=coefficients))
     return Result(
-        task.decoder.folded(folds), tuple(folds), kept=1 - len(leaving) / len(numbers),
+        after(folds, task.decoder, {}), tuple(folds), kept=1 - len(leaving) / len(numbers),
         diagnostics={} if scores is None else {"block_scores": scores},
     )
 

@@ -18,13 +18,13 @@ from pydantic.dataclasses import dataclass as settings_dataclass
 from torch import Tensor
 
 from foldrank.plans.low_rank import allocation
-from foldrank.plans.low_rank.factoring import Pair, factored, sites_of, stacked
+from foldrank.plans.low_rank.factoring import factored, sites_of, stacked
 from foldrank.plans.low_rank.grams import BlockStatistics, block_statistics, input_of
 from foldrank.plans.low_rank.ranks import Candidate, Ranks, from_ratios, smallest, spend, total
 from foldrank.plans.low_rank.truncation import truncations
 from foldrank.plans.low_rank.whitening import Metric
 from foldrank.plans.method import Result, Task
-from foldrank.plans.models.block import Block
+from foldrank.plans.models.block import Block, Pair
 from foldrank.plans.shelf import Finding, States, walk
 from foldrank.sites import Site
 

@@ -6,27 +6,17 @@ Knows nothing of how pairs were found.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from foldrank.digests import WeightDigest, in_threads
-from foldrank.edits import FoldBlocks, LowRank
+from foldrank.edits.low_rank import LowRank
 from foldrank.plans.method import Result, Task
-from foldrank.plans.models.block import Block
+from foldrank.plans.models.block import Block, Pair
 from foldrank.plans.models.decoder import Decoder
 from foldrank.sites import PACKED, ROLES, Site
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A [in, rank] and B [rank, out], float32. `shared`: the name of an A that several sites have; "" of its own."""
-
-    a: Tensor
-    b: Tensor
-    shared: str = ""
 
 
 def sites_of(block: Block, packed: str) -> tuple[Site, ...]:
@@ -66,30 +56,22 @@ def replaced(decoder: Decoder, pairs: Mapping[Site, Pair]) -> Decoder:
 
 def with_pairs(block: Block, pairs: Mapping[Site, Pair]) -> Block:
     """One block with A B in the place of some of its W."""
-    weights: dict[str, Tensor] = {}
-    for site, pair in pairs.items():
-        widths = [block.weight(role).shape[1] for role in site.roles]
-        columns = (pair.a @ pair.b).to(block.weight(site.roles[0]).device).split(widths, dim=1)
-        weights.update(zip(site.roles, columns, strict=True))
-    return block.with_weights(weights) if weights else block
+    return block.with_pairs({site.roles: pair for site, pair in pairs.items()})
 
 
 def _edit(task: Task, site: Site, pair: Pair) -> LowRank:
     return LowRank(
         site=site, shape=(pair.a.shape[0], pair.b.shape[1]), rank=pair.a.shape[1], factors=_names(site, pair),
-        replaces=replaced_digests(task.source.blocks, task.folds.get(site.block), site.block, site.roles),
+        replaces=replaced_digests(task.source.blocks, task.decoder.block(site.block), site.roles),
     )
 
 
-def replaced_digests(
-    source: Sequence[Block], fold: FoldBlocks | None, number: int, roles: Sequence[str]
-) -> tuple[WeightDigest, ...]:
-    """Digests of what a graph holds at a site: of the source's weights, or of what the fold leaves there."""
-    named = {block.number: block for block in source}
-    blocks = (number,) if fold is None else fold.blocks
-    coefficients = [1.0] if fold is None else [fold.coefficients[b] for b in blocks]
+def replaced_digests(source: Sequence[Block], block: Block, roles: Sequence[str]) -> tuple[WeightDigest, ...]:
+    """Digests of what a graph holds at a site: of the source's weights, or of what a fold leaves there."""
+    named = {other.number: other for other in source}
+    origin = block.origin or ((block.number, 1.0),)
     return tuple(
-        WeightDigest.of_combination([named[b].weight(role).cpu().numpy() for b in blocks], coefficients)
+        WeightDigest.of_combination([named[b].weight(role).cpu().numpy() for b, _ in origin], [c for _, c in origin])
         for role in roles
     )
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from foldrank.edits import rank_limit
+from foldrank.edits.low_rank import rank_limit
 from foldrank.sites import Site
 
 

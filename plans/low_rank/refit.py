@@ -16,12 +16,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from foldrank.plans.low_rank.factoring import Pair, sites_of, stacked, with_pairs
+from foldrank.plans.low_rank.factoring import sites_of, stacked, with_pairs
 from foldrank.plans.low_rank.grams import input_of, watched
 from foldrank.plans.low_rank.truncation import truncations
 from foldrank.plans.low_rank.whitening import Metric
 from foldrank.plans.method import Task
-from foldrank.plans.models.block import Block, watch_inputs
+from foldrank.plans.models.block import Block, Pair, watch_inputs
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.shelf import Finding, States, walk
 from foldrank.sites import Site

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from foldrank.edits import rank_limit
+from foldrank.edits.low_rank import rank_limit
 from foldrank.plans.low_rank.whitening import Metric
 
 

@@ -196,9 +196,10 @@ def _best(
 def _terms(task: Task, settings: Settings, budget: Budget, shapes: Shapes, curves: Curves) -> Terms:
     decoder = task.decoder
     kinds = {block.number: block.likeness for block in decoder.blocks}
+    folded = any(block.origin for block in decoder.blocks)
 
     def alike(low: int, high: int) -> bool:
-        held = [kinds[number] for number in range(low, high + 1)] if settings.fold and not task.folds else []
+        held = [kinds[number] for number in range(low, high + 1)] if settings.fold and not folded else []
         return bool(held) and all(kind == held[0] for kind in held)
 
     return Terms(shapes, budget.costs, curves, settings.align, budget.allowed, alike)

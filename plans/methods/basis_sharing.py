@@ -17,15 +17,15 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings_dataclass
 from torch import Tensor
 
-from foldrank.edits import rank_limit
+from foldrank.edits.low_rank import rank_limit
 from foldrank.plans.low_rank.decomposing import Budget, described, within
-from foldrank.plans.low_rank.factoring import Pair, factored, sites_of, stacked
+from foldrank.plans.low_rank.factoring import factored, sites_of, stacked
 from foldrank.plans.low_rank.grams import block_statistics, input_of
 from foldrank.plans.low_rank.ranks import Candidate, from_site_ratios
 from foldrank.plans.low_rank.truncation import Truncations, truncations
 from foldrank.plans.low_rank.whitening import Metric
 from foldrank.plans.method import Method, Result, Task
-from foldrank.plans.models.block import Block
+from foldrank.plans.models.block import Block, Pair
 from foldrank.plans.shelf import Finding, States, walk
 from foldrank.sites import Site
 

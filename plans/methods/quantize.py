@@ -11,16 +11,18 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import numpy as np
-import torch
 from pydantic import BeforeValidator, ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from foldrank.digests import WeightDigest, in_threads
-from foldrank.edits import Edit, FewBits, QuantizeHead, QuantizeWeight
-from foldrank.plans.low_rank.factoring import Pair, replaced, replaced_digests
+from foldrank.edits import Edit
+from foldrank.edits.quantize_head import QuantizeHead
+from foldrank.edits.quantize_weight import QuantizeWeight
+from foldrank.edits.storage import FewBits
+from foldrank.plans.low_rank.factoring import replaced_digests
 from foldrank.plans.method import Method, Result, Task
-from foldrank.plans.models.rounding import rounded
+from foldrank.plans.simulate import simulated
 from foldrank.sites import Site
 
 
@@ -47,29 +49,20 @@ def run(task: Task, settings: Settings) -> Result:
     storage = settings.storage
     sites = [Site(block.number, (role,)) for block in task.decoder.blocks for role in block.roles]
     edits: list[Edit] = in_threads(lambda site: _edit(task, site, storage), sites)
-    decoder = replaced(task.decoder, {site: _pair(pair, storage) for site, pair in task.pairs.items()})
-    in_pairs = {part for site in task.pairs for part in site.parts}
-    decoder = decoder.with_blocks([
-        block.with_weights({role: rounded(block.weight(role), storage) for role in block.roles
-                            if Site(block.number, (role,)) not in in_pairs}) for block in decoder.blocks
-    ])
+    decoder = task.decoder
+    for edit in edits:
+        decoder = simulated(edit, decoder, {})
     if settings.head:
         head_IO = decoder.head
         edits.append(QuantizeHead((head_IO.shape[0], head_IO.shape[1]), storage, WeightDigest.of(_array(head_IO))))
-        decoder = decoder.with_head(rounded(head_IO, storage))
+        decoder = simulated(edits[-1], decoder, {})
     return Result(decoder, tuple(edits), kept=1.0, predicted={"quantize.bits": settings.bits})
 
 
 def _edit(task: Task, site: Site, storage: FewBits) -> QuantizeWeight:
-    fold = task.folds.get(site.block)
-    (digest,) = replaced_digests(task.source.blocks, fold, site.block, site.roles)
-    n_in, n_out = next(b for b in task.decoder.blocks if b.number == site.block).weight(site.role).shape
-    return QuantizeWeight(site, (n_in, n_out), storage, (digest,))
-
-
-def _pair(factors: tuple[np.ndarray, np.ndarray], storage: FewBits) -> Pair:
-    a, b = (rounded(torch.from_numpy(factor), storage) for factor in factors)
-    return Pair(a, b)
+    block = task.decoder.block(site.block)
+    n_in, n_out = block.weight(site.role).shape
+    return QuantizeWeight(site, (n_in, n_out), storage, replaced_digests(task.source.blocks, block, site.roles))
 
 
 def _array(weight_IO: Tensor) -> np.ndarray:

@@ -26,7 +26,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings_dataclass
 from torch import Tensor
 
-from foldrank.edits import FoldBlocks
+from foldrank.edits.fold_blocks import FoldBlocks
 from foldrank.errors import SourceError
 from foldrank.plans.depth.similarity import mean_cosine
 from foldrank.plans.depth.windows import Bounds, Loop, Memo, Outcome, Search, Window, merge_windows, search_threshold
@@ -34,6 +34,7 @@ from foldrank.plans.method import Method, Result, Task
 from foldrank.plans.models.block import Block
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.shelf import Figures
+from foldrank.plans.simulate import after
 
 Rule = Literal["top", "rdsc", "mean", "bottom"]
 
@@ -131,7 +132,7 @@ class PrefixCache:
 
     def _from(self, low: int, windows: Sequence[Window]) -> tuple[Block, ...]:
         upper = self.decoder.with_blocks(self.decoder.blocks[low:])
-        return upper.folded([fold(window, self.settings) for window in windows]).blocks
+        return after([fold(window, self.settings) for window in windows], upper, {}).blocks
 
 
 def _compared(decoder: Decoder, hidden_NTC: Tensor, settings: Settings) -> Tensor:
@@ -169,7 +170,7 @@ def merged(task: Task, settings: Settings, loop: Loop, name: str) -> Result:
         task.progress.finish(name)
     folds = tuple(fold(window, settings) for window in sorted(outcome.windows))
     return Result(
-        decoder=decoder.folded(folds), edits=folds, kept=1 - outcome.removed / count,
+        decoder=after(folds, decoder, {}), edits=folds, kept=1 - outcome.removed / count,
         predicted=_predicted(outcome, threshold, name), diagnostics=_diagnostics(outcome),
     )
 

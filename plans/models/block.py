@@ -1,4 +1,4 @@
-"""One decoder block in torch: its parameters by name, its linears by single role, and what a fold makes of several.
+"""One decoder block in torch: its parameters by name, its linears by single role.
 
 Knows modules and names. Knows nothing of how blocks are run in a row.
 """
@@ -7,27 +7,42 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from foldrank.digests import combine
-from foldrank.edits import FoldBlocks
 from foldrank.plans.models.families import Family
 from foldrank.sites import PACKED
+
+Roles = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A [in, rank] and B [rank, out], float32. `shared`: the name of an A that several sites have; "" of its own."""
+
+    a: Tensor
+    b: Tensor
+    shared: str = ""
 
 
 @dataclass(frozen=True)
 class Block:
-    """One decoder block as it is now. `tensors` holds every parameter by the module's own names."""
+    """One decoder block as it is now. `tensors` holds every parameter by the module's own names.
+
+    `origin`: what it was folded from, source numbers with coefficients; empty: itself. `pairs`: of the roles whose
+    weights are a product A B.
+    """
 
     number: int
     kind: str
     module: nn.Module
     tensors: Mapping[str, Tensor]
     family: Family
+    origin: tuple[tuple[int, float], ...] = ()
+    pairs: Mapping[Roles, Pair] = field(default_factory=dict)
 
     @property
     def likeness(self) -> tuple[object, ...]:
@@ -48,14 +63,25 @@ class Block:
         """The module that applies the role, for hooks."""
         return self.module.get_submodule(self.family.path(role))
 
+    def with_pairs(self, pairs: Mapping[Roles, Pair]) -> Block:
+        """The block with A B in the place of some weights, multiplied in float32 as a graph does."""
+        weights: dict[str, Tensor] = {}
+        for roles, pair in pairs.items():
+            widths = [self.weight(role).shape[1] for role in roles]
+            columns = (pair.a @ pair.b).to(self.weight(roles[0]).device).split(widths, dim=1)
+            weights.update(zip(roles, columns, strict=True))
+        made = self.with_weights(weights) if weights else self
+        return replace(made, pairs={**made.pairs, **pairs})
+
     def with_weights(self, weights: Mapping[str, Tensor]) -> Block:
-        """The block with other W [in, out] for some roles; biases stay."""
+        """The block with other W [in, out] for some roles, which are no pairs any more; biases stay."""
         tensors = dict(self.tensors)
         for path in dict.fromkeys(self.family.path(role) for role in weights):
             held = self.family.linears[path]
             whole = torch.cat([weights.get(role, self.weight(role)) for role in held], dim=1)
             tensors[f"{path}.weight"] = whole if self._in_out(path) else whole.T
-        return replace(self, tensors=tensors)
+        left = {roles: pair for roles, pair in self.pairs.items() if not set(roles) & set(weights)}
+        return replace(self, tensors=tensors, pairs=left)
 
     def _packed(self, path: str) -> Tensor:
         """All columns [in, out] of a linear: the one place where PyTorch's [out, in] is turned."""
@@ -93,36 +119,9 @@ class Block:
         return sum(tensor.numel() for tensor in self.tensors.values())
 
 
-def merge(blocks: Sequence[Block], fold: FoldBlocks) -> Block:
-    """The block a fold leaves at `into`: combined projections and biases, norm gains of `norm_source`, float32."""
-    named = {block.number: block for block in blocks}
-    parts = [named[number] for number in fold.blocks]
-    norms, into = named[fold.norm_source], named[fold.into]
-    tensors: dict[str, Tensor] = {}
-    for name in into.tensors:
-        if _is_projection(into.family, name):
-            tensors[name] = _combined([part.tensors[name] for part in parts], fold)
-        else:
-            tensors[name] = norms.tensors[name]
-    return replace(into, tensors=tensors)
-
-
-def _combined(tensors: Sequence[Tensor], fold: FoldBlocks) -> Tensor:
-    coefficients = [fold.coefficients[number] for number in fold.blocks]
-    for coefficient, tensor in zip(coefficients, tensors, strict=True):
-        if coefficient == 1.0 and sum(c != 0.0 for c in coefficients) == 1:
-            return tensor  # shared, not copied
-    found = combine([widened(t).cpu().numpy() for t in tensors], coefficients)
-    return torch.from_numpy(found).to(tensors[0].device)
-
-
 def widened(tensor: Tensor) -> Tensor:
     """The tensor itself, or in float32 where it is narrower: exact."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-
-
-def _is_projection(family: Family, name: str) -> bool:
-    return any(name.startswith(f"{path}.") for path in family.linears)
 
 
 @contextmanager

@@ -17,8 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from foldrank.edits import FoldBlocks
-from foldrank.plans.models.block import Block, merge, widened
+from foldrank.plans.models.block import Block, widened
 from foldrank.plans.models.capture import Arguments, block_arguments, first_input, last_state, logits_of
 from foldrank.plans.models.families import FAMILIES, Family
 from foldrank.plans.models.loading import load_model
@@ -60,6 +59,14 @@ class Decoder:
     def site_parameters(self) -> int:
         """Numbers in all single-role weights of all blocks: what `keep` is a share of."""
         return sum(block.site_parameters for block in self.blocks)
+
+    @property
+    def stored_parameters(self) -> int:
+        """The same, with a pair's numbers in the place of its W's; an A that several pairs share counts once."""
+        pairs = [(block.number, roles, pair) for block in self.blocks for roles, pair in block.pairs.items()]
+        dense = sum(pair.a.shape[0] * pair.b.shape[1] for _, _, pair in pairs)
+        first = {pair.shared or (number, roles): pair.a.numel() for number, roles, pair in pairs}
+        return self.site_parameters - dense + sum(first.values()) + sum(pair.b.numel() for _, _, pair in pairs)
 
     @property
     def other_parameters(self) -> int:
@@ -115,15 +122,17 @@ class Decoder:
         tensors = {name: tensor.to(hidden_NTC.dtype) for name, tensor in block.tensors.items()}
         return _call(block.module, tensors, hidden_NTC, self._arguments_of(hidden_NTC.shape[1])[block.number])
 
+    def block(self, number: int) -> Block:
+        """The block of this source number."""
+        return next(block for block in self.blocks if block.number == number)
+
     def with_blocks(self, blocks: Sequence[Block]) -> Decoder:
         """The same model with another row of blocks."""
         return replace(self, blocks=tuple(blocks))
 
-    def folded(self, folds: Sequence[FoldBlocks]) -> Decoder:
-        """The model after the folds; folds name blocks by source number."""
-        merged = {fold.into: merge(self.blocks, fold) for fold in folds}
-        gone = {number for fold in folds for number in fold.leaving}
-        return self.with_blocks([merged.get(b.number, b) for b in self.blocks if b.number not in gone])
+    def with_block(self, block: Block) -> Decoder:
+        """The same model with this block in the place of the one of its number."""
+        return self.with_blocks([block if other.number == block.number else other for other in self.blocks])
 
     def _arguments_of(self, window: int) -> tuple[Arguments, ...]:
         """What the model's own forward hands each source block for windows of this length: mask, rotary, positions."""

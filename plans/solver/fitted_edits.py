@@ -6,19 +6,26 @@ Knows nothing of how the blocks were chosen or fit.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from foldrank.edits import Edit, FoldBlocks, LowRank, ReplaceWeight
+from foldrank.edits import Edit
+from foldrank.edits.base import WeightEdit
+from foldrank.edits.fold_blocks import FoldBlocks
+from foldrank.edits.low_rank import LowRank
+from foldrank.edits.replace_weight import ReplaceWeight
 from foldrank.plans.low_rank.factoring import replaced_digests
 from foldrank.plans.method import Result, Task
+from foldrank.plans.models.block import Block, Pair
 from foldrank.plans.solver.block_refit import Fitted
 from foldrank.plans.solver.layout import Packed, Span
 from foldrank.plans.solver.original import sites
 from foldrank.plans.solver.search import State
+from foldrank.sites import Site
 
 
 def fitted_result(
@@ -27,29 +34,36 @@ def fitted_result(
 ) -> Result:
     """The model with these blocks, and the edits that lead a graph there."""
     folds: list[FoldBlocks] = [span.fold for span in state.layout if span.fold is not None]
-    known = {**task.folds, **{fold.into: fold for fold in folds}}
     edits: list[Edit] = list(folds)
+    blocks = [_as_told(task, span, fitted) for span, fitted in zip(state.layout, state.fitted, strict=True)]
     arrays: dict[str, np.ndarray] = {}
-    for span, fitted in zip(state.layout, state.fitted, strict=True):
-        for edit, named in _site_edits(task, packed, known, span, fitted):
+    for block in blocks:
+        for edit, named in _site_edits(task, packed, block):
             edits.append(edit)
             arrays |= {name: np.ascontiguousarray(array.cpu().numpy()) for name, array in named.items()}
     return Result(
-        task.decoder.with_blocks(state.blocks), tuple(edits), kept, arrays, predicted, diagnostics,
+        task.decoder.with_blocks(blocks), tuple(edits), kept, arrays, predicted, diagnostics,
     )
 
 
-def _site_edits(
-    task: Task, packed: Packed, folds: Mapping[int, FoldBlocks], span: Span, fitted: Fitted
-) -> Iterator[tuple[LowRank | ReplaceWeight, dict[str, Tensor]]]:
-    for roles in sites(fitted.block, packed):
-        site = span.site(roles)
-        digests = replaced_digests(task.source.blocks, folds.get(span.low), span.low, roles)
-        if roles in fitted.pairs:
-            a, b = fitted.pairs[roles]
+def _as_told(task: Task, span: Span, fitted: Fitted) -> Block:
+    """The block with what it was folded from, and its pairs."""
+    pairs = {roles: Pair(a, b) for roles, (a, b) in fitted.pairs.items()}
+    origin = task.decoder.block(span.low).origin
+    if (fold := span.fold) is not None:
+        origin = tuple((number, fold.coefficients[number]) for number in fold.blocks)
+    return replace(fitted.block, origin=origin, pairs=pairs)
+
+
+def _site_edits(task: Task, packed: Packed, block: Block) -> Iterator[tuple[WeightEdit, dict[str, Tensor]]]:
+    for roles in sites(block, packed):
+        site = Site(block.number, roles)
+        digests = replaced_digests(task.source.blocks, block, roles)
+        if roles in block.pairs:
+            a, b = block.pairs[roles].a, block.pairs[roles].b
             names = (f"{site}.A", f"{site}.B")
             yield (LowRank(site, (a.shape[0], b.shape[1]), a.shape[1], names, digests),
                    dict(zip(names, (a, b), strict=True)))
         else:
-            weight = torch.cat([fitted.block.weight(role) for role in roles], dim=1)
+            weight = torch.cat([block.weight(role) for role in roles], dim=1)
             yield ReplaceWeight(site, f"{site}.W", digests), {f"{site}.W": weight}

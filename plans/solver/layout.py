@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from foldrank.edits import FoldBlocks, rank_limit
+from foldrank.edits.fold_blocks import FoldBlocks
+from foldrank.edits.low_rank import rank_limit
 from foldrank.sites import Site
 
 Roles = tuple[str, ...]

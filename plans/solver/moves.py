@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from foldrank.edits import rank_limit
+from foldrank.edits.low_rank import rank_limit
 from foldrank.plans.solver.costs import Costs, total
 from foldrank.plans.solver.fisher import Curves
 from foldrank.plans.solver.layout import BRANCHES, Layout, Roles, Shapes, Span, merged, rank_of_share, with_span

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from foldrank.edits import rank_limit
+from foldrank.edits.low_rank import rank_limit
 from foldrank.plans.solver.fisher import Curve
 from foldrank.plans.solver.journal import Step
 from foldrank.plans.solver.layout import Layout, Roles, merged

@@ -12,17 +12,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from foldrank.edits import Edit, LowRank, QuantizeHead, QuantizeWeight, ReplaceWeight
+from foldrank.edits import Edit
+from foldrank.edits.base import Phase
+from foldrank.edits.replace_weight import ReplaceWeight
 from foldrank.planfile import Plan
 from foldrank.plans.low_rank.factoring import replaced_digests
 from foldrank.plans.models.block import Block
 from foldrank.plans.models.decoder import Decoder
+from foldrank.plans.simulate import after
 from foldrank.sites import Site
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A plan over the decoder it was made for. `factors`: array names of every site, [A, B] of a pair or [W] alone."""
+    """A plan over the decoder it was made for. `factors`: array names of every site, [A, B] of a pair or [W] alone.
+    `folded`: what the edits leave that come before those."""
 
     source: Decoder
     plan: Plan
@@ -32,9 +36,8 @@ class Stored:
     @classmethod
     def of(cls, source: Decoder, plan: Plan, *, dense: bool) -> Stored:
         """`dense`: whether sites that the plan leaves as they are count too, each as a W of its own."""
-        folded = source.folded(plan.folds)
-        factors: dict[Site, tuple[str, ...]] = {edit.site: edit.factors for edit in plan.pairs}
-        factors |= {edit.site: (edit.tensor,) for edit in plan.replacements}
+        folded = after([edit for edit in plan.edits if edit.phase < Phase.WEIGHTS], source, plan.arrays)
+        factors: dict[Site, tuple[str, ...]] = {edit.site: tuple(edit.arrays()) for edit in plan.at_sites}
         if dense:
             covered = {part for site in factors for part in site.parts}
             for block in folded.blocks:
@@ -72,14 +75,12 @@ class Stored:
         """The plan with the `changed` matrices; sites that were dense become `replace_weight` edits."""
         arrays = {name: self.plan.arrays[name] for name in self.plan.arrays}
         arrays |= {name: np.ascontiguousarray(matrices[name].detach().cpu().numpy()) for name in changed}
-        known = {edit.site for edit in self.plan.edits if isinstance(edit, LowRank | ReplaceWeight)}
-        folds = {fold.into: fold for fold in self.plan.folds}
+        known = {edit.site for edit in self.plan.at_sites}
+        named = {block.number: block for block in self.folded.blocks}
         added: list[Edit] = [
-            ReplaceWeight(site, names[0],
-                          replaced_digests(self.source.blocks, folds.get(site.block), site.block, site.roles))
+            ReplaceWeight(site, names[0], replaced_digests(self.source.blocks, named[site.block], site.roles))
             for site, names in self.factors.items() if site not in known and names[0] in changed
         ]
-        rounding = QuantizeWeight | QuantizeHead
-        first = [edit for edit in self.plan.edits if not isinstance(edit, rounding)]
-        edits = (*first, *added, *(edit for edit in self.plan.edits if isinstance(edit, rounding)))
+        first = [edit for edit in self.plan.edits if edit.phase <= Phase.WEIGHTS]
+        edits = (*first, *added, *(edit for edit in self.plan.edits if edit.phase > Phase.WEIGHTS))
         return replace(self.plan, arrays=arrays, document=replace(self.plan.document, edits=edits))

@@ -23,6 +23,21 @@ def heads(config: Any) -> int | None:
     return _first(config, _HEADS)
 
 
+def kv_heads(config: Any) -> int | None:
+    """Heads of keys and values in the cache. Falcon has one, unless its new architecture repeats them for every query
+    head. None where no key tells."""
+    if isinstance(config, Mapping) and config.get("model_type") == "falcon":
+        alone = config.get("multi_query", True) and not config.get("new_decoder_architecture")
+        return 1 if alone else heads(config)
+    return _first(config, ("num_key_value_heads",)) or heads(config)
+
+
+def head_size(config: Any) -> int | None:
+    """Width of a head: where no key tells, the hidden state's shared among the query heads."""
+    shared, count = width(config), heads(config)
+    return _first(config, ("head_dim",)) or (shared // count if shared and count else None)
+
+
 def width(config: Any) -> int | None:
     """Width of the hidden state; None where no key tells."""
     return _first(config, _WIDTH)

@@ -1,4 +1,4 @@
-"""What plan.json holds: source, calibration, steps and ordered edits, sealed with a digest, and the laws between edits.
+"""What plan.json holds: source, calibration, steps and ordered edits, sealed with a digest.
 
 Knows nothing of the arrays that edits name.
 """
@@ -15,9 +15,9 @@ from pydantic.dataclasses import dataclass
 
 from foldrank import strictjson
 from foldrank.digests import WeightDigest
-from foldrank.edits import Edit, FoldBlocks, QuantizeHead, QuantizeWeight
+from foldrank.edits import AnyEdit
+from foldrank.edits.laws import check_edits
 from foldrank.errors import PlanFormatError
-from foldrank.sites import Site
 
 SCHEMA: Final = "foldrank.plan/1"
 _STRICT = ConfigDict(extra="forbid", strict=True)
@@ -83,13 +83,13 @@ class PlanDocument:
     steps: tuple[Step, ...]
     predicted: dict[str, float | int]
     versions: dict[str, str]
-    edits: tuple[Edit, ...]
+    edits: tuple[AnyEdit, ...]
     factors: FactorsRef | None = None
     digest: str = ""
     schema: Literal["foldrank.plan/1"] = SCHEMA
 
     def __post_init__(self) -> None:
-        _check_edits(self.edits, self.source.blocks)
+        check_edits(self.edits, self.source.blocks)
 
     def text(self) -> str:
         """Canonical JSON, sealed with its digest."""
@@ -126,35 +126,3 @@ def read_document(path: Path) -> PlanDocument:
 def _seal(data: Mapping[str, Any]) -> str:
     body = {key: value for key, value in data.items() if key != "digest"}
     return hashlib.sha256(strictjson.dumps(body).encode()).hexdigest()
-
-
-def _check_edits(edits: tuple[Edit, ...], blocks: int) -> None:
-    """The laws between edits: blocks exist, folds are disjoint and come first, few bits last, no site is edited twice
-    (but for what is then stored in few bits) or leaves."""
-    folded: set[int] = set()
-    leaving: set[int] = set()
-    touched: set[Site] = set()
-    quantized: set[Site] = set()
-    heads = [edit for edit in edits if isinstance(edit, QuantizeHead)]
-    if heads and (len(heads) > 1 or edits[-1] is not heads[0]):
-        raise ValueError("what stores the head in few bits stands once, and last")
-    for edit in edits:
-        if isinstance(edit, FoldBlocks):
-            if touched or quantized:
-                raise ValueError("folds come before every other edit")
-            if folded.intersection(edit.blocks):
-                raise ValueError(f"blocks {sorted(folded.intersection(edit.blocks))} are folded twice")
-            folded.update(edit.blocks)
-            leaving.update(edit.leaving)
-            if edit.blocks[-1] >= blocks:
-                raise ValueError(f"block {edit.blocks[-1]} does not exist: the source has {blocks}")
-        elif not isinstance(edit, QuantizeHead):
-            if edit.site.block >= blocks or edit.site.block in leaving:
-                raise ValueError(f"{edit.site}: its block does not exist or leaves")
-            last = isinstance(edit, QuantizeWeight)
-            if quantized and not last:
-                raise ValueError(f"{edit.site}: what stores weights in few bits comes after every other edit")
-            written = quantized if last else touched
-            if twice := written.intersection(edit.site.parts):
-                raise ValueError(f"{', '.join(map(str, sorted(twice)))}: edited twice")
-            written.update(edit.site.parts)

@@ -6,19 +6,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from foldrank import strictjson
 from foldrank.digests import sha256_file
-from foldrank.edits import Edit, FewBits, FoldBlocks, LowRank, QuantizeHead, QuantizeWeight, ReplaceWeight
-from foldrank.errors import PlanFormatError
+from foldrank.edits import Edit
+from foldrank.edits.anatomy import Anatomy
+from foldrank.edits.base import Phase, WeightEdit, parts_of
+from foldrank.errors import PlanFormatError, PlanMismatch
 from foldrank.factors import FactorFile, write_factors
 from foldrank.plandocument import FactorsRef, PlanDocument, read_document
+
+E = TypeVar("E", bound=Edit)
 
 
 @dataclass(frozen=True)
@@ -37,46 +41,40 @@ class Plan:
         """The edits in order."""
         return self.document.edits
 
-    @property
-    def folds(self) -> tuple[FoldBlocks, ...]:
-        """The folds among the edits."""
-        return tuple(e for e in self.edits if isinstance(e, FoldBlocks))
+    def of(self, kind: type[E]) -> tuple[E, ...]:
+        """The edits of one kind: for that kind's own rooms. Whoever tells of structure reads `anatomy`."""
+        return tuple(edit for edit in self.edits if isinstance(edit, kind))
 
     @property
-    def pairs(self) -> tuple[LowRank, ...]:
-        """The low-rank edits."""
-        return tuple(e for e in self.edits if isinstance(e, LowRank))
+    def at_sites(self) -> tuple[WeightEdit, ...]:
+        """The edits that say what stands at a site."""
+        return tuple(edit for edit in self.edits if isinstance(edit, WeightEdit))
 
-    @property
-    def replacements(self) -> tuple[ReplaceWeight, ...]:
-        """The weight replacements."""
-        return tuple(e for e in self.edits if isinstance(e, ReplaceWeight))
-
-    @property
-    def quantized(self) -> tuple[QuantizeWeight, ...]:
-        """The weights stored in few bits."""
-        return tuple(e for e in self.edits if isinstance(e, QuantizeWeight))
-
-    @property
-    def rounds_activations(self) -> bool:
-        """Whether what the plan makes computes with activations rounded to int8."""
-        return any(storage.accuracy for storage in self.few_bits)
-
-    @property
-    def few_bits(self) -> tuple[FewBits, ...]:
-        """How each weight is stored that is stored in few bits, the head's last; empty where none is."""
-        return tuple(e.storage for e in self.edits if isinstance(e, QuantizeWeight | QuantizeHead))
-
-    @property
-    def head(self) -> QuantizeHead | None:
-        """How the matrix that makes the logits is stored, where the plan says so."""
-        return next((e for e in self.edits if isinstance(e, QuantizeHead)), None)
+    def anatomy(self, source: Anatomy) -> Anatomy:
+        """What the edits make of the source, one after the other. Raises PlanMismatch where one does not fit it."""
+        found = source
+        for edit in self.edits:
+            try:
+                found = edit.on(found)
+            except ValueError as error:
+                raise PlanMismatch(self.document.source.name, str(error), "plan again for this model") from None
+        return found
 
     @property
     def surviving_blocks(self) -> tuple[int, ...]:
         """Source numbers of the blocks that stay, ascending: position in the tuple is the new number."""
-        gone = {b for fold in self.folds for b in fold.leaving}
-        return tuple(b for b in range(self.document.source.blocks) if b not in gone)
+        gone = frozenset().union(*(edit.touch.removes for edit in self.edits))
+        return tuple(b for b in range(self.document.source.blocks) if not parts_of([b]) <= gone)
+
+    @property
+    def rounds_activations(self) -> bool:
+        """Whether what the plan makes computes with activations rounded to int8."""
+        return any(edit.rounds_activations for edit in self.edits)
+
+    @property
+    def stores_few_bits(self) -> bool:
+        """Whether something that makes few bits of matrices is needed to apply it."""
+        return any(edit.phase is Phase.STORAGE for edit in self.edits)
 
     @classmethod
     def read(cls, folder: Path | str) -> Plan:
@@ -110,18 +108,9 @@ class Plan:
         (folder / "plan.json").write_text(PlanDocument(**fields, factors=reference).text(), encoding="utf-8")
 
 
-def _named_arrays(edits: tuple[Edit, ...]) -> Iterator[tuple[str, tuple[int, int] | None]]:
-    """Every array an edit names, with the shape it must have where the edit tells."""
-    for edit in edits:
-        if isinstance(edit, LowRank):
-            yield edit.factors[0], (edit.shape[0], edit.rank)
-            yield edit.factors[1], (edit.rank, edit.shape[1])
-        elif isinstance(edit, ReplaceWeight):
-            yield edit.tensor, None
-
-
 def _check_arrays(path: Path, edits: tuple[Edit, ...], arrays: Mapping[str, np.ndarray]) -> None:
-    named = list(_named_arrays(edits))  # a factor that several edits share stands here several times
+    # a factor that several edits share stands here several times
+    named = [item for edit in edits for item in edit.arrays().items()]
     if odd := sorted({name for name, _ in named} ^ set(arrays))[:5]:
         raise PlanFormatError(path, f"edits and factors.safetensors disagree about {', '.join(odd)}", "plan again")
     shapes = arrays.shapes if isinstance(arrays, FactorFile) else {k: v.shape for k, v in arrays.items()}

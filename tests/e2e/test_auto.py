@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from foldrank.edits.low_rank import LowRank
+from foldrank.edits.replace_weight import ReplaceWeight
 from foldrank.planfile import Plan
 
 pytestmark = pytest.mark.slow
@@ -42,5 +44,5 @@ def test_the_plan_says_what_was_done(made: Path) -> None:
     predicted = plan.document.predicted
     assert predicted["keep"] <= 0.8
     assert predicted["recover.kl_after"] <= predicted["recover.kl_before"]
-    assert plan.pairs
-    assert plan.replacements
+    assert plan.of(LowRank)
+    assert plan.of(ReplaceWeight)

@@ -14,7 +14,7 @@ import torch
 from foldrank.bundle import Bundle, seal
 from foldrank.checkpoint import Checkpoint
 from foldrank.errors import BundleError, SourceError
-from foldrank.plans.models.reference import reference_model
+from foldrank.plans.reference import reference_model
 from foldrank.plans.texts import load_text, load_tokenizer, windows
 from foldrank.runtime.decoding import OrtDecoder
 from foldrank.runtime.proof import prove

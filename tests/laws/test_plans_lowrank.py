@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foldrank.edits import rank_limit
+from foldrank.edits.low_rank import rank_limit
 from foldrank.plans.low_rank.truncation import Truncations, decompose, truncations
 from foldrank.plans.low_rank.whitening import Metric, metric
 

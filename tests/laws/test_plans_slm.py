@@ -16,8 +16,8 @@ from foldrank.benchmarks.planning import naive_similarity
 from foldrank.plans.depth.windows import Bounds, Memo, Outcome, merge_windows, search_threshold
 from foldrank.plans.method import Task
 from foldrank.plans.methods.slm import PrefixCache, Settings, coefficients, fold, run
-from foldrank.plans.models.block import merge
 from foldrank.plans.models.decoder import Decoder
+from foldrank.plans.simulate.fold_blocks import merge
 
 RULES = ("top", "rdsc", "mean", "bottom")
 IDS = np.random.default_rng(0).integers(0, 61, size=(4, 12))

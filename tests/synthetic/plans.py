@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from foldrank.digests import WeightDigest, combine
-from foldrank.edits import FoldBlocks, LowRank, ReplaceWeight
+from foldrank.edits.fold_blocks import FoldBlocks
+from foldrank.edits.low_rank import LowRank
+from foldrank.edits.replace_weight import ReplaceWeight
 from foldrank.plandocument import PlanDocument, Source
 from foldrank.planfile import Plan
 from foldrank.sites import Site

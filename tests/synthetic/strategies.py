@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
 from nightly import AT_NIGHT
 
-from foldrank.edits import rank_limit
+from foldrank.edits.low_rank import rank_limit
 from synthetic.decoders import NORMS, Decoder, Shape, random_decoder
 from synthetic.genai import write_graph
 from synthetic.plans import PlanMaker

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import click
 
 from foldrank.cli import output
-from foldrank.edits import FoldBlocks, LowRank
+from foldrank.edits import KINDS, class_of
 from foldrank.planfile import Plan
 from foldrank.recipe import Recipe, read_recipe
 
@@ -47,8 +46,8 @@ def summary(plan: Plan) -> dict[str, Any]:
         "steps": [{"method": s.method, "keep": {"asked": s.keep.asked, "reached": s.keep.reached}}
                   for s in document.steps],
         "blocks": document.source.blocks, "blocks_left": len(plan.surviving_blocks),
-        "folds": len(plan.folds), "pairs": len(plan.pairs),
-        "quantized": len(plan.quantized), "predicted": dict(document.predicted),
+        **{class_of(kind).counted: len(plan.of(class_of(kind))) for kind in KINDS},
+        "predicted": dict(document.predicted),
     }
 
 
@@ -64,25 +63,11 @@ def show(plan: Plan) -> None:
     output.table("\nsteps", ("method", "settings", "keep asked", "keep reached"), (
         (s.method, ", ".join(f"{k}={v}" for k, v in sorted(s.settings.items()) if v is not None),
          s.keep.asked, s.keep.reached) for s in document.steps))
-    if plan.folds:
-        output.table("\nfolds", ("into", "blocks", "weights of", "norms of"), map(_fold_row, plan.folds))
-    if plan.pairs:
-        output.table("\nlow rank", ("site", "in", "out", "rank", "keeps"), map(_pair_row, plan.pairs))
-    if plan.quantized:
-        ways = Counter(f"{e.storage.bits} bits, blocks of {e.storage.block_size}" for e in plan.quantized)
-        ways["the head too" if plan.head else "the head stays"] += plan.head is not None
-        output.table("\nstored in few bits", ("how", "weights"), ways.items())
+    for kind in KINDS:
+        if edits := plan.of(class_of(kind)):
+            table = class_of(kind).table(edits)
+            output.table(f"\n{table.title}", table.headings, table.rows)
     if not document.edits:
         output.say("\nno edits")
     if document.predicted:
         output.table("\npredicted", ("what", "value"), sorted(document.predicted.items()))
-
-
-def _fold_row(fold: FoldBlocks) -> tuple[Any, ...]:
-    weights = " ".join(f"{fold.coefficients[b]:+g}*{b}" for b in fold.sources)
-    return str(fold.into), f"{fold.blocks[0]}..{fold.blocks[-1]}", weights, str(fold.norm_source)
-
-
-def _pair_row(pair: LowRank) -> tuple[Any, ...]:
-    n_in, n_out = pair.shape
-    return str(pair.site), n_in, n_out, pair.rank, f"{pair.rank * (n_in + n_out) / (n_in * n_out):.0%}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from foldrank.cli import output
-from foldrank.edits import rank_limit
+from foldrank.edits.low_rank import rank_limit
 
 if TYPE_CHECKING:
     from foldrank.plans.solver.costs import CostTable

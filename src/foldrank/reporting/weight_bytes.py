@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from foldrank.edits import rank_limit
+from foldrank.edits.low_rank import rank_limit
 from foldrank.reporting import lookup
 from foldrank.reporting.evidence import Evidence
 from foldrank.sites import PACKED

@@ -10,7 +10,7 @@ from foldrank.planfile import Plan
 from foldrank.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from foldrank.passes.few_bits import Quantizer
+    from foldrank.passes.base import Quantizer
 
 
 def apply(
@@ -38,7 +38,7 @@ def apply(
 
 
 def _quantizer(plan: Plan) -> Quantizer | None:
-    if not plan.few_bits:
+    if not plan.stores_few_bits:
         return None
     from foldrank.runtime.quantizer import quantize
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from foldrank.bundle import MANIFEST, Bundle
-from foldrank.edits import Edit, FoldBlocks, LowRank, QuantizeHead, QuantizeWeight, ReplaceWeight
 from foldrank.errors import SourceError
 from foldrank.planfile import Plan
 
@@ -48,25 +47,8 @@ def _plan_facts(path: Path) -> dict[str, Any]:
         facts[f"step {number}.keep"] = step.keep.reached
         facts |= {f"step {number}.{k}": v for k, v in sorted(step.settings.items()) if k != "keep"}
     for edit in document.edits:
-        facts |= _edit_facts(plan, edit)
+        facts |= edit.facts(lambda names: hash_of(*(plan.arrays[name].tobytes() for name in names)))
     return facts
-
-
-def _edit_facts(plan: Plan, edit: Edit) -> dict[str, Any]:
-    match edit:
-        case FoldBlocks():
-            span = f"{edit.blocks[0]}..{edit.blocks[-1]} norms {edit.norms}"
-            return {f"fold into block.{edit.into:02d}": f"{span} weights {edit.coefficients}"}
-        case LowRank():
-            factors = tuple(plan.arrays[name].tobytes() for name in edit.factors)
-            return {f"{edit.site} rank": edit.rank, f"{edit.site} factors": f"{hash_of(*factors)}"}
-        case ReplaceWeight():
-            return {f"{edit.site} replaced by": hash_of(plan.arrays[edit.tensor].tobytes())}
-        case QuantizeWeight() | QuantizeHead():
-            stored, zeros = edit.storage, "" if edit.storage.symmetric else ", zero points"
-            site = edit.site if isinstance(edit, QuantizeWeight) else "head"
-            return {f"{site} stored in": f"{stored.bits} bits, blocks of {stored.block_size}{zeros}, "
-                                         f"accuracy {stored.accuracy}"}
 
 
 def hash_of(*parts: bytes) -> str:

@@ -139,7 +139,7 @@ def _run_faults() -> tuple[type[Exception], ...]:
 
 
 def _weights(checkpoint: Checkpoint, model: Any) -> Mapping[str, Any]:
-    from foldrank.plans.models.reference import block_weights
+    from foldrank.plans.reference import block_weights
 
     return block_weights(model) if checkpoint.architecture in FAMILIES else {}
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from foldrank import facts
 from foldrank.errors import SourceError
 from foldrank.identify import refuse_gguf
 from foldrank.sites import PACKED, ROLES, Site
@@ -132,30 +133,19 @@ def _checkpoint(path: Path) -> dict[str, Any]:
     from foldrank.identify import identify
 
     checkpoint = Checkpoint.open(path, offline=True)
-    config = checkpoint.text_config
-    heads = config.get("num_attention_heads", config.get("n_head"))
-    width = config.get("hidden_size", config.get("n_embd"))
-    size = config.get("head_dim") or (width // heads if width and heads else None)
     tensors = checkpoint.tensors.values()
     return {
         "kind": "checkpoint", "identity": identify(checkpoint.config, checkpoint.tensors).name,
         "dialect": "safetensors", "name": checkpoint.name,
         "architecture": checkpoint.architecture,
         "blocks": checkpoint.blocks, "sites": [row for _, row in sorted(_stored_sites(checkpoint), key=itemgetter(0))],
-        "kv": {"pairs": checkpoint.blocks, "heads": _cached_heads(config, heads), "head_size": size,
-               "query_heads": heads},
+        "kv": {"pairs": checkpoint.blocks, "heads": facts.kv_heads(checkpoint.config),
+               "head_size": facts.head_size(checkpoint.config), "query_heads": facts.heads(checkpoint.config)},
         "parameters": sum(tensor.size for tensor in tensors),
         "bytes": sum(tensor.end - tensor.start for tensor in tensors),
         "tied": not any("lm_head" in name or "embed_out" in name for name in checkpoint.tensors),
         "config_sha256": checkpoint.config_sha256,
     }
-
-
-def _cached_heads(config: Mapping[str, Any], heads: int | None) -> int | None:
-    """KV heads in the cache. Falcon has one, unless its new architecture repeats them for every query head."""
-    if config.get("model_type") == "falcon":
-        return heads if config.get("new_decoder_architecture") or not config.get("multi_query", True) else 1
-    return config.get("num_key_value_heads") or heads
 
 
 def _stored_sites(checkpoint: Checkpoint) -> Iterator[tuple[tuple[int, int], dict[str, Any]]]:
@@ -175,6 +165,7 @@ def _stored_sites(checkpoint: Checkpoint) -> Iterator[tuple[tuple[int, int], dic
 
 
 def _plan(path: Path) -> dict[str, Any]:
+    from foldrank.edits import KINDS, class_of
     from foldrank.planfile import Plan
 
     plan = Plan.read(path)
@@ -186,11 +177,6 @@ def _plan(path: Path) -> dict[str, Any]:
         "blocks": document.source.blocks, "blocks_left": len(plan.surviving_blocks),
         "calibration": dataclasses.asdict(document.calibration) if document.calibration else None,
         "steps": [dataclasses.asdict(step) for step in document.steps],
-        "folds": [{"into": f.into, "blocks": list(f.blocks), "norms": f.norms,
-                   "coefficients": {str(b): c for b, c in f.coefficients.items()}} for f in plan.folds],
-        "sites": [_row(e.site, e.shape, "fp32", e.rank) for e in plan.pairs],
-        "replaced": [str(e.site) for e in plan.replacements],
-        "quantized": [{"site": str(e.site), "bits": e.storage.bits, "block_size": e.storage.block_size}
-                      for e in plan.quantized],
+        **{class_of(kind).listed: [edit.row() for edit in plan.of(class_of(kind))] for kind in KINDS},
         "predicted": dict(document.predicted), "bytes": factors.bytes if factors else 0,
     }

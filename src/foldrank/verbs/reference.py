@@ -35,7 +35,7 @@ def reference_of(bundle: Bundle, checkpoint: Checkpoint, dense: Bundle | None = 
     came with weights of few bits, the reference holds what those stand for, read from it. Raises PlanMismatch,
     PlanFormatError, GraphNotRecognized, BundleError.
     """
-    from foldrank.plans.models.reference import reference_model
+    from foldrank.plans.reference import reference_model
 
     plan = None if bundle.plan is None else Plan.read(bundle.plan)
     dtype, given = _dtype(checkpoint), GivenBits.of(bundle, plan, dense)

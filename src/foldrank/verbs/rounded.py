@@ -10,9 +10,12 @@ import numpy as np
 
 from foldrank.bundle import Bundle
 from foldrank.checkpoint import Checkpoint
+from foldrank.edits.anatomy import Anatomy
 from foldrank.errors import BundleError, NotWritable, PassRefused
+from foldrank.graph.anatomy import read_anatomy
 from foldrank.graph.dequantized import HEAD, Rounded, matrices, rounded_linears, rounds_activations
 from foldrank.graph.load import load_model
+from foldrank.graph.skip_norms import read_apart
 from foldrank.planfile import Plan
 from foldrank.plans.method import Method
 from foldrank.runtime.compare import Comparison
@@ -31,6 +34,8 @@ class GivenBits:
     held: tuple[Rounded, ...]
     source: tuple[Rounded, ...]
     source_name: str
+    anatomy: Anatomy | None = None
+    """Of the graph that the plan was applied to, where that holds such weights."""
 
     @classmethod
     def of(cls, bundle: Bundle, plan: Plan | None, dense: Bundle | None) -> GivenBits:
@@ -40,11 +45,12 @@ class GivenBits:
             return cls(held, held, bundle.path.name)
         if not held:
             return cls((), (), "")
-        source = () if dense is None else tuple(rounded_linears(load_model(dense.model)))
-        if not source:
+        model = None if dense is None else load_model(dense.model)
+        source = () if model is None else tuple(rounded_linears(model))
+        if not source or model is None:
             what = f"came with weights in few bits, and {dense.path.name if dense else 'no graph given'} holds none"
             raise BundleError(bundle.path, what, "give the dense bundle that the plan was applied to")
-        return cls(held, source, dense.path.name if dense else "")
+        return cls(held, source, dense.path.name if dense else "", read_anatomy(read_apart(model)))
 
     @property
     def rounds_activations(self) -> bool:
@@ -53,10 +59,11 @@ class GivenBits:
 
     def kept(self, plan: Plan | None) -> dict[str, Any] | None:
         """Whether the bundle holds them bit for bit as the source graph does; None where there are none, or no plan."""
-        if plan is None or not self.held:
+        if plan is None or self.anatomy is None:
             return None
         there = {linear.sites: linear for linear in self.source}
-        came_from = _copies(plan)
+        after = plan.anatomy(self.anatomy)
+        came_from = {block.number: block.copies for block in after.blocks if block.copies is not None}
         differ = [linear.sites for linear in self.held
                   if (old := there.get(_before(linear.sites, came_from))) is None or not linear.same_as(old)]
         return {"compared": len(self.held), "differ": [",".join(sites) for sites in differ[:_SHOWN]],
@@ -70,11 +77,6 @@ def refuse_replacing(bundle: Bundle, methods: Iterable[Method]) -> None:
         where, count = linears[0].sites[0], sum(len(linear.sites) for linear in linears)
         what = f"{where}: its graph came with {count} weights in few bits, which {replacing[0]} cannot replace"
         raise PassRefused(bundle.path, [what], "compress the dense model first and quantise after, or fold alone")
-
-
-def _copies(plan: Plan) -> dict[int, int]:
-    """Of each block that a fold writes as a copy, which block it copies. Others are not in few bits: passes refuse."""
-    return {fold.into: next(iter(fold.sources), fold.into) for fold in plan.folds}
 
 
 def _before(sites: tuple[str, ...], came_from: dict[int, int]) -> tuple[str, ...]:
@@ -93,7 +95,7 @@ def rounded_reference(
 
     Raises NotWritable where a weight is no rounding of the checkpoint's at all.
     """
-    from foldrank.plans.models.reference import put_weights
+    from foldrank.plans.reference import put_weights
 
     random, logits = np.random.default_rng(1), logits_of(model)
     ids = [random.integers(0, window.vocabulary, shape) for shape in ((2, window.short), (1, window.long))]

@@ -12,6 +12,8 @@ from click.testing import CliRunner
 from foldrank.benchmarks.random_checkpoint import main, parse_size, shape_of, write_checkpoint
 from foldrank.benchmarks.speed_plans import fold_plan, low_rank_plan, weight
 from foldrank.checkpoint import Checkpoint, check_finite
+from foldrank.edits.fold_blocks import FoldBlocks
+from foldrank.edits.low_rank import LowRank
 from foldrank.errors import SourceError
 from foldrank.planfile import Plan
 
@@ -70,7 +72,7 @@ def test_the_program_writes_and_never_overwrites(tmp_path: Path) -> None:
 
 def test_fold_plan_folds_disjoint_neighbours_and_can_be_read_back(small: Path, tmp_path: Path) -> None:
     plan = fold_plan(Checkpoint.open(small, offline=True), 4)
-    assert [edit.blocks for edit in plan.folds] == [(0, 1), (3, 4), (6, 7), (9, 10)]
+    assert [edit.blocks for edit in plan.of(FoldBlocks)] == [(0, 1), (3, 4), (6, 7), (9, 10)]
     assert len(plan.surviving_blocks) == 8
     plan.write(tmp_path)
     assert Plan.read(tmp_path).edits == plan.edits
@@ -79,10 +81,10 @@ def test_fold_plan_folds_disjoint_neighbours_and_can_be_read_back(small: Path, t
 def test_low_rank_plan_keeps_at_most_what_is_asked_and_knows_the_weights(small: Path) -> None:
     checkpoint = Checkpoint.open(small, offline=True)
     plan = low_rank_plan(checkpoint, 0.8, seed=0)
-    assert plan.pairs
-    assert all(edit.rank % 16 == 0 for edit in plan.pairs)
+    assert plan.of(LowRank)
+    assert all(edit.rank % 16 == 0 for edit in plan.of(LowRank))
     assert 0.4 < plan.document.steps[0].keep.reached <= 0.8
-    first = plan.pairs[0]
+    first = plan.of(LowRank)[0]
     parts = [weight(checkpoint, part.block, part.role) for part in first.site.parts]
     assert all(digest.matches(np.ascontiguousarray(part)) for digest, part in zip(first.replaces, parts, strict=True))
     assert plan.arrays[first.factors[0]].shape == (first.shape[0], first.rank)

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foldrank.digests import WeightDigest, combine
-from foldrank.edits import FoldBlocks, LowRank, rank_limit
+from foldrank.edits.fold_blocks import FoldBlocks
+from foldrank.edits.low_rank import LowRank, rank_limit
 from foldrank.errors import PlanFormatError
 from foldrank.factors import FactorFile
 from foldrank.plandocument import Calibration, Keep, PlanDocument, Source, Step
@@ -102,10 +103,10 @@ def test_nan_factors_are_never_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("edits", "says"), [
-    ((PAIR, FOLD), "before every other"),
-    ((FOLD, FOLD), "folded twice"),
+    ((PAIR, FOLD), "comes before"),
+    ((FOLD, FOLD), "left with an earlier edit"),
     ((PAIR, PAIR), "edited twice"),
-    ((FOLD, LowRank(Site.parse("block.03.q"), (64, 64), 8, ("A", "B"), (DIGEST,))), "leaves"),
+    ((FOLD, LowRank(Site.parse("block.03.q"), (64, 64), 8, ("A", "B"), (DIGEST,))), "left with"),
     ((FoldBlocks(11, (11, 12), {11: 0.0, 12: 1.0}),), "does not exist"),
 ])
 def test_edits_that_contradict_each_other_have_no_form(edits: tuple[object, ...], says: str) -> None:

@@ -14,6 +14,7 @@ from onnx import numpy_helper
 import foldrank
 from foldrank.bundle import Bundle
 from foldrank.checkpoint import Checkpoint
+from foldrank.edits.fold_blocks import FoldBlocks
 from foldrank.errors import BundleError, ExportError, NotWritable, PassRefused
 from foldrank.graph.dequantized import matrix, rounded_linears
 from foldrank.graph.load import load_model
@@ -142,7 +143,7 @@ def test_a_matrix_is_what_onnx_runtime_multiplies_by(storage: tuple[int, int, bo
 
 def test_a_fold_of_it_is_proved(folded: Bundle, dense: Bundle, plan: Plan, shared: Path) -> None:
     found = proved(folded, dense, shared)
-    assert all(fold.coefficients[fold.blocks[-1]] == 1.0 for fold in plan.folds)
+    assert all(fold.coefficients[fold.blocks[-1]] == 1.0 for fold in plan.of(FoldBlocks))
     assert (found["passed"], found["measure"]) == (True, "max_relative_error")
     assert found["max_relative_error"] < 1e-5
     assert found["kept"] == {"compared": 4 * 7 + 1, "differ": [], "passed": True}
@@ -152,7 +153,7 @@ def test_a_fold_of_it_is_proved(folded: Bundle, dense: Bundle, plan: Plan, share
 def test_the_scales_of_a_weight_one_percent_off_fail_the_proof(
     folded: Bundle, dense: Bundle, plan: Plan, shared: Path
 ) -> None:
-    block = plan.folds[0].into
+    block = plan.of(FoldBlocks)[0].into
     name = f"layers.{block}/mlp/down_proj"
     found = proved(changed(folded, name, 2, lambda scales: scales * np.float32(1.01)), dense, shared)
     assert (found["passed"], found["kept"]["passed"]) == (False, False)
@@ -166,7 +167,7 @@ def _one(scales: np.ndarray) -> np.ndarray:
 
 def test_a_single_scale_one_percent_off_is_seen(folded: Bundle, dense: Bundle, plan: Plan) -> None:
     """Too little for any logit to tell; the numbers themselves do."""
-    block = plan.folds[0].into
+    block = plan.of(FoldBlocks)[0].into
     spoiled = changed(folded, f"layers.{block}/self_attn/o_proj", 2, _one)
     assert GivenBits.of(spoiled, plan, dense).kept(plan) == {
         "compared": 29, "differ": [f"block.{block:02d}.o"], "passed": False}

@@ -17,7 +17,9 @@ from synthetic import run_onnx, worst
 
 from foldrank.bundle import Bundle, seal
 from foldrank.digests import WeightDigest, combine, sha256_file
-from foldrank.edits import Edit, FoldBlocks, LowRank
+from foldrank.edits import Edit
+from foldrank.edits.fold_blocks import FoldBlocks
+from foldrank.edits.low_rank import LowRank
 from foldrank.errors import PassRefused
 from foldrank.graph.decoder import read_decoder
 from foldrank.graph.load import load_model

@@ -17,7 +17,10 @@ from torch_model import Planned, prove
 
 import foldrank
 from foldrank.digests import WeightDigest
-from foldrank.edits import FewBits, QuantizeHead, QuantizeWeight
+from foldrank.edits.low_rank import LowRank
+from foldrank.edits.quantize_head import QuantizeHead
+from foldrank.edits.quantize_weight import QuantizeWeight
+from foldrank.edits.storage import FewBits
 from foldrank.errors import PassRefused, PlanMismatch
 from foldrank.graph.decoder import read_decoder
 from foldrank.graph.head import head_of
@@ -80,7 +83,7 @@ def test_a_quantized_graph_computes_what_pytorch_does(family: str, shared: Path,
     before, decoder = (read_decoder(load_model(g)) for g in (dense, graph))
     assert not any(block.linears for block in decoder.blocks)
     assert {few.matrix.dtype for block in decoder.blocks for few in block.few_bits} <= {"int4"}
-    assert sum(len(block.pairs) for block in decoder.blocks) == len(plan.pairs)
+    assert sum(len(block.pairs) for block in decoder.blocks) == len(plan.of(LowRank))
     assert {pair.a.dtype for block in decoder.blocks for pair in block.pairs} <= {"int4"}
     predicted = plan.document.predicted
     saved = predicted["parameters_before"] - predicted["parameters_after"]
@@ -98,13 +101,13 @@ def llama_plan(shared: Path, *methods: str) -> Plan:
 def test_a_changed_weight_and_an_unknown_site_are_refused(shared: Path) -> None:
     model = load_model(shared / "fixtures" / "tiny" / "llama" / "optimum" / "model.onnx")
     plan = llama_plan(shared, EXACT)
-    first = plan.quantized[0]
+    first = plan.of(QuantizeWeight)[0]
     other = replace(first, replaces=(WeightDigest.of(np.zeros((3, 3), np.float32)),))
     with pytest.raises(PlanMismatch, match=str(first.site)):
-        transform(model, with_edits(plan, other, *plan.quantized[1:]), quantizer=quantize)
+        transform(model, with_edits(plan, other, *plan.of(QuantizeWeight)[1:]), quantizer=quantize)
     wrong = replace(first, shape=(first.shape[0] + 1, first.shape[1]))
     with pytest.raises(PassRefused, match=f"{first.site}: reads {first.shape[0]} inputs"):
-        transform(model, with_edits(plan, wrong, *plan.quantized[1:]), quantizer=quantize)
+        transform(model, with_edits(plan, wrong, *plan.of(QuantizeWeight)[1:]), quantizer=quantize)
     assert not any(node.op_type == "MatMulNBits" for node in model.graph)
 
 
@@ -112,13 +115,13 @@ def test_roles_of_one_packed_weight_are_stored_alike(shared: Path) -> None:
     """A pair of q, k, v has one A: storing k in another way, or not at all, cannot be done."""
     model = load_model(shared / "fixtures" / "tiny" / "llama" / "optimum" / "model.onnx")
     plan = llama_plan(shared, "dipsvd:keep=0.3,align=1,packed=joint", EXACT)
-    assert any(edit.site.role == "qkv" for edit in plan.pairs)
-    site = next(edit.site for edit in plan.pairs if edit.site.role == "qkv")
+    assert any(edit.site.role == "qkv" for edit in plan.of(LowRank))
+    site = next(edit.site for edit in plan.of(LowRank) if edit.site.role == "qkv")
     key = Site(site.block, ("k",))
-    wide = [replace(e, storage=replace(e.storage, bits=8)) if e.site == key else e for e in plan.quantized]
+    wide = [replace(e, storage=replace(e.storage, bits=8)) if e.site == key else e for e in plan.of(QuantizeWeight)]
     with pytest.raises(PassRefused, match="stored in several ways"):
         transform(model, with_edits(plan, *wide), quantizer=quantize)
-    less = [e for e in plan.quantized if e.site != key]
+    less = [e for e in plan.of(QuantizeWeight) if e.site != key]
     with pytest.raises(PassRefused, match=r"holds block\.\d\d\.k too"):
         transform(model, with_edits(plan, *less), quantizer=quantize)
 
@@ -132,7 +135,7 @@ def test_a_plan_says_what_it_stores_and_needs_a_quantizer(shared: Path, tmp_path
     plan = llama_plan(shared, "quantize:bits=8,symmetric=false")
     plan.write(tmp_path)
     again = Plan.read(tmp_path)
-    assert again.quantized == plan.quantized
+    assert again.quantized == plan.of(QuantizeWeight)
     assert {edit.storage for edit in again.quantized} == {FewBits(8, 32, False, 4)}
     assert again.rounds_activations
     assert not llama_plan(shared, EXACT).rounds_activations
@@ -144,8 +147,8 @@ def test_the_order_of_edits_is_law(shared: Path) -> None:
     plan = llama_plan(shared, "dipsvd:keep=0.7,align=1", EXACT)
     document = plan.document
     for edits, said in (
-        ((*plan.quantized, *plan.pairs), "comes after every other edit"),
-        ((*plan.edits, plan.quantized[0]), "edited twice"),
+        ((*plan.of(QuantizeWeight), *plan.of(LowRank)), "comes after every other edit"),
+        ((*plan.edits, plan.of(QuantizeWeight)[0]), "edited twice"),
     ):
         with pytest.raises(ValueError, match=said):
             PlanDocument(document.source, document.calibration, document.steps, {}, {}, edits)

@@ -16,7 +16,8 @@ from onnx import numpy_helper
 from synthetic import Decoder, PlanMaker, Shape, random_decoder, worst, write_bundle, write_graph
 
 from foldrank.bundle import Bundle
-from foldrank.edits import LowRank
+from foldrank.edits.fold_blocks import FoldBlocks
+from foldrank.edits.low_rank import LowRank
 from foldrank.errors import GraphNotRecognized, InvariantBroken, PassRefused, PlanMismatch, SourceError
 from foldrank.graph.decoder import View, read_decoder
 from foldrank.graph.invariants import check_graph
@@ -229,8 +230,8 @@ def test_passes_leave_the_graph_unchanged_when_they_refuse(tmp_path: Path) -> No
     plan = made().fold((1, 2), {1: 0.5, 2: 0.5}).low_rank("block.00.q", 5).low_rank("block.03.down", 5).plan()
     model = graph_of(other, tmp_path)
     before = picture(model)
-    fold = FoldWeights(plan.folds, plan.document.source.weights, "x")
-    for step in (fold, FactorLinears(plan.pairs, plan.arrays, "x")):
+    fold = FoldWeights(plan.of(FoldBlocks), plan.document.source.weights, "x")
+    for step in (fold, FactorLinears(plan.of(LowRank), plan.arrays, "x")):
         with pytest.raises(PlanMismatch):
             step.edit(model)
         assert picture(model) == before

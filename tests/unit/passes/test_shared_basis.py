@@ -7,6 +7,7 @@ from pathlib import Path
 from torch_model import Planned, prove
 
 import foldrank
+from foldrank.edits.low_rank import LowRank
 from foldrank.graph.load import load_model
 from foldrank.planfile import Plan
 
@@ -20,7 +21,7 @@ def test_neighbours_read_one_initializer_and_compute_what_the_plan_says(shared: 
     plan = Plan.read(tmp_path / "plan")
     model = Planned(folder / "checkpoint", plan)
     graph = prove(folder / "optimum" / "model.onnx", model, tmp_path / "small")
-    bases = [edit.factors[0] for edit in plan.pairs]
+    bases = [edit.factors[0] for edit in plan.of(LowRank)]
     held = [name for name in load_model(graph).graph.initializers if str(name).endswith(".A")]
     assert len(held) == len(set(bases)) < len(bases)
-    assert sum(array.size for array in plan.arrays.values()) < sum(e.rank * sum(e.shape) for e in plan.pairs)
+    assert sum(array.size for array in plan.arrays.values()) < sum(e.rank * sum(e.shape) for e in plan.of(LowRank))

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from foldrank.edits import FoldBlocks, LowRank, ReplaceWeight
+from foldrank.edits.fold_blocks import FoldBlocks
+from foldrank.edits.low_rank import LowRank
+from foldrank.edits.replace_weight import ReplaceWeight
 from foldrank.errors import PlanFormatError
 from foldrank.plans.method import Result, Task
 from foldrank.plans.methods.auto import Settings, run, shortened, split

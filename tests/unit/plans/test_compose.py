@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from foldrank.checkpoint import Checkpoint
-from foldrank.edits import FoldBlocks, LowRank
+from foldrank.edits.fold_blocks import FoldBlocks
+from foldrank.edits.low_rank import LowRank
 from foldrank.errors import PlanMismatch, SourceError
 from foldrank.planfile import Plan
 from foldrank.plans.compose import make_plan, parse_all, run_all
 from foldrank.plans.models.decoder import load_decoder
-from foldrank.plans.models.reference import reference_model
+from foldrank.plans.reference import reference_model
 from foldrank.sites import ROLES
 from foldrank.verbs.plan import plan as plan_verb
 

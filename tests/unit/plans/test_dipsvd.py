@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from foldrank.digests import WeightDigest, combine
-from foldrank.edits import FoldBlocks
+from foldrank.edits.fold_blocks import FoldBlocks
 from foldrank.plans.low_rank.factoring import sites_of
 from foldrank.plans.method import Result, Task
 from foldrank.plans.methods.dipsvd import Settings, run
 from foldrank.plans.models.decoder import Decoder
+from foldrank.plans.simulate import after
 from foldrank.sites import ROLES, Site
 
 MakeModel = Callable[..., Any]
@@ -22,7 +23,7 @@ MakeModel = Callable[..., Any]
 
 def factored(decoder: Decoder, ids: np.ndarray, *folds: FoldBlocks, **options: Any) -> Result:
     source = decoder
-    task = Task(source.folded(folds), ids, 0, source=source, folds={f.into: f for f in folds})
+    task = Task(after(folds, source, {}), ids, 0, source=source)
     return run(task, Settings(**options))
 
 

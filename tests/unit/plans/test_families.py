@@ -13,13 +13,15 @@ from tiny_families import EXPERTS, TINY, save
 
 from foldrank.benchmarks.planning import naive_similarity
 from foldrank.checkpoint import Checkpoint
+from foldrank.edits.fold_blocks import FoldBlocks
+from foldrank.edits.low_rank import LowRank
 from foldrank.errors import SourceError
 from foldrank.plans.compose import calibration_windows, make_plan, parse_all, plan_of, run_all, usable
 from foldrank.plans.method import Result, Task
 from foldrank.plans.methods import slm
 from foldrank.plans.models.decoder import Decoder, load_decoder
 from foldrank.plans.models.families import FAMILIES
-from foldrank.plans.models.reference import reference_model
+from foldrank.plans.reference import reference_model
 from foldrank.plans.request import parse
 
 INTERLEAVED = tuple(name for name, tiny in TINY.items() if FAMILIES[tiny.architecture].interleaved)
@@ -85,8 +87,9 @@ def test_the_reference_computes_what_the_planner_simulated_and_its_cache_works(
     windows = usable(dense, calibration_windows(checkpoint, None, 1024, 0))
     runs = run_all(dense, parse_all(METHODS[packed]), windows.ids, 0)
     plan, simulated = plan_of(checkpoint, dense, windows, runs), runs[-1].result.decoder
-    assert len(plan.folds) == 1
-    assert {role for pair in plan.pairs for role in pair.site.roles} == set(FAMILIES[TINY[family].architecture].roles)
+    assert len(plan.of(FoldBlocks)) == 1
+    paired = {role for pair in plan.of(LowRank) for role in pair.site.roles}
+    assert paired == set(FAMILIES[TINY[family].architecture].roles)
     model: Any = reference_model(checkpoint, plan)
     tokens = torch.from_numpy(ids)
     with torch.no_grad():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from foldrank.edits import LowRank
+from foldrank.edits.low_rank import LowRank
 from foldrank.plans.low_rank.decomposing import by_input, decompose
 from foldrank.plans.low_rank.whitening import Metric
 from foldrank.plans.method import Result, Task

@@ -11,13 +11,16 @@ import pytest
 import torch
 
 from foldrank.digests import WeightDigest
-from foldrank.edits import FoldBlocks, LowRank, ReplaceWeight
+from foldrank.edits.fold_blocks import FoldBlocks
+from foldrank.edits.low_rank import LowRank
+from foldrank.edits.replace_weight import ReplaceWeight
 from foldrank.plandocument import PlanDocument, Source
 from foldrank.planfile import Plan
 from foldrank.plans.method import Task
 from foldrank.plans.methods import quantize
 from foldrank.plans.methods.dipsvd import Settings, run
 from foldrank.plans.models.decoder import Decoder
+from foldrank.plans.simulate import after
 from foldrank.plans.training.adapters import Kind, adapter
 from foldrank.plans.training.recovery import Training, recover
 from foldrank.plans.training.stored import Stored
@@ -30,7 +33,7 @@ FOLD = FoldBlocks(1, (1, 2), {1: 0.0, 2: 1.0})
 def planned(decoder: Decoder, ids: np.ndarray, *, fold: bool = False) -> Plan:
     """A DipSVD plan, after a fold or not."""
     folds = (FOLD,) if fold else ()
-    task = Task(decoder.folded(folds), ids, 0, source=decoder, folds={f.into: f for f in folds})
+    task = Task(after(folds, decoder, {}), ids, 0, source=decoder)
     found = run(task, Settings(keep=0.7, align=1))
     source = Source("tiny", "0" * 64, "x", len(decoder.blocks), {})
     return Plan(PlanDocument(source, None, (), {}, {}, (*folds, *found.edits)), dict(found.arrays))
@@ -52,9 +55,9 @@ def test_held_out_loss_falls_and_nothing_else_changes(
     losses = dict(found.curve)
     assert min(losses.values()) < 0.98 * losses[0]
     assert found.plan.document.predicted["recover.kl_after"] == min(losses.values())
-    assert found.plan.pairs == plan.pairs
-    assert found.plan.folds == plan.folds
-    touched = {e.site for e in found.plan.replacements}
+    assert found.plan.of(LowRank) == plan.of(LowRank)
+    assert found.plan.of(FoldBlocks) == plan.of(FoldBlocks)
+    touched = {e.site for e in found.plan.of(ReplaceWeight)}
     if kind == "factors":
         assert not touched
     if kind == "norms":
@@ -86,8 +89,8 @@ def test_digests_are_of_what_the_fold_leaves(make_model: MakeModel, ids: np.ndar
     source = Source("tiny", "0" * 64, "x", 4, {})
     plan = Plan(PlanDocument(source, None, (), {}, {}, (FOLD,)), {})
     found = recover(decoder, plan, text, Training("lora", steps=4, measured=1))
-    assert {edit.site.block for edit in found.plan.replacements} == {0, 1, 3}
-    for edit in found.plan.replacements:
+    assert {edit.site.block for edit in found.plan.of(ReplaceWeight)} == {0, 1, 3}
+    for edit in found.plan.of(ReplaceWeight):
         old = decoder.blocks[2 if edit.site.block == 1 else edit.site.block].weight(edit.site.role)
         assert edit.replaces == (WeightDigest.of(old.numpy()),)
         assert found.plan.arrays[edit.tensor].shape == tuple(old.shape)
@@ -162,15 +165,15 @@ def test_what_is_stored_in_few_bits_stays_last_and_is_trained_before_it_is_round
 ) -> None:
     decoder = Decoder.of(make_model(3, architecture="qwen2"))
     plan = planned(decoder, ids)
-    pairs = {edit.site: (plan.arrays[edit.factors[0]], plan.arrays[edit.factors[1]]) for edit in plan.pairs}
+    pairs = {edit.site: (plan.arrays[edit.factors[0]], plan.arrays[edit.factors[1]]) for edit in plan.of(LowRank)}
     task = Task(decoder, ids, 0, source=decoder, pairs=pairs)
     rounding = quantize.run(task, quantize.Settings(block_size=16, head=True)).edits
     plan = replace(plan, document=replace(plan.document, edits=(*plan.edits, *rounding)))
     found = recover(decoder, plan, text, Training("lora", steps=25, measured=5))
-    assert found.plan.replacements
+    assert found.plan.of(ReplaceWeight)
     assert found.plan.edits[-len(rounding):] == rounding
-    assert found.plan.edits[: len(plan.pairs)] == plan.pairs
-    before, after = (p.arrays[plan.pairs[0].factors[0]] for p in (plan, found.plan))
+    assert found.plan.edits[: len(plan.of(LowRank))] == plan.of(LowRank)
+    before, after = (p.arrays[plan.of(LowRank)[0].factors[0]] for p in (plan, found.plan))
     assert not np.array_equal(before, after)
     assert len(np.unique(after[:16, 0])) == 16  # not rounded: 16 values that share a scale of 4 bits would repeat
 

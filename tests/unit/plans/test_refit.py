@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from foldrank.edits import LowRank
-from foldrank.plans.low_rank.factoring import Pair
+from foldrank.edits.low_rank import LowRank
 from foldrank.plans.low_rank.refit import Fit, Moments, fit
 from foldrank.plans.low_rank.truncation import truncations
 from foldrank.plans.low_rank.whitening import Metric
 from foldrank.plans.method import Result, Task
 from foldrank.plans.methods.dipsvd import Settings, run
+from foldrank.plans.models.block import Pair
 from foldrank.plans.models.decoder import Decoder
 
 MakeModel = Callable[..., Any]

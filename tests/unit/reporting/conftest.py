@@ -12,7 +12,9 @@ import pytest
 from foldrank import strictjson
 from foldrank.bundle import seal
 from foldrank.digests import WeightDigest
-from foldrank.edits import Edit, FoldBlocks, LowRank, rank_limit
+from foldrank.edits import Edit
+from foldrank.edits.fold_blocks import FoldBlocks
+from foldrank.edits.low_rank import LowRank, rank_limit
 from foldrank.installed import missing
 from foldrank.plandocument import Calibration, Keep, PlanDocument, Source, Step
 from foldrank.reporting import picture

@@ -13,26 +13,29 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from foldrank.digests import WeightDigest
-from foldrank.edits import QuantizeHead, QuantizeWeight
-from foldrank.errors import PassRefused, PlanMismatch
+from foldrank.edits.base import Part
+from foldrank.edits.quantize_weight import QuantizeWeight
+from foldrank.errors import PassRefused
 from foldrank.graph.decoder import Decoder, Linear, View
-from foldrank.graph.head import head_of
-from foldrank.graph.linears import stored_matrix
 from foldrank.graph.marks import PART, SITE
-from foldrank.passes.base import Effect, GraphPass, Receipt
-from foldrank.passes.few_bits import DOMAIN, Quantizer, Swap, matrix_at
-from foldrank.passes.proof import prove
+from foldrank.passes.base import Effect, GraphPass, Quantizer, Receipt, Stage, Work
+from foldrank.passes.few_bits import Swap, matrix_at, quantizer_of
+from foldrank.passes.proof import prove, replaced_digests
 from foldrank.sites import Site
+
+
+def passes(edits: tuple[QuantizeWeight, ...], work: Work) -> Iterator[tuple[Stage, GraphPass]]:
+    """One, over all sites."""
+    yield Stage.STORAGE, QuantizeLinears(edits, work.written, quantizer_of(work), work.source)
 
 
 @dataclass(frozen=True)
 class QuantizeLinears(GraphPass):
-    """Put MatMulNBits in the place of what computes the sites, and of the head where `head` says so. `replaced`: sites
-    that other edits of the plan wrote, whose weights are the plan's own; `source` names its checkpoint in messages."""
+    """Put MatMulNBits in the place of what computes the sites. `written`: parts that other edits of the plan wrote,
+    whose weights are the plan's own; `source` names its checkpoint in messages."""
 
     edits: tuple[QuantizeWeight, ...]
-    head: QuantizeHead | None
-    replaced: frozenset[Site]
+    written: frozenset[Part]
     quantizer: Quantizer
     source: str
     name: ClassVar[str] = "quantize"
@@ -43,23 +46,13 @@ class QuantizeLinears(GraphPass):
         decoder = (view or View(model)).decoder
         by_site = {edit.site: edit for edit in self.edits}
         found = list(_found(by_site, decoder))
-        head = head_of(model.graph) if self.head else None
         reasons = [*_missing(by_site, found), *(r for node, sites in found for r in _misfits(node, sites, by_site))]
-        stored = stored_matrix(head) if head is not None else None
-        if self.head and (stored is None or stored.shape != self.head.shape):
-            reasons.append(f"head: no MatMul with a float weight {self.head.shape} makes the logits")
         if reasons:
             raise PassRefused(self.name, reasons, "apply the plan to an export of the checkpoint it was made for")
-        digests = {edit.site: edit.replaces[0] for edit in self.edits if edit.site not in self.replaced}
+        digests = replaced_digests(self.edits, self.written)
         prove(_untouched(decoder, digests), digests, self.source)
-        if self.head and stored and not self.head.replaces.matches(stored.read()):
-            raise PlanMismatch("head", f"the graph holds another than the plan was made for ({self.source})",
-                               "apply the plan to a dense export of that checkpoint, or plan again")
-        model.graph.opset_imports.setdefault(DOMAIN, 1)
         swap = Swap(model.graph, self.quantizer, self.name)
         changes = [swap.replace(node, by_site[sites[0]].storage, sites) for node, sites in found]
-        if self.head and head:
-            changes.append(swap.replace(head, self.head.storage, ()))
         return Receipt(self.name, self.effect, tuple(changes))
 
 

@@ -1,0 +1,76 @@
+"""The anatomy of a graph's decoder, whatever exporter wrote it and whatever passes have been there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx_ir as ir
+from pydantic import ValidationError
+
+from foldrank.edits.anatomy import Anatomy, BlockAnatomy, Matrix
+from foldrank.edits.storage import FewBits
+from foldrank.graph.blocks import Block, role_widths
+from foldrank.graph.decoder import Decoder
+from foldrank.graph.linears import stored_matrix
+from foldrank.graph.marks import PART, SITE
+from foldrank.graph.matrices import few_bits
+from foldrank.sites import ROLES, Site
+
+
+def read_anatomy(decoder: Decoder) -> Anatomy:
+    """What the decoder is made of. Matrices that cannot be read (other storage, experts) are left out."""
+    geometry = decoder.heads, decoder.kv_heads, decoder.head_size
+    blocks = tuple(
+        BlockAnatomy(block.number, dict(sorted(_matrices(block, geometry), key=lambda item: ROLES.index(item[0]))))
+        for block in decoder.blocks
+    )
+    return Anatomy(blocks, _head(decoder.head), decoder.tied, *geometry)
+
+
+def _matrices(block: Block, geometry: tuple[int, int, int]) -> Iterator[tuple[str, Matrix]]:
+    for linear in block.linears:
+        for role, width in zip(linear.roles, linear.widths, strict=True):
+            yield role, Matrix((linear.shape[0], width))
+    for few in block.few_bits:
+        for role, width in zip(few.roles, few.widths, strict=True):
+            yield role, Matrix((few.matrix.shape[0], width), few_bits=_storage(few.node))
+    stored = _pair_storage(block)
+    for pair in block.pairs:
+        roles = tuple(role for site in pair.sites for role in site.roles)
+        for role, width in zip(roles, role_widths(roles, pair.shape[1], geometry), strict=True):
+            yield role, Matrix((pair.shape[0], width), pair.rank, stored[pair.sites[0]])
+
+
+def _pair_storage(block: Block) -> dict[Site, FewBits | str | None]:
+    """In what both factors of each pair are stored; "mixed" where they differ."""
+    found: dict[Site, FewBits | str | None] = {}
+    for node in block.nodes:
+        if node.metadata_props.get(PART) in ("A", "B"):
+            site, storage = Site.parse(node.metadata_props[SITE].split(",")[0]), _storage(node)
+            found[site] = storage if found.get(site, storage) == storage else "mixed"
+    return found
+
+
+def _storage(node: ir.Node) -> FewBits | str | None:
+    """The few bits of a node's matrix; in words where no edit stores any in that way; None where it is of floats."""
+    matrix = few_bits(node)
+    if matrix is None:
+        return None
+    if node.op_type != "MatMulNBits":
+        return f"{matrix.dtype} behind a DequantizeLinear"
+    zeros = len(node.inputs) > 3 and node.inputs[3] is not None
+    numbers = {name: node.attributes[name].as_int() if name in node.attributes else default
+               for name, default in (("bits", 4), ("block_size", 0), ("accuracy_level", 0))}
+    try:
+        return FewBits(numbers["bits"], numbers["block_size"], not zeros, numbers["accuracy_level"])  # type: ignore[arg-type]
+    except ValidationError:
+        return f"{numbers['bits']} bits, blocks of {numbers['block_size']}, accuracy {numbers['accuracy_level']}"
+
+
+def _head(node: ir.Node | None) -> Matrix | None:
+    if node is None:
+        return None
+    if (matrix := few_bits(node)) is not None:
+        return Matrix(matrix.shape, few_bits=_storage(node))
+    stored = stored_matrix(node)
+    return None if stored is None else Matrix(stored.shape)

@@ -1,0 +1,134 @@
+"""A transformers model taken apart for editing: blocks by source number, in each one Linear per role, and its anatomy.
+
+Written without the planner's view of a model and without the passes; knows no kind of edit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from foldrank.edits.anatomy import Anatomy, BlockAnatomy, Matrix
+from foldrank.edits.storage import FewBits
+from foldrank.facts import heads, kv_heads
+from foldrank.plans.models.rounding import rounded
+from foldrank.plans.reference.unpacking import stack, unpack
+from foldrank.sites import ROLES
+
+_BY_BLOCK = ("layer_types", "no_rope_layers")
+"""Entries of a config that hold one value per block."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A block taken apart. `places`: for every role the module that holds its Linear, and the name it has there."""
+
+    module: nn.Module
+    places: dict[str, tuple[nn.Module, str]]
+
+    def linear(self, role: str) -> nn.Linear:
+        """The one Linear of a role."""
+        (found,) = self.linears(role)
+        return found
+
+    def linears(self, role: str) -> list[nn.Linear]:
+        """What computes a role, in order: a Linear, or the two that were put in its place."""
+        parent, name = self.places[role]
+        module = parent.get_submodule(name)
+        found = [module] if isinstance(module, nn.Linear) else list(module.children())
+        return [linear for linear in found if isinstance(linear, nn.Linear)]
+
+    def put(self, role: str, module: nn.Module) -> None:
+        """Another module in a role's place."""
+        parent, name = self.places[role]
+        if isinstance(parent, nn.ModuleDict):
+            parent[name] = module
+        else:
+            setattr(parent, name, module)
+
+
+@dataclass(frozen=True)
+class Model:
+    """What edits change, in place. `layers` by source number; `stored`: what the graph to be proved rounds floats to;
+    `few_bits`: of each Linear that was rounded to few bits, in which."""
+
+    whole: Any
+    layers: dict[int, Layer]
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+    stored: torch.dtype = torch.float32
+    few_bits: dict[int, FewBits] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: Any, arrays: Mapping[str, np.ndarray], stored: torch.dtype) -> Model:
+        """Take it apart, in place."""
+        return cls(model, take_apart(model), arrays, stored)
+
+    @property
+    def head(self) -> Any:
+        """What makes the logits."""
+        return self.whole.get_output_embeddings()
+
+    def own_head(self) -> None:
+        """Make the head a matrix of its own, where it was the embedding table."""
+        self.head.weight = nn.Parameter(self.head.weight.detach().clone())
+
+    def round(self, linear: nn.Linear, storage: FewBits) -> None:
+        """What the graph holds, in its floats, rounded to few bits."""
+        linear.weight.copy_(rounded(linear.weight.to(torch.float32).T, storage, self.stored).T)
+        self.few_bits[id(linear)] = storage
+
+    def anatomy(self) -> Anatomy:
+        """What it is made of now, read off its modules."""
+        config = self.whole.config.to_dict()
+        queries = heads(config) or 0
+        embedding = self.whole.get_input_embeddings()
+        width = embedding.weight.shape[1]
+        return Anatomy(
+            tuple(BlockAnatomy(number, {role: self._matrix(layer, role) for role in ROLES if role in layer.places})
+                  for number, layer in sorted(self.layers.items())),
+            Matrix(_shape(self.head), few_bits=self.few_bits.get(id(self.head))), self.head.weight is embedding.weight,
+            queries, kv_heads(config) or queries, getattr(self.whole.config, "head_dim", None) or width // queries,
+        )
+
+    def _matrix(self, layer: Layer, role: str) -> Matrix:
+        first, *more = linears = layer.linears(role)
+        stored = {self.few_bits.get(id(linear)) for linear in linears}
+        shape = (first.in_features, linears[-1].out_features)
+        return Matrix(shape, first.out_features if more else None, stored.pop() if len(stored) == 1 else "mixed")
+
+    def put_together(self) -> nn.Module:
+        """The model with the blocks that are left, numbered for the cache; lists of the config by block follow."""
+        parent, name = stack(self.whole)
+        config, surviving = self.whole.config, sorted(self.layers)
+        kept = [self.layers[number].module for number in surviving]
+        for index, layer in enumerate(kept):
+            for module in layer.modules():
+                if hasattr(module, "layer_idx"):
+                    setattr(module, "layer_idx", index)  # noqa: B010
+        setattr(parent, name, nn.ModuleList(kept))
+        config.num_hidden_layers = len(kept)
+        for entry in _BY_BLOCK:
+            if values := getattr(config, entry, None):
+                setattr(config, entry, [values[number] for number in surviving])
+        return self.whole.eval()
+
+
+def take_apart(model: Any) -> dict[int, Layer]:
+    """Its blocks by number."""
+    parent, name = stack(model)
+    blocks = getattr(parent, name)
+    return {number: Layer(module, unpack(module, model.config)) for number, module in enumerate(blocks)}
+
+
+def matrix_of(linear: nn.Linear) -> np.ndarray:
+    """W [in, out], float32."""
+    return np.ascontiguousarray(linear.weight.detach().to(torch.float32).cpu().numpy().T)
+
+
+def _shape(linear: Any) -> tuple[int, int]:
+    return tuple(linear.weight.shape[::-1])

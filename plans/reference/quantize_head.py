@@ -1,0 +1,12 @@
+"""quantize_head in PyTorch: a head of its own, rounded to what few bits can say."""
+
+from __future__ import annotations
+
+from foldrank.edits.quantize_head import QuantizeHead
+from foldrank.plans.reference.model import Model
+
+
+def edit(few: QuantizeHead, model: Model) -> None:
+    """An embedding that it was tied to stays."""
+    model.own_head()
+    model.round(model.head, few.storage)

@@ -1,0 +1,50 @@
+"""fold_blocks for the planner: projections combined in float64, norm gains of one of the blocks, the others gone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from foldrank.digests import combine
+from foldrank.edits.fold_blocks import FoldBlocks
+from foldrank.plans.models.block import Block, widened
+from foldrank.plans.models.decoder import Decoder
+from foldrank.plans.models.families import Family
+
+
+def simulated(edit: FoldBlocks, decoder: Decoder, arrays: Mapping[str, np.ndarray]) -> Decoder:
+    """The decoder after the fold."""
+    merged = merge(decoder.blocks, edit)
+    kept = [block for block in decoder.blocks if block.number not in edit.leaving]
+    return decoder.with_blocks([merged if block.number == edit.into else block for block in kept])
+
+
+def merge(blocks: Sequence[Block], fold: FoldBlocks) -> Block:
+    """The block a fold leaves at `into`: combined projections and biases, norm gains of `norm_source`, float32."""
+    named = {block.number: block for block in blocks}
+    parts = [named[number] for number in fold.blocks]
+    norms, into = named[fold.norm_source], named[fold.into]
+    tensors: dict[str, Tensor] = {}
+    for name in into.tensors:
+        if _is_projection(into.family, name):
+            tensors[name] = _combined([part.tensors[name] for part in parts], fold)
+        else:
+            tensors[name] = norms.tensors[name]
+    return replace(into, tensors=tensors, origin=tuple((b, fold.coefficients[b]) for b in fold.blocks))
+
+
+def _combined(tensors: Sequence[Tensor], fold: FoldBlocks) -> Tensor:
+    coefficients = [fold.coefficients[number] for number in fold.blocks]
+    for coefficient, tensor in zip(coefficients, tensors, strict=True):
+        if coefficient == 1.0 and sum(c != 0.0 for c in coefficients) == 1:
+            return tensor  # shared, not copied
+    found = combine([widened(t).cpu().numpy() for t in tensors], coefficients)
+    return torch.from_numpy(found).to(tensors[0].device)
+
+
+def _is_projection(family: Family, name: str) -> bool:
+    return any(name.startswith(f"{path}.") for path in family.linears)

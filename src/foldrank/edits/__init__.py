@@ -1,0 +1,42 @@
+"""Edits: what a plan may do to a model. One line of `KINDS` is all that says which kinds there are.
+
+Of the kind `low_rank`, the class `LowRank` stands in `foldrank.edits.low_rank`; its other rooms are files of the same
+name in plans/simulate, plans/reference, passes and tests/kinds.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Annotated, Any, Final, Union
+
+from pydantic import Field
+
+from foldrank.edits.base import Edit
+
+__all__ = ["KINDS", "AnyEdit", "Edit", "class_of", "room"]
+
+KINDS: Final = (
+    "fold_blocks",
+    "replace_weight",
+    "low_rank",
+    "quantize_weight",
+    "quantize_head",
+)
+"""Every kind. Where a phase has several, passes run in this order."""
+
+
+def class_of(kind: str) -> type[Edit]:
+    """The class of a kind."""
+    found: type[Edit] = getattr(room("foldrank.edits", kind), kind.title().replace("_", ""))
+    return found
+
+
+def room(package: str, kind: str) -> Any:
+    """The module that does a kind's work in a package. Raises ModuleNotFoundError where the kind has none there."""
+    return importlib.import_module(f"{package}.{kind}")
+
+
+if TYPE_CHECKING:
+    AnyEdit = Edit
+else:
+    AnyEdit = Annotated[Union[tuple(map(class_of, KINDS))], Field(discriminator="kind")]  # noqa: UP007

@@ -1,0 +1,137 @@
+"""Anatomy: what a decoder is made of, without a number in it. Whoever tells of structure reads it.
+
+A graph has one (`foldrank.graph.anatomy`), PyTorch's modules have one (`foldrank.plans.reference`), and a plan says
+which one it leaves (`Plan.anatomy`). That these agree after a plan was applied is what proves that no edit was left out
+or made by half. Knows no kind of edit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from foldrank.edits.base import BRANCHES, Branch
+from foldrank.edits.storage import FewBits
+from foldrank.sites import Site
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A linear map of one role: its shape [in, out], the rank of the pair in its place, and in which few bits it is
+    stored (in words, where no edit stores in that way); None where there is no pair, and where numbers are floats."""
+
+    shape: tuple[int, int]
+    rank: int | None = None
+    few_bits: FewBits | str | None = None
+
+    def __str__(self) -> str:
+        pair = f" of rank {self.rank}" if self.rank is not None else ""
+        return f"{list(self.shape)}{pair}, {self.few_bits or 'floats'}"
+
+
+@dataclass(frozen=True)
+class BlockAnatomy:
+    """One block by its source number; its matrices by role, those of a branch that left are not there.
+
+    `place`: the source number of the block whose place in the stack it has, hence its mask and its entries in configs;
+    None: its own. `copies`: that of the block whose weights it took over; None: its own, or several. A graph tells
+    neither.
+    """
+
+    number: int
+    matrices: Mapping[str, Matrix]
+    place: int | None = field(default=None, compare=False)
+    copies: int | None = field(default=None, compare=False)
+
+    @property
+    def branches(self) -> tuple[Branch, ...]:
+        """Its branches, in order."""
+        return tuple(branch for branch, roles in BRANCHES.items() if any(role in self.matrices for role in roles))
+
+    @property
+    def stands_at(self) -> int:
+        """Source number of the block whose place it has."""
+        return self.number if self.place is None else self.place
+
+    @property
+    def has_cache(self) -> bool:
+        """Whether it has a KV pair."""
+        return "attention" in self.branches
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """Blocks from the input on; the head, None where it is no plain matrix; whether it is the embedding table."""
+
+    blocks: tuple[BlockAnatomy, ...]
+    head: Matrix | None
+    tied: bool
+    heads: int
+    kv_heads: int
+    head_size: int
+    by_number: Mapping[int, BlockAnatomy] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "by_number", {block.number: block for block in self.blocks})
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Source numbers of its blocks."""
+        return tuple(block.number for block in self.blocks)
+
+    @property
+    def cached(self) -> tuple[int, ...]:
+        """Source numbers of the blocks that have a KV pair; a pair's own number is its place here."""
+        return tuple(block.number for block in self.blocks if block.has_cache)
+
+    def block(self, number: int) -> BlockAnatomy:
+        """A block. Raises ValueError where there is none."""
+        if number not in self.by_number:
+            raise ValueError(f"block {number} is not there")
+        return self.by_number[number]
+
+    def matrix(self, site: Site) -> Matrix:
+        """The matrix of a single-role site. Raises ValueError where there is none."""
+        found = self.block(site.block).matrices.get(site.role)
+        if found is None:
+            raise ValueError(f"{site}: the block has no such matrix")
+        return found
+
+    def without(self, numbers: Iterable[int]) -> Anatomy:
+        """Less these blocks."""
+        gone = frozenset(numbers)
+        return replace(self, blocks=tuple(block for block in self.blocks if block.number not in gone))
+
+    def with_block(self, block: BlockAnatomy) -> Anatomy:
+        """With this block in the place of the one of its number."""
+        self.block(block.number)
+        return replace(self, blocks=tuple(block if b.number == block.number else b for b in self.blocks))
+
+    def changed(self, site: Site, change: Callable[[str, Matrix], Matrix | None]) -> Anatomy:
+        """With other matrices at a site's roles, each what `change(role, matrix)` gives; None takes it away. A block
+        that has none left is gone. Raises ValueError where the site is not there."""
+        for part in site.parts:
+            self.matrix(part)
+        block = self.block(site.block)
+        found = {role: change(role, matrix) if role in site.roles else matrix
+                 for role, matrix in block.matrices.items()}
+        kept = {role: matrix for role, matrix in found.items() if matrix is not None}
+        return self.with_block(replace(block, matrices=kept)) if kept else self.without([block.number])
+
+    def differences(self, other: Anatomy) -> Iterator[str]:
+        """How the other one differs, block by block."""
+        if self.numbers != other.numbers:
+            yield f"blocks {_listed(self.numbers)} against {_listed(other.numbers)}"
+            return
+        for one, two in zip(self.blocks, other.blocks, strict=True):
+            for role in dict.fromkeys((*one.matrices, *two.matrices)):
+                mine, its = one.matrices.get(role), two.matrices.get(role)
+                if mine != its:
+                    yield f"block.{one.number:02d}.{role}: {mine or 'nothing'} against {its or 'nothing'}"
+        for name in ("head", "tied", "heads", "kv_heads", "head_size"):
+            if getattr(self, name) != getattr(other, name):
+                yield f"{name}: {getattr(self, name)} against {getattr(other, name)}"
+
+
+def _listed(numbers: tuple[int, ...]) -> str:
+    return ", ".join(map(str, numbers)) or "none"

@@ -1,0 +1,141 @@
+"""What every edit is: frozen data of one kind, with its phase, what it touches, and what it makes of an anatomy.
+
+A kind is one file here and one in each of plans/simulate, plans/reference, passes and tests/kinds, all of its name; it
+enters through one line of `KINDS` (`foldrank.edits`). Knows no kind.
+"""
+
+from __future__ import annotations
+
+import abc
+import enum
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeAlias
+
+import numpy as np
+from pydantic import ConfigDict
+
+from foldrank.digests import WeightDigest
+from foldrank.sites import ROLES, Site
+
+if TYPE_CHECKING:
+    from foldrank.edits.anatomy import Anatomy
+
+STRICT: Final = ConfigDict(extra="forbid", strict=True)
+
+HEAD: Final = "head"
+"""The matrix that makes the logits."""
+
+Part: TypeAlias = Site | str
+"""A single-role site, or `HEAD`."""
+
+Branch: TypeAlias = Literal["attention", "mlp"]
+
+BRANCHES: Final[Mapping[Branch, tuple[str, ...]]] = {"attention": ROLES[:4], "mlp": ROLES[4:]}
+"""The roles of each branch of a block."""
+
+
+class Phase(enum.IntEnum):
+    """When an edit's turn comes: a plan's edits stand in this order, each seeing what the earlier ones left.
+
+    New weights and pairs share a phase: each says what stands at a site, so one site takes one of them.
+    """
+
+    BLOCKS = 0
+    BRANCHES = 1
+    WIDTHS = 2
+    WEIGHTS = 3
+    STORAGE = 4
+
+
+@dataclass(frozen=True)
+class Touch:
+    """The parts an edit reads, those whose content it writes, and those that it takes out of the model."""
+
+    reads: frozenset[Part] = frozenset()
+    writes: frozenset[Part] = frozenset()
+    removes: frozenset[Part] = frozenset()
+
+    @property
+    def parts(self) -> frozenset[Part]:
+        """All it touches."""
+        return self.reads | self.writes | self.removes
+
+
+def parts_of(blocks: Iterable[int], roles: Sequence[str] = ROLES) -> frozenset[Part]:
+    """The parts of these blocks with these roles, whichever of them a family has."""
+    return frozenset(Site(block, (role,)) for block in blocks for role in roles)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Edits of one kind, to be shown: one row each, or one for each way where there are many alike."""
+
+    title: str
+    headings: tuple[str, ...]
+    rows: Sequence[Sequence[Any]]
+
+
+class Edit(abc.ABC):
+    """One change of a model, in source numbering; y = x @ W, W [in, out]. Subclasses are frozen pydantic dataclasses.
+
+    `listed`: the key under which `inspect --json` lists edits of this kind, `counted` that under which `plan --json`
+    counts them.
+    """
+
+    kind: str
+    phase: ClassVar[Phase]
+    listed: ClassVar[str]
+    counted: ClassVar[str]
+    provable: ClassVar[bool] = False
+    """Whether what it writes follows from the source alone, so that later edits can give digests of it."""
+
+    @property
+    @abc.abstractmethod
+    def touch(self) -> Touch:
+        """What it reads, writes and removes."""
+
+    @property
+    def replaced(self) -> Mapping[Part, WeightDigest]:
+        """Digests of parts as the source has them, or as provable edits leave them: what it was made for."""
+        return {}
+
+    @abc.abstractmethod
+    def on(self, anatomy: Anatomy) -> Anatomy:
+        """The anatomy it leaves. Raises ValueError, with the law that does not hold, where it cannot be made there."""
+
+    @property
+    def rounds_activations(self) -> bool:
+        """Whether what it makes computes with activations rounded to int8."""
+        return False
+
+    def arrays(self) -> Mapping[str, tuple[int, ...] | None]:
+        """Names of the plan's arrays it needs, with the shape each must have where the edit tells."""
+        return {}
+
+    @abc.abstractmethod
+    def sentence(self) -> str:
+        """What it does, for people."""
+
+    @abc.abstractmethod
+    def row(self) -> Any:
+        """What `inspect --json` says of it."""
+
+    @abc.abstractmethod
+    def facts(self, hash_of: Callable[[Sequence[str]], str]) -> dict[str, Any]:
+        """What `diff` compares, by what it is called. `hash_of` tells the content of named arrays."""
+
+    @classmethod
+    @abc.abstractmethod
+    def table(cls, edits: Sequence[Any]) -> Table:
+        """Edits of this kind as a table."""
+
+
+class WeightEdit(Edit):
+    """An edit that says what stands at a site: the product of its arrays, in the order in which it names them."""
+
+    site: Site
+
+
+Arrays: TypeAlias = Mapping[str, np.ndarray]
+"""A plan's arrays by name, float32."""

@@ -1,0 +1,65 @@
+"""quantize_head: the matrix that makes the logits is stored in few bits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
+
+from pydantic.dataclasses import dataclass
+
+from foldrank.digests import WeightDigest
+from foldrank.edits.anatomy import Anatomy
+from foldrank.edits.base import HEAD, STRICT, Edit, Part, Phase, Table, Touch
+from foldrank.edits.storage import FewBits
+
+
+@dataclass(frozen=True, config=STRICT)
+class QuantizeHead(Edit):
+    """The matrix that makes the logits is stored in few bits; an embedding that it was tied to stays as it is."""
+
+    shape: tuple[int, int]
+    storage: FewBits
+    replaces: WeightDigest
+    kind: Literal["quantize_head"] = "quantize_head"
+    phase: ClassVar[Phase] = Phase.STORAGE
+    listed: ClassVar[str] = "head"
+    counted: ClassVar[str] = "head"
+
+    @property
+    def touch(self) -> Touch:
+        """Writes the head."""
+        return Touch(writes=frozenset({HEAD}))
+
+    @property
+    def replaced(self) -> Mapping[Part, WeightDigest]:
+        """Of the head."""
+        return {HEAD: self.replaces}
+
+    def on(self, anatomy: Anatomy) -> Anatomy:
+        """A head of its own, in few bits."""
+        if anatomy.head is None or anatomy.head.shape != self.shape:
+            raise ValueError(f"the head is {anatomy.head or 'no plain matrix'}, not {list(self.shape)}")
+        return replace(anatomy, head=replace(anatomy.head, few_bits=self.storage), tied=False)
+
+    @property
+    def rounds_activations(self) -> bool:
+        """As its storage says."""
+        return bool(self.storage.accuracy)
+
+    def sentence(self) -> str:
+        """In words."""
+        return f"The head is stored in {self.storage}."
+
+    def row(self) -> dict[str, Any]:
+        """How."""
+        return {"bits": self.storage.bits, "block_size": self.storage.block_size}
+
+    def facts(self, hash_of: Callable[[Sequence[str]], str]) -> dict[str, Any]:
+        """How it is stored."""
+        return {"head stored in": self.storage.in_full()}
+
+    @classmethod
+    def table(cls, edits: Sequence[QuantizeHead]) -> Table:
+        """How."""
+        return Table("head stored in few bits", ("how",), [(str(e.storage),) for e in edits])
