@@ -40,13 +40,14 @@ class Stage(enum.IntEnum):
 class Work:
     """What the passes of a kind's edits are made with. `weights`: digests of the blocks that folds name, as the source
     has them; `source` names the plan's checkpoint in messages; `quantizer` is there where the plan stores few bits.
-    `written`: parts that earlier edits of the plan give contents of its own, which no digest of the source proves.
+    `edited`: parts that earlier edits of the plan write; `written`: those of them that no digest of the source proves.
     """
 
     arrays: Mapping[str, Array]
     weights: Mapping[str, WeightDigest]
     source: str
     quantizer: Quantizer | None = None
+    edited: frozenset[Part] = frozenset()
     written: frozenset[Part] = frozenset()
 
 

@@ -19,6 +19,7 @@ import onnx_ir as ir
 
 from foldrank.edits import KINDS, class_of, room
 from foldrank.edits.anatomy import Anatomy
+from foldrank.edits.base import Part
 from foldrank.errors import GraphNotRecognized, InvariantBroken, PlanMismatch
 from foldrank.graph.anatomy import read_anatomy
 from foldrank.graph.cache import echoes
@@ -52,8 +53,9 @@ def _passes(plan: Plan, quantizer: Quantizer | None) -> Iterator[tuple[Stage, Gr
         if not edits:
             continue
         yield from room("foldrank.passes", kind).passes(edits, work)
-        if not class_of(kind).provable:
-            work = replace(work, written=work.written.union(*(edit.touch.writes for edit in edits)))
+        writes = frozenset[Part]().union(*(edit.touch.writes for edit in edits))
+        own = frozenset[Part]() if class_of(kind).provable else writes
+        work = replace(work, edited=work.edited | writes, written=work.written | own)
 
 
 def transform(

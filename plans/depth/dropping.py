@@ -22,7 +22,7 @@ from foldrank.plans.method import Result, Task
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.models.losses import mean_loss
 from foldrank.plans.shelf import Figures
-from foldrank.plans.simulate import after
+from foldrank.plans.simulate import apply_edits
 from foldrank.progress import Progress, track
 
 
@@ -64,7 +64,7 @@ def without(task: Task, leaving: Collection[int], scores: dict[str, float] | Non
             coefficients = {block: float(block == kept) for block in above}
             folds.append(FoldBlocks(into=kept, blocks=tuple(above), coefficients=coefficients))
     return Result(
-        after(folds, task.decoder, {}), tuple(folds), kept=1 - len(leaving) / len(numbers),
+        apply_edits(folds, task.decoder, {}), tuple(folds), kept=1 - len(leaving) / len(numbers),
         diagnostics={} if scores is None else {"block_scores": scores},
     )
 

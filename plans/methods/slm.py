@@ -34,7 +34,7 @@ from foldrank.plans.method import Method, Result, Task
 from foldrank.plans.models.block import Block
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.shelf import Figures
-from foldrank.plans.simulate import after
+from foldrank.plans.simulate import apply_edits
 
 Rule = Literal["top", "rdsc", "mean", "bottom"]
 
@@ -132,7 +132,7 @@ class PrefixCache:
 
     def _from(self, low: int, windows: Sequence[Window]) -> tuple[Block, ...]:
         upper = self.decoder.with_blocks(self.decoder.blocks[low:])
-        return after([fold(window, self.settings) for window in windows], upper, {}).blocks
+        return apply_edits([fold(window, self.settings) for window in windows], upper, {}).blocks
 
 
 def _compared(decoder: Decoder, hidden_NTC: Tensor, settings: Settings) -> Tensor:
@@ -170,7 +170,7 @@ def merged(task: Task, settings: Settings, loop: Loop, name: str) -> Result:
         task.progress.finish(name)
     folds = tuple(fold(window, settings) for window in sorted(outcome.windows))
     return Result(
-        decoder=after(folds, decoder, {}), edits=folds, kept=1 - outcome.removed / count,
+        decoder=apply_edits(folds, decoder, {}), edits=folds, kept=1 - outcome.removed / count,
         predicted=_predicted(outcome, threshold, name), diagnostics=_diagnostics(outcome),
     )
 

@@ -16,7 +16,7 @@ def simulated(edit: Edit, decoder: Decoder, arrays: Mapping[str, np.ndarray]) ->
     return after
 
 
-def after(edits: Iterable[Edit], decoder: Decoder, arrays: Mapping[str, np.ndarray]) -> Decoder:
+def apply_edits(edits: Iterable[Edit], decoder: Decoder, arrays: Mapping[str, np.ndarray]) -> Decoder:
     """The decoder after edits in order."""
     for edit in edits:
         decoder = simulated(edit, decoder, arrays)

@@ -19,7 +19,7 @@ from foldrank.planfile import Plan
 from foldrank.plans.low_rank.factoring import replaced_digests
 from foldrank.plans.models.block import Block
 from foldrank.plans.models.decoder import Decoder
-from foldrank.plans.simulate import after
+from foldrank.plans.simulate import apply_edits
 from foldrank.sites import Site
 
 
@@ -36,7 +36,7 @@ class Stored:
     @classmethod
     def of(cls, source: Decoder, plan: Plan, *, dense: bool) -> Stored:
         """`dense`: whether sites that the plan leaves as they are count too, each as a W of its own."""
-        folded = after([edit for edit in plan.edits if edit.phase < Phase.WEIGHTS], source, plan.arrays)
+        folded = apply_edits([edit for edit in plan.edits if edit.phase < Phase.WEIGHTS], source, plan.arrays)
         factors: dict[Site, tuple[str, ...]] = {edit.site: tuple(edit.arrays()) for edit in plan.at_sites}
         if dense:
             covered = {part for site in factors for part in site.parts}

@@ -25,8 +25,8 @@ _STRICT = ConfigDict(extra="forbid", strict=True)
 
 @dataclass(frozen=True, config=_STRICT)
 class Source:
-    """The checkpoint a plan was made for. `weights` digests every single-role weight of every block that a fold names,
-    as the checkpoint has it; what other edits replace, they digest themselves (`replaces`)."""
+    """The checkpoint a plan was made for. `weights` digests every single-role weight that an edit reads (of every block
+    that a fold names), as the checkpoint has it; what other edits replace, they digest themselves (`replaces`)."""
 
     name: str
     config_sha256: str

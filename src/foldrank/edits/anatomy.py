@@ -107,16 +107,21 @@ class Anatomy:
         self.block(block.number)
         return replace(self, blocks=tuple(block if b.number == block.number else b for b in self.blocks))
 
-    def changed(self, site: Site, change: Callable[[str, Matrix], Matrix | None]) -> Anatomy:
-        """With other matrices at a site's roles, each what `change(role, matrix)` gives; None takes it away. A block
-        that has none left is gone. Raises ValueError where the site is not there."""
+    def without_roles(self, number: int, roles: Iterable[str]) -> Anatomy:
+        """Less these roles of a block; a block that has none left is gone. Raises ValueError where it is not there."""
+        block, gone = self.block(number), frozenset(roles)
+        kept = {role: matrix for role, matrix in block.matrices.items() if role not in gone}
+        return self.with_block(replace(block, matrices=kept)) if kept else self.without([number])
+
+    def changed(self, site: Site, change: Callable[[str, Matrix], Matrix]) -> Anatomy:
+        """With other matrices at a site's roles, each what `change(role, matrix)` gives. Raises ValueError where the
+        site is not there."""
         for part in site.parts:
             self.matrix(part)
         block = self.block(site.block)
         found = {role: change(role, matrix) if role in site.roles else matrix
                  for role, matrix in block.matrices.items()}
-        kept = {role: matrix for role, matrix in found.items() if matrix is not None}
-        return self.with_block(replace(block, matrices=kept)) if kept else self.without([block.number])
+        return self.with_block(replace(block, matrices=found))
 
     def differences(self, other: Anatomy) -> Iterator[str]:
         """How the other one differs, block by block."""

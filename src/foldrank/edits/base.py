@@ -50,7 +50,8 @@ class Phase(enum.IntEnum):
 
 @dataclass(frozen=True)
 class Touch:
-    """The parts an edit reads, those whose content it writes, and those that it takes out of the model."""
+    """The parts an edit reads, those whose content it writes, and those that it takes out of the model. A plan's source
+    holds digests of all that is read (`Source.weights`)."""
 
     reads: frozenset[Part] = frozenset()
     writes: frozenset[Part] = frozenset()

@@ -18,7 +18,7 @@ from foldrank.plans.low_rank.grams import block_statistics
 from foldrank.plans.models.block import watch_inputs
 from foldrank.plans.models.decoder import Decoder, load_decoder
 from foldrank.plans.models.loading import load_model
-from foldrank.plans.simulate import after
+from foldrank.plans.simulate import apply_edits
 from foldrank.plans.simulate.fold_blocks import merge
 
 MakeModel = Callable[..., Any]
@@ -103,7 +103,7 @@ def test_merge_combines_projections_and_biases_and_takes_one_blocks_norms(make_m
 def test_folded_decoder_has_the_surviving_blocks_in_order(make_model: MakeModel) -> None:
     decoder = Decoder.of(make_model(6))
     folds = [FoldBlocks(1, (1, 2), {1: 0.0, 2: 1.0}), FoldBlocks(3, (3, 4), {3: 0.0, 4: 1.0})]
-    assert [b.number for b in after(folds, decoder, {}).blocks] == [0, 1, 3, 5]
+    assert [b.number for b in apply_edits(folds, decoder, {}).blocks] == [0, 1, 3, 5]
 
 
 def test_grams_are_those_of_the_inputs_the_linears_see(make_model: MakeModel, ids: np.ndarray) -> None:

@@ -15,7 +15,7 @@ from foldrank.plans.low_rank.factoring import sites_of
 from foldrank.plans.method import Result, Task
 from foldrank.plans.methods.dipsvd import Settings, run
 from foldrank.plans.models.decoder import Decoder
-from foldrank.plans.simulate import after
+from foldrank.plans.simulate import apply_edits
 from foldrank.sites import ROLES, Site
 
 MakeModel = Callable[..., Any]
@@ -23,7 +23,7 @@ MakeModel = Callable[..., Any]
 
 def factored(decoder: Decoder, ids: np.ndarray, *folds: FoldBlocks, **options: Any) -> Result:
     source = decoder
-    task = Task(after(folds, source, {}), ids, 0, source=source)
+    task = Task(apply_edits(folds, source, {}), ids, 0, source=source)
     return run(task, Settings(**options))
 
 

@@ -20,7 +20,7 @@ from foldrank.plans.method import Task
 from foldrank.plans.methods import quantize
 from foldrank.plans.methods.dipsvd import Settings, run
 from foldrank.plans.models.decoder import Decoder
-from foldrank.plans.simulate import after
+from foldrank.plans.simulate import apply_edits
 from foldrank.plans.training.adapters import Kind, adapter
 from foldrank.plans.training.recovery import Training, recover
 from foldrank.plans.training.stored import Stored
@@ -33,7 +33,7 @@ FOLD = FoldBlocks(1, (1, 2), {1: 0.0, 2: 1.0})
 def planned(decoder: Decoder, ids: np.ndarray, *, fold: bool = False) -> Plan:
     """A DipSVD plan, after a fold or not."""
     folds = (FOLD,) if fold else ()
-    task = Task(after(folds, decoder, {}), ids, 0, source=decoder)
+    task = Task(apply_edits(folds, decoder, {}), ids, 0, source=decoder)
     found = run(task, Settings(keep=0.7, align=1))
     source = Source("tiny", "0" * 64, "x", len(decoder.blocks), {})
     return Plan(PlanDocument(source, None, (), {}, {}, (*folds, *found.edits)), dict(found.arrays))
