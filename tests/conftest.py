@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,16 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # processes side by side share the cores
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def warm_exporters() -> Iterator[None]:
+    """Exports in this process are forked from a server that has imported what they need (warm.py)."""
+    import warm
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("foldrank.export.child._run", warm.run)
+        yield
 
 
 @pytest.fixture(scope="session")
