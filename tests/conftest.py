@@ -16,6 +16,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # processes side by side share the cores
 
+MANY = 20
+"""Documents that take long to encode."""
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -26,6 +28,27 @@ def warm_exporters() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("foldrank.export.child._run", warm.run)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def texts_encoded_once() -> Iterator[None]:
+    """Windows are drawn from a whole text, which each plan and each report would encode anew: here once for each
+    tokenizer."""
+    from foldrank.plans import texts
+
+    encoded, known = texts.encoded, dict[tuple[str, ...], list[list[int]]]()
+
+    def once(tokenizer: Any, documents: list[str]) -> list[list[int]]:
+        if not getattr(tokenizer, "is_fast", False) or len(documents) < MANY:
+            return encoded(tokenizer, documents)
+        key = (tokenizer.backend_tokenizer.to_str(), *documents)
+        if key not in known:
+            known[key] = encoded(tokenizer, documents)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(texts, "encoded", once)
         yield
 
 
