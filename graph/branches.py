@@ -14,11 +14,9 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from foldrank.edits.base import BRANCHES, Branch
+from foldrank.edits.base import BRANCHES, LAST, Branch
 from foldrank.graph.decoder import Block
 
-_LAST: dict[Branch, str] = {"attention": "o", "mlp": "down"}
-"""The role that makes a branch's result."""
 SUMS = ("Add", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization")
 """Operators that add two values, the last two before they norm the sum."""
 
@@ -40,10 +38,10 @@ def linears_of(block: Block, branch: Branch) -> dict[str, ir.Node]:
 
 def join_of(graph: ir.Graph, block: Block, branch: Branch, flowing: set[ir.Node]) -> Join | str:
     """The branch's join, or why there is none in words. `flowing`: the stream's nodes."""
-    last = linears_of(block, branch).get(_LAST[branch])
+    last = linears_of(block, branch).get(LAST[branch])
     if last is None:
         opaque = f"; not plain matrices: {', '.join(block.opaque)}" if block.opaque else ""
-        return f"its {_LAST[branch]} is not to be found{opaque}"
+        return f"its {LAST[branch]} is not to be found{opaque}"
     joins = list(_joins(graph, last, flowing))
     if len(joins) != 1:
         names = ", ".join(str(node.name) for node, _ in joins[:3]) or "nothing"
