@@ -34,6 +34,9 @@ Branch: TypeAlias = Literal["attention", "mlp"]
 BRANCHES: Final[Mapping[Branch, tuple[str, ...]]] = {"attention": ROLES[:4], "mlp": ROLES[4:]}
 """The roles of each branch of a block."""
 
+LAST: Final[Mapping[Branch, str]] = {"attention": "o", "mlp": "down"}
+"""The role that makes a branch's result."""
+
 
 class Phase(enum.IntEnum):
     """When an edit's turn comes: a plan's edits stand in this order, each seeing what the earlier ones left.
