@@ -90,7 +90,7 @@ class Block:
 
 def read_block(
     number: int, nodes: Sequence[ir.Node], kv: KVPair | None, geometry: tuple[int, int, int], dialect: Dialect,
-    crossing: Sequence[tuple[ir.Value, ...]],
+    crossing: tuple[tuple[ir.Value, ...], tuple[ir.Value, ...]],
 ) -> Block:
     """The block with this number, from its nodes in graph order. `geometry`: (heads, KV heads, head size); `crossing`:
     what enters it, and what leaves."""

@@ -16,6 +16,7 @@ from foldrank.checkpoint import Checkpoint
 from foldrank.errors import BundleError, SourceError
 from foldrank.plans.reference import reference_model
 from foldrank.plans.texts import load_text, load_tokenizer, windows
+from foldrank.reports.validate import GraphProof
 from foldrank.runtime.decoding import OrtDecoder
 from foldrank.runtime.proof import prove
 from foldrank.runtime.providers import resolve
@@ -70,7 +71,7 @@ def swapped(bundle: Bundle, first: int, second: int) -> Bundle:
     return resealed(bundle)
 
 
-Proof = Callable[[Bundle], dict[str, Any]]
+Proof = Callable[[Bundle], GraphProof]
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,7 @@ def proof(specs_5m: Path) -> Proof:
         wanted = network(input_ids=torch.from_numpy(ids), use_cache=False).logits.numpy()
     logits = {row.tobytes(): want for row, want in zip(ids, wanted, strict=True)}
 
-    def run(bundle: Bundle) -> dict[str, Any]:
+    def run(bundle: Bundle) -> GraphProof:
         decoder = OrtDecoder.open(bundle.path, resolve("cpu"), threads=1)
         known = lambda rows: np.stack([logits[row.tobytes()] for row in rows])  # noqa: E731
         return prove(decoder, known, ids, described="specs-5m", precision=bundle.manifest.dtype)
@@ -128,8 +129,9 @@ def test_a_right_bundle_passes_the_proof(dense: Bundle, proof: Proof) -> None:
 ])
 def test_a_weight_that_is_one_percent_off_fails_the_proof(copy: Bundle, proof: Proof, name: str) -> None:
     found = proof(scaled(copy, name, 1.01))
-    assert found["passed"] is False
-    assert found["max_relative_error"] > 5e-4  # five times the limit
+    assert found.passed is False
+    assert found.max_relative_error is not None
+    assert found.max_relative_error > 5e-4  # five times the limit
 
 
 def test_two_blocks_in_each_others_place_fail_the_proof_and_the_verdict(copy: Bundle, dense: Bundle) -> None:
@@ -159,14 +161,15 @@ def test_a_half_precision_bundle_passes_by_kl_until_a_weight_is_ten_percent_off(
 ) -> None:
     half = export(specs_5m, tmp_path / "half", dtype="fp16")
     found = proof(half)
-    assert (found["passed"], found["measure"]) == (True, "kl_nats")
-    assert 0 < found["kl_nats"] < 1e-5
+    assert (found.passed, found.measure) == (True, "kl_nats")
+    assert found.kl_nats is not None
+    assert 0 < found.kl_nats < 1e-5
     assert checked(half, dense, proof=False)["quality"]["top1_agreement"] > 0.99
     offset, length = places(half)["model.layers.11.mlp.down_proj.MatMul.weight"]
     values = np.memmap(half.path / "model.onnx.data", np.float16, "r+", offset=offset, shape=(length // 2,))
     values *= np.float16(1.1)
     values.flush()
-    assert proof(resealed(half))["passed"] is False
+    assert proof(resealed(half)).passed is False
 
 
 def test_a_checkpoint_that_is_not_known_here_is_named_with_the_way_out(

@@ -6,18 +6,24 @@ Also reads a folder that is still being built (no manifest yet), for the model c
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from foldrank import facts, strictjson
 from foldrank.errors import BundleError
 from foldrank.reporting import lookup
+from foldrank.reports import bench, receipts, validate
+from foldrank.reports.bench import Bench
+from foldrank.reports.form import Form
+from foldrank.reports.receipts import Receipts
+from foldrank.reports.validate import Validation
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Each file's JSON, or None where the file is not there. `sizes` are bytes by relative POSIX path."""
+    """Each file's JSON, or None where the file is not there. `sizes` are bytes by relative POSIX path. A report that
+    does not fit its schema is None too, and `misfits` says why, by the report's name."""
 
     sizes: Mapping[str, int]
     manifest: Any = None
@@ -25,16 +31,24 @@ class Evidence:
     genai_config: Any = None
     plan: Any = None
     diagnostics: Any = None
-    validate: Any = None
-    bench: Any = None
-    receipts: Any = None
+    validate: Validation | None = None
+    bench: Bench | None = None
+    receipts: Receipts | None = None
+    misfits: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path) -> Evidence:
         """Read what is there. Raises BundleError where a file is not JSON."""
         found = {name: _json(folder / path) for name, path in _FILES.items()}
+        misfits: dict[str, str] = {}
+        for name, form in _REPORTS.items():
+            if (data := _json(folder / form.file)) is not None:
+                try:
+                    found[name] = form.parse(data)
+                except BundleError as error:
+                    misfits[name] = str(error)
         sizes = {p.relative_to(folder).as_posix(): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
-        return cls(sizes, **found)
+        return cls(sizes, misfits=misfits, **found)
 
     @property
     def name(self) -> str | None:
@@ -128,10 +142,8 @@ _FILES = {
     "genai_config": "genai_config.json",
     "plan": "plan/plan.json",
     "diagnostics": "plan/diagnostics.json",
-    "validate": "reports/validate.json",
-    "bench": "reports/bench.json",
-    "receipts": "reports/receipts.json",
 }
+_REPORTS: dict[str, Form[Any]] = {"validate": validate.FORM, "bench": bench.FORM, "receipts": receipts.FORM}
 
 
 def _json(path: Path) -> Any:

@@ -19,7 +19,9 @@ from foldrank.reporting.picture import PAPER, SMALL, VARIABLES, canvas, inline_s
 from foldrank.reporting.similarity_map import similarity_map
 from foldrank.reporting.spectra import Spectrum, read, spectra
 from foldrank.reporting.speed_chart import before_after, speedups
+from foldrank.reports.bench import FORM, Speedup
 from foldrank.sites import Site
+from tests.sample_reports import benchmark
 
 Maker = Callable[..., Path]
 
@@ -61,10 +63,13 @@ def test_a_map_that_is_not_square_is_not_drawn(make_bundle: Maker) -> None:
     )
 
 
+DECODE = Speedup(phase="decode", ratio=1.234, ci95=[1.2, 1.3], ideal=1.5, realised_over_ideal=0.82)
+
+
 def test_speed_pictures_need_measured_ratios_and_both_bundles() -> None:
-    assert speedups([{"phase": "decode", "ratio": None}]) == []
-    assert before_after([{"bundle": "dense", "ttft_ms": 1.0, "tpot_ms": 1.0}]) == []
-    drawn = speedups([{"phase": "decode", "ratio": 1.234, "ci95": [1.2, 1.3], "ideal": 1.5}])[0]
+    assert speedups([]) == []
+    assert before_after([row for row in FORM.parse(benchmark()).rows if row.bundle == "dense"]) == []
+    drawn = speedups([DECODE])[0]
     assert "decode: 1.23×, ideal 1.50×." in drawn.svg
 
 
@@ -81,7 +86,7 @@ def test_a_png_has_the_light_colours_of_the_page() -> None:
     style = (resources.files("foldrank.reporting") / "style.css").read_text(encoding="utf-8")
     light = dict(re.findall(r"(--\w+): (#\w{6});", style[: style.index("@media")]))
     assert {variable: light[variable] for variable in VARIABLES.values()} == {v: c for c, v in VARIABLES.items()}
-    drawn = speedups([{"phase": "decode", "ratio": 1.234, "ci95": [1.2, 1.3], "ideal": 1.5}])[0]
+    drawn = speedups([DECODE])[0]
     found = png(drawn)
     assert found.startswith(b"\x89PNG")
     pixels = image.imread(io.BytesIO(found))
