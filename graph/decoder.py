@@ -95,7 +95,7 @@ def read_decoder(model: ir.Model) -> Decoder:
     whole = all(len(branches[number]) == len(BRANCHES) for number in nodes)
     boundaries = crossing_values(model.graph, list(nodes.items()), flowing, where, whole=whole)
     blocks = tuple(
-        read_block(number, own, cached.get(number), widths[0], dialect, boundaries[i : i + 2])
+        read_block(number, own, cached.get(number), widths[0], dialect, (boundaries[i], boundaries[i + 1]))
         for i, (number, own) in enumerate(nodes.items())
     )
     heads, kv_heads, head_size = widths[0]

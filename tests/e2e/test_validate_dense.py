@@ -119,7 +119,7 @@ def test_a_dense_bundle_passes_both_and_writes_what_it_returns(copy: Bundle, den
 
 
 def test_a_right_bundle_passes_the_proof(dense: Bundle, proof: Proof) -> None:
-    assert proof(dense)["passed"] is True
+    assert proof(dense).passed is True
 
 
 @pytest.mark.parametrize("name", [

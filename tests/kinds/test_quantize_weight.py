@@ -161,17 +161,3 @@ def test_the_order_of_edits_is_law(shared: Path) -> None:
 def test_wrong_settings_are_told(methods: list[str], said: str, shared: Path) -> None:
     with pytest.raises(ValueError, match=said):
         llama_plan(shared, *methods)
-
-
-def test_another_head_is_refused(shared: Path) -> None:
-    model = load_model(shared / "fixtures" / "tiny" / "llama" / "optimum" / "model.onnx")
-    plan = llama_plan(shared, f"{EXACT},head=true")
-    (few,) = plan.of(QuantizeHead)
-    for change, said in (
-        ({"replaces": WeightDigest.of(np.zeros((3, 3), np.float32))}, PlanMismatch),
-        ({"shape": (few.shape[0], 7)}, PassRefused),
-    ):
-        edits = (*plan.edits[:-1], replace(few, **change))
-        other = replace(plan, document=replace(plan.document, edits=edits))
-        with pytest.raises(said, match="head"):
-            transform(model, other, quantizer=quantize)
