@@ -29,6 +29,12 @@ def test_it_reads_all_writes_one_and_removes_the_others() -> None:
     assert {part.block for part in touch.removes} == {1, 3}
 
 
+def test_it_tells_of_itself() -> None:
+    assert FoldBlocks(4, (4, 5), {4: 0.25, 5: 0.75}, "top").sentence() == (
+        "Blocks 4 and 5 were folded into one: projections of 0.250 × block 4 + 0.750 × block 5, "
+        "norms of the top block.")
+
+
 def test_blocks_of_other_shapes_cannot_merge_but_can_leave() -> None:
     other = BlockAnatomy(2, {**ANATOMY.block(2).matrices, "down": Matrix((64, 48))})
     with pytest.raises(ValueError, match="blocks 1 and 2 are of different shapes"):

@@ -121,6 +121,12 @@ class Edit(abc.ABC):
     def sentence(self) -> str:
         """What it does, for people."""
 
+    @property
+    def told(self) -> tuple[str, str] | None:
+        """Where many alike are told as one: of what there are so many, or what alone ("the head"), and what became of
+        it. None: each is told by its own sentence."""
+        return None
+
     @abc.abstractmethod
     def row(self) -> Any:
         """What `inspect --json` says of it."""
@@ -139,6 +145,11 @@ class WeightEdit(Edit):
     """An edit that says what stands at a site: the product of its arrays, in the order in which it names them."""
 
     site: Site
+
+    @property
+    def ranked(self) -> tuple[int, tuple[int, int]] | None:
+        """The rank, and W's shape [in, out], where a pair stands there."""
+        return None
 
 
 Arrays: TypeAlias = Mapping[str, np.ndarray]

@@ -51,6 +51,11 @@ class QuantizeHead(Edit):
         """In words."""
         return f"The head is stored in {self.storage}."
 
+    @property
+    def told(self) -> tuple[str, str] | None:
+        """Together."""
+        return "the head", f"stored in {self.storage.in_words()}"
+
     def row(self) -> dict[str, Any]:
         """How."""
         return {"bits": self.storage.bits, "block_size": self.storage.block_size}

@@ -61,6 +61,11 @@ class QuantizeWeight(Edit):
         """In words."""
         return f"{self.site}: stored in {self.storage}."
 
+    @property
+    def told(self) -> tuple[str, str] | None:
+        """Together."""
+        return "weights", f"stored in {self.storage.in_words()}"
+
     def row(self) -> dict[str, Any]:
         """Where, and how."""
         return {"site": str(self.site), "bits": self.storage.bits, "block_size": self.storage.block_size}

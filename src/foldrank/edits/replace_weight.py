@@ -52,6 +52,11 @@ class ReplaceWeight(WeightEdit):
         """In words."""
         return f"{self.site}: another weight of the same shape."
 
+    @property
+    def told(self) -> tuple[str, str] | None:
+        """Together."""
+        return "weights", "replaced by others of the same shape"
+
     def row(self) -> str:
         """The site."""
         return str(self.site)

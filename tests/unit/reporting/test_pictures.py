@@ -12,7 +12,6 @@ import pytest
 from matplotlib import colors, image
 
 from foldrank.reporting.evidence import Evidence
-from foldrank.reporting.folds import fold_sentence
 from foldrank.reporting.page import compose
 from foldrank.reporting.parts import Picture
 from foldrank.reporting.picture import PAPER, SMALL, VARIABLES, canvas, inline_svg, png
@@ -104,10 +103,3 @@ def test_hostile_text_in_a_picture_is_text() -> None:
         svg = inline_svg(figure, "x", '"><script>')
     assert "<script" not in svg
     assert "&lt;script&gt;$x$ &amp;" in svg
-
-
-def test_a_fold_in_words() -> None:
-    fold = {"blocks": [4, 5], "coefficients": {"4": 0.25, "5": 0.75}, "into": 4, "norms": "top"}
-    assert fold_sentence(fold) == (
-        "Blocks 4 and 5 were folded into one: projections of 0.250 × block 4 + 0.750 × block 5, norms of the top block."
-    )
