@@ -121,9 +121,13 @@ def record(path: Path, *, slow: Sequence[str], dense: Path | None, keep: Path | 
 
 
 def compare(before: Path, after: Path, only: Sequence[str] = ()) -> int:
-    """Print every cell and file that differs, of these families or of all. Exit code: 1 where one does, else 0."""
+    """Print every cell and file that differs, of these families or of all. Exit code: 1 where one does, 2 where
+    there is nothing to compare, else 0."""
     old, new = ({cell: row for cell, row in read(path)[1].items() if not only or cell.split(" / ")[0] in only}
                 for path in (before, after))
+    if not old and not new:
+        print("no cells of that name", file=sys.stderr)
+        return 2
     found = [f"{cell}: not in {(after if cell in old else before).name}" for cell in sorted(old.keys() ^ new.keys())]
     for cell in old.keys() & new.keys():
         was, now = old[cell], new[cell]
