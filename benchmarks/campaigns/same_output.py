@@ -101,7 +101,8 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Outcome]]:
 def record(path: Path, *, slow: Sequence[str], dense: Path | None, keep: Path | None, only: list[str]) -> int:
     """Make the cells that the record lacks. Exit code: 0, or 2 where the record is another tree's."""
     asked = [f for f in families(slow=slow) if not only or f.name in only]
-    head, done = {"foldrank": str(Path(foldrank.__file__).resolve().parent), "sources": sources()}, {}
+    head = {"foldrank": str(Path(foldrank.__file__).resolve().parent), "sources": sources()}
+    done: dict[str, Outcome] = {}
     if path.is_file() and path.stat().st_size:
         head, done = read(path)
         if head["sources"] != sources():
