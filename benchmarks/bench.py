@@ -24,8 +24,9 @@ from foldrank.errors import BundleError
 from foldrank.facts import context_length
 from foldrank.graph.load import load_model
 from foldrank.progress import SILENT, Progress
-from foldrank.reports.bench import Bench, Environment, Method, NullTest, Speedup, headline
+from foldrank.reports.bench import Bench, NullTest, Speedup, headline
 from foldrank.reports.form import Gate
+from foldrank.reports.machine import Environment, Method
 from foldrank.runtime.gpu import Gpu
 from foldrank.runtime.providers import Provider
 

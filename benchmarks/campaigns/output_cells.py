@@ -6,7 +6,7 @@ Asks foldrank through its verbs alone, so that it serves trees whose insides dif
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -69,13 +69,13 @@ class Family:
             yield from (f"{self.name} / {export} / {plan}" for plan in self.plans)
 
 
-def families(*, slow: bool) -> list[Family]:
-    """Every family of the matrix, then the checkpoints that come with a graph."""
+def families(*, slow: Sequence[str] = ()) -> list[Family]:
+    """Every family of the matrix, then the checkpoints that come with a graph. `slow`: exporters of SLOW too."""
     found = []
     for name, tiny in TINY.items():
         exports: dict[str, dict[str, Any]] = {"genai": {"exporter": "genai"}} if name in GENAI else {}
         exports |= {"genai fp16": {"exporter": "genai", "dtype": "fp16"}} if name == "llama" else {}
-        exports |= {exporter: {"exporter": exporter} for exporter in SLOW if slow}
+        exports |= {exporter: {"exporter": exporter} for exporter in slow}
         plans = PLANS | (MORE_PLANS if name in MORE_OF else {})
         found.append(Family(name, partial(save, tiny, shared=SHARED), plans, exports))
     for place in sorted(ADOPTED.iterdir()) if ADOPTED.is_dir() else ():

@@ -6,7 +6,8 @@
 
 A cell is a dense export, a plan or an applied plan of one family of tests/tiny_families.py; a record holds one line of
 JSON a cell. `record` run again goes on where it stopped; `compare` names what differs and exits with 1.
-Both trees are asked through `foldrank`'s verbs alone. Cells of exporters that take long: `--slow`.
+Both trees are asked through `foldrank`'s verbs alone. Exporters that take up to a minute a family are asked for by name
+(`--slow optimum transformers`); `--dense FOLDER` lets the second record take the exports of the first.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -97,10 +98,11 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Outcome]]:
     return head, {row.pop("cell"): row for row in rows}
 
 
-def record(path: Path, *, slow: bool, dense: Path | None, keep: Path | None, only: list[str]) -> int:
+def record(path: Path, *, slow: Sequence[str], dense: Path | None, keep: Path | None, only: list[str]) -> int:
     """Make the cells that the record lacks. Exit code: 0, or 2 where the record is another tree's."""
     asked = [f for f in families(slow=slow) if not only or f.name in only]
-    head, done = {"foldrank": str(Path(foldrank.__file__).resolve().parent), "sources": sources()}, {}
+    head = {"foldrank": str(Path(foldrank.__file__).resolve().parent), "sources": sources()}
+    done: dict[str, Outcome] = {}
     if path.is_file() and path.stat().st_size:
         head, done = read(path)
         if head["sources"] != sources():
@@ -119,9 +121,14 @@ def record(path: Path, *, slow: bool, dense: Path | None, keep: Path | None, onl
     return 0
 
 
-def compare(before: Path, after: Path) -> int:
-    """Print every cell and file that differs. Exit code: 1 where one does, else 0."""
-    (_, old), (_, new) = read(before), read(after)
+def compare(before: Path, after: Path, only: Sequence[str] = ()) -> int:
+    """Print every cell and file that differs, of these families or of all. Exit code: 1 where one does, 2 where
+    there is nothing to compare, else 0."""
+    old, new = ({cell: row for cell, row in read(path)[1].items() if not only or cell.split(" / ")[0] in only}
+                for path in (before, after))
+    if not old and not new:
+        print("no cells of that name", file=sys.stderr)
+        return 2
     found = [f"{cell}: not in {(after if cell in old else before).name}" for cell in sorted(old.keys() ^ new.keys())]
     for cell in old.keys() & new.keys():
         was, now = old[cell], new[cell]
@@ -142,16 +149,17 @@ def main() -> int:
     verbs = parser.add_subparsers(dest="verb", required=True)
     making = verbs.add_parser("record", help="make every cell and write its digests")
     making.add_argument("record", type=Path)
-    making.add_argument("--slow", action="store_true", help=f"exporters that take long too: {', '.join(SLOW)}")
+    making.add_argument("--slow", nargs="+", choices=SLOW, default=[], help="exporters that take long, too")
     making.add_argument("--dense", type=Path, help="exports are made here once, and taken from here by later records")
     making.add_argument("--keep", type=Path, help="leave plans and bundles here, to look at what differs")
     making.add_argument("--family", nargs="*", default=[], help="these alone")
     comparing = verbs.add_parser("compare", help="two records")
     comparing.add_argument("before", type=Path)
     comparing.add_argument("after", type=Path)
+    comparing.add_argument("--family", nargs="*", default=[], help="these alone")
     asked = parser.parse_args()
     if asked.verb == "compare":
-        return compare(asked.before, asked.after)
+        return compare(asked.before, asked.after, asked.family)
     if any(os.environ.get(name) != value for name, value in SETTINGS.items()):
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **SETTINGS})
     return record(asked.record, slow=asked.slow, dense=asked.dense, keep=asked.keep, only=asked.family)

@@ -11,8 +11,8 @@ import pytest
 
 from foldrank.benchmarks.bandwidth import device_bandwidth
 from foldrank.benchmarks.energy import energy_counter
-from foldrank.reports.bench import Environment
 from foldrank.reports.form import plain
+from foldrank.reports.machine import Environment
 from foldrank.runtime.gpu import Gpu, throttles
 from foldrank.runtime.providers import Provider
 

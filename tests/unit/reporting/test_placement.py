@@ -4,7 +4,8 @@ from dataclasses import replace
 
 from foldrank.reporting.parts import Fold, Table, Text
 from foldrank.reporting.section_placement import placement_parts
-from foldrank.reports.bench import Bench, Energy, Environment, NullTest, Operators, Placement
+from foldrank.reports.bench import Bench, Energy, NullTest, Operators, Placement
+from foldrank.reports.machine import Environment
 
 PLACED = Placement(
     bundle="dense", provider="cuda", nodes={"CPUExecutionProvider": 2, "CUDAExecutionProvider": 271}, steps=8,

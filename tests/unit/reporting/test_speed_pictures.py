@@ -7,7 +7,8 @@ import pytest
 
 from foldrank.reporting.context_chart import against_context, lines
 from foldrank.reporting.roofline import points, roofline
-from foldrank.reports.bench import Bench, Environment, NullTest, Row
+from foldrank.reports.bench import Bench, NullTest, Row
+from foldrank.reports.machine import Environment
 
 
 def row(bundle: str, context: int, batch: int = 1, speed: float = 100.0, size: int = 20_000_000, **more: Any) -> Row:
