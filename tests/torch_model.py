@@ -164,7 +164,8 @@ class Model:
         """The plan of all edits so far."""
         read = {str(part) for edit in self.edits for part in edit.touch.reads}
         digests = {site: WeightDigest.of(self.weight(b, role, original=True))
-                   for b in range(len(self.original)) for role in self.roles if (site := f"block.{b:02d}.{role}") in read}
+                   for b in range(len(self.original)) for role in self.roles
+                   if (site := f"block.{b:02d}.{role}") in read}
         source = Source("tiny", config_sha256, "x", len(self.original), digests)
         return Plan(PlanDocument(source, None, (), {}, {}, tuple(self.edits)), self.arrays)
 

@@ -37,7 +37,10 @@ class DropBranch(Edit):
         """The block without the branch."""
         if self.branch not in anatomy.block(self.block).branches:
             raise ValueError(f"block {self.block} has no {self.branch}")
-        return anatomy.without_roles(self.block, BRANCHES[self.branch])
+        left = anatomy.without_roles(self.block, BRANCHES[self.branch])
+        if not left.cached:
+            raise ValueError(f"block {self.block} has the last attention, so it stays")
+        return left
 
     def sentence(self) -> str:
         """In words."""
