@@ -125,8 +125,8 @@ def cut_down(
         able = [place for place in cut.candidates(which) if place.block not in spared]
         if not able:
             asked = f"keep={budget.keep}" if budget.branches is None else f"branches={budget.branches}"
-            raise ValueError(f"{name}: {asked} cannot be reached: {most - len(cut.gone)} branches and {cut.kept:.3g} of "
-                             "the blocks' weights are the least")
+            least = f"{most - len(cut.gone)} branches and {cut.kept:.3g} of the blocks' weights are the least"
+            raise ValueError(f"{name}: {asked} cannot be reached: {least}")
         cut = cut.without(next_one(cut, able))
     return cut
 

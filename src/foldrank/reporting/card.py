@@ -136,6 +136,8 @@ def _done(evidence: Evidence) -> str:
         ],
     )
     lines = [plain(fold_sentence(fold)) for fold in evidence.folds]
+    lines += [f"{name} dropped in blocks {', '.join(map(str, blocks))}."
+              for name, blocks in evidence.dropped.items() if blocks]
     if evidence.pairs:
         lines.append(f"{len(evidence.pairs)} weights replaced by low-rank pairs.")
     if evidence.quantized:

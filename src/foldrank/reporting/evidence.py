@@ -50,9 +50,10 @@ class Evidence:
 
     @property
     def blocks(self) -> int | None:
-        """Blocks of this bundle's decoder."""
+        """Blocks of this bundle's decoder; where no config.json counts them, its KV pairs."""
+        counted = (lookup.integer(self.config, key) for key in ("num_hidden_layers", "n_layer"))
         genai = lookup.integer(self.genai_config, "model", "decoder", "num_hidden_layers")
-        return genai if genai is not None else lookup.integer(self.config, "num_hidden_layers")
+        return next((count for count in counted if count is not None), genai)
 
     @property
     def source_blocks(self) -> int | None:
@@ -76,6 +77,14 @@ class Evidence:
     def folds(self) -> list[Mapping[str, Any]]:
         """The plan's `fold_blocks` edits."""
         return [edit for edit in lookup.rows(self.plan, "edits") if edit.get("kind") == "fold_blocks"]
+
+    @property
+    def dropped(self) -> dict[str, list[int]]:
+        """Blocks that lost their attention, and those that lost their MLP, by source number."""
+        edits = [edit for edit in lookup.rows(self.plan, "edits") if edit.get("kind") == "drop_branch"]
+        return {name: [block for edit in edits if edit.get("branch") == branch
+                       and (block := lookup.integer(edit, "block")) is not None]
+                for branch, name in (("attention", "Attention"), ("mlp", "MLP"))}
 
     @property
     def quantized(self) -> list[Mapping[str, Any]]:
