@@ -30,6 +30,8 @@ from foldrank.passes.cache_ports import readers_left_behind, take_away
 from foldrank.passes.clean_up import remove_dead
 from foldrank.passes.proof import prove
 
+_LAYOUT = ("Reshape", "Identity", "Cast")
+
 
 def passes(edits: tuple[DropBranch, ...], work: Work) -> Iterator[tuple[Stage, GraphPass]]:
     """One, when blocks have left."""
@@ -103,26 +105,27 @@ class DropBranches(GraphPass):
             left = readers_left_behind(block.past, self._staying(decoder), inside)
             if (reader := next(left, None)) is not None:
                 yield f"{where}: its cache is read outside the block, by {reader}"
-        if all(DropBranch(edit.block, branch) in self.edits for branch in BRANCHES) and not self._passes_on(
-                graph, decoder, block, flowing):
+            return
+        if DropBranch(edit.block, "attention") in self.edits and not _passes_on(graph, decoder, block, flowing):
             yield f"block {edit.block}: norms what its branches are added to, so without both it is not nothing"
-
-    def _passes_on(self, graph: ir.Graph, decoder: Decoder, block: Block, flowing: set[ir.Node]) -> bool:
-        """Whether a block without branches hands on what enters it: its last sum leaves it, or is made behind it."""
-        leaving = {id(value) for value in decoder.boundaries[decoder.position(block.number) + 1]}
-        joins = (join_of(graph, block, branch, flowing) for branch in BRANCHES)
-        pending = [join.node for join in joins if isinstance(join, Join)]
-        while pending:
-            node = pending.pop()
-            if node not in block.nodes or any(id(value) in leaving for value in node.outputs):
-                return True
-            pending += [reader for v in node.outputs for reader in v.consumers() if reader.op_type in SUMS]
-        return False
 
     def _staying(self, decoder: Decoder) -> list[ir.Value]:
         """Cache inputs of the attentions that stay."""
         leaving = {edit.block for edit in self.edits if edit.branch == "attention"}
         return [value for block in decoder.blocks if block.number not in leaving for value in block.past]
+
+
+def _passes_on(graph: ir.Graph, decoder: Decoder, block: Block, flowing: set[ir.Node]) -> bool:
+    """Whether a block without branches hands on what enters it: its last sum leaves it, or is made behind it."""
+    leaving = {id(value) for value in decoder.boundaries[decoder.position(block.number) + 1]}
+    joins = (join_of(graph, block, branch, flowing) for branch in BRANCHES)
+    pending = [join.node for join in joins if isinstance(join, Join)]
+    while pending:
+        node = pending.pop()
+        if node not in block.nodes or any(id(value) in leaving for value in node.outputs):
+            return True
+        pending += [reader for v in node.outputs for reader in v.consumers() if reader.op_type in (*SUMS, *_LAYOUT)]
+    return False
 
 
 def _linears(block: Block, edit: DropBranch) -> list[Linear]:

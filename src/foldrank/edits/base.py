@@ -72,6 +72,16 @@ def parts_of(blocks: Iterable[int], roles: Sequence[str] = ROLES) -> frozenset[P
 
 
 @dataclass(frozen=True)
+class Told:
+    """What something became, told of many at once: `43 weights and the head stored in 4 bits`. `counted`: subjects of
+    one name are counted, not listed."""
+
+    subject: str
+    became: str
+    counted: bool = True
+
+
+@dataclass(frozen=True)
 class Table:
     """Edits of one kind, to be shown: one row each, or one for each way where there are many alike."""
 
@@ -122,9 +132,8 @@ class Edit(abc.ABC):
         """What it does, for people."""
 
     @property
-    def told(self) -> tuple[str, str] | None:
-        """Where many alike are told as one: of what there are so many, or what alone ("the head"), and what became of
-        it. None: each is told by its own sentence."""
+    def told(self) -> Told | None:
+        """Where many alike are told as one. None: each is told by its own sentence."""
         return None
 
     @abc.abstractmethod

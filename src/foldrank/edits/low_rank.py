@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 
 from foldrank.digests import WeightDigest
 from foldrank.edits.anatomy import Anatomy
-from foldrank.edits.base import STRICT, Part, Phase, Table, Touch, WeightEdit
+from foldrank.edits.base import STRICT, Part, Phase, Table, Told, Touch, WeightEdit
 from foldrank.edits.laws import check_digests, check_shape
 from foldrank.sites import Site
 
@@ -73,9 +73,9 @@ class LowRank(WeightEdit):
         return self.rank, self.shape
 
     @property
-    def told(self) -> tuple[str, str] | None:
+    def told(self) -> Told | None:
         """Together."""
-        return "weights", "replaced by low-rank pairs"
+        return Told("weights", "replaced by low-rank pairs")
 
     def row(self) -> dict[str, Any]:
         """As a graph's sites are listed."""

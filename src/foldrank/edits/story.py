@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from foldrank.edits.base import Edit
+from foldrank.edits.base import Edit, Told
 
 
 def story(edits: Iterable[Edit]) -> list[str]:
     """One sentence for each, in order; `43 weights and the head stored in 4 bits in blocks of 32.` for many alike."""
     alone: list[str] = []
-    together: dict[str, Counter[str]] = {}
+    together: dict[str, Counter[Told]] = {}
     for edit in edits:
         if edit.told is None:
             alone.append(edit.sentence())
         else:
-            subject, became = edit.told
-            together.setdefault(became, Counter())[subject] += 1
-    return [*alone, *(f"{_subjects(subjects)} {became}." for became, subjects in together.items())]
+            together.setdefault(edit.told.became, Counter())[edit.told] += 1
+    return [*alone, *(f"{_subjects(told)} {became}." for became, told in together.items())]
 
 
-def _subjects(counted: Counter[str]) -> str:
-    text = " and ".join(name if name.startswith("the ") else f"{count} {name}" for name, count in counted.items())
+def _subjects(told: Counter[Told]) -> str:
+    *first, last = [f"{count} {one.subject}" if one.counted else one.subject for one, count in told.items()]
+    text = f"{', '.join(first)} and {last}" if first else last
     return text[:1].upper() + text[1:]
