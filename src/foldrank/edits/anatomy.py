@@ -18,8 +18,8 @@ from foldrank.sites import Site
 @dataclass(frozen=True)
 class Matrix:
     """A linear map of one role: its shape [in, out], the rank of the pair in its place, and in which few bits it is
-    stored (in words, where no edit stores in that way); None where there is no pair, and where numbers are floats. `basis`
-    names the A of the pair: those of one name read one A. Names differ between a plan and its graph."""
+    stored (in words, where no edit stores in that way); None where there is no pair, and where numbers are floats.
+    `basis` names the A of the pair: those of one name read one A. Names differ between a plan and its graph."""
 
     shape: tuple[int, int]
     rank: int | None = None
