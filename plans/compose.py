@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,12 @@ LEAST_TOKENS = 16
 CKA_TOKENS = 512
 """Tokens the similarity map is taken over."""
 
+_DOES = {
+    Phase.BLOCKS: "fold blocks", Phase.BRANCHES: "drop branches", Phase.WIDTHS: "narrow MLPs",
+    Phase.WEIGHTS: "replace weights", Phase.STORAGE: "store in few bits",
+}
+"""What methods do, in the order in which they come."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -93,23 +100,23 @@ def plan_of(checkpoint: Checkpoint, decoder: Decoder, windows: Windows, runs: Se
 
 def parse_all(methods: Sequence[str]) -> tuple[Request, ...]:
     """Read `--method` values. Where weights are stored in few bits afterwards, ranks fill whole blocks of those unless
-    `align` is given. Raises ValueError: none, one twice, or a fold after weights were replaced."""
+    `align` is given. Raises ValueError: none, one twice, several of one phase, or one of an earlier phase
+    behind one of a later."""
     if not methods:
         raise ValueError("no method given; give one or more, such as slm:keep=0.75 or dipsvd:keep=0.8")
     requests = tuple(parse(text) for text in methods)
-    if sizes := [request.settings.block_size for request in requests if request.method.quantizes]:
+    if sizes := [request.settings.block_size for request in requests if request.method.phase is Phase.STORAGE]:
         requests = tuple(parse(aligned(text, sizes[0])) for text in methods)
     names = [request.method.name for request in requests]
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"method {name} stands twice; give it once, with the keep of both together")
-    turns = [request.method.turn for request in requests]
-    if turns != sorted(turns):
-        order = "methods that fold blocks come before those that replace weights, and quantize comes last"
-        raise ValueError(f"methods {', '.join(names)}: {order}")
-    for turn, what in enumerate(("fold blocks", "replace weights")):
-        if turns.count(turn) > 1:
-            raise ValueError(f"methods {', '.join(names)}: several of them {what}; one can")
+    for one, other in pairwise(request.method for request in requests):
+        if other.phase < one.last:
+            order = f"methods that {_DOES[other.phase]} come before those that {_DOES[one.last]}"
+            raise ValueError(f"methods {', '.join(names)}: {order}")
+        if other.phase == one.last:
+            raise ValueError(f"methods {', '.join(names)}: several of them {_DOES[other.phase]}; one can")
     return requests
 
 

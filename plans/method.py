@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from foldrank.edits import Edit
+from foldrank.edits.base import Phase
 from foldrank.opening import PLAIN, Opening
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.shelf import MemoryShelf, Shelf
@@ -54,18 +55,18 @@ def _nothing(_settings: Any) -> None:
 class Method:
     """One row of the table of methods. `settings` is a pydantic dataclass; `run(task, settings)` does the work.
 
-    `ready` raises ProviderUnavailable where what these settings need is not installed. `folds`: it may fold blocks, so
-    it comes first; `quantizes`: it stores what is there in few bits, so it comes last.
+    `ready` raises ProviderUnavailable where what these settings need is not installed. Methods run in the order of
+    `phase`, that of their first edits; `until` is that of the last ones, where those are of a later phase.
     """
 
     name: str
     settings: type
     run: Callable[[Task, Any], Result]
-    folds: bool
-    quantizes: bool = False
+    phase: Phase
+    until: Phase | None = None
     ready: Callable[[Any], None] = _nothing
 
     @property
-    def turn(self) -> int:
-        """Its place among methods: folding, replacing weights, storing in few bits."""
-        return 0 if self.folds else 1 + self.quantizes
+    def last(self) -> Phase:
+        """The phase of its last edits."""
+        return self.phase if self.until is None else self.until

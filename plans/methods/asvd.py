@@ -14,6 +14,7 @@ import torch
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings_dataclass
 
+from foldrank.edits.base import Phase
 from foldrank.plans.low_rank.decomposing import Budget, uniform
 from foldrank.plans.low_rank.grams import BlockStatistics, input_of
 from foldrank.plans.low_rank.whitening import Metric
@@ -44,4 +45,4 @@ def run(task: Task, settings: Settings) -> Result:
     return uniform(task, settings, partial(metrics, alpha=settings.alpha), "asvd")
 
 
-METHOD = Method("asvd", Settings, run, folds=False)
+METHOD = Method("asvd", Settings, run, phase=Phase.WEIGHTS)

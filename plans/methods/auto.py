@@ -26,6 +26,7 @@ import numpy as np
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings_dataclass
 
+from foldrank.edits.base import Phase
 from foldrank.opening import PLAIN, Opening
 from foldrank.plans.method import Method, Result, Task
 from foldrank.plans.solver.costs import Costs, CostTable, Latencies, Numbers, total
@@ -114,7 +115,7 @@ def run(task: Task, settings: Settings) -> Result:
     return fitted_result(task, settings.sites, final, kept, _predicted(found, state), _diagnostics(found, state))
 
 
-METHOD = Method("auto", Settings, run, folds=True)
+METHOD = Method("auto", Settings, run, phase=Phase.BLOCKS, until=Phase.WEIGHTS)
 
 
 def shortened(ids_NT: np.ndarray, opening: Opening = PLAIN) -> np.ndarray:

@@ -17,6 +17,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings_dataclass
 from torch import Tensor
 
+from foldrank.edits.base import Phase
 from foldrank.edits.low_rank import rank_limit
 from foldrank.plans.low_rank.decomposing import Budget, described, within
 from foldrank.plans.low_rank.factoring import factored, sites_of, stacked
@@ -78,7 +79,7 @@ def run(task: Task, settings: Settings) -> Result:
     return described(factored(task, pairs), candidates, ranks, "basis_sharing")
 
 
-METHOD = Method("basis_sharing", Settings, run, folds=False)
+METHOD = Method("basis_sharing", Settings, run, phase=Phase.WEIGHTS)
 
 
 def share(task: Task, group: int) -> list[Shared]:

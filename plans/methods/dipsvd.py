@@ -23,6 +23,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings_dataclass
 from torch import Tensor
 
+from foldrank.edits.base import Phase
 from foldrank.plans.low_rank import allocation, bayesian
 from foldrank.plans.low_rank.decomposing import Budget, Decomposed, by_input, decompose, described, within
 from foldrank.plans.low_rank.factoring import factored
@@ -85,7 +86,7 @@ def ready(settings: Settings) -> None:
         bayesian.check_installed()
 
 
-METHOD = Method("dipsvd", Settings, run, folds=False, ready=ready)
+METHOD = Method("dipsvd", Settings, run, phase=Phase.WEIGHTS, ready=ready)
 
 
 def choose_ranks(task: Task, settings: Settings, parts: Decomposed) -> Ranks:

@@ -15,6 +15,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings_dataclass
 from torch import Tensor
 
+from foldrank.edits.base import Phase
 from foldrank.plans.low_rank.decomposing import Budget, Metrics, uniform
 from foldrank.plans.low_rank.gradients import BlockGradients, reduced
 from foldrank.plans.low_rank.grams import BlockStatistics
@@ -59,4 +60,4 @@ def run(task: Task, settings: Settings) -> Result:
     return uniform(task, settings, fisher(task, settings.windows), "fwsvd")
 
 
-METHOD = Method("fwsvd", Settings, run, folds=False)
+METHOD = Method("fwsvd", Settings, run, phase=Phase.WEIGHTS)

@@ -14,6 +14,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings_dataclass
 
+from foldrank.edits.base import Phase
 from foldrank.plans.depth.windows import Bounds, Outcome, Similarity, Trial, Window
 from foldrank.plans.method import Method, Result, Task
 from foldrank.plans.methods import slm
@@ -48,4 +49,4 @@ def run(task: Task, settings: Settings) -> Result:
     return slm.merged(task, as_slm, partial(fixed_windows, window=settings.window), "laco")
 
 
-METHOD = Method("laco", Settings, run, folds=True)
+METHOD = Method("laco", Settings, run, phase=Phase.BLOCKS)

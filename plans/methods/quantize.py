@@ -17,6 +17,7 @@ from torch import Tensor
 
 from foldrank.digests import WeightDigest, in_threads
 from foldrank.edits import Edit
+from foldrank.edits.base import Phase
 from foldrank.edits.quantize_head import QuantizeHead
 from foldrank.edits.quantize_weight import QuantizeWeight
 from foldrank.edits.storage import FewBits
@@ -69,4 +70,4 @@ def _array(weight_IO: Tensor) -> np.ndarray:
     return np.ascontiguousarray(weight_IO.cpu().numpy())
 
 
-METHOD = Method("quantize", Settings, run, folds=False, quantizes=True)
+METHOD = Method("quantize", Settings, run, phase=Phase.STORAGE)

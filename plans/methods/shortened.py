@@ -6,6 +6,7 @@ also keeps the first four and last two of 32 blocks out of the choice; here all 
 
 from __future__ import annotations
 
+from foldrank.edits.base import Phase
 from foldrank.plans.depth.dropping import Depth, Text, least, without
 from foldrank.plans.method import Method, Result, Task
 from foldrank.plans.shelf import Figures
@@ -19,4 +20,4 @@ def run(task: Task, settings: Depth) -> Result:
     return without(task, least(scores, count - settings.left(task)), {str(b): s for b, s in scores.items()})
 
 
-METHOD = Method("shortened", Depth, run, folds=True)
+METHOD = Method("shortened", Depth, run, phase=Phase.BLOCKS)

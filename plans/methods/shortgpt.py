@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from torch.nn import functional
 
+from foldrank.edits.base import Phase
 from foldrank.plans.depth.dropping import Depth, Text, least, without
 from foldrank.plans.method import Method, Result, Task
 
@@ -28,4 +29,4 @@ def run(task: Task, settings: Depth) -> Result:
     )
 
 
-METHOD = Method("shortgpt", Depth, run, folds=True)
+METHOD = Method("shortgpt", Depth, run, phase=Phase.BLOCKS)

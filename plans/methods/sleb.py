@@ -5,6 +5,7 @@ Unlike a one-shot choice, every block is judged on the model as the drops before
 
 from __future__ import annotations
 
+from foldrank.edits.base import Phase
 from foldrank.plans.depth.dropping import Depth, Text, least, without
 from foldrank.plans.method import Method, Result, Task
 from foldrank.plans.shelf import Figures
@@ -24,4 +25,4 @@ def run(task: Task, settings: Depth) -> Result:
     return without(task, leaving, {str(b): loss for b, loss in leaving.items()})
 
 
-METHOD = Method("sleb", Depth, run, folds=True)
+METHOD = Method("sleb", Depth, run, phase=Phase.BLOCKS)

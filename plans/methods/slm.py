@@ -26,6 +26,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings_dataclass
 from torch import Tensor
 
+from foldrank.edits.base import Phase
 from foldrank.edits.fold_blocks import FoldBlocks
 from foldrank.errors import SourceError
 from foldrank.plans.depth.similarity import mean_cosine
@@ -175,7 +176,7 @@ def merged(task: Task, settings: Settings, loop: Loop, name: str) -> Result:
     )
 
 
-METHOD = Method("slm", Settings, run, folds=True)
+METHOD = Method("slm", Settings, run, phase=Phase.BLOCKS)
 
 
 def _target(settings: Settings, count: int) -> int | None:

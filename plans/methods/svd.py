@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from foldrank.edits.base import Phase
 from foldrank.plans.low_rank.decomposing import Budget, by_input, uniform
 from foldrank.plans.low_rank.whitening import Metric
 from foldrank.plans.method import Method, Result, Task
@@ -23,4 +24,4 @@ def run(task: Task, settings: Budget) -> Result:
     return uniform(task, settings, by_input(blind), "svd")
 
 
-METHOD = Method("svd", Budget, run, folds=False)
+METHOD = Method("svd", Budget, run, phase=Phase.WEIGHTS)

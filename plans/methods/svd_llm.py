@@ -6,6 +6,7 @@ pair without one. Its parameter update (LoRA on the factors) belongs to recovery
 
 from __future__ import annotations
 
+from foldrank.edits.base import Phase
 from foldrank.plans.low_rank.decomposing import Budget, by_input, uniform
 from foldrank.plans.low_rank.whitening import Metric
 from foldrank.plans.method import Method, Result, Task
@@ -16,4 +17,4 @@ def run(task: Task, settings: Budget) -> Result:
     return uniform(task, settings, by_input(Metric), "svd_llm")
 
 
-METHOD = Method("svd_llm", Budget, run, folds=False)
+METHOD = Method("svd_llm", Budget, run, phase=Phase.WEIGHTS)

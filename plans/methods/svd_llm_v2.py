@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from foldrank.edits.base import Phase
 from foldrank.plans.low_rank.decomposing import Budget, Decomposed, by_input, decompose, truncated, within
 from foldrank.plans.low_rank.ranks import from_ratios, from_site_ratios
 from foldrank.plans.low_rank.whitening import Metric
@@ -40,4 +41,4 @@ def run(task: Task, settings: Budget) -> Result:
     return truncated(task, parts, within(settings, task, parts.candidates, start, "svd_llm_v2"), "svd_llm_v2")
 
 
-METHOD = Method("svd_llm_v2", Budget, run, folds=False)
+METHOD = Method("svd_llm_v2", Budget, run, phase=Phase.WEIGHTS)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from foldrank.edits.base import Phase
 from foldrank.plans.depth.dropping import Depth, without
 from foldrank.plans.method import Method, Result, Task
 
@@ -24,4 +25,4 @@ def run(task: Task, settings: Depth) -> Result:
     return without(task, frozenset(number for place, number in enumerate(numbers) if place not in stay))
 
 
-METHOD = Method("unified_skip", Depth, run, folds=True)
+METHOD = Method("unified_skip", Depth, run, phase=Phase.BLOCKS)

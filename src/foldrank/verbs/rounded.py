@@ -11,6 +11,7 @@ import numpy as np
 from foldrank.bundle import Bundle
 from foldrank.checkpoint import Checkpoint
 from foldrank.edits.anatomy import Anatomy
+from foldrank.edits.base import Phase
 from foldrank.errors import BundleError, NotWritable, PassRefused
 from foldrank.graph.anatomy import read_anatomy
 from foldrank.graph.dequantized import HEAD, Rounded, matrices, rounded_linears, rounds_activations
@@ -72,7 +73,7 @@ class GivenBits:
 
 def refuse_replacing(bundle: Bundle, methods: Iterable[Method]) -> None:
     """Raise PassRefused, before anything is planned, where a method would replace weights that came in few bits."""
-    replacing = [method.name for method in methods if not method.folds]
+    replacing = [method.name for method in methods if method.last >= Phase.WIDTHS]
     if replacing and (linears := rounded_linears(load_model(bundle.model))):
         where, count = linears[0].sites[0], sum(len(linear.sites) for linear in linears)
         what = f"{where}: its graph came with {count} weights in few bits, which {replacing[0]} cannot replace"

@@ -48,6 +48,10 @@ def test_order_and_repeats() -> None:
         parse_all(["slm:keep=0.75", "sleb:keep=0.9"])
     with pytest.raises(ValueError, match="several of them replace weights; one can"):
         parse_all(["svd:keep=0.75", "dipsvd:keep=0.9"])
+    with pytest.raises(ValueError, match="several of them replace weights; one can"):
+        parse_all(["auto:keep=0.75", "dipsvd:keep=0.9"])
+    with pytest.raises(ValueError, match="replace weights come before those that store in few bits"):
+        parse_all(["quantize", "dipsvd:keep=0.9"])
     with pytest.raises(ValueError, match="slm stands twice"):
         parse_all(["slm:keep=0.8", "slm:keep=0.75"])
     with pytest.raises(ValueError, match="no method given"):
