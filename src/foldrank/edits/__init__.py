@@ -17,6 +17,7 @@ __all__ = ["KINDS", "AnyEdit", "Edit", "class_of", "room"]
 
 KINDS: Final = (
     "fold_blocks",
+    "slice_mlp",
     "replace_weight",
     "low_rank",
     "quantize_weight",
