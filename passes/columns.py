@@ -151,9 +151,9 @@ class Narrowing:
         numbers = _numbers(node, 1)
         joined = maker is not None and maker.op_type == "Concat"
         if joined and maker is not None:
-            numbers = _numbers(maker, len(maker.inputs) - 1)
-        if maker is not None and maker.op_type == "Shape" and maker.inputs[0] in self._seen:
-            pass  # of a value that has as many columns
+            shape, numbers = maker.inputs[-1], _numbers(maker, len(maker.inputs) - 1)
+        if numbers is None and _asked(shape) in self._seen:
+            pass  # asked of a value that has as many columns
         elif not numbers or numbers[-1] not in (-1, 0, whole):
             self._refuse(node, "gives columns another axis")
             return
@@ -233,6 +233,14 @@ def _numbers(node: ir.Node, slot: int) -> list[int] | None:
     value = node.inputs[slot] if slot < len(node.inputs) else None
     tensor = ir.convenience.get_const_tensor(value) if value is not None else None
     return None if tensor is None else [int(n) for n in tensor.numpy().reshape(-1)]
+
+
+def _asked(size: ir.Value | None) -> ir.Value | None:
+    """The value whose shape, or an axis of it, this is."""
+    node = size.producer() if size is not None else None
+    while node is not None and node.op_type in ("Unsqueeze", "Squeeze", "Gather", "Slice", "Cast", "Reshape"):
+        node = node.inputs[0].producer() if node.inputs[0] is not None else None
+    return node.inputs[0] if node is not None and node.op_type == "Shape" else None
 
 
 def _tensor(numbers: Sequence[int]) -> ir.Tensor:

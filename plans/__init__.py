@@ -8,6 +8,7 @@ METHODS = {
         "slm", "dipsvd",
         "shortgpt", "laco", "sleb", "shortened", "unified_skip",
         "svd", "fwsvd", "asvd", "svd_llm", "svd_llm_v2", "basis_sharing",
+        "width", "flap", "cfsp",
         "auto", "quantize",
     )
 }
