@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from foldrank.plans.compose import calibration_windows
 from foldrank.plans.method import Task
 from foldrank.plans.models.decoder import Decoder, load_decoder
 from foldrank.plans.request import parse
-from foldrank.plans.shelf import Finding, MemoryShelf, Shelf
+from foldrank.plans.shelf import MemoryShelf, Shelf
 
 METHODS = (
     "width:keep=0.85", "width:keep=0.85,toward=1", "width:keep=0.85,inputs=original",
@@ -47,10 +47,6 @@ class Common(MemoryShelf):
     def under(self, stage: str) -> Shelf:
         """The part of a stage."""
         return self._parts.setdefault(stage, Common())
-
-    def put(self, name: str, finding: Finding) -> Finding:
-        """States that walks go on from are not kept: nothing is resumed here, and they are large."""
-        return finding if name.startswith("states.") and len(self._held) > 1 else super().put(name, finding)
 
 
 @dataclass(frozen=True)
@@ -105,7 +101,7 @@ def main() -> None:
     body: dict[str, Any] = {
         "model": "SmolLM2-135M-Instruct, made by examples/smollm2.py: its weights come from a 4-bit file",
         "calibration_tokens": asked.calibration_tokens, "held_out_tokens": asked.held_out_tokens,
-        "dense_perplexity": round(campaign.dense, 3), "environment": environment(),
+        "dense_perplexity": round(campaign.dense, 3), "environment": environment(torch.get_num_threads()),
     }
     old = json.loads(asked.json.read_text(encoding="utf-8")) if asked.json.is_file() else {}
     same = all(old.get(key) == body[key] for key in body if key != "environment")
