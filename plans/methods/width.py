@@ -10,6 +10,8 @@ as in `dipsvd:ratios=closed-form`.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Literal
 
@@ -25,7 +27,7 @@ from foldrank.plans.models.block import Block
 from foldrank.plans.shelf import Finding, States, walk
 from foldrank.plans.simulate.slice_mlp import sliced
 from foldrank.plans.width.budget import Chosen, Mlp, Widths, even_widths, least_widths, spare, spend
-from foldrank.plans.width.channels import Moments, order, refit
+from foldrank.plans.width.channels import DAMPING, Moments, order, refit, steadiest
 from foldrank.plans.width.reading import moments
 from foldrank.plans.width.slicing import Slicing, mlps_of, result
 from foldrank.sites import Site
@@ -34,6 +36,9 @@ LEAST = 0.25
 """Share of its channels that every MLP keeps: losses are no forecast far from the model that they were taken on."""
 
 CURVATURE_WINDOWS = 4
+
+BACK = 0.25
+"""Share of the windows that tell how far refits may go."""
 
 
 @settings_dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
@@ -112,16 +117,18 @@ def _losses(task: Task, settings: Settings, least: Chosen) -> dict[int, dict[int
 def _cut(task: Task, settings: Settings, widths: Chosen) -> list[Slicing]:
     """Channels, down and bias of every block, from the bottom up."""
     decoder, sequential = task.decoder, settings.inputs == "sequential"
+    parts = _parts(len(task.ids))
 
     def step(block: Block, states: States) -> tuple[Finding, States]:
-        aims = states.get("original")
-        found, original = moments(decoder, block, states["hidden"], aims, settings.toward)
-        kept, down, bias = _sliced(block, found, widths[block.number], settings)
+        hidden, aims = states["hidden"], states.get("original")
+        read = [moments(decoder, block, hidden[part], aims if aims is None else aims[part], settings.toward)
+                for part in parts]
+        kept, down, bias = _sliced(block, [found for found, _ in read], widths[block.number], settings)
         named = {"kept": kept, "down": down, "bias": bias}
         tensors = {name: tensor for name, tensor in named.items() if tensor is not None}
-        after = decoder.run(sliced(block, kept, down, bias), states["hidden"]) if sequential else original
-        above = {"hidden": after} | ({} if aims is None else {"original": decoder.run(block, aims)})
-        return Finding(tensors), above
+        uncut = torch.cat([output for _, output in read])
+        after = decoder.run(sliced(block, kept, down, bias), hidden) if sequential else uncut
+        return Finding(tensors), {"hidden": after} | ({} if aims is None else {"original": uncut})
 
     def start() -> States:
         hidden = decoder.embed(task.ids)
@@ -133,17 +140,26 @@ def _cut(task: Task, settings: Settings, widths: Chosen) -> list[Slicing]:
             for number, held in findings.items()]
 
 
+def _parts(windows: int) -> tuple[slice, ...]:
+    """Windows that downs are fitted to, and, where there are two or more, those that are kept back."""
+    back = max(1, round(BACK * windows))
+    return (slice(0, windows - back), slice(windows - back, windows)) if windows > 1 else (slice(0, 1),)
+
+
 def _sliced(
-    block: Block, found: Moments, width: int, settings: Settings
+    block: Block, parts: Sequence[Moments], width: int, settings: Settings
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Channels that stay, and what becomes of down."""
+    """Channels that stay, and what becomes of down: fitted to all windows, as much as held on those kept back."""
     weight = block.weight("down")
     if width == len(weight):
         return torch.arange(width, device=weight.device), None, None
-    fitting = found.centred() if settings.bias else found
-    kept = order(fitting, weight, settings.align, width).kept(width)
-    down = refit(fitting, weight, kept) if settings.refit else None
+    whole = parts[0].joined(parts[1]) if len(parts) > 1 else parts[0]
+    fitting, *held = [found.centred() if settings.bias else found for found in (whole, *parts)]
+    kept, down = order(fitting, weight, settings.align, width).kept(width), None
+    if settings.refit:
+        damping = steadiest(held[0], held[1], weight, kept) if len(held) > 1 else DAMPING
+        down = refit(fitting, weight, kept, damping) if math.isfinite(damping) else None
     if not settings.bias:
         return kept, None if down is None else down.float(), None
-    left = weight[kept].to(found.mean) if down is None else down
-    return kept, None if down is None else down.float(), (found.target - found.mean[kept] @ left).float()
+    left = weight[kept].to(whole.mean) if down is None else down
+    return kept, None if down is None else down.float(), (whole.target - whole.mean[kept] @ left).float()

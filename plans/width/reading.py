@@ -19,7 +19,7 @@ from foldrank.plans.width.channels import Moments
 def moments(
     decoder: Decoder, block: Block, hidden_NTC: Tensor, wanted_NTC: Tensor | None = None, toward: float = 0.0
 ) -> tuple[Moments, Tensor]:
-    """Of the block's down, run on `hidden`; and the block's output [N, T, C].
+    """Of the block's down, run on `hidden`; and the block's output [N, T, C], on `wanted` where that is given.
 
     What down shall give is what it gives there; or, `toward` 1, what it gives on `wanted`, the hidden states of the
     uncompressed model. Sums of a batch in float32, over batches in float64.
@@ -28,20 +28,21 @@ def moments(
     sums: dict[str, Tensor] = {}
     for hidden, wanted in _batches(hidden_NTC, wanted_NTC):
         z, output = read(decoder, block, hidden)
-        outputs.append(output)
         _add(sums, "inputs", z.T @ z)
         _add(sums, "mean", z.sum(dim=0))
         if wanted is not None:
-            lost = (read(decoder, block, wanted)[0] - z) @ weight
+            aim, output = read(decoder, block, wanted)
+            lost = (aim - z) @ weight
             _add(sums, "missing", z.T @ lost)
             _add(sums, "missing mean", lost.sum(dim=0))
+        outputs.append(output)
     tokens, wide = hidden_NTC.shape[0] * hidden_NTC.shape[1], weight.to(torch.float64)
     inputs, mean = sums["inputs"] / tokens, sums["mean"] / tokens
     cross, target = inputs @ wide, mean @ wide
     if wanted_NTC is not None:
         cross, target = (known + toward * sums[name] / tokens
                          for known, name in ((cross, "missing"), (target, "missing mean")))
-    return Moments(inputs, cross, mean, target), torch.cat(outputs)
+    return Moments(inputs, cross, mean, target, tokens), torch.cat(outputs)
 
 
 @dataclass(frozen=True)

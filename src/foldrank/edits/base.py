@@ -90,6 +90,8 @@ class Edit(abc.ABC):
     counted: ClassVar[str]
     provable: ClassVar[bool] = False
     """Whether what it writes follows from the source alone, so that later edits can give digests of it."""
+    unsaid: ClassVar[str] = ""
+    """What of the model it leaves config.json has no words for."""
 
     @property
     @abc.abstractmethod
@@ -113,6 +115,11 @@ class Edit(abc.ABC):
     def arrays(self) -> Mapping[str, tuple[int, ...] | None]:
         """Names of the plan's arrays it needs, with the shape each must have where the edit tells."""
         return {}
+
+    @classmethod
+    def gist(cls, edits: Sequence[Any]) -> str:
+        """Edits of this kind in one sentence for the card; empty where that tells of them in its own words."""
+        return ""
 
     @abc.abstractmethod
     def sentence(self) -> str:

@@ -96,6 +96,7 @@ class SliceMlp(Edit):
     phase: ClassVar[Phase] = Phase.WIDTHS
     listed: ClassVar[str] = "widths"
     counted: ClassVar[str] = "widths"
+    unsaid: ClassVar[str] = "widths of MLPs that differ from block to block"
 
     def __post_init__(self) -> None:
         if self.block < 0 or min(self.shape) < 1 or self.channels.numbers[-1] >= self.shape[0]:
@@ -149,6 +150,13 @@ class SliceMlp(Edit):
     def sentence(self) -> str:
         """In words."""
         return f"{self.name}: keeps {self._kept}."
+
+    @classmethod
+    def gist(cls, edits: Sequence[SliceMlp]) -> str:
+        """`MLPs of 24 blocks keep 384 to 1520 of 1536 channels.`"""
+        kept, whole = ({f(edit) for edit in edits} for f in (lambda e: len(e.channels), lambda e: e.shape[0]))
+        spans = [f"{min(n)} to {max(n)}" if len(n) > 1 else f"{min(n)}" for n in (kept, whole)]
+        return f"MLPs of {len(edits)} blocks keep {spans[0]} of {spans[1]} channels."
 
     @property
     def _kept(self) -> str:

@@ -17,6 +17,7 @@ from foldrank.reporting import card_licence as licence
 from foldrank.reporting import figures, lookup, snippets
 from foldrank.reporting.batches import batches
 from foldrank.reporting.card_measured import model_index, quality, speed
+from foldrank.reporting.edits_told import beyond_config, gists
 from foldrank.reporting.evidence import Evidence
 from foldrank.reporting.export_proved import export_proved
 from foldrank.reporting.folds import fold_sentence
@@ -141,6 +142,7 @@ def _done(evidence: Evidence) -> str:
     if evidence.quantized:
         head = " and the head" if evidence.head else ""
         lines.append(f"{len(evidence.quantized)} weights{head} stored in {evidence.stored_as}.")
+    lines += map(plain, gists(evidence.plan))
     kept = (
         f"Share of the decoder blocks' weights that remains: {figures.percent(evidence.kept)}." if evidence.kept else ""
     )
@@ -171,7 +173,7 @@ def _loading(evidence: Evidence) -> str:
     elif evidence.cache_shape is not None:
         program = snippets.ort("cuda" if cuda else "cpu", *evidence.cache_shape)
         parts += ["With ONNX Runtime alone:", f"```python\n{program}```"]
-    parts += [told] if (told := batches(evidence.manifest)) else []
+    parts += [told for told in (batches(evidence.manifest), beyond_config(evidence.plan)) if told]
     return "\n\n".join(parts)
 
 
