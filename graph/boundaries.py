@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from foldrank.errors import GraphNotRecognized
+from foldrank.graph.linears import is_vector
 
 _Role = tuple[str, int, frozenset[tuple[str, int]]]
 """What a crossing value is: (operator that makes it, output slot, {(operator that reads it, input slot)})."""
@@ -82,14 +83,22 @@ def _corresponding(
 
 def _same_kind(a: ir.Value, b: ir.Value) -> bool:
     """Whether the only value that crosses here and there is made by one operator, of one dtype and last axis."""
-    makers = [(p.op_type, v.index()) if (p := v.producer()) is not None else None for v in (a, b)]
     widths = {v.shape[-1] for v in (a, b) if v.shape is not None and len(v.shape) and isinstance(v.shape[-1], int)}
-    return makers[0] == makers[1] and len({v.dtype for v in (a, b)} - {None}) <= 1 and len(widths) <= 1
+    return _made_by(a) == _made_by(b) and len({v.dtype for v in (a, b)} - {None}) <= 1 and len(widths) <= 1
 
 
 def _role(value: ir.Value, i: int, place: dict[ir.Node, int], flowing: set[ir.Node]) -> _Role:
-    producer = value.producer()
     readers = frozenset(
         (use.node.op_type, use.idx) for use in value.uses() if place.get(use.node) != i and use.node in flowing
     )
-    return (producer.op_type if producer is not None else "", value.index() or 0, readers)
+    return (*_made_by(value), readers)
+
+
+def _made_by(value: ir.Value) -> tuple[str, int]:
+    """Operator and output slot, less a bias added last: blocks with one correspond to blocks without."""
+    producer = value.producer()
+    if producer is not None and producer.op_type == "Add":
+        others = [v for v in producer.inputs if v is not None and not is_vector(v)]
+        if len(others) == 1:
+            value, producer = others[0], others[0].producer()
+    return (producer.op_type if producer is not None else "", value.index() or 0)

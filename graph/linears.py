@@ -134,7 +134,7 @@ def stored_matrix(node: ir.Node) -> StoredMatrix | None:
     if node.op_type == "Gemm":
         if any(_number(node, name, default) != default for name, default in (("alpha", 1), ("beta", 1), ("transA", 0))):
             return None
-        if len(node.inputs) > 2 and node.inputs[2] is not None and not _is_vector(node.inputs[2]):
+        if len(node.inputs) > 2 and node.inputs[2] is not None and not is_vector(node.inputs[2]):
             return None
         turned = bool(_number(node, "transB", 0))
     elif node.op_type != "MatMul":
@@ -172,7 +172,7 @@ def _behind(place: Place) -> list[Place]:
 def bias_of(node: ir.Node) -> Place | None:
     """A Gemm's third input, or what the node right behind a MatMul adds."""
     if node.op_type == "Gemm":
-        return (node, 2) if len(node.inputs) > 2 and _is_vector(node.inputs[2]) else None
+        return (node, 2) if len(node.inputs) > 2 and is_vector(node.inputs[2]) else None
     return added_to(node.outputs[0])
 
 
@@ -181,7 +181,7 @@ def added_to(value: ir.Value) -> Place | None:
     users = value.consumers()
     if len(users) != 1 or users[0].op_type not in _ADDING:
         return None
-    return next(((users[0], slot) for slot, value in enumerate(users[0].inputs) if _is_vector(value)), None)
+    return next(((users[0], slot) for slot, value in enumerate(users[0].inputs) if is_vector(value)), None)
 
 
 def pairs_in(nodes: Sequence[ir.Node]) -> tuple[Pair, ...]:
@@ -197,7 +197,8 @@ def pairs_in(nodes: Sequence[ir.Node]) -> tuple[Pair, ...]:
     )
 
 
-def _is_vector(value: ir.Value | None) -> bool:
+def is_vector(value: ir.Value | None) -> bool:
+    """Whether a value is an initializer of one axis."""
     return value is not None and value.is_initializer() and value.shape is not None and len(value.shape) == 1
 
 

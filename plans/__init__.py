@@ -9,6 +9,7 @@ METHODS = {
         "shortgpt", "laco", "sleb", "shortened", "unified_skip",
         "llm_drop", "finercut", "ffn_skip",
         "svd", "fwsvd", "asvd", "svd_llm", "svd_llm_v2", "basis_sharing",
+        "width", "flap", "cfsp",
         "auto", "quantize",
     )
 }

@@ -22,6 +22,7 @@ __all__ = ["KINDS", "AnyEdit", "Edit", "class_of", "on_edits", "parse", "room"]
 KINDS: Final = (
     "fold_blocks",
     "drop_branch",
+    "slice_mlp",
     "replace_weight",
     "low_rank",
     "quantize_weight",

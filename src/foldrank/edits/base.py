@@ -103,6 +103,8 @@ class Edit(abc.ABC):
     counted: ClassVar[str]
     provable: ClassVar[bool] = False
     """Whether what it writes follows from the source alone, so that later edits can give digests of it."""
+    unsaid: ClassVar[str] = ""
+    """What of the model it leaves config.json has no words for."""
 
     @property
     @abc.abstractmethod
@@ -126,6 +128,11 @@ class Edit(abc.ABC):
     def arrays(self) -> Mapping[str, tuple[int, ...] | None]:
         """Names of the plan's arrays it needs, with the shape each must have where the edit tells."""
         return {}
+
+    @classmethod
+    def gist(cls, edits: Sequence[Any]) -> str:
+        """Edits of this kind in one sentence; empty where each is told by its own, or many as one (`told`)."""
+        return ""
 
     @abc.abstractmethod
     def sentence(self) -> str:

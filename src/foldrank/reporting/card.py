@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from foldrank.edits.story import story
+from foldrank.edits.story import beyond_config, story
 from foldrank.reporting import card_licence as licence
 from foldrank.reporting import figures, lookup, snippets
 from foldrank.reporting.batches import batches
@@ -166,7 +166,7 @@ def _loading(evidence: Evidence) -> str:
     elif evidence.cache_shape is not None:
         program = snippets.ort("cuda" if cuda else "cpu", *evidence.cache_shape)
         parts += ["With ONNX Runtime alone:", f"```python\n{program}```"]
-    parts += [told] if (told := batches(evidence.manifest)) else []
+    parts += [told for told in (batches(evidence.manifest), beyond_config(evidence.edits)) if told]
     return "\n\n".join(parts)
 
 

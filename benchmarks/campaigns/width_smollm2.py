@@ -1,0 +1,118 @@
+"""Narrower MLPs on a real pretrained model: perplexity over dense on held-out text, by method and setting.
+
+    python examples/smollm2.py smollm2
+    python benchmarks/campaigns/width_smollm2.py smollm2 --json benchmarks/results/width_smollm2.json
+
+Calibration is drawn from foldrank's calibration text, perplexity is taken on its validation text, of other documents.
+Rows that the JSON file holds for the same text and versions are not made again; each is written as it comes. Walks that
+settings share are made once, and counted in the first row that needs them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from foldrank.benchmarks.environment import environment
+from foldrank.checkpoint import Checkpoint
+from foldrank.edits.slice_mlp import SliceMlp
+from foldrank.plans.compose import calibration_windows
+from foldrank.plans.method import Task
+from foldrank.plans.models.decoder import Decoder, load_decoder
+from foldrank.plans.request import parse
+from foldrank.plans.shelf import MemoryShelf, Shelf
+
+METHODS = (
+    "width:keep=0.85", "width:keep=0.85,toward=1", "width:keep=0.85,inputs=original",
+    "width:keep=0.85,inputs=original,refit=false", "width:keep=0.85,allocate=uniform", "width:keep=0.925",
+    "width:keep=0.85,bias=true", "flap:keep=0.85", "cfsp:keep=0.85",
+)
+
+
+class Common(MemoryShelf):
+    """A shelf in memory whose parts are kept by stage: what one setting has found serves the next."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._parts: dict[str, Common] = {}
+
+    def under(self, stage: str) -> Shelf:
+        """The part of a stage."""
+        return self._parts.setdefault(stage, Common())
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """One checkpoint, its texts and its dense perplexity."""
+
+    task: Task
+    held_out: np.ndarray
+    dense: float
+
+    @classmethod
+    def of(cls, folder: Path, calibration: int, held_out: int) -> Campaign:
+        """So many tokens of each text."""
+        checkpoint = Checkpoint.open(folder)
+        validation = Path(__file__).parents[2] / "examples" / "text" / "validation.jsonl"
+        windows = calibration_windows(checkpoint, None, calibration, 0)
+        other = calibration_windows(checkpoint, validation, held_out, 0)
+        decoder = load_decoder(checkpoint)
+        task = Task(decoder, windows.ids, 0, source=decoder, shelf=Common(), opening=windows.opening)
+        return cls(task, other.ids, perplexity(decoder, other.ids))
+
+    def row(self, method: str) -> dict[str, Any]:
+        """What a method makes of the model."""
+        request, wall, cpu = parse(method), time.perf_counter(), time.process_time()
+        result = request.method.run(self.task, request.settings)
+        spent = {"planning_s": time.perf_counter() - wall, "planning_cpu_s": time.process_time() - cpu}
+        widths = {edit.block: len(edit.channels) for edit in result.edits if isinstance(edit, SliceMlp)}
+        ratio = perplexity(result.decoder, self.held_out) / self.dense
+        return {"method": method, "keep": round(result.kept, 4), "perplexity_over_dense": round(ratio, 4),
+                **{name: round(seconds) for name, seconds in spent.items()}, "widths": widths}
+
+
+def perplexity(decoder: Decoder, ids_NT: np.ndarray) -> float:
+    """Of the next token, over windows; logits of one window at a time."""
+    total = 0.0
+    with torch.no_grad():
+        for hidden, ids in zip(decoder.forward(ids_NT).split(1), torch.from_numpy(ids_NT), strict=True):
+            total += float(functional.cross_entropy(decoder.logits(hidden)[0, :-1].float(), ids[1:], reduction="sum"))
+    return float(np.exp(total / (ids_NT.shape[0] * (ids_NT.shape[1] - 1))))
+
+
+def main() -> None:
+    """Make the rows that the file lacks."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--methods", nargs="*", default=METHODS)
+    parser.add_argument("--calibration-tokens", type=int, default=12_288)
+    parser.add_argument("--held-out-tokens", type=int, default=6_144)
+    parser.add_argument("--json", type=Path, required=True)
+    asked = parser.parse_args()
+    campaign = Campaign.of(asked.checkpoint, asked.calibration_tokens, asked.held_out_tokens)
+    body: dict[str, Any] = {
+        "model": "SmolLM2-135M-Instruct, made by examples/smollm2.py: its weights come from a 4-bit file",
+        "calibration_tokens": asked.calibration_tokens, "held_out_tokens": asked.held_out_tokens,
+        "dense_perplexity": round(campaign.dense, 3), "environment": environment(torch.get_num_threads()),
+    }
+    old = json.loads(asked.json.read_text(encoding="utf-8")) if asked.json.is_file() else {}
+    same = all(old.get(key) == body[key] for key in body if key != "environment")
+    rows = {row["method"]: row for row in old.get("rows", [])} if same else {}
+    for method in asked.methods:
+        if method not in rows:
+            rows[method] = campaign.row(method)
+            print(json.dumps(rows[method]), flush=True)
+            body["rows"] = list(rows.values())
+            asked.json.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
