@@ -32,7 +32,7 @@ def edit(slicing: SliceMlp, model: Model) -> None:
 
 
 def _down(old: nn.Linear, kept: list[int], down: torch.Tensor | None, bias: torch.Tensor | None) -> nn.Linear:
-    new = nn.Linear(len(kept), old.out_features, bias=old.bias is not None or bias is not None, dtype=old.weight.dtype)
+    new = nn.Linear(len(kept), old.out_features, bias=bias is not None or old.bias is not None, dtype=old.weight.dtype)
     new.weight.copy_(old.weight[:, kept] if down is None else down.T)
     if new.bias is not None:
         new.bias.zero_()
