@@ -94,11 +94,11 @@ def test_a_constant_channel_leaves_first_where_there_is_a_bias() -> None:
 def test_widths_are_whole_steps_within_the_budget_and_go_where_loss_is() -> None:
     mlps = tuple(Mlp(block, 50, 3) for block in range(4))
     whole = 4 * 150 + 100
-    even = even_widths(mlps, whole, 500, 8)
-    assert even == {0: 32, 1: 32, 2: 32, 3: 32} | {2: 40}  # 400 numbers, 24 a step: 33 channels each, and a step over
+    even = even_widths(mlps, whole, 512, 8)
+    assert even == {0: 32, 1: 32, 2: 40, 3: 32}  # 412 numbers: 34 channels each, and a step is left over
     least = least_widths(mlps, 8, 0.0)
     curves = {block: {width: float((50 - width) * block) for width in (*range(8, 49, 8), 50)} for block in range(4)}
-    chosen = spend(mlps, least, spare(mlps, whole, 500, least), 8, curves)
+    chosen = spend(mlps, least, spare(mlps, whole, 512, least), 8, curves)
     assert chosen == {0: 8, 1: 24, 2: 50, 3: 50}
     with pytest.raises(ValueError, match=r"leave 0\.28 of the blocks' weights at the least"):
         spare(mlps, whole, 100, least)
