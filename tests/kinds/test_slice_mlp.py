@@ -37,6 +37,7 @@ from foldrank.planfile import Plan
 from foldrank.plans.models.decoder import load_decoder
 from foldrank.plans.reference import reference_model
 from foldrank.plans.simulate import apply_edits
+from foldrank.reporting.card import model_card
 from foldrank.runtime.quantizer import quantize
 from foldrank.sites import Site
 
@@ -255,3 +256,15 @@ def test_a_plan_reads_back_and_holds_its_arrays_to_the_edit(tmp_path: Path) -> N
     Plan(plan.document, arrays).write(tmp_path / "other")
     with pytest.raises(PlanFormatError, match=r"block\.02\.down is \(3, 48\), its edit says \(4, 48\)"):
         Plan.read(tmp_path / "other")
+
+
+def test_the_card_tells_of_widths_and_of_what_config_json_cannot_say(tmp_path: Path) -> None:
+    maker = Narrower(random_decoder(Shape(blocks=3))).slice(0, (0, 1, 2, 7), bias=True).slice(2, tuple(range(80)))
+    (tmp_path / "plan").mkdir()
+    maker.plan().write(tmp_path / "plan")
+    card = model_card(tmp_path)
+    assert "MLPs of 2 blocks keep 4 to 80 of 80 channels." in card
+    assert "transformers cannot build the model from `config.json`" in card
+    (tmp_path / "plan" / "plan.json").unlink()
+    PlanMaker(maker.decoder, "0" * 64).fold((0, 1), {0: 0.5, 1: 0.5}).plan().write(tmp_path / "plan")
+    assert "transformers cannot build" not in model_card(tmp_path)
