@@ -5,7 +5,7 @@ Measures nothing itself (`paired.py`) and judges nothing but the gate asked for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from foldrank.benchmarks import document
@@ -13,7 +13,7 @@ from foldrank.benchmarks.bandwidth import device_bandwidth, read_bandwidth
 from foldrank.benchmarks.child import TUNABLES
 from foldrank.benchmarks.environment import environment, last_level_cache_bytes
 from foldrank.benchmarks.ideal import Work, count
-from foldrank.benchmarks.paired import Series, Setup, run
+from foldrank.benchmarks.paired import Setup, run
 from foldrank.benchmarks.peers import against
 from foldrank.benchmarks.placement import placements
 from foldrank.benchmarks.schedule import FEW, ONE, WHOLE, Turns
@@ -24,6 +24,9 @@ from foldrank.errors import BundleError
 from foldrank.facts import context_length
 from foldrank.graph.load import load_model
 from foldrank.progress import SILENT, Progress
+from foldrank.reports.bench import Bench, NullTest, Speedup, headline
+from foldrank.reports.form import Gate
+from foldrank.reports.machine import Environment, Method
 from foldrank.runtime.gpu import Gpu
 from foldrank.runtime.providers import Provider
 
@@ -36,7 +39,7 @@ RATIO = "dense over compressed, median of pairs; where turns are tokens a pair's
 def paired_bench(
     compressed: Bundle, dense: Bundle, provider: Provider, profile: Profile, *, threads: int, seed: int,
     min_speedup: float | None = None, peers: Sequence[str] = (), progress: Progress = SILENT,
-) -> dict[str, Any]:
+) -> Bench:
     """Measure and describe; `peers` as in `peers.py`.
 
     Raises BundleError (bundles that cannot be compared), ProviderUnavailable, SourceError.
@@ -53,21 +56,25 @@ def paired_bench(
     states.append(card and card.state())
     probes = before + _bandwidth(provider, threads)
     yardstick = document.Yardstick(work, max(probes, default=None), cache_bytes)
-    on_card = {} if provider.device == "cpu" else {"gpu": card and card.facts(), "gpu_states": states}
-    found = _assemble(series, setup, yardstick)
-    if peers:
-        found["peers"] = against(peers, dense, series[0].engine, setup, profile, progress)
-    found["placement"] = placements({"dense": dense, "compressed": compressed}, provider, threads)
-    gates = speed_gates(found["speedups"], found["null_test"], min_speedup)
-    return {
-        **found,
-        "environment": {**environment(threads), **on_card,
-                        "bandwidth_bytes_per_s": yardstick.bandwidth,
-                        "bandwidth_probes_bytes_per_s": probes, "spinning": "in_runs", "glibc_tunables": TUNABLES,
-                        "pinned": all(opened["pinned"] for one in series for opened in one.opened.values())},
-        "method": _method(profile, setup, dropped, missing),
-        "gates": gates, "verdict": "pass" if all(gate["passed"] for gate in gates) else "fail",
-    }
+    on_card: dict[str, Any] = {} if provider.device == "cpu" else {"gpu": card and card.facts(), "gpu_states": states}
+    speedups = [entry for one in series for entry in document.speedups(one, setup, yardstick)]
+    null = document.null_test(series, setup)
+    gates = speed_gates(speedups, null, min_speedup)
+    return Bench(
+        null_test=null,
+        rows=[row for one in series for row in document.rows(one, setup, yardstick)],
+        speedups=speedups,
+        memory=[entry for one in series for entry in document.memory(one)],
+        energy=[entry for one in series for entry in document.energy(one)],
+        peers=against(peers, dense, series[0].engine, setup, profile, progress) if peers else None,
+        placement=placements({"dense": dense, "compressed": compressed}, provider, threads),
+        environment=Environment(
+            **environment(threads), **on_card, bandwidth_bytes_per_s=yardstick.bandwidth,
+            bandwidth_probes_bytes_per_s=probes, spinning="in_runs", glibc_tunables=TUNABLES,
+            pinned=all(opened["pinned"] for one in series for opened in one.opened.values())),
+        method=_method(profile, setup, dropped, missing),
+        gates=gates, verdict="pass" if all(gate.passed for gate in gates) else "fail",
+    )
 
 
 def turns(provider: Provider, work: Iterable[Work], cache_bytes: int | None) -> Turns:
@@ -93,46 +100,36 @@ def check_comparable(compressed: Bundle, dense: Bundle) -> None:
 
 
 def speed_gates(
-    speedups: Sequence[dict[str, Any]], null: Mapping[str, Any], min_speedup: float | None
-) -> list[dict[str, Any]]:
+    speedups: Sequence[Speedup], null: NullTest, min_speedup: float | None
+) -> list[Gate]:
     """Decoding at batch 1 must be faster by that much, with the interval's lower end, in every engine; and dense
     against dense must be no different, or the machine was not quiet enough to say so."""
     if min_speedup is None:
         return []
     gates = []
-    for engine in dict.fromkeys(entry["engine"] for entry in speedups):
-        entry = document.headline([entry for entry in speedups if entry["engine"] == engine])
-        gates.append({
-            "name": f"min_speedup {engine}", "limit": min_speedup, "value": entry["ci95"][0],
-            "passed": entry["ci95"][0] >= min_speedup, "rule": "lower end of the 95 % interval, decode at batch 1",
-        })
-    distance = max(null["ci95"][0] - 1.0, 1.0 - null["ci95"][1], 0.0)
-    gates.append({
-        "name": "null_test", "limit": 0.0, "value": distance, "passed": null["passed"],
-        "rule": "distance of dense against dense's 95 % interval from 1.00",
-    })
+    for engine in dict.fromkeys(entry.engine for entry in speedups):
+        least = headline([entry for entry in speedups if entry.engine == engine]).ci95[0]
+        gates.append(Gate(
+            name=f"min_speedup {engine}", limit=min_speedup, value=least, passed=least >= min_speedup,
+            rule="lower end of the 95 % interval, decode at batch 1",
+        ))
+    distance = max(null.ci95[0] - 1.0, 1.0 - null.ci95[1], 0.0)
+    gates.append(Gate(
+        name="null_test", limit=0.0, value=distance, passed=null.passed,
+        rule="distance of dense against dense's 95 % interval from 1.00",
+    ))
     return gates
 
 
-def _assemble(series: Sequence[Series], setup: Setup, yardstick: document.Yardstick) -> dict[str, Any]:
-    return {
-        "null_test": document.null_test(series, setup),
-        "rows": [row for one in series for row in document.rows(one, setup, yardstick)],
-        "speedups": [entry for one in series for entry in document.speedups(one, setup, yardstick)],
-        "memory": [entry for one in series for entry in document.memory(one)],
-        "energy": [entry for one in series for entry in document.energy(one)],
-    }
-
-
-def _method(profile: Profile, setup: Setup, dropped: list[int], missing: dict[str, str]) -> dict[str, Any]:
-    return {
-        "profile": profile.name, "provider": setup.provider.short, "instead_of": setup.provider.instead_of,
-        "engines": [name for name in profile.engines if name not in missing],
-        "unavailable": missing, "order": "A B B A", "turns": str(setup.turns), "pairs": profile.pairs,
-        "warmups": profile.warmups, "launches": profile.launches, "seed": setup.seed, "dropped_prompts": dropped,
-        "ratio": RATIO, "spread": SPREAD, "unstable_above": UNSTABLE_ABOVE,
-        "interval": "95 % percentile bootstrap over launches, then pairs",
-    }
+def _method(profile: Profile, setup: Setup, dropped: list[int], missing: dict[str, str]) -> Method:
+    return Method(
+        profile=profile.name, provider=setup.provider.short, instead_of=setup.provider.instead_of,
+        engines=[name for name in profile.engines if name not in missing],
+        unavailable=missing, order="A B B A", turns=str(setup.turns), pairs=profile.pairs,
+        warmups=profile.warmups, launches=profile.launches, seed=setup.seed, dropped_prompts=dropped,
+        ratio=RATIO, spread=SPREAD, unstable_above=UNSTABLE_ABOVE,
+        interval="95 % percentile bootstrap over launches, then pairs",
+    )
 
 
 def _fit(profile: Profile, dense: Bundle) -> tuple[Profile, list[int]]:

@@ -32,6 +32,7 @@ from foldrank.benchmarks.workload import ENGINES, Profile, Workload
 from foldrank.checkpoint import Checkpoint
 from foldrank.planfile import Plan
 from foldrank.progress import SILENT, Progress
+from foldrank.reports.bench import FORM, Bench
 from foldrank.runtime.providers import resolve
 from foldrank.runtime.session import default_threads
 from foldrank.staging import write_atomically
@@ -109,21 +110,22 @@ def cpu_speed(
     benches: dict[str, dict[str, Any]] = {}
     for name in settings.plans:
         small = apply(dense, PLANS[name](checkpoint, settings.seed), work / name, progress=progress)
-        benches[name] = paired_bench(
+        benches[name] = FORM.document(paired_bench(
             small, dense, resolve("cpu"), settings.profile, threads=settings.threads or default_threads(),
             seed=settings.seed, peers=() if benches else settings.peers, progress=progress,
-        )
+        ))
     known = {**(before or {}), **benches}
     benches = {name: known[name] for name in PLANS if name in known}
-    return {"parameters": shape.parameters, **_verdict(benches), "benches": benches}
+    found = {name: FORM.parse(bench) for name, bench in benches.items()}
+    return {"parameters": shape.parameters, **_verdict(found), "benches": benches}
 
 
-def _verdict(benches: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+def _verdict(benches: Mapping[str, Bench]) -> dict[str, Any]:
     """Every decode ratio beside its ideal, and every target with the value held against it."""
     keys = ("engine", "prompt_tokens", "ratio", "ci95", "ideal", "realised_over_ideal", "stable")
     decoding = [
-        {"plan": name, **{key: entry[key] for key in keys}}
-        for name, bench in benches.items() for entry in bench["speedups"] if entry["phase"] == "decode"
+        {"plan": name, **{key: getattr(entry, key) for key in keys}}
+        for name, bench in benches.items() for entry in bench.speedups if entry.phase == "decode"
     ]
     found = [
         (f"{name}, realised over ideal", limit,
@@ -132,12 +134,12 @@ def _verdict(benches: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     ]
     found += [
         (f"dense, times as fast as {peer}", limit,
-         [entry["ratio"] for bench in benches.values() for entry in bench.get("peers", {}).get("entries", ())
-          if entry["peer"] == peer and entry["phase"] == "decode"])
+         [entry.ratio for bench in benches.values() if bench.peers for entry in bench.peers.entries
+          if entry.peer == peer and entry.phase == "decode"])
         for peer, limit in PEER_TARGETS.items()
     ]
-    rows = [row for bench in benches.values() for row in bench["rows"] if row["bundle"] == "dense"]
-    used = [row["bandwidth_use"] for row in rows if row["bandwidth_use"]]
+    rows = [row for bench in benches.values() for row in bench.rows if row.bundle == "dense"]
+    used = [row.bandwidth_use for row in rows if row.bandwidth_use]
     found.append(("dense, bandwidth use", BANDWIDTH_USE, used))
     targets = [_target(name, "at least", limit, min(values)) for name, limit, values in found if values]
     nulls = _nulls(benches)
@@ -148,14 +150,14 @@ def _verdict(benches: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     return {"decoding": decoding, "null_tests": nulls, "targets": targets}
 
 
-def _nulls(benches: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
+def _nulls(benches: Mapping[str, Bench]) -> list[dict[str, Any]]:
     """Dense against dense while decoding, after each context: one dense bundle was in every run, so their launches
     count together."""
     held: dict[tuple[str, int], list[list[float]]] = {}
     for bench in benches.values():
-        for row in bench["null_test"]["rows"]:
-            if row["phase"] == "decode":
-                held.setdefault((row["engine"], row["prompt_tokens"]), []).extend(row["pair_ratios"])
+        for row in bench.null_test.rows or ():
+            if row.phase == "decode":
+                held.setdefault((row.engine, row.prompt_tokens), []).extend(row.pair_ratios)
     found = []
     for (engine, context), launches in held.items():
         least = min(map(len, launches))

@@ -16,7 +16,8 @@ from typing import Any
 import click
 
 from foldrank import strictjson
-from foldrank.benchmarks.document import headline
+from foldrank.reports import bench, validate
+from foldrank.reports.form import plain
 
 METHODS = ("slm:keep=0.75", "dipsvd:keep=0.8")
 
@@ -39,24 +40,24 @@ def main(model: str, output: Path) -> None:
 
 def figures(small: Path, dense: Path) -> dict[str, Any]:
     """The figures of a compressed bundle and its dense one, from their files."""
-    reports = {name: json.loads((small / "reports" / f"{name}.json").read_text()) for name in ("validate", "bench")}
-    bench = reports["bench"]
+    validation = validate.FORM.parse(strictjson.read(small / validate.FORM.file))
+    timed = bench.FORM.parse(strictjson.read(small / bench.FORM.file))
     entries = [
-        {key: entry[key] for key in ("phase", "engine", "ratio", "ci95", "ideal", "realised_over_ideal", "stable",
-                                     "prompt_tokens", "batch")}
-        for entry in bench["speedups"]
+        {key: getattr(entry, key) for key in ("phase", "engine", "ratio", "ci95", "ideal", "realised_over_ideal",
+                                              "stable", "prompt_tokens", "batch")}
+        for entry in timed.speedups
     ]
     rows = [
-        {key: row[key] for key in ("bundle", "engine", "prompt_tokens", "batch", "ttft_ms", "tpot_ms", "bandwidth_use",
-                                   "decode_tokens_per_s", "peak_rss_bytes", "stable")}
-        for row in bench["rows"]
+        {key: getattr(row, key) for key in ("bundle", "engine", "prompt_tokens", "batch", "ttft_ms", "tpot_ms",
+                                            "bandwidth_use", "decode_tokens_per_s", "peak_rss_bytes", "stable")}
+        for row in timed.rows
     ]
     return {
         "model_bytes": {"dense": _model_bytes(dense), "compressed": _model_bytes(small)},
-        "graph": reports["validate"]["graph"], "quality": reports["validate"]["quality"],
-        "verdict": reports["validate"]["verdict"], "environment": bench["environment"],
-        "null_test": {key: bench["null_test"][key] for key in ("ratio", "ci95", "passed")},
-        "decode": headline(entries), "speedups": entries, "rows": rows,
+        "graph": plain(validation.graph), "quality": plain(validation.quality),
+        "verdict": validation.verdict, "environment": plain(timed.environment),
+        "null_test": {key: getattr(timed.null_test, key) for key in ("ratio", "ci95", "passed")},
+        "decode": entries[timed.speedups.index(bench.headline(timed.speedups))], "speedups": entries, "rows": rows,
         "predicted": json.loads((small / "plan" / "plan.json").read_text())["predicted"],
     }
 

@@ -16,11 +16,12 @@ from foldrank.benchmarks.ideal import Work
 from foldrank.benchmarks.paired import NULL, SPEED, Pairs, Sample, Series, Setup
 from foldrank.benchmarks.statistics import Estimate, estimate, spread, unstable_because
 from foldrank.benchmarks.workload import Workload
+from foldrank.reports.bench import Energy, Memory, NullRow, NullTest, Phase, Row, Samples, Speedup, Spread, headline
 
-PHASES = {"prefill": "ttft_s", "decode": "tpot_s"}
+PHASES: dict[Phase, str] = {"prefill": "ttft_s", "decode": "tpot_s"}
 """Phase to the time it is judged by: to the first token, and per token after it."""
 
-EACH = {"prefill": "ttfts_s", "decode": "steps_s"}
+EACH: dict[Phase, str] = {"prefill": "ttfts_s", "decode": "steps_s"}
 """Phase to the times that one sample's is the middle of, where it holds them."""
 
 
@@ -40,7 +41,7 @@ class Yardstick:
         return dense.prefill_flops(workload) / compressed.prefill_flops(workload)
 
 
-def rows(series: Series, setup: Setup, yardstick: Yardstick) -> list[dict[str, Any]]:
+def rows(series: Series, setup: Setup, yardstick: Yardstick) -> list[Row]:
     """One row per bundle and workload: medians, raw samples, bytes, bandwidth use."""
     return [
         _row(series, bundle, workload, [pair[side] for pairs in launches for pair in pairs], setup, yardstick)
@@ -52,29 +53,29 @@ def rows(series: Series, setup: Setup, yardstick: Yardstick) -> list[dict[str, A
 def _row(
     series: Series, bundle: str, workload: Workload, samples: Sequence[Mapping[str, float]], setup: Setup,
     yardstick: Yardstick,
-) -> dict[str, Any]:
+) -> Row:
     ttft, tpot = ([1e3 * sample[key] for sample in samples] for key in PHASES.values())
     tokens_per_s = workload.batch * 1e3 / float(np.median(tpot))
     bytes_per_token = yardstick.work[bundle].decode_bytes(workload) / workload.batch
     peaks = [peak for peak in series.peaks[bundle] if peak is not None]
-    return {
-        "bundle": bundle, "engine": series.engine, "provider": setup.provider.short,
-        "prompt_tokens": workload.prompt, "context_tokens": workload.prompt, "batch": workload.batch,
-        "decode_tokens": workload.tokens,
-        "prepare_ms": 1e3 * float(np.median([sample["prepare_s"] for sample in samples])),
-        "ttft_ms": float(np.median(ttft)), "tpot_ms": float(np.median(tpot)),
-        "decode_tokens_per_s": tokens_per_s, "bytes_per_token": round(bytes_per_token),
-        "prefill_flops": round(yardstick.work[bundle].prefill_flops(workload)),
-        "bandwidth_use": yardstick.bandwidth and bytes_per_token * tokens_per_s / yardstick.bandwidth,
-        "peak_rss_bytes": max(peaks, default=None), "placement": series.opened[bundle]["placement"],
-        "cuda_graph": series.opened[bundle].get("cuda_graph"),
-        "spread": {"ttft": spread(ttft), "tpot": spread(tpot)},
-        "stable": (why := unstable_because(ttft) or unstable_because(tpot)) is None, "unstable_because": why,
-        "samples": {"ttft_ms": ttft, "tpot_ms": tpot},
-    }
+    why = unstable_because(ttft) or unstable_because(tpot)
+    return Row(
+        bundle=bundle, engine=series.engine, provider=setup.provider.short,
+        prompt_tokens=workload.prompt, context_tokens=workload.prompt, batch=workload.batch,
+        decode_tokens=workload.tokens,
+        prepare_ms=1e3 * float(np.median([sample["prepare_s"] for sample in samples])),
+        ttft_ms=float(np.median(ttft)), tpot_ms=float(np.median(tpot)),
+        decode_tokens_per_s=tokens_per_s, bytes_per_token=round(bytes_per_token),
+        prefill_flops=round(yardstick.work[bundle].prefill_flops(workload)),
+        bandwidth_use=yardstick.bandwidth and bytes_per_token * tokens_per_s / yardstick.bandwidth,
+        peak_rss_bytes=max(peaks, default=None), placement=series.opened[bundle]["placement"],
+        cuda_graph=series.opened[bundle].get("cuda_graph"),
+        spread=Spread(ttft=spread(ttft), tpot=spread(tpot)), stable=why is None, unstable_because=why,
+        samples=Samples(ttft_ms=ttft, tpot_ms=tpot),
+    )
 
 
-def speedups(series: Series, setup: Setup, yardstick: Yardstick) -> list[dict[str, Any]]:
+def speedups(series: Series, setup: Setup, yardstick: Yardstick) -> list[Speedup]:
     """One entry per phase and workload: median of pair ratios, interval, ideal; a note where the ideal is beaten.
 
     Its samples are the pair ratios: a machine that grows slower under both leaves a row unstable and its ratio stable.
@@ -88,16 +89,15 @@ def speedups(series: Series, setup: Setup, yardstick: Yardstick) -> list[dict[st
             found, ideal = estimate(ratios, setup.seed), yardstick.ideal(phase, workload)
             samples = [ratio for launch in ratios for ratio in launch]
             why = unstable_because(samples, found)
-            entries.append({
-                **_what(series, phase, workload), "ratio": found.ratio, "ci95": found.ci95, "ideal": ideal,
-                "realised_over_ideal": found.ratio / ideal, "spread": spread(samples),
-                "stable": why is None, "unstable_because": why,
-                "pair_ratios": ratios, "note": note(found, ideal, phase, workload, yardstick),
-            })
+            entries.append(Speedup(
+                **_what(series, phase, workload), ratio=found.ratio, ci95=found.ci95, ideal=ideal,
+                realised_over_ideal=found.ratio / ideal, spread=spread(samples), stable=why is None,
+                unstable_because=why, pair_ratios=ratios, note=note(found, ideal, phase, workload, yardstick),
+            ))
     return entries
 
 
-def null_test(all_series: Sequence[Series], setup: Setup) -> dict[str, Any]:
+def null_test(all_series: Sequence[Series], setup: Setup) -> NullTest:
     """Dense against dense, per engine, phase and workload. On top: the `headline` one."""
     entries = []
     for series in all_series:
@@ -107,39 +107,33 @@ def null_test(all_series: Sequence[Series], setup: Setup) -> dict[str, Any]:
             for phase in PHASES:
                 ratios = _ratios(launches, phase)
                 found = estimate(ratios, setup.seed)
-                entries.append({
-                    **_what(series, phase, workload), "ratio": found.ratio, "ci95": found.ci95,
-                    "contains_one": found.contains(1.0), "pair_ratios": ratios,
-                })
+                entries.append(NullRow(
+                    **_what(series, phase, workload), ratio=found.ratio, ci95=found.ci95,
+                    contains_one=found.contains(1.0), pair_ratios=ratios,
+                ))
     first = headline(entries)
-    return {
-        "ratio": first["ratio"], "ci95": first["ci95"], "passed": first["contains_one"],
-        "missed": sum(not entry["contains_one"] for entry in entries), "rows": entries,
-    }
+    return NullTest(
+        ratio=first.ratio, ci95=first.ci95, passed=first.contains_one,
+        missed=sum(not entry.contains_one for entry in entries), rows=entries,
+    )
 
 
-def headline(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Of speedups or null rows the one that stands for all: decoding, smallest batch, shortest prompt, first engine."""
-    decoding = [entry for entry in entries if entry["phase"] == "decode"]
-    return min(decoding, key=lambda entry: (entry["batch"], entry["prompt_tokens"]))
-
-
-def memory(series: Series) -> list[dict[str, Any]]:
+def memory(series: Series) -> list[Memory]:
     """Peak resident bytes of each session's process, one per launch, and what the process held before it opened."""
     return [
-        {"bundle": name, "engine": series.engine, "peak_rss_bytes": series.peaks[name],
-         "rss_before_bytes": series.opened[name]["rss_before_bytes"],
-         "huge_page_bytes": series.opened[name].get("huge_page_bytes"), "gpu_bytes": series.on_card.get(name)}
+        Memory(bundle=name, engine=series.engine, peak_rss_bytes=series.peaks[name],
+               rss_before_bytes=series.opened[name]["rss_before_bytes"],
+               huge_page_bytes=series.opened[name].get("huge_page_bytes"), gpu_bytes=series.on_card.get(name))
         for name in ("dense", "compressed")
     ]
 
 
-def energy(series: Series) -> list[dict[str, Any]]:
+def energy(series: Series) -> list[Energy]:
     """Joules per token of each bundle at the first workload, and what read them."""
-    return [{"bundle": name, "engine": series.engine, **found} for name, found in series.energy.items()]
+    return [Energy(bundle=name, engine=series.engine, **found) for name, found in series.energy.items()]
 
 
-def note(found: Estimate, ideal: float, phase: str, workload: Workload, yardstick: Yardstick) -> str | None:
+def note(found: Estimate, ideal: float, phase: Phase, workload: Workload, yardstick: Yardstick) -> str | None:
     """Why a ratio is above its ideal, as far as the data tell; None where it is not."""
     if found.ratio <= ideal:
         return None
@@ -156,11 +150,11 @@ def note(found: Estimate, ideal: float, phase: str, workload: Workload, yardstic
     return "above ideal and unexplained: distrust this row"
 
 
-def _ratios(launches: Sequence[Pairs], phase: str) -> list[list[float]]:
+def _ratios(launches: Sequence[Pairs], phase: Phase) -> list[list[float]]:
     return [[pair_ratio(dense, rival, phase) for dense, rival in pairs] for pairs in launches]
 
 
-def pair_ratio(dense: Sample, rival: Sample, phase: str) -> float:
+def pair_ratio(dense: Sample, rival: Sample, phase: Phase) -> float:
     """Dense over rival: of the phase's times, or where turns were tokens the median over readings or tokens."""
     each = EACH[phase]
     if each in dense:
@@ -168,7 +162,7 @@ def pair_ratio(dense: Sample, rival: Sample, phase: str) -> float:
     return dense[PHASES[phase]] / rival[PHASES[phase]]
 
 
-def _what(series: Series, phase: str, workload: Workload) -> dict[str, Any]:
+def _what(series: Series, phase: Phase, workload: Workload) -> dict[str, Any]:
     return {
         "phase": phase, "engine": series.engine, "batch": workload.batch, "prompt_tokens": workload.prompt,
         "context_tokens": workload.prompt,

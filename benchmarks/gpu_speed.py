@@ -30,6 +30,7 @@ from foldrank.bundle import Bundle
 from foldrank.checkpoint import Checkpoint
 from foldrank.graph.load import load_model
 from foldrank.planfile import Plan
+from foldrank.reports.form import plain
 from foldrank.runtime.gpu import Gpu
 from foldrank.runtime.providers import Provider, resolve
 from foldrank.runtime.resident import GRAPH_OPTION
@@ -127,7 +128,7 @@ def measured(found: Mapping[str, Bundle], asked: Asked) -> list[dict[str, Any]]:
         bandwidth = max(before, device_bandwidth(on))
         entries.append({
             "engine": engine, "cuda_graph": graph, "bandwidth_bytes_per_s": bandwidth,
-            "gpu_state": card and card.state(), "null_test": document.null_test([series["dense again"]], setup),
+            "gpu_state": card and card.state(), "null_test": plain(document.null_test([series["dense again"]], setup)),
             "rivals": {
                 name: _described(series[name], setup, document.Yardstick(
                     {"dense": work["dense"], "compressed": work[name]}, bandwidth, None))
@@ -143,8 +144,8 @@ def _taken(engine: str, graph: bool, workloads: tuple[Workload, ...]) -> tuple[W
 
 
 def _described(series: Series, setup: Setup, yardstick: document.Yardstick) -> dict[str, Any]:
-    return {"speedups": document.speedups(series, setup, yardstick), "rows": document.rows(series, setup, yardstick),
-            "memory": document.memory(series)}
+    return {"speedups": plain(document.speedups(series, setup, yardstick)),
+            "rows": plain(document.rows(series, setup, yardstick)), "memory": plain(document.memory(series))}
 
 
 def _say(parameters: str, entry: Mapping[str, Any]) -> None:

@@ -30,6 +30,7 @@ from foldrank.bundle import Bundle
 from foldrank.errors import FoldrankError, ProviderUnavailable, SourceError
 from foldrank.places import place_of
 from foldrank.progress import SILENT, Progress
+from foldrank.reports.bench import Peer, Peers, Phase
 from foldrank.runtime.session import spinning_entries
 
 PEERS = ("transformers", "optimum", "genai-default")
@@ -41,21 +42,21 @@ others' would spin on in our turn, so they take turns of a whole sample."""
 
 def against(
     peers: Sequence[str], dense: Bundle, engine: str, setup: Setup, profile: Profile, progress: Progress = SILENT
-) -> dict[str, Any]:
+) -> Peers:
     """`entries`, one a peer, workload and phase (`ratio`: its time over ours), and the `unavailable` with reasons."""
-    entries: list[dict[str, Any]] = []
+    entries: list[Peer] = []
     missing: dict[str, str] = {}
     for peer in peers:
         try:
             entries += _measured(peer, dense, engine, setup, profile, progress)
         except FoldrankError as error:
             missing[peer] = f"{error.where}: {error.what}"
-    return {"engine": engine, "entries": entries, "unavailable": missing}
+    return Peers(engine=engine, entries=entries, unavailable=missing)
 
 
 def _measured(
     peer: str, dense: Bundle, engine: str, setup: Setup, profile: Profile, progress: Progress
-) -> list[dict[str, Any]]:
+) -> list[Peer]:
     """Both start anew for every launch, as bundles do: a process is as fast as its memory happened to be laid out."""
     if peer not in QUIET:
         setup = replace(setup, turns=WHOLE)
@@ -81,14 +82,13 @@ def _measured(
             for workload, launches in held.items() for phase in PHASES]
 
 
-def _entry(peer: str, workload: Workload, phase: str, launches: list[Pairs], seed: int) -> dict[str, Any]:
+def _entry(peer: str, workload: Workload, phase: Phase, launches: list[Pairs], seed: int) -> Peer:
     ratios = [[pair_ratio(theirs, ours, phase) for ours, theirs in pairs] for pairs in launches]
     found = estimate(ratios, seed)
-    return {
-        "peer": peer, "phase": phase, "batch": workload.batch, "prompt_tokens": workload.prompt,
-        "ratio": found.ratio, "ci95": found.ci95, "pair_ratios": ratios,
-        "stable": stable([ratio for launch in ratios for ratio in launch]),
-    }
+    return Peer(
+        peer=peer, phase=phase, batch=workload.batch, prompt_tokens=workload.prompt, ratio=found.ratio,
+        ci95=found.ci95, pair_ratios=ratios, stable=stable([ratio for launch in ratios for ratio in launch]),
+    )
 
 
 def _place(

@@ -7,24 +7,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
 
 from foldrank.benchmarks.child import Child
 from foldrank.bundle import Bundle
 from foldrank.graph.load import load_model
+from foldrank.reports.bench import Operators, Placement
 from foldrank.runtime.providers import Provider
 
 
-def placements(bundles: Mapping[str, Bundle], provider: Provider, threads: int) -> list[dict[str, Any]]:
+def placements(bundles: Mapping[str, Bundle], provider: Provider, threads: int) -> list[Placement]:
     """One entry a bundle. Raises ProviderUnavailable, SourceError (the process died)."""
-    return [{"bundle": name, "provider": provider.short, **_placement(name, bundle, provider, threads)}
-            for name, bundle in bundles.items()]
+    return [_placement(name, bundle, provider, threads) for name, bundle in bundles.items()]
 
 
-def _placement(name: str, bundle: Bundle, provider: Provider, threads: int) -> dict[str, Any]:
+def _placement(name: str, bundle: Bundle, provider: Provider, threads: int) -> Placement:
     with Child(f"profile of {name}") as child:
         found = child.ask("profile", folder=str(bundle.path), provider=provider.short, options=dict(provider.options),
                           threads=threads)
     before = Counter(node.op_type for node in load_model(bundle.model).graph)
     after = found.pop("operators")
-    return {**found, "operators": {"before": dict(sorted(before.items())), "after": after}}
+    operators = Operators(before=dict(sorted(before.items())), after=after)
+    return Placement(bundle=name, provider=provider.short, operators=operators, **found)

@@ -56,9 +56,9 @@ class Bench:
 
     def _timed(self, small: Bundle, seed: int) -> dict[str, Any]:
         bench = paired_bench(small, self.dense, resolve("cpu"), self.profile, threads=default_threads(), seed=seed)
-        entry = next(entry for entry in bench["speedups"] if entry["phase"] == "decode")
+        entry = next(entry for entry in bench.speedups if entry.phase == "decode")
         kept = ("engine", "prompt_tokens", "ratio", "ci95", "ideal", "realised_over_ideal", "stable")
-        return {**{key: entry[key] for key in kept}, "cpu": cpu_model()}
+        return {**{key: getattr(entry, key) for key in kept}, "cpu": cpu_model()}
 
 
 def form_of(bundle: Bundle) -> Form:

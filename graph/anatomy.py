@@ -38,16 +38,20 @@ def _matrices(block: Block, geometry: tuple[int, int, int]) -> Iterator[tuple[st
     for pair in block.pairs:
         roles = tuple(role for site in pair.sites for role in site.roles)
         for role, width in zip(roles, role_widths(roles, pair.shape[1], geometry), strict=True):
-            yield role, Matrix((pair.shape[0], width), pair.rank, stored[pair.sites[0]])
+            yield role, Matrix((pair.shape[0], width), pair.rank, *stored[pair.sites[0]])
 
 
-def _pair_storage(block: Block) -> dict[Site, FewBits | str | None]:
-    """In what both factors of each pair are stored; "mixed" where they differ."""
-    found: dict[Site, FewBits | str | None] = {}
+def _pair_storage(block: Block) -> dict[Site, tuple[FewBits | str | None, str]]:
+    """In what both factors of each pair are stored ("mixed" where they differ), and the name of A's numbers."""
+    parts: dict[Site, dict[str, ir.Node]] = {}
     for node in block.nodes:
-        if node.metadata_props.get(PART) in ("A", "B"):
-            site, storage = Site.parse(node.metadata_props[SITE].split(",")[0]), _storage(node)
-            found[site] = storage if found.get(site, storage) == storage else "mixed"
+        if (part := node.metadata_props.get(PART)) in ("A", "B"):
+            parts.setdefault(Site.parse(node.metadata_props[SITE].split(",")[0]), {})[str(part)] = node
+    found: dict[Site, tuple[FewBits | str | None, str]] = {}
+    for site, nodes in parts.items():
+        stored = [_storage(node) for node in nodes.values()]
+        basis = nodes["A"].inputs[1] if "A" in nodes else None
+        found[site] = stored[0] if stored.count(stored[0]) == len(stored) else "mixed", str(basis and basis.name)
     return found
 
 

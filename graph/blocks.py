@@ -8,6 +8,7 @@ from functools import cached_property
 
 import onnx_ir as ir
 
+from foldrank.edits.base import BRANCHES, Branch
 from foldrank.graph.cache import KVPair
 from foldrank.graph.dialects import Dialect
 from foldrank.graph.dialects.modules import ATTENTION_AND_UP
@@ -46,7 +47,8 @@ class Block:
     norms: tuple[Place, ...]
     quantised: tuple[Place, ...]
     others: tuple[Place, ...]
-    kv: KVPair
+    kv: KVPair | None
+    """None where the block has no attention."""
     opaque: tuple[str, ...]
     few_bits: tuple[QuantizedLinear, ...]
     surroundings: Surroundings
@@ -66,6 +68,16 @@ class Block:
         return {role: linear for linear in self.linears for role in linear.roles}
 
     @property
+    def past(self) -> tuple[ir.Value, ...]:
+        """Inputs of its cache."""
+        return self.surroundings.past
+
+    @property
+    def present(self) -> tuple[ir.Value, ...]:
+        """Outputs of its cache."""
+        return self.surroundings.present
+
+    @property
     def own_initializers(self) -> list[ir.Value]:
         """Initializers that only this block reads."""
         return _own(self.nodes)
@@ -77,10 +89,13 @@ class Block:
 
 
 def read_block(
-    number: int, nodes: Sequence[ir.Node], kv: KVPair, geometry: tuple[int, int, int], dialect: Dialect,
-    surroundings: Surroundings,
+    number: int, nodes: Sequence[ir.Node], kv: KVPair | None, geometry: tuple[int, int, int], dialect: Dialect,
+    crossing: tuple[tuple[ir.Value, ...], tuple[ir.Value, ...]],
 ) -> Block:
-    """The block with this number, from its nodes in graph order. `geometry`: (heads, KV heads, head size)."""
+    """The block with this number, from its nodes in graph order. `geometry`: (heads, KV heads, head size); `crossing`:
+    what enters it, and what leaves."""
+    past, present = ((), ()) if kv is None else (kv.past, kv.present)
+    surroundings = Surroundings(frozenset(nodes), *crossing, past, present)
     order = in_order(surroundings)
     reached = set(order)
     ordered = (*order, *(node for node in nodes if node not in reached))
@@ -111,6 +126,13 @@ def read_block(
         quantised=tuple(quantised), others=others, kv=kv, opaque=tuple(opaque),
         few_bits=tuple(few), surroundings=surroundings, needed=len(order),
     )
+
+
+def branches_in(nodes: Sequence[ir.Node], dialect: Dialect) -> frozenset[Branch]:
+    """The branches whose linears, or pairs in the place of them, are among these nodes."""
+    roles = {role for _, some in linear_nodes(nodes, dialect) for role in some}
+    roles |= {role for pair in pairs_in(nodes) for site in pair.sites for role in site.roles}
+    return frozenset(branch for branch, own in BRANCHES.items() if roles & set(own))
 
 
 def linear_nodes(nodes: Sequence[ir.Node], dialect: Dialect) -> list[tuple[ir.Node, tuple[str, ...]]]:

@@ -19,25 +19,26 @@ _REMEDY = "blocks of such a graph cannot be removed"
 
 
 def crossing_values(
-    graph: ir.Graph, blocks: Sequence[tuple[int, Sequence[ir.Node]]], flowing: set[ir.Node], where: str
+    graph: ir.Graph, blocks: Sequence[tuple[int, Sequence[ir.Node]]], flowing: set[ir.Node], where: str, *, whole: bool
 ) -> tuple[tuple[ir.Value, ...], ...]:
     """Values entering each block (number, nodes), and after them those leaving the last; equal places correspond from
     the second on.
 
     The first entry holds what block 0 alone reads of the embedding; it may be of another form (a residual that is no
-    sum yet). Raises GraphNotRecognized where a value skips a block, flows back, or boundaries differ.
+    sum yet). Raises GraphNotRecognized where a value skips a block, flows back, or boundaries differ. Where blocks are
+    not all `whole`, beside a dropped branch, what enters a block may pass it by: boundaries are as they are found.
     """
     place = {node: i for i, (_, nodes) in enumerate(blocks) for node in nodes}
     end = len(blocks)
-    boundaries = [_entering(graph, place, flowing)]
+    boundaries = [_entering(graph, place, flowing, alone=whole)]
     for i, (number, nodes) in enumerate(blocks):
         crossing = [v for node in nodes if node in flowing for v in node.outputs if _readers(v, i, place, flowing)]
-        for value in crossing:
+        for value in crossing if whole else ():
             if odd := [r for r in _readers(value, i, place, flowing) if place.get(r, end) != i + 1]:
                 what = f"{value.name} goes from block {number} to another place than the next block ({odd[0].name})"
                 raise GraphNotRecognized(where, what, _REMEDY)
         boundaries.append(tuple(crossing))
-    return _corresponding(boundaries, [number for number, _ in blocks], place, flowing, where)
+    return _corresponding(boundaries, [n for n, _ in blocks], place, flowing, where) if whole else tuple(boundaries)
 
 
 def _readers(value: ir.Value, i: int, place: dict[ir.Node, int], flowing: set[ir.Node]) -> list[ir.Node]:
@@ -45,10 +46,14 @@ def _readers(value: ir.Value, i: int, place: dict[ir.Node, int], flowing: set[ir
     return [node for node in value.consumers() if place.get(node, -1) != i and node in flowing]
 
 
-def _entering(graph: ir.Graph, place: dict[ir.Node, int], flowing: set[ir.Node]) -> tuple[ir.Value, ...]:
-    """Values of the stream made before the stack that only block 0 reads; what all blocks read does not cross."""
+def _entering(
+    graph: ir.Graph, place: dict[ir.Node, int], flowing: set[ir.Node], *, alone: bool
+) -> tuple[ir.Value, ...]:
+    """Values of the stream made before the stack that block 0 reads, where `alone` none but it; what all blocks read
+    does not cross."""
     made = [v for node in graph if node not in place and node in flowing for v in node.outputs]
-    return tuple(v for v in made if {place.get(r) for r in v.consumers() if r in flowing} == {0})
+    readers = [(v, {place.get(r) for r in v.consumers() if r in flowing}) for v in made]
+    return tuple(v for v, some in readers if some == {0} or (not alone and 0 in some))
 
 
 def _corresponding(

@@ -1,7 +1,8 @@
 """The decoder view of an ONNX graph: blocks, linears by role, norm gains, KV pairs, and what crosses between blocks.
 
-Block numbers are source numbers: what the exporter's names or a pass's metadata say. The order of blocks is the order
-of their KV pairs. A view is read afresh after every change of the graph; it holds the graph's own nodes and values.
+A block is whatever has a number of its own, by the exporter's names or a pass's metadata, and linears or a KV pair:
+one that lost its attention has no pair. Numbers are source numbers; the order of blocks is that of the stream. A view
+is read afresh after every change of the graph; it holds the graph's own nodes and values.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ from functools import cached_property, partial
 
 import onnx_ir as ir
 
+from foldrank.edits.base import BRANCHES
 from foldrank.errors import GraphNotRecognized
-from foldrank.graph.blocks import Block, read_block
+from foldrank.graph.blocks import Block, branches_in, read_block
 from foldrank.graph.boundaries import crossing_values
 from foldrank.graph.cache import KVPair, kv_pairs
 from foldrank.graph.dialects import DIALECTS, Dialect, unnamed
 from foldrank.graph.dialects.modules import mixes_experts
-from foldrank.graph.forms import Surroundings
 from foldrank.graph.geometry import geometry
 from foldrank.graph.head import head_of
 from foldrank.graph.linears import Linear, Pair
@@ -31,11 +32,13 @@ __all__ = ["Block", "Decoder", "KVPair", "Linear", "Pair", "View", "read_decoder
 
 @dataclass(frozen=True)
 class Decoder:
-    """What passes edit. `boundaries[i]` are the values that enter the block at place i; the last leave the stack."""
+    """What passes edit. `boundaries[i]` are the values that enter the block at place i; the last leave the stack. They
+    correspond where blocks are `whole`: where none lacks a branch."""
 
     dialect: str
     blocks: tuple[Block, ...]
     boundaries: tuple[tuple[ir.Value, ...], ...]
+    whole: bool
     heads: int
     kv_heads: int
     head_size: int
@@ -78,25 +81,26 @@ def read_decoder(model: ir.Model) -> Decoder:
     owners = [_owner(pair, membership, flowing, where) for pair in pairs]
     if len(set(owners)) != len(owners):
         raise GraphNotRecognized(where, f"several KV pairs belong to one block: {owners}", "export it again")
-    nodes: dict[int, list[ir.Node]] = {number: [] for number in owners}
-    for node in model.graph:
-        if (number := membership.get(node)) in nodes:
-            nodes[number].append(node)
-    widths = [geometry(nodes[number], pair, dialect, where) for number, pair in zip(owners, pairs, strict=True)]
+    cached = dict(zip(owners, pairs, strict=True))
+    nodes = _in_order(model.graph, membership, flowing)
+    branches = {number: branches_in(own, dialect) for number, own in nodes.items()}
+    nodes = {number: own for number, own in nodes.items() if branches[number] or number in cached}
+    if (stacked := [number for number in nodes if number in cached]) != owners:
+        raise GraphNotRecognized(where, f"KV pairs are numbered in another order than blocks stand: {stacked}",
+                                 "export it again")
+    widths = [geometry(nodes[number], pair, dialect, where) for number, pair in cached.items()]
     if len(set(widths)) != 1:
         raise GraphNotRecognized(where, f"blocks differ in (heads, KV heads, head size): {sorted(set(widths))}",
                                  "such models are not supported")
-    boundaries = crossing_values(model.graph, list(nodes.items()), flowing, where)
+    whole = all(len(branches[number]) == len(BRANCHES) for number in nodes)
+    boundaries = crossing_values(model.graph, list(nodes.items()), flowing, where, whole=whole)
     blocks = tuple(
-        read_block(
-            number, nodes[number], pair, widths[0], dialect,
-            Surroundings(frozenset(nodes[number]), boundaries[i], boundaries[i + 1], pair.past, pair.present),
-        )
-        for i, (number, pair) in enumerate(zip(owners, pairs, strict=True))
+        read_block(number, own, cached.get(number), widths[0], dialect, (boundaries[i], boundaries[i + 1]))
+        for i, (number, own) in enumerate(nodes.items())
     )
     heads, kv_heads, head_size = widths[0]
     return Decoder(
-        dialect.name, blocks, boundaries, heads, kv_heads, head_size, head_of(model.graph), _tied(model.graph),
+        dialect.name, blocks, boundaries, whole, heads, kv_heads, head_size, head_of(model.graph), _tied(model.graph),
         _count(model, dialect),
     )
 
@@ -113,6 +117,22 @@ def _dialect(model: ir.Model, where: str) -> Dialect:
 def _block_number(dialect: Dialect, node: ir.Node) -> int | None:
     marked = block_of(node)
     return marked if marked is not None else dialect.block_of(node)
+
+
+def _in_order(graph: ir.Graph, membership: dict[ir.Node, int], flowing: set[ir.Node]) -> dict[int, list[ir.Node]]:
+    """Nodes of each number, in the order of the stack: what leaves a block depends on what leaves those before, so it
+    is made later."""
+    found: dict[int, list[ir.Node]] = {}
+    made_last: dict[int, int] = {}
+    for place, node in enumerate(graph):
+        if (number := membership.get(node)) is None:
+            continue
+        found.setdefault(number, []).append(node)
+        if node in flowing and any(
+            reader in flowing and membership.get(reader) != number for v in node.outputs for reader in v.consumers()
+        ):
+            made_last[number] = place
+    return {number: found[number] for number in sorted(found, key=lambda number: made_last.get(number, -1))}
 
 
 def _owner(pair: KVPair, membership: dict[ir.Node, int], flowing: set[ir.Node], where: str) -> int:

@@ -47,7 +47,7 @@ class StateHeadSize(GraphPass):
     def edit(self, model: ir.Model, view: View | None = None) -> Receipt:
         """Set the axes of heads and head size of every cache input and output that has a symbol there."""
         decoder = (view or View(model)).decoder
-        cache = [v for block in decoder.blocks for v in (*block.kv.past, *block.kv.present)]
+        cache = [v for block in decoder.blocks for v in (*block.past, *block.present)]
         named = [v for v in cache if v.shape is not None and len(v.shape) == 4
                  and not (isinstance(v.shape[1], int) and isinstance(v.shape[3], int))]
         for value in named:

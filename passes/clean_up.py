@@ -25,6 +25,11 @@ class CleanUp(GraphPass):
         return Receipt(self.name, self.effect, changes)
 
 
+def remove_dead(graph: ir.Graph) -> int:
+    """Remove nodes whose results nothing reads; how many."""
+    return sum(1 for _ in _dead_nodes(graph))
+
+
 def _dead_nodes(graph: ir.Graph) -> Iterator[Change]:
     """Walk from the outputs to the inputs, so that one walk finds chains of dead nodes."""
     for node in reversed(graph):

@@ -9,9 +9,9 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from foldrank.errors import PassRefused
-from foldrank.graph.cache import axes
-from foldrank.graph.decoder import Block, Decoder, View
+from foldrank.graph.decoder import Decoder, View
 from foldrank.passes.base import Change, Effect, GraphPass, Receipt
+from foldrank.passes.cache_ports import readers_left_behind, take_away
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,12 @@ class DropBlocks(GraphPass):
         for first, last in _runs(sorted(decoder.position(block.number) for block in gone)):
             _bypass(decoder, first, last)
         removed = {node for block in gone for node in block.nodes}
-        for value in (v for block in gone for v in block.kv.past):
-            if (other := self._stand_in(value, decoder)) is not None:
-                _ask_another(value, other, removed)
-        _forget_cache(model.graph, gone)
+        past, present = ([v for block in gone for v in getattr(block, port)] for port in ("past", "present"))
+        take_away(model.graph, past, present, self._staying(decoder), removed)
         model.graph.remove(removed, safe=True)
         return Receipt(self.name, self.effect, tuple(
-            Change(f"block.{b.number:02d}", 0, 0, f"left, with {len(b.nodes)} nodes and KV pair {b.kv.number}")
+            Change(f"block.{b.number:02d}", 0, 0, f"left, with {len(b.nodes)} nodes"
+                   + (f" and KV pair {b.kv.number}" if b.kv is not None else ""))
             for b in gone
         ))
 
@@ -45,38 +44,27 @@ class DropBlocks(GraphPass):
         if missing := [b for b in self.leaving if b not in decoder.by_number]:
             yield f"block {missing[0]} is not in the graph"
             return
+        if not decoder.whole:
+            yield "some block has only one branch, so what enters a block does not stand for what leaves it"
+            return
         for number in self.leaving:
             block = decoder.by_number[number]
             if decoder.position(number) == 0:
                 yield f"block {number} is the first in the graph, whose input has another form"
             members = set(block.nodes)
-            if readers := [n.name for v in block.kv.past if self._stand_in(v, decoder) is None
-                           for n in v.consumers() if n not in members]:
-                yield f"the cache of block {number} is read outside the block, by {readers[0]}"
-            if readers := [n.name for v in block.kv.past for n in v.consumers()
-                           if n not in members and n.op_type != "Shape"]:
-                yield f"the cache of block {number} is read outside the block, by {readers[0]}"
+            if reader := next(readers_left_behind(block.past, self._staying(decoder), members), None):
+                yield f"the cache of block {number} is read outside the block, by {reader}"
             made = [v for node in block.nodes for v in node.outputs if v.is_graph_output()]
-            if others := [v.name for v in made if v not in block.kv.present]:
+            if others := [v.name for v in made if v not in block.present]:
                 yield f"block {number} makes the output {others[0]}"
             passed_on = {id(v) for v in decoder.boundaries[decoder.position(number) + 1]}
             if needed := [(v, n) for node in block.nodes for v in node.outputs if id(v) not in passed_on
                           for n in v.consumers() if n not in members]:
                 yield f"{needed[0][1].name} outside of block {number} reads the shape of its {needed[0][0].name}"
 
-    def _stand_in(self, past: ir.Value, decoder: Decoder) -> ir.Value | None:
-        """A cache input that stays and is declared of the same shape, symbol by symbol: its length may be asked
-        instead. Exporters ask any block's cache for the length of the past."""
-        staying = (block for block in decoder.blocks if block.number not in self.leaving)
-        values = (value for block in staying for value in block.kv.past)
-        return next((v for v in values if None not in axes(v) and axes(v) == axes(past) != ()), None)
-
-
-def _ask_another(past: ir.Value, other: ir.Value, removed: set[ir.Node]) -> None:
-    """Readers of a leaving cache's shape, outside its block, read another's."""
-    for use in list(past.uses()):
-        if use.node not in removed:
-            use.node.replace_input_with(use.idx, other)
+    def _staying(self, decoder: Decoder) -> list[ir.Value]:
+        """Cache inputs of the blocks that stay."""
+        return [value for block in decoder.blocks if block.number not in self.leaving for value in block.past]
 
 
 def _runs(positions: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -95,11 +83,3 @@ def _bypass(decoder: Decoder, first: int, last: int) -> None:
         for use in list(old.uses()):
             if use.node not in inside:
                 use.node.replace_input_with(use.idx, new)
-
-
-def _forget_cache(graph: ir.Graph, gone: Sequence[Block]) -> None:
-    values = {id(v) for block in gone for v in (*block.kv.past, *block.kv.present)}
-    for ports in (graph.inputs, graph.outputs):
-        for i in reversed(range(len(ports))):
-            if id(ports[i]) in values:
-                del ports[i]

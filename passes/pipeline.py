@@ -101,7 +101,7 @@ def _check_fit(model: ir.Model, decoder: Decoder, plan: Plan) -> None:
     if odd := [name for name in unknown_ports(model.graph) if name not in passed_on]:
         what = f"inputs or outputs {', '.join(odd[:4])} are not those of a decoder with a plain cache"
         raise GraphNotRecognized(where, what, "export it with another exporter")
-    numbers = [block.kv.number for block in decoder.blocks]
+    numbers = [block.kv.number for block in decoder.blocks if block.kv is not None]
     if gaps := sorted(set(range(numbers[-1] + 1)) - set(numbers)):
         beside = [number for number in numbers if abs(number - gaps[0]) == 1]
         what = f"KV pairs are numbered with gaps: no pair {gaps[0]}; nearest: {', '.join(map(str, beside))}"

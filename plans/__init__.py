@@ -7,6 +7,7 @@ METHODS = {
     name: f"foldrank.plans.methods.{name}:METHOD" for name in (
         "slm", "dipsvd",
         "shortgpt", "laco", "sleb", "shortened", "unified_skip",
+        "llm_drop", "finercut", "ffn_skip",
         "svd", "fwsvd", "asvd", "svd_llm", "svd_llm_v2", "basis_sharing",
         "width", "flap", "cfsp",
         "auto", "quantize",

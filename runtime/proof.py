@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from foldrank.graph.padding import Side
 from foldrank.progress import SILENT, Progress, track
+from foldrank.reports.validate import Check, GraphProof
 from foldrank.runtime.batch import padded
 from foldrank.runtime.compare import Array, Comparison
 from foldrank.runtime.decoding import OrtDecoder
@@ -72,7 +73,7 @@ class Criterion:
 def prove(
     decoder: OrtDecoder, reference: Reference, ids_NT: Tokens, *, described: str, precision: str,
     sides: Sequence[Side] = ("right",), progress: Progress = SILENT,
-) -> dict[str, Any]:
+) -> GraphProof:
     """The `graph` part of validate.json for windows of token ids [N, T], T at least 8, N at least 2.
 
     `described` names the reference, `precision` is the graph's, `sides` are where its rows may be padded. Logits of a
@@ -87,25 +88,25 @@ def prove(
         "batch": _batched(decoder, ids_NT[:2]),
     }
     padded_errors = [checks[_NAMES[side]].relative_error for side in sides]
-    return {
-        "reference": described,
-        "positions": logits.positions,
-        "max_relative_error": logits.relative_error,
-        "argmax_agreement": criterion.agreement(logits),
-        "kl_nats": logits.kl_nats,
-        "largest_logit": logits.largest_logit,
-        "cached_decode_error": checks["cached_decode"].relative_error,
-        "padded_error": max(padded_errors, default=None),
-        "batch_error": checks["batch"].relative_error,
-        "measure": "kl_nats" if criterion.coarse else "max_relative_error",
-        "limit": criterion.limit,
-        "checks": [
-            {"name": name, "positions": found.positions, "value": criterion.value(found),
-             "argmax_agreement": criterion.agreement(found), "passed": criterion.passed(found)}
+    return GraphProof(
+        reference=described,
+        positions=logits.positions,
+        max_relative_error=logits.relative_error,
+        argmax_agreement=criterion.agreement(logits),
+        kl_nats=logits.kl_nats,
+        largest_logit=logits.largest_logit,
+        cached_decode_error=checks["cached_decode"].relative_error,
+        padded_error=max(padded_errors, default=None),
+        batch_error=checks["batch"].relative_error,
+        measure="kl_nats" if criterion.coarse else "max_relative_error",
+        limit=criterion.limit,
+        checks=[
+            Check(name=name, positions=found.positions, value=criterion.value(found),
+                  argmax_agreement=criterion.agreement(found), passed=criterion.passed(found))
             for name, found in checks.items()
         ],
-        "passed": all(map(criterion.passed, checks.values())),
-    }
+        passed=all(map(criterion.passed, checks.values())),
+    )
 
 
 def rows_at_once(tokens: int, vocabulary: int) -> int:

@@ -9,22 +9,22 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from foldrank.context import usable
 from foldrank.opening import PLAIN, Opening
 from foldrank.progress import SILENT, Progress, track
+from foldrank.reports.validate import Quality
 from foldrank.runtime.compare import Array, check_finite, kl_divergence, log_softmax, pieces
 from foldrank.runtime.decoding import OrtDecoder
 from foldrank.runtime.proof import Tokens, rows_at_once
 
-_PROMPTS, _PROMPT, _CONTINUED, _SAMPLES = 8, 32, 64, 3
+_PROMPTS, _PROMPT, _CONTINUED = 8, 32, 64
 
 
 @dataclass
-class Quality:
+class Sums:
     """Sums over predicted tokens: negative log likelihoods and KL(dense || compressed) in nats, equal first choices."""
 
     tokens: int = 0
@@ -45,28 +45,29 @@ class Quality:
             self.kl_sum += float(kl_divergence(dense_log, small_log).sum())
             self.agreeing += int((dense.argmax(axis=-1) == small.argmax(axis=-1)).sum())
 
-    def report(self) -> dict[str, Any]:
-        """The figures of validate.json."""
-        dense, small = self.dense_nats / self.tokens, self.nats / self.tokens
-        return {
-            "tokens": self.tokens,
-            "dense_perplexity": math.exp(dense),
-            "perplexity": math.exp(small),
-            "perplexity_ratio": math.exp(small - dense),
-            "kl_nats": max(0.0, self.kl_sum / self.tokens),
-            "top1_agreement": self.agreeing / self.tokens,
-        }
+@dataclass(frozen=True)
+class Greedy:
+    """What both wrote after `prompts` of `prompt_tokens`, at most `continued_tokens` each; `prefixes`: how many tokens
+    of each were equal."""
+
+    prompts: list[Tokens]
+    dense: list[Tokens]
+    small: list[Tokens]
+    prefixes: list[int]
+    prompt_tokens: int
+    continued_tokens: int
 
 
 def measure(
     dense: OrtDecoder, small: OrtDecoder, ids_NT: Tokens, progress: Progress = SILENT, *, opening: Opening = PLAIN
-) -> dict[str, Any]:
-    """The `quality` part of validate.json for windows of token ids [N, T]. Raises ValidationFailed on NaN.
+) -> tuple[Quality, Greedy]:
+    """The `quality` part of validate.json for windows of token ids [N, T], and what both wrote. Raises ValidationFailed
+    on NaN.
 
     Windows longer than the dense model can use are cut: `window` in the result says to what. `opening`: what each
     window starts with; it is never predicted.
     """
-    found = Quality()
+    found = Sums()
     ids_NT = usable(ids_NT, partial(position_losses, dense), opening=opening)
     window = ids_NT.shape[1]
     rows = rows_at_once(2 * window, dense.prefill(ids_NT[:1, :1]).shape[-1])
@@ -76,7 +77,22 @@ def measure(
         dense_BTV, small_BTV = dense.prefill(ids_BT), small.prefill(ids_BT)
         flat = (-1, dense_BTV.shape[-1])
         found.add(dense_BTV[:, :-1].reshape(flat), small_BTV[:, :-1].reshape(flat), ids_BT[:, 1:].reshape(-1))
-    return {**found.report(), "window": window, "windows": len(ids_NT), **greedy_prefix(dense, small, ids_NT, progress)}
+    greedy = greedy_prefix(dense, small, ids_NT, progress)
+    before, after = found.dense_nats / found.tokens, found.nats / found.tokens
+    return Quality(
+        tokens=found.tokens,
+        dense_perplexity=math.exp(before),
+        perplexity=math.exp(after),
+        perplexity_ratio=math.exp(after - before),
+        kl_nats=max(0.0, found.kl_sum / found.tokens),
+        top1_agreement=found.agreeing / found.tokens,
+        window=window,
+        windows=len(ids_NT),
+        greedy_prefix_tokens=sum(greedy.prefixes) / len(greedy.prefixes),
+        greedy_prefixes=greedy.prefixes,
+        greedy_prompt_tokens=greedy.prompt_tokens,
+        greedy_continued_tokens=greedy.continued_tokens,
+    ), greedy
 
 
 def position_losses(dense: OrtDecoder, ids_NT: Tokens) -> Array:
@@ -88,22 +104,15 @@ def position_losses(dense: OrtDecoder, ids_NT: Tokens) -> Array:
     return total / len(ids_NT)
 
 
-def greedy_prefix(dense: OrtDecoder, small: OrtDecoder, ids_NT: Tokens, progress: Progress = SILENT) -> dict[str, Any]:
+def greedy_prefix(dense: OrtDecoder, small: OrtDecoder, ids_NT: Tokens, progress: Progress = SILENT) -> Greedy:
     """How many tokens both write alike before they part, for prompts from the start of the first windows."""
     prompt = max(1, min(_PROMPT, ids_NT.shape[1] // 2))
     continued = min(_CONTINUED, ids_NT.shape[1] - prompt)
     prompts = list(ids_NT[:_PROMPTS, None, :prompt])
     written = [(dense.generate(p, continued)[0], small.generate(p, continued)[0])
                for p in track(prompts, "greedy prefix", len(prompts), progress)]
-    lengths = [common_prefix(*both) for both in written]
-    return {
-        "greedy_samples": [{"prompt": p[0].tolist(), "dense": first.tolist(), "bundle": second.tolist()}
-                           for p, (first, second) in zip(prompts[:_SAMPLES], written, strict=False)],
-        "greedy_prefix_tokens": sum(lengths) / len(lengths),
-        "greedy_prefixes": lengths,
-        "greedy_prompt_tokens": prompt,
-        "greedy_continued_tokens": continued,
-    }
+    return Greedy([p[0] for p in prompts], [first for first, _ in written], [second for _, second in written],
+                  [common_prefix(*both) for both in written], prompt, continued)
 
 
 def common_prefix(first_T: Tokens, second_T: Tokens) -> int:

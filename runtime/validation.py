@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
-SCHEMA = "foldrank.validate/1"
-
-NOT_RUN: dict[str, Any] = {
-    "reference": "not run", "positions": 0, "max_relative_error": None, "argmax_agreement": None, "kl_nats": None,
-    "passed": None,
-}
-"""The `graph` part where the proof was not asked for: never a pass."""
+from foldrank.reports.form import Gate, Verdict
+from foldrank.reports.validate import GraphProof, Quality
 
 
 def blame(fault: str | None) -> str:
@@ -34,26 +28,21 @@ def share(value: str | float | None) -> float | None:
 
 
 def gates(
-    graph: Mapping[str, Any], quality: Mapping[str, Any], *, max_perplexity_increase: float | None,
-    min_top1_agreement: float | None,
-) -> list[dict[str, Any]]:
+    graph: GraphProof, quality: Quality, *, max_perplexity_increase: float | None, min_top1_agreement: float | None,
+) -> list[Gate]:
     """Each gate with its limit and value; the graph proof is always one of them, with `passed` null if not run."""
-    value = graph["kl_nats"] if graph.get("measure") == "kl_nats" else graph["max_relative_error"]
-    found = [_gate("graph_proof", graph.get("limit"), value, graph["passed"])]
+    found = [Gate(name="graph_proof", limit=graph.limit, value=graph.value, passed=graph.passed)]
     if max_perplexity_increase is not None:
-        increase = quality["perplexity_ratio"] - 1
-        found.append(_gate("max_perplexity_increase", max_perplexity_increase, increase,
-                           increase <= max_perplexity_increase))
+        increase = quality.perplexity_ratio - 1
+        found.append(Gate(name="max_perplexity_increase", limit=max_perplexity_increase, value=increase,
+                          passed=increase <= max_perplexity_increase))
     if min_top1_agreement is not None:
-        agreement = quality["top1_agreement"]
-        found.append(_gate("min_top1_agreement", min_top1_agreement, agreement, agreement >= min_top1_agreement))
+        agreement = quality.top1_agreement
+        found.append(Gate(name="min_top1_agreement", limit=min_top1_agreement, value=agreement,
+                          passed=agreement >= min_top1_agreement))
     return found
 
 
-def verdict(found: list[dict[str, Any]]) -> str:
+def verdict(found: Sequence[Gate]) -> Verdict:
     """`fail` where a gate failed."""
-    return "fail" if any(gate["passed"] is False for gate in found) else "pass"
-
-
-def _gate(name: str, limit: float | None, value: float | None, passed: bool | None) -> dict[str, Any]:
-    return {"name": name, "limit": limit, "value": value, "passed": passed}
+    return "fail" if any(gate.passed is False for gate in found) else "pass"

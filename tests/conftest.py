@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,40 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # processes side by side share the cores
 
+MANY = 20
+"""Documents that take long to encode."""
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def warm_exporters() -> Iterator[None]:
+    """Exports in this process are forked from a server that has imported what they need (warm.py)."""
+    import warm
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("foldrank.export.child._run", warm.run)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def texts_encoded_once() -> Iterator[None]:
+    """Windows are drawn from a whole text, which each plan and each report would encode anew: here once for each
+    tokenizer."""
+    from foldrank.plans import texts
+
+    encoded, known = texts.encoded, dict[tuple[str, ...], list[list[int]]]()
+
+    def once(tokenizer: Any, documents: list[str]) -> list[list[int]]:
+        if not getattr(tokenizer, "is_fast", False) or len(documents) < MANY:
+            return encoded(tokenizer, documents)
+        key = (tokenizer.backend_tokenizer.to_str(), *documents)
+        if key not in known:
+            known[key] = encoded(tokenizer, documents)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(texts, "encoded", once)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from synthetic import run_onnx, worst
 from foldrank.checkpoint import Checkpoint
 from foldrank.digests import WeightDigest, combine
 from foldrank.edits import Edit
+from foldrank.edits.drop_branch import DropBranch
 from foldrank.edits.fold_blocks import FoldBlocks
 from foldrank.edits.low_rank import LowRank
 from foldrank.edits.replace_weight import ReplaceWeight
@@ -117,6 +118,14 @@ class Model:
         self.gone |= set(blocks) - {into}
         return self
 
+    def drop(self, block: int, branch: str) -> Model:
+        """The last linear of the branch gives zeros. A block that loses both branches is no block any more."""
+        paths = {role: path for path, roles in self.linears.items() for role in roles}
+        last = self.layers[block].get_submodule(paths["o" if branch == "attention" else "down"])
+        last.register_forward_hook(lambda _module, _inputs, output: torch.zeros_like(output))
+        self.edits.append(DropBranch(block, branch))
+        return self
+
     def low_rank(self, site: str, rank: int) -> Model:
         """A random pair."""
         parsed, weights = self._site(site)
@@ -176,9 +185,10 @@ class Model:
 
     def plan(self, config_sha256: str = "0" * 64) -> Plan:
         """The plan of all edits so far."""
-        named = sorted({b for e in self.edits if isinstance(e, FoldBlocks) for b in e.blocks})
-        digests = {f"block.{b:02d}.{role}": WeightDigest.of(self.weight(b, role, original=True))
-                   for b in named for role in self.roles}
+        read = {str(part) for edit in self.edits for part in edit.touch.reads}
+        sites = ((b, role) for b in range(len(self.original)) for role in self.roles)
+        digests = {site: WeightDigest.of(self.weight(b, role, original=True)) for b, role in sites
+                   if (site := f"block.{b:02d}.{role}") in read}
         source = Source("tiny", config_sha256, "x", len(self.original), digests)
         return Plan(PlanDocument(source, None, (), {}, {}, tuple(self.edits)), self.arrays)
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from foldrank.edits.base import BRANCHES, LAST, Branch
 from foldrank.plans.models.families import Family
 from foldrank.sites import PACKED
 
@@ -43,6 +44,8 @@ class Block:
     family: Family
     origin: tuple[tuple[int, float], ...] = ()
     pairs: Mapping[Roles, Pair] = field(default_factory=dict)
+    dropped: frozenset[Branch] = frozenset()
+    """Branches that add nothing: their tensors are there for the module, the last linear's are zeros."""
 
     @property
     def likeness(self) -> tuple[object, ...]:
@@ -52,7 +55,8 @@ class Block:
     @property
     def roles(self) -> tuple[str, ...]:
         """The roles it has, in the order of `ROLES`; a family without a gate has no `gate`."""
-        return self.family.roles
+        gone = {role for branch in self.dropped for role in BRANCHES[branch]}
+        return tuple(role for role in self.family.roles if role not in gone)
 
     def weight(self, role: str) -> Tensor:
         """W [in, out] of y = x @ W, float32 at least; the role's columns where its weight is packed."""
@@ -83,6 +87,20 @@ class Block:
         left = {roles: pair for roles, pair in self.pairs.items() if not set(roles) & set(weights)}
         return replace(self, tensors=tensors, pairs=left)
 
+    def without(self, branch: Branch) -> Block:
+        """The block with a branch that adds nothing."""
+        last = f"{self.family.path(LAST[branch])}."
+        zeros = {name: tensor.new_zeros(()).expand(tensor.shape)
+                 for name, tensor in self.tensors.items() if name.startswith(last)}
+        left = {roles: pair for roles, pair in self.pairs.items() if not set(roles) & set(BRANCHES[branch])}
+        return replace(self, tensors={**self.tensors, **zeros}, pairs=left, dropped=self.dropped | {branch})
+
+    @property
+    def _unread(self) -> frozenset[str]:
+        """Names of tensors that dropped branches alone would read."""
+        return frozenset(name for branch in self.dropped for name in self.tensors
+                         if self.family.owner(name, self.tensors) == branch)
+
     def _packed(self, path: str) -> Tensor:
         """All columns [in, out] of a linear: the one place where PyTorch's [out, in] is turned."""
         weight = self.tensors[f"{path}.weight"]
@@ -111,12 +129,13 @@ class Block:
     @property
     def site_parameters(self) -> int:
         """Numbers in the weights of its roles."""
-        return sum(self.tensors[f"{path}.weight"].numel() for path in self.family.linears)
+        paths = dict.fromkeys(self.family.path(role) for role in self.roles)
+        return sum(self.tensors[f"{path}.weight"].numel() for path in paths)
 
     @property
     def parameters(self) -> int:
         """Numbers in all parameters."""
-        return sum(tensor.numel() for tensor in self.tensors.values())
+        return sum(tensor.numel() for name, tensor in self.tensors.items() if name not in self._unread)
 
 
 def widened(tensor: Tensor) -> Tensor:

@@ -60,11 +60,9 @@ def reference_model(
 
 def block_weights(model: Any) -> dict[str, np.ndarray]:
     """W [in, out], float32, of every site of the first and the last block, by site."""
-    layers = take_apart(model)
-    return {
-        str(Site(number, (role,))): matrix_of(layers[number].linear(role))
-        for number in sorted({0, len(layers) - 1}) for role in layers[number].places
-    }
+    layers = take_apart(model, ends=True)
+    return {str(Site(number, (role,))): matrix_of(layer.linear(role))
+            for number, layer in layers.items() for role in layer.places}
 
 
 def put_weights(model: Any, weights: Iterable[tuple[str, np.ndarray]]) -> dict[str, float]:

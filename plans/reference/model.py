@@ -118,11 +118,12 @@ class Model:
         return self.whole.eval()
 
 
-def take_apart(model: Any) -> dict[int, Layer]:
-    """Its blocks by number."""
+def take_apart(model: Any, *, ends: bool = False) -> dict[int, Layer]:
+    """Its blocks by number, in place: of all, or at the `ends` alone, the first and the last."""
     parent, name = stack(model)
-    blocks = getattr(parent, name)
-    return {number: Layer(module, unpack(module, model.config)) for number, module in enumerate(blocks)}
+    blocks = list(getattr(parent, name))
+    asked = sorted({0, len(blocks) - 1}) if ends else range(len(blocks))
+    return {number: Layer(blocks[number], unpack(blocks[number], model.config)) for number in asked}
 
 
 def matrix_of(linear: nn.Linear) -> np.ndarray:

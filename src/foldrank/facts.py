@@ -18,6 +18,11 @@ def context_length(config: Any) -> int | None:
     return _first(config, _CONTEXT)
 
 
+def blocks(config: Any) -> int | None:
+    """Decoder blocks. None where no key tells."""
+    return _first(config, ("num_hidden_layers", "n_layer", "num_layers", "n_layers"))
+
+
 def heads(config: Any) -> int | None:
     """Query heads of a block; None where no key tells."""
     return _first(config, _HEADS)

@@ -15,9 +15,10 @@ import numpy as np
 
 from foldrank import strictjson
 from foldrank.digests import sha256_file
-from foldrank.edits import Edit
+from foldrank.edits import Edit, on_edits
 from foldrank.edits.anatomy import Anatomy
-from foldrank.edits.base import Phase, WeightEdit, parts_of
+from foldrank.edits.base import Phase, WeightEdit
+from foldrank.edits.laws import surviving
 from foldrank.errors import PlanFormatError, PlanMismatch
 from foldrank.factors import FactorFile, write_factors
 from foldrank.plandocument import FactorsRef, PlanDocument, read_document
@@ -52,19 +53,15 @@ class Plan:
 
     def anatomy(self, source: Anatomy) -> Anatomy:
         """What the edits make of the source, one after the other. Raises PlanMismatch where one does not fit it."""
-        found = source
-        for edit in self.edits:
-            try:
-                found = edit.on(found)
-            except ValueError as error:
-                raise PlanMismatch(self.document.source.name, str(error), "plan again for this model") from None
-        return found
+        try:
+            return on_edits(self.edits, source)
+        except ValueError as error:
+            raise PlanMismatch(self.document.source.name, str(error), "plan again for this model") from None
 
     @property
     def surviving_blocks(self) -> tuple[int, ...]:
         """Source numbers of the blocks that stay, ascending: position in the tuple is the new number."""
-        gone = frozenset().union(*(edit.touch.removes for edit in self.edits))
-        return tuple(b for b in range(self.document.source.blocks) if not parts_of([b]) <= gone)
+        return surviving(self.edits, self.document.source.blocks)
 
     @property
     def rounds_activations(self) -> bool:

@@ -61,4 +61,5 @@ def test_the_wheel_holds_every_module_and_data_file(root: Path, tmp_path: Path) 
     for folder, package in folders.items():
         for path in (source / folder).rglob("*"):
             if path.suffix in {".py", ".html", ".css", ".jsonl", ".md"} or path.name == "py.typed":
-                assert f"{package}/{path.relative_to(source / folder).as_posix()}" in held
+                name = f"{package}/{path.relative_to(source / folder).as_posix()}"
+                assert (name in held) != name.startswith("foldrank/benchmarks/campaigns/")

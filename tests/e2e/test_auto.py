@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+import foldrank
 from foldrank.edits.low_rank import LowRank
 from foldrank.edits.replace_weight import ReplaceWeight
 from foldrank.planfile import Plan
@@ -18,16 +16,17 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def made(root: Path, shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("auto") / "small"
-    subprocess.run(
-        [sys.executable, str(root / "tests" / "short_bench.py"), "compress", str(shared / "models" / "specs-300k"),
-         "--method", "auto:keep=0.8,effort=low", "--calibration-tokens", "4096",
-         "--recover", "norms", "--recover-tokens", "8192", "--recover-steps", "6",
-         "-o", str(folder), "--json"],
-        check=True, capture_output=True, env={**os.environ, "HF_HUB_OFFLINE": "1"}, timeout=540,
-    )
-    return folder
+def made(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `compress` goes, but for the bench, and validated on fewer positions."""
+    folder, model = tmp_path_factory.mktemp("auto"), shared / "models" / "specs-300k"
+    dense = foldrank.export(model, folder / "dense", offline=True)
+    plan = foldrank.plan(model, methods=["auto:keep=0.8,effort=low"], calibration_tokens=4096, recover="norms",
+                         recover_tokens=8192, recover_steps=6, offline=True)
+    small = foldrank.apply(dense, plan, folder / "small")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("foldrank.verbs.validate.MIN_POSITIONS", 2048)
+        foldrank.validate(small, reference=dense, tokens=2048, threads=1, offline=True)
+    return small.path
 
 
 def test_a_recovered_plan_of_auto_passes_the_graph_proof(made: Path) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from foldrank.edits.fold_blocks import FoldBlocks
+from foldrank.edits.low_rank import LowRank
 from foldrank.runtime.decoding import OrtDecoder
 from foldrank.runtime.providers import resolve
 from foldrank.verbs.apply import apply
@@ -34,8 +36,8 @@ def test_one_plan_fits_every_export_of_its_checkpoint(shared: Path, traced_llama
     tiny = shared / "fixtures" / "tiny" / "llama"
     checkpoint = tiny / "checkpoint"
     once = plan(checkpoint, methods=METHODS, calibration_tokens=2048)
-    assert once.folds
-    assert {role for pair in once.pairs for role in pair.site.roles} == {"q", "k", "v", "o", "gate", "up", "down"}
+    assert once.of(FoldBlocks)
+    assert {role for pair in once.of(LowRank) for role in pair.site.roles} == {"q", "k", "v", "o", "gate", "up", "down"}
     dense = {
         "genai": export(checkpoint, tmp_path / "genai", exporter="genai").path,
         "transformers": traced_llama,

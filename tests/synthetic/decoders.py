@@ -62,7 +62,8 @@ class Shape:
 
 @dataclass
 class Decoder:
-    """Weights as stored. `blocks[i]`: roles, `bias.<role>`, `norm.<number>`, `norm.q` and `norm.k`."""
+    """Weights as stored. `blocks[i]`: roles, `bias.<role>`, `norm.<number>`, `norm.q` and `norm.k`; a branch without
+    its roles adds nothing."""
 
     shape: Shape
     blocks: list[dict[str, np.ndarray]]
@@ -107,12 +108,16 @@ def _linear(x: np.ndarray, w: dict[str, np.ndarray], role: str) -> np.ndarray:
 
 
 def _mlp(x: np.ndarray, w: dict[str, np.ndarray]) -> np.ndarray:
+    if "down" not in w:
+        return np.zeros_like(x)
     changed = _linear(x, w, "gate" if "gate" in w else "up")
     changed = changed / (1 + np.exp(-changed))
     return _linear(changed * _linear(x, w, "up") if "gate" in w else changed, w, "down")
 
 
 def _attention(x: np.ndarray, w: dict[str, np.ndarray], s: Shape) -> np.ndarray:
+    if "o" not in w:
+        return np.zeros_like(x)
     parts = {}
     for role, heads in (("q", s.heads), ("k", s.kv_heads), ("v", s.kv_heads)):
         y = _linear(x, w, role).reshape(len(x), heads, s.head_size)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from foldrank.digests import WeightDigest, combine
+from foldrank.edits.drop_branch import DropBranch
 from foldrank.edits.fold_blocks import FoldBlocks
 from foldrank.edits.low_rank import LowRank
 from foldrank.edits.replace_weight import ReplaceWeight
 from foldrank.plandocument import PlanDocument, Source
 from foldrank.planfile import Plan
 from foldrank.sites import Site
-from synthetic.decoders import Decoder
+from synthetic.decoders import ROLES, Decoder
 
 
 class PlanMaker:
@@ -20,12 +21,13 @@ class PlanMaker:
     def __init__(self, decoder: Decoder, config_sha256: str) -> None:
         self.decoder, self.config_sha256 = decoder, config_sha256
         self.folds: list[FoldBlocks] = []
+        self.drops: list[DropBranch] = []
         self.edits: list[LowRank | ReplaceWeight] = []
         self.arrays: dict[str, np.ndarray] = {}
         self.blocks = [dict(block) for block in decoder.blocks]
 
     def __repr__(self) -> str:
-        edits = [*self.folds, *((str(e.site), getattr(e, "rank", None)) for e in self.edits)]
+        edits = [*self.folds, *self.drops, *((str(e.site), getattr(e, "rank", None)) for e in self.edits)]
         return f"plan({', '.join(map(str, edits))})"
 
     def fold(self, blocks: tuple[int, ...], coefficients: dict[int, float], into: int | None = None,
@@ -38,6 +40,13 @@ class PlanMaker:
         kept = self.decoder.blocks[blocks[0] if norms == "bottom" else blocks[-1]]
         self.blocks[into] = {**merged, **{name: gain for name, gain in kept.items() if name.startswith("norm")}}
         self.folds.append(fold)
+        return self
+
+    def drop(self, block: int, branch: str) -> PlanMaker:
+        """The branch adds nothing."""
+        gone = ROLES[:4] if branch == "attention" else ROLES[4:]
+        self.blocks[block] = {name: array for name, array in self.blocks[block].items() if name not in gone}
+        self.drops.append(DropBranch(block, branch))
         return self
 
     def low_rank(self, site: str, rank: int, seed: int = 0) -> PlanMaker:
@@ -75,16 +84,16 @@ class PlanMaker:
 
     def plan(self) -> Plan:
         """The plan."""
-        named = sorted({b for fold in self.folds for b in fold.blocks})
-        roles, blocks = self.decoder.shape.roles, self.decoder.blocks
-        weights = {f"block.{b:02d}.{r}": WeightDigest.of(blocks[b][r]) for b in named for r in roles}
+        read = {str(part) for edit in (*self.folds, *self.drops) for part in edit.touch.reads}
+        weights = {site: WeightDigest.of(block[role]) for b, block in enumerate(self.decoder.blocks)
+                   for role in self.decoder.shape.roles if (site := f"block.{b:02d}.{role}") in read}
         source = Source("tiny", self.config_sha256, "LlamaForCausalLM", self.decoder.shape.blocks, weights)
-        document = PlanDocument(source, None, (), {}, {}, (*self.folds, *self.edits))
+        document = PlanDocument(source, None, (), {}, {}, (*self.folds, *self.drops, *self.edits))
         return Plan(document, self.arrays)
 
     def expected(self) -> Decoder:
         """What the compressed graph must compute."""
         gone = {b for fold in self.folds for b in fold.leaving}
         d = self.decoder
-        blocks = [block for i, block in enumerate(self.blocks) if i not in gone]
+        blocks = [block for i, block in enumerate(self.blocks) if i not in gone and {"o", "down"} & set(block)]
         return Decoder(d.shape, blocks, d.head, d.embedding, d.norm)

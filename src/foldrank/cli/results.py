@@ -10,33 +10,35 @@ from foldrank.cli import output
 from foldrank.edits.low_rank import rank_limit
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from foldrank.plans.solver.costs import CostTable
+    from foldrank.reports.bench import Bench, Speedup
+    from foldrank.reports.form import Gate
+    from foldrank.reports.validate import GraphProof, Validation
 
 
-def exit_code(found: dict[str, Any]) -> int:
-    """1 where a gate failed, else 0."""
-    failed = found.get("verdict") == "fail" or any(g.get("passed") is False for g in found.get("gates", []))
-    return int(failed)
-
-
-def show_validation(found: dict[str, Any]) -> None:
+def show_validation(report: Validation) -> None:
     """The two proofs, apart."""
     from foldrank.runtime.validation import blame
 
-    graph, quality = found["graph"], found["quality"]
-    state = {True: "passed", False: "FAILED", None: "not run"}[graph["passed"]]
-    output.say(f"graph proof: {state}" + ("" if graph["passed"] is None else _proof_figures(graph))
-               + blame(graph.get("fault")))
-    output.say(f"quality: perplexity {quality['dense_perplexity']:.2f} -> {quality['perplexity']:.2f} "
-               f"(x{quality['perplexity_ratio']:.3f}), KL {quality['kl_nats']:.4f} nats, "
-               f"top-1 agreement {quality['top1_agreement']:.1%}, over {quality['tokens']:,} tokens"
-               + output.opening(found.get("text", {}).get("bos")))
-    show_gates(found)
+    graph, quality = report.graph, report.quality
+    output.say(f"graph proof: {_STATE[graph.passed]}{_proof_figures(graph)}{blame(graph.fault)}")
+    output.say(f"quality: perplexity {quality.dense_perplexity:.2f} -> {quality.perplexity:.2f} "
+               f"(x{quality.perplexity_ratio:.3f}), KL {quality.kl_nats:.4f} nats, "
+               f"top-1 agreement {quality.top1_agreement:.1%}, over {quality.tokens:,} tokens"
+               + output.opening(None if report.text is None else report.text.bos))
+    show_gates(report.gates)
 
 
-def _proof_figures(graph: dict[str, Any]) -> str:
-    return (f" (against {graph['reference']}: largest error {graph['max_relative_error']:.1e} of the largest logit, "
-            f"argmax agreement {graph['argmax_agreement']:.2%} over {graph['positions']:,} positions)")
+_STATE = {True: "passed", False: "FAILED", None: "not run"}
+
+
+def _proof_figures(graph: GraphProof) -> str:
+    if graph.max_relative_error is None or graph.argmax_agreement is None:
+        return ""
+    return (f" (against {graph.reference}: largest error {graph.max_relative_error:.1e} of the largest logit, "
+            f"argmax agreement {graph.argmax_agreement:.2%} over {graph.positions:,} positions)")
 
 
 def show_selftest(found: dict[str, Any]) -> None:
@@ -47,22 +49,20 @@ def show_selftest(found: dict[str, Any]) -> None:
          f"{check['argmax_agreement']:.2%}", "passed" if check["passed"] else "FAILED") for check in found["checks"]))
 
 
-def show_bench(found: dict[str, Any]) -> None:
+def show_bench(report: Bench) -> None:
     """Ratios with their intervals, ideals beside them."""
-    null = found["null_test"]
-    if null and null.get("ratio") is not None:
-        low, high = null["ci95"]
-        output.say(f"null test (dense against dense): {null['ratio']:.3f} [{low:.3f}, {high:.3f}]")
+    null = report.null_test
+    output.say(f"null test (dense against dense): {null.ratio:.3f} [{null.ci95[0]:.3f}, {null.ci95[1]:.3f}]")
     output.table("speed, compressed over dense", ("phase", "engine", "workload", "ratio", "95 % interval", "ideal",
-                                                  "realised/ideal"), map(_speedup_row, found["speedups"]))
-    if peers := found.get("peers"):
-        output.table(f"peers against the dense bundle in {peers['engine']}",
+                                                  "realised/ideal"), map(_speedup_row, report.speedups))
+    if peers := report.peers:
+        output.table(f"peers against the dense bundle in {peers.engine}",
                      ("peer", "phase", "prompt", "batch", "its time over ours", "95 % interval"),
-                     ((p["peer"], p["phase"], p["prompt_tokens"], p["batch"], f"{p['ratio']:.2f}",
-                       f"{p['ci95'][0]:.2f}..{p['ci95'][1]:.2f}") for p in peers["entries"]))
-        for peer, reason in peers["unavailable"].items():
+                     ((p.peer, p.phase, p.prompt_tokens, p.batch, f"{p.ratio:.2f}", f"{p.ci95[0]:.2f}..{p.ci95[1]:.2f}")
+                      for p in peers.entries))
+        for peer, reason in peers.unavailable.items():
             output.say(f"{peer}: unavailable ({reason})")
-    show_gates(found)
+    show_gates(report.gates)
 
 
 def cost_rows(table: CostTable) -> list[dict[str, Any]]:
@@ -95,17 +95,16 @@ def show_texts(found: dict[str, Any]) -> None:
                f"({found['engine']} on {found['provider']})")
 
 
-def show_gates(found: dict[str, Any]) -> None:
+def show_gates(gates: Iterable[Gate]) -> None:
     """Each gate with its limit and value."""
-    for gate in found.get("gates", []):
-        state = {True: "passed", False: "FAILED", None: "not run"}[gate["passed"]]
-        output.say(f"gate {gate['name']}: {state} (limit {output.cell(gate['limit'])}, "
-                   f"value {output.cell(gate['value'])})")
+    for gate in gates:
+        output.say(f"gate {gate.name}: {_STATE[gate.passed]} (limit {output.cell(gate.limit)}, "
+                   f"value {output.cell(gate.value)})")
 
 
-def _speedup_row(row: dict[str, Any]) -> tuple[Any, ...]:
-    low, high = row["ci95"]
-    workload = ", ".join(f"{k.removesuffix('_tokens')} {row[k]}" for k in ("prompt_tokens", "context_tokens", "batch")
-                         if row.get(k) is not None)
-    return (row["phase"], str(row.get("engine", "")), workload, row["ratio"], f"{low:.3f}..{high:.3f}", row["ideal"],
-            row["realised_over_ideal"])
+def _speedup_row(row: Speedup) -> tuple[Any, ...]:
+    low, high = row.ci95
+    told = {"prompt": row.prompt_tokens, "context": row.context_tokens, "batch": row.batch}
+    workload = ", ".join(f"{name} {value}" for name, value in told.items() if value is not None)
+    return (row.phase, row.engine or "", workload, row.ratio, f"{low:.3f}..{high:.3f}", row.ideal,
+            row.realised_over_ideal)

@@ -6,17 +6,22 @@ name in plans/simulate, plans/reference, passes and tests/kinds.
 
 from __future__ import annotations
 
+import functools
 import importlib
+import json
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any, Final, Union
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
+from foldrank.edits.anatomy import Anatomy
 from foldrank.edits.base import Edit
 
-__all__ = ["KINDS", "AnyEdit", "Edit", "class_of", "room"]
+__all__ = ["KINDS", "AnyEdit", "Edit", "class_of", "on_edits", "parse", "room"]
 
 KINDS: Final = (
     "fold_blocks",
+    "drop_branch",
     "slice_mlp",
     "replace_weight",
     "low_rank",
@@ -35,6 +40,16 @@ def class_of(kind: str) -> type[Edit]:
 def room(package: str, kind: str) -> Any:
     """The module that does a kind's work in a package. Raises ModuleNotFoundError where the kind has none there."""
     return importlib.import_module(f"{package}.{kind}")
+
+
+def on_edits(edits: Iterable[Edit], anatomy: Anatomy) -> Anatomy:
+    """What edits make of an anatomy, one after the other. Raises ValueError where one does not fit it."""
+    return functools.reduce(lambda found, edit: edit.on(found), edits, anatomy)
+
+
+def parse(rows: Any) -> tuple[Edit, ...]:
+    """Edits of a plan's JSON. Raises ValueError."""
+    return TypeAdapter(tuple[AnyEdit, ...]).validate_json(json.dumps(rows), strict=True)
 
 
 if TYPE_CHECKING:

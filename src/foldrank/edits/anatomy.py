@@ -18,11 +18,13 @@ from foldrank.sites import Site
 @dataclass(frozen=True)
 class Matrix:
     """A linear map of one role: its shape [in, out], the rank of the pair in its place, and in which few bits it is
-    stored (in words, where no edit stores in that way); None where there is no pair, and where numbers are floats."""
+    stored (in words, where no edit stores in that way); None where there is no pair, and where numbers are floats.
+    `basis` names the A of the pair: those of one name read one A. Names differ between a plan and its graph."""
 
     shape: tuple[int, int]
     rank: int | None = None
     few_bits: FewBits | str | None = None
+    basis: str | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         pair = f" of rank {self.rank}" if self.rank is not None else ""

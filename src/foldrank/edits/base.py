@@ -34,6 +34,9 @@ Branch: TypeAlias = Literal["attention", "mlp"]
 BRANCHES: Final[Mapping[Branch, tuple[str, ...]]] = {"attention": ROLES[:4], "mlp": ROLES[4:]}
 """The roles of each branch of a block."""
 
+LAST: Final[Mapping[Branch, str]] = {"attention": "o", "mlp": "down"}
+"""The role that makes a branch's result."""
+
 
 class Phase(enum.IntEnum):
     """When an edit's turn comes: a plan's edits stand in this order, each seeing what the earlier ones left.
@@ -66,6 +69,16 @@ class Touch:
 def parts_of(blocks: Iterable[int], roles: Sequence[str] = ROLES) -> frozenset[Part]:
     """The parts of these blocks with these roles, whichever of them a family has."""
     return frozenset(Site(block, (role,)) for block in blocks for role in roles)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What something became, told of many at once: `43 weights and the head stored in 4 bits`. `counted`: subjects of
+    one name are counted, not listed."""
+
+    subject: str
+    became: str
+    counted: bool = True
 
 
 @dataclass(frozen=True)
@@ -118,12 +131,17 @@ class Edit(abc.ABC):
 
     @classmethod
     def gist(cls, edits: Sequence[Any]) -> str:
-        """Edits of this kind in one sentence for the card; empty where that tells of them in its own words."""
+        """Edits of this kind in one sentence; empty where each is told by its own, or many as one (`told`)."""
         return ""
 
     @abc.abstractmethod
     def sentence(self) -> str:
         """What it does, for people."""
+
+    @property
+    def told(self) -> Told | None:
+        """Where many alike are told as one. None: each is told by its own sentence."""
+        return None
 
     @abc.abstractmethod
     def row(self) -> Any:
@@ -143,6 +161,11 @@ class WeightEdit(Edit):
     """An edit that says what stands at a site: the product of its arrays, in the order in which it names them."""
 
     site: Site
+
+    @property
+    def ranked(self) -> tuple[int, tuple[int, int]] | None:
+        """The rank, and W's shape [in, out], where a pair stands there."""
+        return None
 
 
 Arrays: TypeAlias = Mapping[str, np.ndarray]

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic.dataclasses import dataclass
 
 from foldrank.edits.anatomy import Anatomy
-from foldrank.edits.base import BRANCHES, STRICT, Branch, Edit, Phase, Table, Touch, parts_of
+from foldrank.edits.base import BRANCHES, STRICT, Branch, Edit, Phase, Table, Told, Touch, parts_of
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -37,11 +37,19 @@ class DropBranch(Edit):
         """The block without the branch."""
         if self.branch not in anatomy.block(self.block).branches:
             raise ValueError(f"block {self.block} has no {self.branch}")
-        return anatomy.without_roles(self.block, BRANCHES[self.branch])
+        left = anatomy.without_roles(self.block, BRANCHES[self.branch])
+        if not left.cached:
+            raise ValueError(f"block {self.block} has the last attention, so it stays")
+        return left
 
     def sentence(self) -> str:
         """In words."""
         return f"Block {self.block} has no {_NAMES[self.branch]} any more."
+
+    @property
+    def told(self) -> Told | None:
+        """Together."""
+        return Told(f"{_NAMES[self.branch]} of block {self.block}", "dropped", counted=False)
 
     def row(self) -> dict[str, Any]:
         """Its fields."""

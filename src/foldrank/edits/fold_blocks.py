@@ -101,4 +101,4 @@ class FoldBlocks(Edit):
 
 
 def _factor(share: float) -> str:
-    return "" if share == 1 else f"{share:.3g} × "
+    return "" if share == 1 else f"{share:#.3g} × "

@@ -5,11 +5,11 @@ Phases ascend, two edits of one phase never write one part, nothing touches what
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from foldrank.edits.base import HEAD, Part, Phase
+from foldrank.edits.base import HEAD, Part, Phase, parts_of
 from foldrank.sites import Site
 
 if TYPE_CHECKING:
@@ -36,6 +36,12 @@ def check_edits(edits: Sequence[Edit], blocks: int) -> None:
             raise ValueError(f"{_named(edit)}: {_parts(twice)} edited twice")
         taken |= changes
         removed |= touch.removes
+
+
+def surviving(edits: Iterable[Edit], blocks: int) -> tuple[int, ...]:
+    """Of so many source blocks the numbers of those that stay, ascending."""
+    gone = frozenset[Part]().union(*(edit.touch.removes for edit in edits))
+    return tuple(block for block in range(blocks) if not parts_of([block]) <= gone)
 
 
 def check_digests(site: Site, digests: Sequence[Any]) -> None:

@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 
 from foldrank.digests import WeightDigest
 from foldrank.edits.anatomy import Anatomy
-from foldrank.edits.base import STRICT, Part, Phase, Table, Touch, WeightEdit
+from foldrank.edits.base import STRICT, Part, Phase, Table, Told, Touch, WeightEdit
 from foldrank.edits.laws import check_digests, check_shape
 from foldrank.sites import Site
 
@@ -56,7 +56,8 @@ class LowRank(WeightEdit):
     def on(self, anatomy: Anatomy) -> Anatomy:
         """The site's roles share a pair."""
         check_shape(self.site, self.shape, anatomy)
-        return anatomy.changed(self.site, lambda _role, matrix: replace(matrix, rank=self.rank, few_bits=None))
+        return anatomy.changed(self.site, lambda _role, matrix: replace(matrix, rank=self.rank, few_bits=None,
+                                                                                 basis=self.factors[0]))
 
     def arrays(self) -> Mapping[str, tuple[int, ...] | None]:
         """A and B."""
@@ -65,6 +66,16 @@ class LowRank(WeightEdit):
     def sentence(self) -> str:
         """In words."""
         return f"{self.site}: a pair of rank {self.rank} in the place of {list(self.shape)}."
+
+    @property
+    def ranked(self) -> tuple[int, tuple[int, int]] | None:
+        """Its rank."""
+        return self.rank, self.shape
+
+    @property
+    def told(self) -> Told | None:
+        """Together."""
+        return Told("weights", "replaced by low-rank pairs")
 
     def row(self) -> dict[str, Any]:
         """As a graph's sites are listed."""

@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 
 from foldrank.digests import WeightDigest
 from foldrank.edits.anatomy import Anatomy
-from foldrank.edits.base import HEAD, STRICT, Edit, Part, Phase, Table, Touch
+from foldrank.edits.base import HEAD, STRICT, Edit, Part, Phase, Table, Told, Touch
 from foldrank.edits.storage import FewBits
 
 
@@ -50,6 +50,11 @@ class QuantizeHead(Edit):
     def sentence(self) -> str:
         """In words."""
         return f"The head is stored in {self.storage}."
+
+    @property
+    def told(self) -> Told | None:
+        """Together."""
+        return Told("the head", f"stored in {self.storage.in_words()}", counted=False)
 
     def row(self) -> dict[str, Any]:
         """How."""

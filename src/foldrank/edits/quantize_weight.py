@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from foldrank.digests import WeightDigest
 from foldrank.edits.anatomy import Anatomy
-from foldrank.edits.base import STRICT, Edit, Part, Phase, Table, Touch
+from foldrank.edits.base import STRICT, Edit, Part, Phase, Table, Told, Touch
 from foldrank.edits.laws import check_shape
 from foldrank.edits.storage import FewBits
 from foldrank.sites import Site
@@ -60,6 +60,11 @@ class QuantizeWeight(Edit):
     def sentence(self) -> str:
         """In words."""
         return f"{self.site}: stored in {self.storage}."
+
+    @property
+    def told(self) -> Told | None:
+        """Together."""
+        return Told("weights", f"stored in {self.storage.in_words()}")
 
     def row(self) -> dict[str, Any]:
         """Where, and how."""

@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 
 from foldrank.digests import WeightDigest
 from foldrank.edits.anatomy import Anatomy
-from foldrank.edits.base import STRICT, Part, Phase, Table, Touch, WeightEdit
+from foldrank.edits.base import STRICT, Part, Phase, Table, Told, Touch, WeightEdit
 from foldrank.edits.laws import check_digests
 from foldrank.sites import Site
 
@@ -51,6 +51,11 @@ class ReplaceWeight(WeightEdit):
     def sentence(self) -> str:
         """In words."""
         return f"{self.site}: another weight of the same shape."
+
+    @property
+    def told(self) -> Told | None:
+        """Together."""
+        return Told("weights", "replaced by others of the same shape")
 
     def row(self) -> str:
         """The site."""

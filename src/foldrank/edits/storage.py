@@ -23,6 +23,10 @@ class FewBits:
     def __str__(self) -> str:
         return f"{self.bits} bits, blocks of {self.block_size}"
 
+    def in_words(self) -> str:
+        """`4 bits in blocks of 32`."""
+        return f"{self.bits} bits in blocks of {self.block_size}"
+
     def in_full(self) -> str:
         """With zero points and accuracy."""
         return f"{self}{'' if self.symmetric else ', zero points'}, accuracy {self.accuracy}"

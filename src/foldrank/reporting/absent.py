@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from foldrank.reporting import lookup
 from foldrank.reporting.evidence import Evidence
 from foldrank.reporting.parts import Part, table
+from foldrank.reports.bench import Bench
 
 
-def absent(evidence: Evidence) -> list[Part]:
+def absent(evidence: Evidence, bench: Bench) -> list[Part]:
     """A row each for engines and peers that do not start here and for prompts beyond the context; nothing if none."""
-    bench = evidence.bench
+    missing = sorted(bench.method.unavailable.items()) if bench.method else []
+    peers = sorted(bench.peers.unavailable.items()) if bench.peers else []
+    dropped = bench.method.dropped_prompts if bench.method else []
     rows = [
-        *((name, str(reason)) for name, reason in sorted(lookup.pairs(bench, "method", "unavailable").items())),
-        *((f"prompt {length:,.0f}", _too_long(evidence)) for length in _dropped(bench)),
-        *((f"against {name}", str(reason))
-          for name, reason in sorted(lookup.pairs(bench, "peers", "unavailable").items())),
+        *missing,
+        *((f"prompt {length:,}", _too_long(evidence)) for length in dropped),
+        *((f"against {name}", reason) for name, reason in peers),
     ]
     return [table(("not timed", "why"), "ll", [list(row) for row in rows])] if rows else []
-
-
-def _dropped(bench: Any) -> list[float]:
-    return lookup.numbers(bench, "method", "dropped_prompts")
 
 
 def _too_long(evidence: Evidence) -> str:

@@ -13,14 +13,13 @@ from typing import Any
 
 import yaml
 
+from foldrank.edits.story import beyond_config, story
 from foldrank.reporting import card_licence as licence
 from foldrank.reporting import figures, lookup, snippets
 from foldrank.reporting.batches import batches
 from foldrank.reporting.card_measured import model_index, quality, speed
-from foldrank.reporting.edits_told import beyond_config, gists
 from foldrank.reporting.evidence import Evidence
 from foldrank.reporting.export_proved import export_proved
-from foldrank.reporting.folds import fold_sentence
 from foldrank.reporting.markdown import bullets, code, plain, table
 
 _FILES = {
@@ -91,7 +90,7 @@ def _front_matter(evidence: Evidence, library: str = "foldrank") -> str:
     }
     if evidence.name and re.fullmatch(r"[\w.-]+/[\w.-]+", evidence.name):
         data["base_model"] = evidence.name
-        data["base_model_relation"] = "quantized" if evidence.quantized else "finetune"
+        data["base_model_relation"] = "quantized" if evidence.stored else "finetune"
     data |= licence.metadata(evidence)
     if index := model_index(evidence.name or evidence.architecture or "decoder", evidence.validate):
         data["model-index"] = index
@@ -136,13 +135,7 @@ def _done(evidence: Evidence) -> str:
             for i, step in enumerate(evidence.steps, 1)
         ],
     )
-    lines = [plain(fold_sentence(fold)) for fold in evidence.folds]
-    if evidence.pairs:
-        lines.append(f"{len(evidence.pairs)} weights replaced by low-rank pairs.")
-    if evidence.quantized:
-        head = " and the head" if evidence.head else ""
-        lines.append(f"{len(evidence.quantized)} weights{head} stored in {evidence.stored_as}.")
-    lines += map(plain, gists(evidence.plan))
+    lines = [plain(line) for line in story(evidence.edits)]
     kept = (
         f"Share of the decoder blocks' weights that remains: {figures.percent(evidence.kept)}." if evidence.kept else ""
     )
@@ -173,7 +166,7 @@ def _loading(evidence: Evidence) -> str:
     elif evidence.cache_shape is not None:
         program = snippets.ort("cuda" if cuda else "cpu", *evidence.cache_shape)
         parts += ["With ONNX Runtime alone:", f"```python\n{program}```"]
-    parts += [told for told in (batches(evidence.manifest), beyond_config(evidence.plan)) if told]
+    parts += [told for told in (batches(evidence.manifest), beyond_config(evidence.edits)) if told]
     return "\n\n".join(parts)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from foldrank.reporting import figures, lookup
+from foldrank.reporting import figures
 from foldrank.reporting.parts import Picture
 from foldrank.reporting.picture import BUNDLES, picture
+from foldrank.reports.bench import Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,15 +21,13 @@ _STYLES = ("-", "--", ":", "-.")
 """One a batch, the smallest solid."""
 
 
-def lines(rows: Sequence[Mapping[str, Any]]) -> dict[str, Lines]:
+def lines(rows: Sequence[Row]) -> dict[str, Lines]:
     """By engine: the speeds of each bundle and batch that was measured at two contexts or more."""
     found: dict[str, Lines] = {}
     for row in rows:
-        bundle, batch = lookup.text(row, "bundle"), lookup.integer(row, "batch")
-        context, speed = lookup.integer(row, "context_tokens"), lookup.number(row, "decode_tokens_per_s")
-        if bundle in BUNDLES and batch and context and context > 0 and speed is not None:
-            engine = found.setdefault(lookup.text(row, "engine") or "", {})
-            engine.setdefault((bundle, batch), {})[context] = speed
+        if row.bundle in BUNDLES and row.batch and row.context_tokens > 0:
+            engine = found.setdefault(row.engine or "", {})
+            engine.setdefault((row.bundle, row.batch), {})[row.context_tokens] = row.decode_tokens_per_s
     long = {
         engine: {key: dict(sorted(line.items())) for key, line in by_key.items() if len(line) > 1}
         for engine, by_key in found.items()
@@ -36,7 +35,7 @@ def lines(rows: Sequence[Mapping[str, Any]]) -> dict[str, Lines]:
     return {engine: by_key for engine, by_key in long.items() if by_key}
 
 
-def against_context(rows: Sequence[Mapping[str, Any]]) -> list[Picture]:
+def against_context(rows: Sequence[Row]) -> list[Picture]:
     """Nothing where no bundle was measured at more than one context."""
     found = lines(rows)
     if not found:

@@ -6,18 +6,27 @@ Also reads a folder that is still being built (no manifest yet), for the model c
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from foldrank import facts, strictjson
+from foldrank.edits import Edit, parse
+from foldrank.edits.base import Phase
 from foldrank.errors import BundleError
 from foldrank.reporting import lookup
+from foldrank.reports import bench, receipts, validate
+from foldrank.reports.bench import Bench
+from foldrank.reports.form import Form
+from foldrank.reports.receipts import Receipts
+from foldrank.reports.validate import Validation
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Each file's JSON, or None where the file is not there. `sizes` are bytes by relative POSIX path."""
+    """Each file's JSON, or None where the file is not there. `sizes` are bytes by relative POSIX path. A report that
+    does not fit its schema is None too, and `misfits` says why, by the report's name."""
 
     sizes: Mapping[str, int]
     manifest: Any = None
@@ -25,16 +34,24 @@ class Evidence:
     genai_config: Any = None
     plan: Any = None
     diagnostics: Any = None
-    validate: Any = None
-    bench: Any = None
-    receipts: Any = None
+    validate: Validation | None = None
+    bench: Bench | None = None
+    receipts: Receipts | None = None
+    misfits: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path) -> Evidence:
         """Read what is there. Raises BundleError where a file is not JSON."""
         found = {name: _json(folder / path) for name, path in _FILES.items()}
+        misfits: dict[str, str] = {}
+        for name, form in _REPORTS.items():
+            if (data := _json(folder / form.file)) is not None:
+                try:
+                    found[name] = form.parse(data)
+                except BundleError as error:
+                    misfits[name] = str(error)
         sizes = {p.relative_to(folder).as_posix(): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
-        return cls(sizes, **found)
+        return cls(sizes, misfits=misfits, **found)
 
     @property
     def name(self) -> str | None:
@@ -50,9 +67,9 @@ class Evidence:
 
     @property
     def blocks(self) -> int | None:
-        """Blocks of this bundle's decoder."""
-        genai = lookup.integer(self.genai_config, "model", "decoder", "num_hidden_layers")
-        return genai if genai is not None else lookup.integer(self.config, "num_hidden_layers")
+        """Blocks of this bundle's decoder; genai_config.json counts KV pairs."""
+        told = facts.blocks(self.config)
+        return told if told is not None else lookup.integer(self.genai_config, "model", "decoder", "num_hidden_layers")
 
     @property
     def source_blocks(self) -> int | None:
@@ -64,40 +81,22 @@ class Evidence:
         """Key/value heads and head size, as genai_config.json says, else config.json."""
         decoder = lookup.at(self.genai_config, "model", "decoder")
         heads = lookup.integer(decoder, "num_key_value_heads") or lookup.integer(self.config, "num_key_value_heads")
-        queries = facts.heads(self.config)
-        width = facts.width(self.config)
-        head_size = lookup.integer(decoder, "head_size") or lookup.integer(self.config, "head_dim")
-        if head_size is None and width and queries:
-            head_size = width // queries
-        heads = heads or queries
+        head_size = lookup.integer(decoder, "head_size") or facts.head_size(self.config)
+        heads = heads or facts.heads(self.config)
         return (heads, head_size) if heads and head_size else None
 
-    @property
-    def folds(self) -> list[Mapping[str, Any]]:
-        """The plan's `fold_blocks` edits."""
-        return [edit for edit in lookup.rows(self.plan, "edits") if edit.get("kind") == "fold_blocks"]
+    @cached_property
+    def edits(self) -> tuple[Edit, ...]:
+        """The plan's edits; none where they are of another version's kinds."""
+        try:
+            return parse(lookup.rows(self.plan, "edits"))
+        except ValueError:
+            return ()
 
     @property
-    def quantized(self) -> list[Mapping[str, Any]]:
-        """The plan's `quantize_weight` edits."""
-        return [edit for edit in lookup.rows(self.plan, "edits") if edit.get("kind") == "quantize_weight"]
-
-    @property
-    def head(self) -> Mapping[str, Any] | None:
-        """The plan's `quantize_head` edit."""
-        return next((e for e in lookup.rows(self.plan, "edits") if e.get("kind") == "quantize_head"), None)
-
-    @property
-    def stored_as(self) -> str:
-        """In what the quantized weights are stored, in words; empty where none is."""
-        ways = {f"{lookup.integer(e, 'storage', 'bits')} bits in blocks of {lookup.integer(e, 'storage', 'block_size')}"
-                for e in self.quantized}
-        return " or ".join(sorted(ways))
-
-    @property
-    def pairs(self) -> list[Mapping[str, Any]]:
-        """The plan's `low_rank` edits."""
-        return [edit for edit in lookup.rows(self.plan, "edits") if edit.get("kind") == "low_rank"]
+    def stored(self) -> tuple[Edit, ...]:
+        """Those of them that store what is there in another way."""
+        return tuple(edit for edit in self.edits if edit.phase is Phase.STORAGE)
 
     @property
     def steps(self) -> list[Mapping[str, Any]]:
@@ -128,10 +127,8 @@ _FILES = {
     "genai_config": "genai_config.json",
     "plan": "plan/plan.json",
     "diagnostics": "plan/diagnostics.json",
-    "validate": "reports/validate.json",
-    "bench": "reports/bench.json",
-    "receipts": "reports/receipts.json",
 }
+_REPORTS: dict[str, Form[Any]] = {"validate": validate.FORM, "bench": bench.FORM, "receipts": receipts.FORM}
 
 
 def _json(path: Path) -> Any:

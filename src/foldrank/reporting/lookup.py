@@ -1,4 +1,7 @@
-"""Reading JSON that may lack anything: a missing or misfitting value is None, never a guess and never a crash."""
+"""Reading JSON that may lack anything: a missing or misfitting value is None, never a guess and never a crash.
+
+For configs, diagnostics and a manifest that is not written yet. Reports have schemas (`foldrank.reports`).
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,8 @@ def at(document: Any, *path: str) -> Any:
 
 
 def number(document: Any, *path: str) -> float | None:
-    """A finite number under the path; of an object with a `median` (a measurement with samples) its median."""
+    """A finite number under the path."""
     value = at(document, *path)
-    if isinstance(value, Mapping):
-        value = value.get("median")
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return value

@@ -140,6 +140,11 @@ class Verdict:
     mark: Mark
 
 
+def not_there(what: str, command: str, misfit: str | None) -> Missing | Text:
+    """What stands where a report is not there: the command that makes it, or why the file cannot be read."""
+    return Missing(what, command) if misfit is None else Text(f"Cannot be read: {misfit}.")
+
+
 def table(head: tuple[str, ...], align: str, rows: list[list[str | Cell]], caption: str = "") -> Table:
     """A Table from strings and cells."""
     cells = tuple(tuple(c if isinstance(c, Cell) else Cell(c) for c in row) for row in rows)

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from foldrank.reporting import figures, lookup
+from foldrank.reporting import figures
 from foldrank.reporting.parts import Picture
 from foldrank.reporting.picture import ALERT, DENSE, GRID, PAPER, SMALL, picture
+from foldrank.reports.form import Gate
+from foldrank.reports.validate import Quality
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
-def quality_picture(quality: Mapping[str, Any], gates: Sequence[Mapping[str, Any]]) -> list[Picture]:
-    """Two panels with the gates' limits; nothing where a figure is missing."""
-    dense, here = lookup.number(quality, "dense_perplexity"), lookup.number(quality, "perplexity")
-    agreement = lookup.number(quality, "top1_agreement")
-    if dense is None or here is None or agreement is None:
-        return []
+def quality_picture(quality: Quality, gates: Sequence[Gate]) -> list[Picture]:
+    """Two panels with the gates' limits."""
+    dense, here, agreement = quality.dense_perplexity, quality.perplexity, quality.top1_agreement
     rise, least = (_limit(gates, word) for word in ("perplexity", "top1"))
     alt = (
         f"Perplexity {figures.significant(dense)} dense, {figures.significant(here)} in this bundle. "
@@ -41,8 +40,8 @@ def _draw(dense: float, here: float, limit: float | None, agreement: float, leas
     return figure
 
 
-def _limit(gates: Sequence[Mapping[str, Any]], word: str) -> float | None:
-    return next((lookup.number(gate, "limit") for gate in gates if word in str(gate.get("name"))), None)
+def _limit(gates: Sequence[Gate], word: str) -> float | None:
+    return next((gate.limit for gate in gates if word in gate.name), None)
 
 
 def _bars(axes: Axes, rows: list[tuple[str, float, str]], limit: float | None) -> None:

@@ -6,16 +6,17 @@ one token, so that bytes bound it and not arithmetic.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from foldrank.reporting import figures, lookup
+from foldrank.reporting import figures
 from foldrank.reporting.parts import Picture
 from foldrank.reporting.picture import BUNDLES, INK, PAPER, picture
-from foldrank.reporting.workload import workload
+from foldrank.reporting.workload import told
+from foldrank.reports.bench import Bench, Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,25 +43,24 @@ class Point:
         return self.tokens_per_s / self.roof
 
 
-def points(bench: Any) -> list[Point]:
+def points(bench: Bench) -> list[Point]:
     """Every row at batch 1 with a speed and its bytes; none where the run measured no bandwidth."""
-    bandwidth = lookup.number(bench, "environment", "bandwidth_bytes_per_s")
+    bandwidth = bench.environment.bandwidth_bytes_per_s
     return [
-        point for row in lookup.rows(bench, "rows")
+        point for row in bench.rows
         if bandwidth and bandwidth > 0 and (point := _point(row, bandwidth)) is not None
     ]
 
 
-def _point(row: Mapping[str, Any], bandwidth: float) -> Point | None:
-    speed, size = lookup.number(row, "decode_tokens_per_s"), lookup.number(row, "bytes_per_token")
-    bundle, engine = lookup.text(row, "bundle"), lookup.text(row, "engine") or ""
-    if bundle not in BUNDLES or lookup.number(row, "batch") != 1 or not speed or not size or min(speed, size) < 0:
+def _point(row: Row, bandwidth: float) -> Point | None:
+    speed, size = row.decode_tokens_per_s, row.bytes_per_token
+    if row.bundle not in BUNDLES or row.batch != 1 or speed <= 0 or size <= 0:
         return None
-    named = workload({"engine": engine or None, "context_tokens": row.get("context_tokens")})
-    return Point(bundle, engine, named, size, speed, bandwidth / size, row.get("stable") is not False)
+    named = told(row.engine, None, row.context_tokens, None)
+    return Point(row.bundle, row.engine or "", named, size, speed, bandwidth / size, row.stable is not False)
 
 
-def roofline(bench: Any) -> list[Picture]:
+def roofline(bench: Bench) -> list[Picture]:
     """Nothing where the bench names no bandwidth, or no row at batch 1."""
     found = points(bench)
     if not found:

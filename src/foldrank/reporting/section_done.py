@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable
 
+from foldrank.edits.base import Part as EditedPart
+from foldrank.edits.base import Phase, WeightEdit
+from foldrank.edits.laws import surviving
+from foldrank.edits.story import story
 from foldrank.reporting import figures, lookup
 from foldrank.reporting.evidence import Evidence
-from foldrank.reporting.folds import fold_sentence
 from foldrank.reporting.parts import Block, Fold, Part, Rank, RankGrid, Section, Strip, Table, Text, table
 from foldrank.reporting.weight_bytes import largest_rank
+from foldrank.sites import Site
 
 
 def done(evidence: Evidence) -> Section:
     """The section; for a dense bundle one sentence."""
     if evidence.plan is None:
         return Section("done", "What was done", (Text("This is a dense bundle: no compression plan was applied."),))
-    head = " and the head" if evidence.head else ""
-    stored = [Text(f"{len(evidence.quantized)} weights{head} are stored in {evidence.stored_as}, rounded to nearest, "
-                   "each factor of a pair by itself.")] if evidence.quantized else []
-    parts: list[Part] = [_steps(evidence), *_blocks(evidence), *_ranks(evidence), *stored, *_predicted(evidence)]
+    told = [Text(" ".join(lines))] if (lines := story(evidence.edits)) else []
+    parts: list[Part] = [_steps(evidence), *told, *_blocks(evidence), *_ranks(evidence), *_predicted(evidence)]
     return Section("done", "What was done", tuple(parts))
 
 
@@ -50,23 +51,29 @@ def _steps(evidence: Evidence) -> Table:
 
 
 def _blocks(evidence: Evidence) -> list[Part]:
+    """Every source block: whether it stays, and with which others it became one."""
     count = evidence.source_blocks
-    if not evidence.folds or not count:
+    if not evidence.edits or not count:
         return [Text("No blocks were folded.")]
-    fold_of = {int(b): (i, fold) for i, fold in enumerate(evidence.folds) for b in lookup.numbers(fold, "blocks")}
-    leaving = {b for b, (_, fold) in fold_of.items() if b != lookup.integer(fold, "into")}
-    left = [b for b in range(count) if b not in leaving]
-    strip = Strip(tuple(_block(b, left.index(b) if b not in leaving else None, fold_of.get(b)) for b in range(count)))
-    sentence = f"{count} blocks became {len(left)}. " + " ".join(fold_sentence(fold) for fold in evidence.folds)
-    return [Text(sentence), strip]
+    left = surviving(evidence.edits, count)
+    folds = [edit.touch for edit in evidence.edits if edit.phase is Phase.BLOCKS]
+    if len(left) == count and not folds:
+        return [Text("No blocks were folded.")]
+    fold_of = {block: (i, _blocks_of(touch.writes)) for i, touch in enumerate(folds)
+               for block in _blocks_of(touch.reads)}
+    strip = Strip(tuple(_block(b, left.index(b) if b in left else None, fold_of.get(b)) for b in range(count)))
+    return [Text(f"{count} blocks became {len(left)}."), strip]
 
 
-def _block(source: int, now: int | None, fold: tuple[int, Mapping[str, Any]] | None) -> Block:
+def _blocks_of(parts: Iterable[EditedPart]) -> list[int]:
+    return sorted({part.block for part in parts if isinstance(part, Site)})
+
+
+def _block(source: int, now: int | None, fold: tuple[int, list[int]] | None) -> Block:
     if fold is None:
-        return Block(source, now, None, "kept")
-    number, edit = fold
-    into = lookup.integer(edit, "into")
-    return Block(source, now, number, "merged" if source == into else f"left, folded into {into}")
+        return Block(source, now, None, "kept" if now is not None else "left")
+    number, into = fold
+    return Block(source, now, number, "merged" if source in into else f"left, folded into {into[0]}")
 
 
 _TALL = 24
@@ -76,14 +83,12 @@ _TALL = 24
 def _ranks(evidence: Evidence) -> list[Part]:
     chosen: dict[int, dict[str, Rank]] = {}
     roles: list[str] = []
-    for edit in evidence.pairs:
-        head, _, role = (lookup.text(edit, "site") or "").rpartition(".")
-        number, rank, shape = head.removeprefix("block."), lookup.integer(edit, "rank"), lookup.numbers(edit, "shape")
-        if not number.isdecimal() or rank is None or len(shape) != 2:
-            continue
-        largest = largest_rank((int(shape[0]), int(shape[1])))
-        chosen.setdefault(int(number), {})[role] = Rank(rank, min(1.0, rank / max(1, largest)))
-        roles += [role] if role not in roles else []
+    for edit in evidence.edits:
+        if isinstance(edit, WeightEdit) and edit.ranked is not None:
+            rank, shape = edit.ranked
+            role, largest = edit.site.role, largest_rank(shape)
+            chosen.setdefault(edit.site.block, {})[role] = Rank(rank, min(1.0, rank / max(1, largest)))
+            roles += [role] if role not in roles else []
     if not chosen:
         return [Text("No weight was replaced by a low-rank pair.")]
     order = ("q", "k", "v", "qkv", "o", "gate", "up", "gate_up", "down")
@@ -92,21 +97,12 @@ def _ranks(evidence: Evidence) -> list[Part]:
         tuple(roles),
         tuple(
             (f"block {block}", tuple(chosen.get(block, {}).get(role, Rank()) for role in roles))
-            for block in _left(evidence)
+            for block in surviving(evidence.edits, evidence.source_blocks or 0)
         ),
     )
-    sentence = (
-        f"{len(evidence.pairs)} weights were replaced by low-rank pairs. Ranks by source block and role; the bar is "
-        "the share of the largest rank that still saves anything."
-    )
+    sentence = ("Ranks of the pairs by source block and role; the bar is the share of the largest rank that still "
+                "saves anything.")
     return [Text(sentence), grid if len(grid.rows) <= _TALL else Fold(f"Ranks of {len(grid.rows)} blocks", (grid,))]
-
-
-def _left(evidence: Evidence) -> list[int]:
-    gone = {
-        int(b) for fold in evidence.folds for b in lookup.numbers(fold, "blocks") if b != lookup.integer(fold, "into")
-    }
-    return [b for b in range(evidence.source_blocks or 0) if b not in gone]
 
 
 def _predicted(evidence: Evidence) -> list[Part]:

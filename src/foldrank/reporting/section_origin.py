@@ -10,6 +10,8 @@ from foldrank.reporting.export_proved import export_proved
 from foldrank.reporting.nested import lines, named, shown
 from foldrank.reporting.parts import Fold, Part, Section, Text, table
 from foldrank.reporting.reproduced import reproduced
+from foldrank.reports.bench import Bench
+from foldrank.reports.form import plain
 
 _WRITTEN_WITH_THE_PAGE = ("report.html", "README.md")
 
@@ -22,7 +24,8 @@ def origin(evidence: Evidence) -> Section:
 
 
 def _facts(evidence: Evidence) -> list[tuple[str, str]]:
-    manifest, plan, validate = evidence.manifest, evidence.plan, evidence.validate
+    manifest, plan = evidence.manifest, evidence.plan
+    text = evidence.validate.text if evidence.validate is not None else None
     facts = {
         "source": evidence.name,
         "architecture": evidence.architecture,
@@ -41,18 +44,17 @@ def _facts(evidence: Evidence) -> list[tuple[str, str]]:
         "sha256 of the calibration text": lookup.text(plan, "calibration", "sha256"),
         "calibration tokens": lookup.integer(plan, "calibration", "tokens"),
         "calibration windows open with the token": lookup.integer(plan, "calibration", "bos"),
-        "held-out text": lookup.text(validate, "text", "name"),
-        "sha256 of the held-out text": lookup.text(validate, "text", "sha256"),
-        "held-out windows open with the token": lookup.integer(validate, "text", "bos"),
+        "held-out text": text and text.name,
+        "sha256 of the held-out text": text and text.sha256,
+        "held-out windows open with the token": text and text.bos,
     }
     return [(name, shown(name, value)) for name, value in facts.items() if value is not None]
 
 
-def _machine(bench: Any) -> list[Part]:
-    found = lookup.pairs(bench, "environment")
-    if not found:
+def _machine(bench: Bench | None) -> list[Part]:
+    if bench is None:
         return [Text("No machine is recorded: nothing was timed.")]
-    told = lines({key: value for key, value in found.items() if key != "versions"})
+    told = lines({key: value for key, value in plain(bench.environment).items() if key != "versions"})
     return [Fold("The machine the timings come from", (named(told),))]
 
 
@@ -61,8 +63,8 @@ def _versions(evidence: Evidence) -> list[Part]:
     stages = {
         "planned": lookup.pairs(evidence.plan, "versions"),
         "made": lookup.pairs(evidence.manifest, "versions"),
-        "validated": lookup.pairs(evidence.validate, "versions"),
-        "timed": lookup.pairs(evidence.bench, "environment", "versions"),
+        "validated": (evidence.validate.versions or {}) if evidence.validate is not None else {},
+        "timed": evidence.bench.environment.versions if evidence.bench is not None else {},
     }
     told = {stage: found for stage, found in stages.items() if found}
     if not told:

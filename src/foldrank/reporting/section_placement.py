@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from foldrank.reporting import figures, lookup
+from foldrank.reporting import figures
 from foldrank.reporting.parts import Cell, Fold, Part, Table, Text, table
+from foldrank.reports.bench import Bench, Placement
 
 
-def placement_parts(bench: Any) -> list[Part]:
+def placement_parts(bench: Bench) -> list[Part]:
     """Tables for the speed section; none where the bench told nothing."""
-    told = lookup.rows(bench, "placement")
+    told = bench.placement or []
     parts: list[Part] = [_nodes(told)] if told else []
-    if told and lookup.pairs(told[-1], "operators", "before"):
+    if told and told[-1].operators.before:
         parts.append(Fold("Operators before and after ONNX Runtime's fusions", (_operators(told[-1]),)))
-    energy = [row for row in lookup.rows(bench, "energy") if lookup.number(row, "joules_per_token") is not None]
-    if energy:
-        parts.append(_energy(energy))
+    if joules := [(row, found) for row in bench.energy or () if (found := row.joules_per_token) is not None]:
+        said = "; ".join(f"{row.bundle} in {row.engine} {figures.significant(found)} J" for row, found in joules)
+        parts.append(Text(f"Energy a token, prompts' reading with it ({joules[0][0].energy_source}): {said}."))
     return parts
 
 
-def _nodes(told: list[Mapping[str, Any]]) -> Table:
+def _nodes(told: list[Placement]) -> Table:
     rows: list[list[str | Cell]] = []
     for row in told:
-        nodes, times = lookup.pairs(row, "nodes"), lookup.pairs(row, "step_us")
-        for provider, count in sorted(nodes.items()):
-            taken = lookup.number(times, provider)
-            copies = lookup.integer(row, "memcpy")
+        for provider, count in sorted(row.nodes.items()):
+            taken = row.step_us.get(provider)
             rows.append([
-                str(row.get("bundle", "?")), provider.removesuffix("ExecutionProvider"), str(count),
-                figures.milliseconds(None if taken is None else taken / 1e3), figures.whole(copies),
-                figures.whole(lookup.integer(row, "casts")),
+                row.bundle, provider.removesuffix("ExecutionProvider"), str(count),
+                figures.milliseconds(None if taken is None else taken / 1e3), figures.whole(row.memcpy),
+                figures.whole(row.casts),
             ])
     return table(
         ("bundle", "provider", "nodes", "time a step", "copies between providers", "casts"), "llrrrr", rows,
@@ -39,20 +35,11 @@ def _nodes(told: list[Mapping[str, Any]]) -> Table:
     )
 
 
-def _operators(row: Mapping[str, Any]) -> Table:
-    before, after = (lookup.pairs(row, "operators", side) for side in ("before", "after"))
-    taken = lookup.pairs(row, "operator_us")
+def _operators(row: Placement) -> Table:
+    before, after, taken = row.operators.before, row.operators.after, row.operator_us
     rows: list[list[str | Cell]] = [
         [name, str(before.get(name, 0)), str(after.get(name, 0)),
-         figures.milliseconds(float(taken[name]) / 1e3) if name in taken else figures.MISSING]
-        for name in sorted({*before, *after}, key=lambda name: (-float(taken.get(name, 0)), name))
+         figures.milliseconds(taken[name] / 1e3) if name in taken else figures.MISSING]
+        for name in sorted({*before, *after}, key=lambda name: (-taken.get(name, 0), name))
     ]
-    return table(("operator", "in the graph", "as run", "time a step"), "lrrr", rows, f"Of {row.get('bundle', '?')}.")
-
-
-def _energy(rows: list[Mapping[str, Any]]) -> Part:
-    said = "; ".join(
-        f"{row.get('bundle', '?')} in {row.get('engine', '?')} "
-        f"{figures.significant(lookup.number(row, 'joules_per_token'))} J" for row in rows
-    )
-    return Text(f"Energy a token, prompts' reading with it ({lookup.text(rows[0], 'energy_source') or '?'}): {said}.")
+    return table(("operator", "in the graph", "as run", "time a step"), "lrrr", rows, f"Of {row.bundle}.")

@@ -2,47 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from foldrank.reporting import figures, lookup
+from foldrank.reporting import figures
 from foldrank.reporting.evidence import Evidence
 from foldrank.reporting.gates import gates
-from foldrank.reporting.parts import Cell, Missing, Part, Section, Table, table
+from foldrank.reporting.parts import Cell, Part, Section, Table, not_there, table
 from foldrank.reporting.quality_chart import quality_picture
+from foldrank.reports.validate import Quality, Validation
 
 
 def quality(evidence: Evidence) -> Section:
     """Perplexity, KL, top-1, greedy prefix, gates."""
-    found = lookup.pairs(evidence.validate, "quality")
-    title = "What it cost in quality"
-    if not found:
-        return Section("quality", title, (Missing("Quality was", "foldrank validate DIR --reference DENSE"),))
-    picture = quality_picture(found, lookup.rows(evidence.validate, "gates"))
-    parts = (*picture, _figures(found, _text(evidence.validate)), *gates(evidence.validate))
-    return Section("quality", title, (*parts, *_samples(evidence.validate)))
+    found, title = evidence.validate, "What it cost in quality"
+    if found is None:
+        missing = not_there("Quality was", "foldrank validate DIR --reference DENSE", evidence.misfits.get("validate"))
+        return Section("quality", title, (missing,))
+    picture = quality_picture(found.quality, found.gates)
+    parts = (*picture, _figures(found.quality, _text(found)), *gates(found), *_samples(found))
+    return Section("quality", title, parts)
 
 
-def _figures(found: Mapping[str, Any], text: str) -> Table:
+def _figures(found: Quality, text: str) -> Table:
     rows = [
         (
             "perplexity",
-            figures.significant(lookup.number(found, "dense_perplexity")),
-            figures.significant(lookup.number(found, "perplexity")),
-            figures.change(lookup.number(found, "perplexity_ratio")),
+            figures.significant(found.dense_perplexity),
+            figures.significant(found.perplexity),
+            figures.change(found.perplexity_ratio),
         ),
-        ("mean KL (dense, this bundle)", "", figures.nats(lookup.number(found, "kl_nats")), ""),
-        ("top-1 agreement with dense", "", figures.percent(lookup.number(found, "top1_agreement")), ""),
+        ("mean KL (dense, this bundle)", "", figures.nats(found.kl_nats), ""),
+        ("top-1 agreement with dense", "", figures.percent(found.top1_agreement), ""),
         ("common greedy prefix", "", _prefix(found), ""),
     ]
     return table(("figure", "dense", "this bundle", "change"), "lrrr", [list(row) for row in rows], text)
 
 
-def _samples(validate: Any) -> list[Part]:
+def _samples(found: Validation) -> list[Part]:
     """What both write after the same words, where `foldrank validate` kept it."""
     rows: list[list[str | Cell]] = [
-        [_one_line(lookup.text(row, key)) for key in ("prompt", "dense", "bundle")]
-        for row in lookup.rows(validate, "samples")
+        [_one_line(words) for words in (sample.prompt, sample.dense, sample.bundle)] for sample in found.samples or ()
     ]
     if not rows:
         return []
@@ -50,9 +47,9 @@ def _samples(validate: Any) -> list[Part]:
     return [table(("after these words", "dense writes", "this bundle writes"), "ppp", rows, caption)]
 
 
-def _one_line(text: str | None) -> str:
+def _one_line(text: str) -> str:
     """Line breaks as one sign; of a long prompt its end."""
-    shown = " ".join((text or "").replace("\n", " ⏎ ").split())
+    shown = " ".join(text.replace("\n", " ⏎ ").split())
     return shown if len(shown) <= _SAMPLE else f"… {shown[-_SAMPLE:]}"
 
 
@@ -60,22 +57,18 @@ _SAMPLE = 400
 """Characters of one cell."""
 
 
-def _prefix(found: Mapping[str, Any]) -> str:
+def _prefix(found: Quality) -> str:
     """Mean tokens until the two part ways, of how many were continued."""
-    mean, most = lookup.number(found, "greedy_prefix_tokens"), lookup.number(found, "greedy_continued_tokens")
-    if mean is None:
-        return figures.MISSING
-    return f"{figures.significant(mean)}{f' of {most:,.0f}' if most is not None else ''} tokens"
+    most = "" if found.greedy_continued_tokens is None else f" of {found.greedy_continued_tokens:,}"
+    return f"{figures.significant(found.greedy_prefix_tokens)}{most} tokens"
 
 
-def _text(validate: Any) -> str:
+def _text(found: Validation) -> str:
     """What was read: `On 20,440 held-out tokens of x.jsonl, in 40 windows of 512.`"""
-    found = lookup.at(validate, "quality")
-    tokens, name = lookup.number(found, "tokens"), lookup.text(validate, "text", "name")
-    count, window = lookup.number(found, "windows"), lookup.number(found, "window")
-    if tokens is None:
-        return ""
-    windows = f", in {count:,.0f} windows of {window:,.0f}" if count is not None and window is not None else ""
-    bos = lookup.integer(validate, "text", "bos")
-    opened = "" if bos is None else f", each opening with the token {bos} (BOS), which is not predicted"
-    return f"On {tokens:,.0f} held-out tokens{f' of {name}' if name else ''}{windows}{opened}."
+    measured, text = found.quality, found.text
+    windows = "" if measured.windows is None or measured.window is None else (
+        f", in {measured.windows:,} windows of {measured.window:,}")
+    opened = "" if text is None or text.bos is None else (
+        f", each opening with the token {text.bos} (BOS), which is not predicted")
+    name = f" of {text.name}" if text is not None and text.name else ""
+    return f"On {measured.tokens:,} held-out tokens{name}{windows}{opened}."

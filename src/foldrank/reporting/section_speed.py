@@ -2,58 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from foldrank.reporting import figures, lookup
+from foldrank.reporting import figures
 from foldrank.reporting.absent import absent
 from foldrank.reporting.context_chart import against_context
 from foldrank.reporting.evidence import Evidence
 from foldrank.reporting.gates import gates
 from foldrank.reporting.nested import lines, named
-from foldrank.reporting.parts import Cell, Fold, Mark, Missing, Part, Section, Table, Text, table
+from foldrank.reporting.parts import Cell, Fold, Mark, Part, Section, Table, Text, not_there, table
 from foldrank.reporting.roofline import roofline
 from foldrank.reporting.section_placement import placement_parts
 from foldrank.reporting.speed_chart import before_after, speedups
 from foldrank.reporting.workload import workload
+from foldrank.reports.bench import NullTest, Row, Speedup
+from foldrank.reports.form import plain
 
 
 def speed(evidence: Evidence) -> Section:
     """Pictures, ratios, null test, rows."""
     title, bench = "What it won in speed", evidence.bench
-    measured, rows = lookup.rows(bench, "speedups"), lookup.rows(bench, "rows")
-    if bench is None or not (measured or rows):
-        return Section("speed", title, (Missing("Speed was", "foldrank bench DIR --baseline DENSE"),))
+    if bench is None or not (bench.speedups or bench.rows):
+        missing = not_there("Speed was", "foldrank bench DIR --baseline DENSE", evidence.misfits.get("bench"))
+        return Section("speed", title, (missing,))
     parts: list[Part] = [
-        *speedups(measured),
-        *([_ratios(measured)] if measured else []),
-        _null(bench),
-        *before_after(rows),
+        *speedups(bench.speedups),
+        *([_ratios(bench.speedups)] if bench.speedups else []),
+        _null(bench.null_test),
+        *before_after(bench.rows),
         *roofline(bench),
-        *against_context(rows),
-        *absent(evidence),
+        *against_context(bench.rows),
+        *absent(evidence, bench),
     ]
-    if lookup.rows(bench, "gates"):
+    if bench.gates:
         parts += gates(bench)
-    if rows:
-        parts.append(Fold(f"All {len(rows)} rows: times, memory, placement", (_rows(rows),)))
+    if bench.rows:
+        parts.append(Fold(f"All {len(bench.rows)} rows: times, memory, placement", (_rows(bench.rows),)))
     parts += placement_parts(bench)
-    if method := lookup.pairs(bench, "method"):
-        parts.append(Fold("How it was timed", (named(lines(method)),)))
+    if bench.method:
+        parts.append(Fold("How it was timed", (named(lines(plain(bench.method))),)))
     return Section("speed", title, tuple(parts))
 
 
-def _ratios(measured: list[Mapping[str, Any]]) -> Table:
+def _ratios(measured: list[Speedup]) -> Table:
     """The ratios; why one is unstable, and what else the bench notes about it, stands in its row."""
-    notes = [_note(row) for row in measured]
+    notes = ["; ".join(filter(None, (_why(row), row.note))) for row in measured]
     rows: list[list[str | Cell]] = []
     for row, note in zip(measured, notes, strict=True):
         cells: list[str | Cell] = [
             workload(row),
-            Cell(figures.times(lookup.number(row, "ratio")), _unstable(row)),
-            figures.interval(lookup.numbers(row, "ci95")) or figures.MISSING,
-            figures.times(lookup.number(row, "ideal")),
-            figures.percent(lookup.number(row, "realised_over_ideal"), 0),
+            Cell(figures.times(row.ratio), _unstable(row)),
+            figures.interval(row.ci95),
+            figures.times(row.ideal),
+            figures.percent(row.realised_over_ideal, 0),
         ]
         rows.append([*cells, note] if any(notes) else cells)
     head = ("workload", "measured", "95 % interval", "ideal", "of ideal", *(("note",) if any(notes) else ()))
@@ -66,51 +65,45 @@ _LEGEND = (
 )
 
 
-def _note(row: Mapping[str, Any]) -> str:
-    """Why a row is unstable, then what the bench notes about it."""
-    why = (lookup.text(row, "unstable_because") or "not stable") if row.get("stable") is False else None
-    missing = None if lookup.number(row, "ratio") is not None else "no ratio was recorded"
-    return "; ".join(part for part in (why, lookup.text(row, "note"), missing) if part)
+def _why(row: Speedup | Row) -> str:
+    """Why a row is unstable; nothing of one that is not."""
+    return (row.unstable_because or "not stable") if row.stable is False else ""
 
 
-def _unstable(row: Mapping[str, Any]) -> Mark:
-    return "warn" if row.get("stable") is False else ""
+def _unstable(row: Speedup | Row) -> Mark:
+    return "warn" if row.stable is False else ""
 
 
-def _null(bench: Any) -> Part:
-    ratio, bounds = lookup.number(bench, "null_test", "ratio"), lookup.numbers(bench, "null_test", "ci95")
-    if ratio is None or len(bounds) != 2:
-        return Text("The null test (dense against itself) was not run: small differences mean nothing.")
-    words = f"Null test, dense against itself: {ratio:.3f}, 95 % interval {bounds[0]:.3f} to {bounds[1]:.3f}. "
-    if bounds[0] <= 1 <= bounds[1]:
+def _null(null: NullTest) -> Part:
+    low, high = null.ci95
+    words = f"Null test, dense against itself: {null.ratio:.3f}, 95 % interval {low:.3f} to {high:.3f}. "
+    if low <= 1 <= high:
         words += "It contains 1, as it must; a ratio within this interval is no difference."
     else:
         words += "It does not contain 1: the machine was not quiet, and ratios this close to 1 mean nothing."
-    every, missed = len(lookup.rows(bench, "null_test", "rows")), lookup.integer(bench, "null_test", "missed")
-    if every > 1 and missed is not None:
-        words += f" Of {every} null tests over all workloads, {every - missed} contain 1."
+    every = len(null.rows or ())
+    if every > 1 and null.missed is not None:
+        words += f" Of {every} null tests over all workloads, {every - null.missed} contain 1."
     return Text(words)
 
 
-def _rows(rows: list[Mapping[str, Any]]) -> Table:
-    cells: list[list[str | Cell]] = []
-    for row in rows:
-        unstable = _unstable(row)
-        cells.append(
-            [
-                workload({**row, "phase": None}),
-                str(row.get("bundle", "?")),
-                str(row.get("provider", "?")),
-                Cell(figures.milliseconds(lookup.number(row, "ttft_ms")), unstable),
-                Cell(figures.milliseconds(lookup.number(row, "tpot_ms")), unstable),
-                figures.significant(lookup.number(row, "decode_tokens_per_s")),
-                figures.size(lookup.number(row, "bytes_per_token")),
-                figures.percent(lookup.number(row, "bandwidth_use"), 0),
-                figures.size(lookup.number(row, "peak_rss_bytes")),
-                placement(row.get("placement")),
-                _note({"ratio": 1.0, **row}),
-            ]
-        )
+def _rows(rows: list[Row]) -> Table:
+    cells: list[list[str | Cell]] = [
+        [
+            workload(row),
+            row.bundle,
+            row.provider,
+            Cell(figures.milliseconds(row.ttft_ms), _unstable(row)),
+            Cell(figures.milliseconds(row.tpot_ms), _unstable(row)),
+            figures.significant(row.decode_tokens_per_s),
+            figures.size(row.bytes_per_token),
+            figures.percent(row.bandwidth_use, 0),
+            figures.size(row.peak_rss_bytes),
+            placement(row.placement),
+            _why(row),
+        ]
+        for row in rows
+    ]
     return table(
         (
             "workload",
@@ -131,15 +124,7 @@ def _rows(rows: list[Mapping[str, Any]]) -> Table:
     )
 
 
-def placement(value: Any) -> str:
-    """Where nodes ran: `CPU 139`, several with commas; text as it is."""
-    if isinstance(value, Mapping):
-        return (
-            ", ".join(
-                f"{str(name).removesuffix('ExecutionProvider')} {count}"
-                for name, count in sorted(value.items())
-                if isinstance(count, int | str)
-            )
-            or "not told"
-        )
-    return value if isinstance(value, str) and value else "not told"
+def placement(nodes: dict[str, int] | None) -> str:
+    """Where nodes ran: `CPU 139`, several with commas."""
+    counts = (f"{name.removesuffix('ExecutionProvider')} {count}" for name, count in sorted((nodes or {}).items()))
+    return ", ".join(counts) or "not told"

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from foldrank.reporting import figures, lookup
+from foldrank.reporting import figures
 from foldrank.reporting.evidence import Evidence
 from foldrank.reporting.gates import gate_name, gate_value
 from foldrank.reporting.parts import Mark, Tile, Verdict
 from foldrank.reporting.weight_bytes import split
 from foldrank.reporting.workload import workload
+from foldrank.reports.bench import Bench, headline
+from foldrank.reports.form import Gate
+from foldrank.reports.validate import Quality, Validation
 
 _LARGE_LOSS = 0.10
 """Rise of perplexity above which a bundle that nobody set gates for is marked."""
@@ -18,42 +18,40 @@ _LARGE_LOSS = 0.10
 
 def verdict(evidence: Evidence) -> Verdict:
     """What may be said: failed where anything failed, passed only where the graph proof ran and passed."""
-    proof = lookup.at(evidence.validate, "graph", "passed")
-    found = [*lookup.rows(evidence.validate, "gates"), *lookup.rows(evidence.bench, "gates")]
-    gates = [gate for gate in found if gate.get("name") != "graph_proof"]
-    failed = [gate for gate in gates if gate.get("passed") is not True]
+    proof = evidence.validate.graph.passed if evidence.validate is not None else None
+    reports = [report for report in (evidence.validate, evidence.bench) if report is not None]
+    gates = [gate for report in reports for gate in report.gates if gate.name != "graph_proof"]
+    failed = [gate for gate in gates if gate.passed is not True]
     proved, missed = _proved(evidence, proof), tuple(_missed(gate) for gate in failed)
-    told = {lookup.text(evidence.validate, "verdict"), lookup.text(evidence.bench, "verdict")}
-    if proof is False or failed or "fail" in told:
+    if proof is False or failed or any(report.failed for report in reports):
         stopped = ("speed was not measured after that",) if evidence.bench is None else ()
         return Verdict("Failed", ((proved, *missed) if proof is False else (*missed, proved)) + stopped, "bad")
     if evidence.validate is None:
         return Verdict("Not validated", ("neither graph proof nor quality was measured",), "warn")
     if proof is not True:
         return Verdict("Not proved", (proved, "every gate holds" if gates else "no gates were set"), "warn")
-    if all(gate.get("name") == "graph_proof" for gate in lookup.rows(evidence.validate, "gates")):
-        return _ungated(evidence, proved, "every gate holds, none is on quality" if gates else "no gates were set")
+    if all(gate.name == "graph_proof" for gate in evidence.validate.gates):
+        held = "every gate holds, none is on quality" if gates else "no gates were set"
+        return _ungated(evidence.validate.quality, proved, held)
     return Verdict("Passed", (proved, "every gate holds"), "good")
 
 
-def _ungated(evidence: Evidence, proved: str, held: str) -> Verdict:
+def _ungated(quality: Quality, proved: str, held: str) -> Verdict:
     """Nobody said what would be good enough: the fact is told, and a large loss is not neutral."""
-    ratio = lookup.number(evidence.validate, "quality", "perplexity_ratio")
-    cost = f"; perplexity {figures.change(ratio)}" if ratio is not None else ""
-    mark: Mark = "warn" if ratio is not None and ratio > 1 + _LARGE_LOSS else ""
-    return Verdict("Proved", (proved, f"{held}{cost}"), mark)
+    mark: Mark = "warn" if quality.perplexity_ratio > 1 + _LARGE_LOSS else ""
+    return Verdict("Proved", (proved, f"{held}; perplexity {figures.change(quality.perplexity_ratio)}"), mark)
 
 
-def _proved(evidence: Evidence, proof: Any) -> str:
+def _proved(evidence: Evidence, proof: bool | None) -> str:
     subject = "the plan" if evidence.plan is not None else "the checkpoint"
     if proof is True:
         return f"the graph computes what {subject} says"
     return f"the graph does not compute what {subject} says" if proof is False else "the graph proof was not run"
 
 
-def _missed(gate: Mapping[str, Any]) -> str:
+def _missed(gate: Gate) -> str:
     """`max perplexity increase is 12.00 %, its limit 5.00 %`."""
-    return f"{gate_name(gate)} is {gate_value(gate, 'value')}, its limit {gate_value(gate, 'limit')}"
+    return f"{gate_name(gate)} is {gate_value(gate, gate.value)}, its limit {gate_value(gate, gate.limit)}"
 
 
 def tiles(evidence: Evidence) -> tuple[Tile, ...]:
@@ -73,56 +71,42 @@ def _size(evidence: Evidence) -> Tile:
     )
 
 
-def _quality(validate: Any) -> Tile:
-    quality = lookup.at(validate, "quality")
-    ratio = lookup.number(quality, "perplexity_ratio")
-    if ratio is None:
+def _quality(validate: Validation | None) -> Tile:
+    if validate is None:
         return Tile("Perplexity", figures.MISSING, "foldrank validate", "quiet")
+    quality = validate.quality
     return Tile(
         "Perplexity",
-        figures.change(ratio),
-        f"{figures.significant(lookup.number(quality, 'dense_perplexity'))} → "
-        f"{figures.significant(lookup.number(quality, 'perplexity'))}; "
-        f"top-1 agreement {figures.percent(lookup.number(quality, 'top1_agreement'))}",
+        figures.change(quality.perplexity_ratio),
+        f"{figures.significant(quality.dense_perplexity)} → {figures.significant(quality.perplexity)}; "
+        f"top-1 agreement {figures.percent(quality.top1_agreement)}",
     )
 
 
-def _speed(bench: Any) -> Tile:
-    row = headline(lookup.rows(bench, "speedups"))
-    if row is None:
+def _speed(bench: Bench | None) -> Tile:
+    if bench is None or all(row.phase != "decode" for row in bench.speedups):
         return Tile("Decode speed", figures.MISSING, "foldrank bench", "quiet")
-    bounds = lookup.numbers(row, "ci95")
-    detail = f"95 % interval {figures.interval(bounds)}; " if bounds else ""
-    unstable = row.get("stable") is False
-    detail += f"ideal {figures.times(lookup.number(row, 'ideal'))}; {workload(row)}"
-    ratio = figures.times(lookup.number(row, "ratio"))
-    detail += f"; unstable pairs{_why(row)}" if unstable else ""
-    return Tile("Decode speed", ratio, detail, "warn" if unstable else "")
+    row = headline(bench.speedups)
+    detail = f"95 % interval {figures.interval(row.ci95)}; ideal {figures.times(row.ideal)}; {workload(row)}"
+    if row.stable is False:
+        why = f": {row.unstable_because}" if row.unstable_because else ""
+        return Tile("Decode speed", figures.times(row.ratio), f"{detail}; unstable pairs{why}", "warn")
+    return Tile("Decode speed", figures.times(row.ratio), detail)
 
 
-def _why(row: Mapping[str, Any]) -> str:
-    reason = lookup.text(row, "unstable_because")
-    return f": {reason}" if reason else ""
-
-
-def headline(speedups: list[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """Decode, smallest batch, shortest prompt, first engine: no choosing of the best one."""
-    rows = [row for row in speedups if row.get("phase") == "decode" and lookup.number(row, "ratio") is not None]
-    return min(rows, key=lambda row: [lookup.number(row, k) or 0 for k in ("batch", "prompt_tokens")], default=None)
-
-
-def _proof(validate: Any) -> Tile:
-    graph = lookup.at(validate, "graph")
-    worst, passed = lookup.number(graph, "max_relative_error"), lookup.at(graph, "passed")
-    if worst is None and passed is None:
+def _proof(validate: Validation | None) -> Tile:
+    if validate is None:
         return Tile("Graph proof", figures.MISSING, "foldrank validate", "quiet")
-    mark: Mark = {True: "good", False: "bad"}.get(passed, "warn")  # type: ignore[assignment]
-    word = {True: "passed", False: "failed"}.get(passed, "not run")
+    graph = validate.graph
+    if graph.max_relative_error is None and graph.passed is None:
+        return Tile("Graph proof", figures.MISSING, "foldrank validate", "quiet")
+    mark: Mark = "warn" if graph.passed is None else "good" if graph.passed else "bad"
+    word = "not run" if graph.passed is None else "passed" if graph.passed else "failed"
     return Tile(
         "Graph proof",
         word,
-        f"largest relative error {figures.error(worst)}; "
-        f"argmax agreement {figures.percent(lookup.number(graph, 'argmax_agreement'), 2)} "
-        f"over {figures.whole(lookup.number(graph, 'positions'))} positions",
+        f"largest relative error {figures.error(graph.max_relative_error)}; "
+        f"argmax agreement {figures.percent(graph.argmax_agreement, 2)} "
+        f"over {figures.whole(graph.positions)} positions",
         mark,
     )

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from foldrank.edits.base import Phase
 from foldrank.reporting import lookup
 from foldrank.reporting.evidence import Evidence
 from foldrank.reporting.parts import Missing, Part, Text
 from foldrank.reporting.picture import INK, PAPER, picture
+from foldrank.sites import Site
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,7 +26,9 @@ def similarity_map(evidence: Evidence) -> list[Part]:
     if matrix is None:
         return [_NONE]
     measure = lookup.text(measured, "measure") or "similarity"
-    windows = [(min(w), max(w)) for fold in evidence.folds if (w := lookup.numbers(fold, "blocks"))]
+    read = [fold.touch.reads for fold in evidence.edits if fold.phase is Phase.BLOCKS]
+    spans = [{part.block for part in parts if isinstance(part, Site)} for parts in read]
+    windows = [(float(min(span)), float(max(span))) for span in spans if span]
     alt = f"Map of {measure} between {len(blocks)} blocks, from {matrix.min():.2f} to {matrix.max():.2f}. " + (
         "Folded windows: " + ", ".join(f"blocks {low:.0f} to {high:.0f}" for low, high in windows) + "."
         if windows

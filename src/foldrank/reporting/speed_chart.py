@@ -2,50 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from foldrank.reporting import figures, lookup
+from foldrank.reporting import figures
 from foldrank.reporting.figures import times
 from foldrank.reporting.parts import Picture
 from foldrank.reporting.picture import DENSE, GRID, INK, PAPER, QUIET, SMALL, picture
 from foldrank.reporting.workload import workload
+from foldrank.reports.bench import Row, Speedup
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
-def speedups(measured: Sequence[Mapping[str, Any]]) -> list[Picture]:
+def speedups(rows: Sequence[Speedup]) -> list[Picture]:
     """One line a workload: ratio, 95 % interval, ideal. Nothing where no ratio was measured."""
-    rows = [row for row in measured if lookup.number(row, "ratio") is not None]
     if not rows:
         return []
     alt = "Speed-up over dense. " + " ".join(
-        f"{workload(row)}: {times(lookup.number(row, 'ratio'))}, ideal {times(lookup.number(row, 'ideal'))}."
-        for row in rows
+        f"{workload(row)}: {times(row.ratio)}, ideal {times(row.ideal)}." for row in rows
     )
     caption = "Speed-up over the dense bundle: measured (dot, with its 95 % interval) and ideal (bar). Right is faster."
     return [picture(lambda: _draw(rows), "speedups", alt, caption)]
 
 
-def _draw(rows: Sequence[Mapping[str, Any]]) -> Figure:
+def _draw(rows: Sequence[Speedup]) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.2, 1.0 + 0.34 * len(rows)))
     axes = figure.add_subplot()
     places = range(len(rows), 0, -1)
     for place, row in zip(places, rows, strict=True):
-        ratio, ideal, bounds = lookup.number(row, "ratio"), lookup.number(row, "ideal"), lookup.numbers(row, "ci95")
-        if ratio is None:
-            continue
-        if ideal is not None:
-            axes.plot([ideal], [place], "|", color=INK, markersize=16, markeredgewidth=2.2, label="ideal")
-        if len(bounds) == 2:
-            axes.plot(bounds, [place, place], color=SMALL, linewidth=3, alpha=0.5, solid_capstyle="butt")
-        unstable = row.get("stable") is False
+        axes.plot([row.ideal], [place], "|", color=INK, markersize=16, markeredgewidth=2.2, label="ideal")
+        axes.plot(row.ci95, [place, place], color=SMALL, linewidth=3, alpha=0.5, solid_capstyle="butt")
+        unstable = row.stable is False
         axes.plot(
-            [ratio],
+            [row.ratio],
             [place],
             "o",
             color=SMALL,
@@ -68,11 +62,11 @@ def _draw(rows: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def before_after(rows: Sequence[Mapping[str, Any]]) -> list[Picture]:
+def before_after(rows: Sequence[Row]) -> list[Picture]:
     """Two panels, time to the first token and per token after it: dense and this bundle on one line a workload."""
-    times: dict[str, dict[str, Mapping[str, Any]]] = {}
+    times: dict[str, dict[str, Row]] = {}
     for row in rows:
-        times.setdefault(workload(row), {})[str(row.get("bundle"))] = row
+        times.setdefault(workload(row), {})[row.bundle] = row
     both = {name: found for name, found in times.items() if {"dense", "compressed"} <= set(found)}
     if not both:
         return []
@@ -94,11 +88,14 @@ def _axis(axes: Axes, times: Sequence[float]) -> None:
         axes.set_xlim(0, 1.06 * max(times, default=1))
 
 
-def _times(found: Mapping[str, Mapping[str, Any]], key: str) -> str:
-    return " and ".join(figures.milliseconds(lookup.number(found[side], key)) for side in ("dense", "compressed"))
+_MS: dict[str, Callable[[Row], float]] = {"ttft_ms": lambda row: row.ttft_ms, "tpot_ms": lambda row: row.tpot_ms}
 
 
-def _draw_times(both: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Figure:
+def _times(found: Mapping[str, Row], key: str) -> str:
+    return " and ".join(figures.milliseconds(_MS[key](found[side])) for side in ("dense", "compressed"))
+
+
+def _draw_times(both: Mapping[str, Mapping[str, Row]]) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.2, 1.1 + 0.34 * len(both)))
@@ -106,17 +103,13 @@ def _draw_times(both: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Figure:
     places = range(len(both), 0, -1)
     for axes, key, title in zip(panels, ("ttft_ms", "tpot_ms"), ("first token", "each token after it"), strict=True):
         for place, found in zip(places, both.values(), strict=True):
-            dense, small = (lookup.number(found[side], key) for side in ("dense", "compressed"))
-            if dense is None or small is None:
-                continue
+            dense, small = (_MS[key](found[side]) for side in ("dense", "compressed"))
             axes.plot([dense, small], [place, place], color=GRID, linewidth=3, zorder=1)
             axes.plot([dense], [place], "o", color=DENSE, markersize=6.5, label="dense")
             axes.plot([small], [place], "o", color=SMALL, markersize=6.5, label="this bundle")
         axes.set_title(title)
         axes.set_xlabel("ms")
-        _axis(
-            axes, [t for found in both.values() for row in found.values() if (t := lookup.number(row, key)) is not None]
-        )
+        _axis(axes, [_MS[key](row) for found in both.values() for row in found.values()])
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         axes.grid(axis="x")

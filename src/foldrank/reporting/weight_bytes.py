@@ -8,15 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from foldrank.edits import on_edits
+from foldrank.edits.anatomy import Anatomy, BlockAnatomy, Matrix
 from foldrank.edits.low_rank import rank_limit
+from foldrank.edits.sizes import bytes_by_part, bytes_each
 from foldrank.reporting import lookup
 from foldrank.reporting.evidence import Evidence
-from foldrank.sites import PACKED
 
 _GATED = {"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "granite", "smollm3", "olmo2"}
 """`model_type`s whose blocks hold exactly the seven roles."""
 ITEM_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
-GROUPS = {"q": "q k v", "k": "q k v", "v": "q k v", "o": "o", "gate": "gate up", "up": "gate up", "down": "down"}
 
 
 @dataclass(frozen=True)
@@ -70,53 +71,34 @@ def role_shapes(evidence: Evidence) -> dict[str, tuple[int, int]] | None:
 def split(evidence: Evidence, context: int = 1024) -> Split | None:
     """The split, or None where a shape, a count of blocks or the dtype is not known."""
     shapes, item = role_shapes(evidence), ITEM_BYTES.get(lookup.text(evidence.manifest, "dtype") or "")
-    before, after = evidence.source_blocks, evidence.blocks
-    vocabulary = lookup.integer(evidence.config, "vocab_size")
-    if shapes is None or item is None or not before or not after or not vocabulary or evidence.cache_shape is None:
+    before, vocabulary = evidence.source_blocks, lookup.integer(evidence.config, "vocab_size")
+    if shapes is None or item is None or not before or not vocabulary or evidence.cache_shape is None:
         return None
-    saved = _saved(evidence.pairs, shapes)
-    parts: dict[str, tuple[int, int]] = {}
-    for role, (n_in, n_out) in shapes.items():
-        dense, here = parts.get(GROUPS[role], (0, 0))
-        parts[GROUPS[role]] = (dense + before * n_in * n_out, here + after * n_in * n_out)
-    each = _stored_bytes(evidence, item)
-    weights = [Share(part, item * d, round(each * (h - saved.get(part, 0)))) for part, (d, h) in parts.items()]
+    dense = _dense(shapes, before, vocabulary, evidence)
+    try:
+        here = on_edits(evidence.edits, dense)
+    except ValueError:
+        return None
+    held = bytes_by_part(here, item)
+    weights = [Share(part, round(size), round(held[part])) for part, size in bytes_by_part(dense, item).items()]
     numbers = vocabulary * shapes["q"][0]
-    table, few = item * numbers, evidence.head and round(_few_bits(evidence.head, item) * numbers)
-    if lookup.at(evidence.config, "tie_word_embeddings") is True:  # few bits are kept beside the table
-        weights.append(Share("embedding and head", table, table + (few or 0)))
+    table, few = item * numbers, round(bytes_each(here.head, item) * numbers) if here.head else 0
+    if dense.tied:  # a head of its own is kept beside the table
+        weights.append(Share("embedding and head", table, table + (0 if here.tied else few)))
     else:
-        weights += [Share("embedding", table, table), Share("head", table, few or table)]
+        weights += [Share("embedding", table, table), Share("head", table, few)]
     per_block = 2 * item * evidence.cache_shape[0] * evidence.cache_shape[1] * context
-    return Split(tuple(weights), Share("KV cache", before * per_block, after * per_block), context)
+    return Split(tuple(weights), Share("KV cache", before * per_block, len(here.cached) * per_block), context)
 
 
-def _stored_bytes(evidence: Evidence, item: int) -> float:
-    """Of one weight in a block: as the dtype has it, or in few bits with its share of a scale and a zero point."""
-    edit = next(iter(evidence.quantized), None)
-    return item if edit is None else _few_bits(edit, item)
-
-
-def _few_bits(edit: Mapping[str, object], item: int) -> float:
-    bits, size = (lookup.integer(edit, "storage", key) for key in ("bits", "block_size"))
-    if not bits or not size:
-        return item
-    zeros = 0 if lookup.at(edit, "storage", "symmetric") is True else bits / 8
-    return bits / 8 + (item + zeros) / size
-
-
-def _saved(pairs: list[Mapping[str, object]], shapes: Mapping[str, tuple[int, int]]) -> dict[str, int]:
-    """Numbers saved by low-rank pairs, by part."""
-    saved: dict[str, int] = {}
-    for edit in pairs:
-        role = (lookup.text(edit, "site") or "").rpartition(".")[2]
-        roles, rank = PACKED.get(role, (role,)), lookup.integer(edit, "rank")
-        if rank is None or any(name not in shapes for name in roles):
-            continue
-        n_in, n_out = shapes[roles[0]][0], sum(shapes[name][1] for name in roles)
-        part = GROUPS[roles[0]]
-        saved[part] = saved.get(part, 0) + n_in * n_out - rank * (n_in + n_out)
-    return saved
+def _dense(shapes: Mapping[str, tuple[int, int]], blocks: int, vocabulary: int, evidence: Evidence) -> Anatomy:
+    """The source's anatomy, all blocks alike."""
+    kv_heads, head_size = evidence.cache_shape or (1, 1)
+    matrices = {role: Matrix(shape) for role, shape in shapes.items()}
+    return Anatomy(
+        tuple(BlockAnatomy(number, matrices) for number in range(blocks)), Matrix((shapes["q"][0], vocabulary)),
+        lookup.at(evidence.config, "tie_word_embeddings") is True, shapes["q"][1] // head_size, kv_heads, head_size,
+    )
 
 
 def largest_rank(shape: tuple[int, int]) -> int:

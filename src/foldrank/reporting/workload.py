@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-_PARTS = (
-    ("phase", ""),
-    ("engine", ""),
-    ("prompt_tokens", "prompt "),
-    ("context_tokens", "context "),
-    ("batch", "batch "),
-)
+from foldrank.reports.bench import Row, Speedup
 
 
-def workload(row: Mapping[str, Any]) -> str:
+def workload(row: Row | Speedup) -> str:
     """What is known of a row's workload. A prompt belongs to prefill, a context to decode."""
-    phase = row.get("phase")
-    left_out = {"prefill": "context_tokens", "decode": "prompt_tokens"}.get(str(phase))
-    if left_out is None and row.get("prompt_tokens") == row.get("context_tokens"):
-        left_out = "context_tokens"
-    return ", ".join(
-        f"{label}{value if isinstance(value, str) else f'{value:,g}'}"
-        for key, label in _PARTS
-        if key != left_out and isinstance(value := row.get(key), str | int | float) and not isinstance(value, bool)
-    )
+    prompt, context = row.prompt_tokens, row.context_tokens
+    if isinstance(row, Row):
+        return told(row.engine, prompt, None if prompt == context else context, row.batch)
+    decoding = row.phase == "decode"
+    parts = told(row.engine, None if decoding else prompt, context if decoding else None, row.batch)
+    return ", ".join(filter(None, (row.phase, parts)))
+
+
+def told(engine: str | None, prompt: int | None, context: int | None, batch: int | None) -> str:
+    """What is not None, with words for what the numbers are."""
+    counts = {"prompt": prompt, "context": context, "batch": batch}
+    numbers = [f"{name} {count:,g}" for name, count in counts.items() if count is not None]
+    return ", ".join([*([] if engine is None else [engine]), *numbers])

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from foldrank import strictjson
 from foldrank.benchmarks.bench import paired_bench
 from foldrank.benchmarks.cost_table import group_shapes, measure_costs
 from foldrank.benchmarks.peers import PEERS
@@ -16,12 +15,11 @@ from foldrank.bundle import Bundle
 from foldrank.errors import SourceError
 from foldrank.plans.solver.costs import CostTable
 from foldrank.progress import SILENT, Progress
+from foldrank.reports.bench import FORM
 from foldrank.runtime.fallback import provider_for
 from foldrank.runtime.providers import resolve
 from foldrank.runtime.session import default_threads
 from foldrank.staging import write_atomically
-
-REPORT = "reports/bench.json"
 
 
 def bench(
@@ -50,8 +48,8 @@ def bench(
         compressed, dense, on, profile, threads=threads or default_threads(), seed=seed, min_speedup=min_speedup,
         peers=against, progress=progress,
     )
-    compressed.with_files({REPORT: strictjson.dumps(result).encode()})
-    return result
+    compressed.with_files({FORM.file: FORM.data(result)})
+    return FORM.document(result)
 
 
 def cost_table(

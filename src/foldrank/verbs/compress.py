@@ -11,6 +11,7 @@ from foldrank.checkpoint import Checkpoint
 from foldrank.errors import BundleError
 from foldrank.installed import missing, require
 from foldrank.progress import SILENT, Progress
+from foldrank.reports.validate import Validation
 from foldrank.staging import check_output, move_into_place, sync_tree
 from foldrank.unfinished import unfinished
 
@@ -129,6 +130,6 @@ def _needed(exporter: str) -> dict[str, str]:
     return {**needed, "onnxruntime_genai": "cpu"} if exporter in ("auto", "genai") else needed
 
 
-def _goes_on(found: dict[str, Any], keep_going: bool) -> bool:
+def _goes_on(found: Validation, keep_going: bool) -> bool:
     """Whether speed is worth measuring: never of a graph that computes something else than its plan says."""
-    return found["graph"]["passed"] is not False and (keep_going or found["verdict"] == "pass")
+    return found.graph.passed is not False and (keep_going or not found.failed)

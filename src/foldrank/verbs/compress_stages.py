@@ -18,16 +18,18 @@ from foldrank.checkpoint import Checkpoint
 from foldrank.digests import sha256_file
 from foldrank.plans.resume import code_version
 from foldrank.progress import Progress
+from foldrank.reports.bench import FORM as SPEED
+from foldrank.reports.bench import Bench
+from foldrank.reports.validate import FORM as QUALITY
+from foldrank.reports.validate import Validation
 from foldrank.staging import staged_folder
 from foldrank.unfinished import Stages
 from foldrank.verbs.apply import apply
-from foldrank.verbs.bench import REPORT as SPEED
 from foldrank.verbs.bench import bench
 from foldrank.verbs.export import export
 from foldrank.verbs.plan import plan
 from foldrank.verbs.reference import Known, reference_of
 from foldrank.verbs.selftest import add_selftest
-from foldrank.verbs.validate import REPORT as QUALITY
 from foldrank.verbs.validate import validate
 
 _CODE = ("foldrank", "foldrank.graph", "foldrank.export", "foldrank.plans", "foldrank.passes", "foldrank.runtime",
@@ -88,32 +90,29 @@ class Way:
         digests = [sha256_file(baseline.path / MANIFEST), sha256_file(chosen / "plan.json")]
         return self.stages.once("apply", [self._code, digests, seed, bos], make, lambda: Bundle.open(self.small))
 
-    def validated(self, baseline: Bundle, **settings: Any) -> dict[str, Any]:
+    def validated(self, baseline: Bundle, **settings: Any) -> Validation:
         """reports/validate.json."""
         def make() -> None:
             validate(self.small, reference=baseline, known=self.known(baseline), progress=self.progress, **settings,
                      **self.trust, **self.running)
 
         inputs = [_plain(settings), dict(self.texts), _plain(self.running)]
-        return self.stages.once("validate", inputs, make, lambda: self._report(QUALITY), after=["apply"])
+        return self.stages.once("validate", inputs, make, lambda: QUALITY.read(Bundle.open(self.small)),
+                                after=["apply"])
 
-    def benched(self, baseline: Bundle, **settings: Any) -> dict[str, Any]:
+    def benched(self, baseline: Bundle, **settings: Any) -> Bench:
         """reports/bench.json."""
         def make() -> None:
             bench(self.small, baseline=baseline, progress=self.progress, **settings, **self.running)
 
         inputs = [_plain(settings), _plain(self.running)]
-        return self.stages.once("bench", inputs, make, lambda: self._report(SPEED), after=["apply"])
+        return self.stages.once("bench", inputs, make, lambda: SPEED.read(Bundle.open(self.small)), after=["apply"])
 
     def known(self, baseline: Bundle) -> Known:
         """What the compressed bundle's graph is judged by, built when it is first asked for."""
         if self._known is None:
             self._known = reference_of(Bundle.open(self.small), self.checkpoint, baseline)
         return self._known
-
-    def _report(self, name: str) -> dict[str, Any] | None:
-        found: dict[str, Any] | None = Bundle.open(self.small).json(name)
-        return found
 
     @functools.cached_property
     def _code(self) -> str:

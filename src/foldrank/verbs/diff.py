@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 from foldrank.bundle import MANIFEST, Bundle
 from foldrank.errors import SourceError
 from foldrank.planfile import Plan
+from foldrank.reports.validate import FORM
 
 
 def diff(a: str | Path, b: str | Path) -> dict[str, Any]:
@@ -65,7 +67,8 @@ def _bundle_facts(path: Path) -> dict[str, Any]:
     config = bundle.json("config.json") or {}
     facts["blocks"] = config.get("num_hidden_layers", config.get("n_layer"))
     facts["bytes"] = sum(entry.bytes for entry in bundle.manifest.files.values())
-    quality = (bundle.json("reports/validate.json") or {}).get("quality") or {}
-    facts |= {f"quality.{k}": v for k, v in sorted(quality.items()) if isinstance(v, int | float)}
+    if (report := FORM.read(bundle)) is not None:
+        quality = sorted(dataclasses.asdict(report.quality).items())
+        facts |= {f"quality.{k}": v for k, v in quality if isinstance(v, int | float)}
     facts |= {f"file {name}": entry.sha256[:12] for name, entry in sorted(bundle.manifest.files.items())}
     return facts

@@ -92,7 +92,8 @@ def _axes(model: ir.Model) -> dict[str, list[int | str | None]]:
 
 
 def _kv(decoder: Decoder) -> dict[str, int]:
-    return {"pairs": len(decoder.blocks), "heads": decoder.kv_heads, "head_size": decoder.head_size,
+    pairs = sum(block.kv is not None for block in decoder.blocks)
+    return {"pairs": pairs, "heads": decoder.kv_heads, "head_size": decoder.head_size,
             "query_heads": decoder.heads}
 
 

@@ -10,6 +10,7 @@ from foldrank.checkpoint import Checkpoint
 from foldrank.errors import SourceError
 from foldrank.graph.dequantized import matrices
 from foldrank.planfile import Plan
+from foldrank.reports.validate import FewBitsKept
 from foldrank.runtime.proof import Reference
 from foldrank.verbs.rounded import GivenBits
 from foldrank.verbs.torch_logits import logits_of
@@ -27,7 +28,7 @@ class Known:
     described: str
     precision: str
     checkpoint: Checkpoint | None = None
-    kept: dict[str, Any] | None = None
+    kept: FewBitsKept | None = None
 
 
 def reference_of(bundle: Bundle, checkpoint: Checkpoint, dense: Bundle | None = None) -> Known:

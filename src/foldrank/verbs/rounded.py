@@ -19,6 +19,7 @@ from foldrank.graph.load import load_model
 from foldrank.graph.skip_norms import read_apart
 from foldrank.planfile import Plan
 from foldrank.plans.method import Method
+from foldrank.reports.validate import FewBitsKept
 from foldrank.runtime.compare import Comparison
 from foldrank.sites import Site
 from foldrank.tolerances import ROUNDED_WEIGHT
@@ -58,7 +59,7 @@ class GivenBits:
         """Whether they are computed with activations rounded to int8."""
         return rounds_activations(self.held)
 
-    def kept(self, plan: Plan | None) -> dict[str, Any] | None:
+    def kept(self, plan: Plan | None) -> FewBitsKept | None:
         """Whether the bundle holds them bit for bit as the source graph does; None where there are none, or no plan."""
         if plan is None or self.anatomy is None:
             return None
@@ -67,8 +68,8 @@ class GivenBits:
         came_from = {block.number: block.copies for block in after.blocks if block.copies is not None}
         differ = [linear.sites for linear in self.held
                   if (old := there.get(_before(linear.sites, came_from))) is None or not linear.same_as(old)]
-        return {"compared": len(self.held), "differ": [",".join(sites) for sites in differ[:_SHOWN]],
-                "passed": not differ}
+        return FewBitsKept(compared=len(self.held), differ=[",".join(sites) for sites in differ[:_SHOWN]],
+                           passed=not differ)
 
 
 def refuse_replacing(bundle: Bundle, methods: Iterable[Method]) -> None:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from foldrank import strictjson
 from foldrank.bundle import Bundle, source_differs
 from foldrank.checkpoint import Checkpoint
 from foldrank.errors import BundleError, SourceError
 from foldrank.places import place_of
 from foldrank.plans.texts import load_tokenizer
 from foldrank.progress import SILENT, Progress
+from foldrank.reports.validate import FORM, NOT_RUN, GraphProof, HeldOut, Sample, Validation
 from foldrank.runtime import quality, validation
 from foldrank.runtime.decoding import OrtDecoder
 from foldrank.runtime.fallback import provider_for
@@ -25,7 +26,7 @@ from foldrank.verbs.reading import held_out
 from foldrank.verbs.reference import Known, reference_of
 from foldrank.versions import versions
 
-REPORT = "reports/validate.json"
+_SAMPLES = 3
 
 
 def validate(
@@ -36,7 +37,7 @@ def validate(
     proof: bool = True, tokens: int = 20_480, bos: str = "auto", threads: int | None = None, offline: bool = False,
     trust_remote_code: bool = False, known: Known | None = None, progress: Progress = SILENT,
 ) -> dict[str, Any]:
-    """Prove the graph, measure quality on `tokens` tokens of held-out text, and write reports/validate.json.
+    """Prove the graph, measure quality on `tokens` tokens of held-out text, write reports/validate.json, return it.
 
     `reference`: the dense bundle. `model`: the checkpoint, by default where the bundle says it came from. `known`: what
     `reference_of` gave, where the caller has built it already; then no checkpoint is opened. A failed gate is in the
@@ -54,30 +55,29 @@ def validate(
         known = reference_of(small, _checkpoint(small, model, **trust), dense)
     ids_NT = windows.ids
     decoder = _decoder(small, engine, threads)
-    graph = dict(validation.NOT_RUN)
+    graph = NOT_RUN
     if proof and known is not None:
         graph = _prove(small, known, decoder, ids_NT, seed, progress)
-        if not graph["passed"]:
-            graph["fault"] = fault_of(small, dense, known, ids_NT, engine=engine, threads=threads)
-    cost = quality.measure(_decoder(dense, engine, threads), decoder, ids_NT, progress, opening=windows.opening)
-    samples = _read(cost.pop("greedy_samples"), small)
+        if not graph.passed:
+            graph = replace(graph, fault=fault_of(small, dense, known, ids_NT, engine=engine, threads=threads))
+    cost, greedy = quality.measure(_decoder(dense, engine, threads), decoder, ids_NT, progress, opening=windows.opening)
     gates = validation.gates(graph, cost, max_perplexity_increase=limit, min_top1_agreement=min_top1_agreement)
-    found = {
-        "schema": validation.SCHEMA, "graph": graph, "quality": cost, "samples": samples, "gates": gates,
-        "verdict": validation.verdict(gates), "seed": seed, "provider": engine.short, "instead_of": engine.instead_of,
-        "threads": decoder.session.threads,
-        "text": {"name": windows.text.name, "sha256": windows.text.sha256, "bos": windows.opening.bos},
-        "versions": versions(),
-        "placement": decoder.session.placement,
-    }
-    small.with_files({REPORT: strictjson.dumps(found).encode()})
-    return found
+    report = Validation(
+        graph=graph, quality=cost, samples=_read(greedy, small), gates=gates, verdict=validation.verdict(gates),
+        seed=seed, provider=engine.short, instead_of=engine.instead_of, threads=decoder.session.threads,
+        text=HeldOut(name=windows.text.name, sha256=windows.text.sha256, bos=windows.opening.bos),
+        versions=versions(), placement=decoder.session.placement,
+    )
+    small.with_files({FORM.file: FORM.data(report)})
+    return FORM.document(report)
 
 
-def _read(samples: list[dict[str, list[int]]], bundle: Bundle) -> list[dict[str, str]]:
-    """What the token ids of each sample (prompt, dense, bundle) say, in the tokenizer's words."""
+def _read(greedy: quality.Greedy, bundle: Bundle) -> list[Sample]:
+    """What both wrote after the first prompts, in the tokenizer's words."""
     tokenizer: Any = load_tokenizer(bundle.path)
-    return [{key: tokenizer.decode(ids) for key, ids in sample.items()} for sample in samples]
+    written = zip(greedy.prompts[:_SAMPLES], greedy.dense, greedy.small, strict=False)
+    return [Sample(prompt=tokenizer.decode(prompt.tolist()), dense=tokenizer.decode(first.tolist()),
+                   bundle=tokenizer.decode(second.tolist())) for prompt, first, second in written]
 
 
 def fault_of(
@@ -92,7 +92,7 @@ def fault_of(
     sound = reference_of(dense, known.checkpoint)
     found = prove(_decoder(dense, engine, threads), sound.logits, _enough(ids_NT, int(ids_NT.max()) + 1, 0)[:2],
                   described=sound.described, precision=sound.precision, sides=_sides(dense))
-    return "plan" if found["passed"] else "export"
+    return "plan" if found.passed else "export"
 
 
 def _check_pair(small: Bundle, dense: Bundle) -> None:
@@ -127,14 +127,14 @@ def _decoder(bundle: Bundle, engine: Provider, threads: int | None) -> OrtDecode
 
 def _prove(
     bundle: Bundle, known: Known, decoder: OrtDecoder, ids_NT: Tokens, seed: int, progress: Progress
-) -> dict[str, Any]:
+) -> GraphProof:
     config = bundle.json("config.json") or {}
     ids = _enough(ids_NT, config.get("text_config", config).get("vocab_size", int(ids_NT.max()) + 1), seed)
     found = prove(decoder, known.logits, ids, described=known.described, precision=known.precision,
                   sides=_sides(bundle), progress=progress)
-    if known.kept is not None:
-        found |= {"few_bits_kept": known.kept, "passed": found["passed"] and known.kept["passed"]}
-    return found
+    if known.kept is None:
+        return found
+    return replace(found, few_bits_kept=known.kept, passed=bool(found.passed) and known.kept.passed)
 
 
 def _sides(bundle: Bundle) -> list[Literal["left", "right"]]:

@@ -11,6 +11,8 @@ import pytest
 
 from foldrank.benchmarks.bandwidth import device_bandwidth
 from foldrank.benchmarks.energy import energy_counter
+from foldrank.reports.form import plain
+from foldrank.reports.machine import Environment
 from foldrank.runtime.gpu import Gpu, throttles
 from foldrank.runtime.providers import Provider
 
@@ -44,6 +46,8 @@ def test_a_card_says_what_it_can_and_none_for_the_rest(nvml: SimpleNamespace) ->
     assert card.facts() == {"name": "Card", "driver": "580", "memory_bytes": 8 << 30, "power_limit_w": 300.0}
     assert card.state() == {"sm_mhz": 1000, "memory_mhz": 2000, "power_w": None, "temperature_c": 40,
                             "throttled_by": ["software power cap"]}
+    told = Environment(threads=1, versions={}, gpu=card.facts(), gpu_states=[card.state(), None])
+    assert plain(told)["gpu"] == card.facts()
     assert card.energy_j() == 2.5
     assert card.process_bytes() is None  # another process's memory is not ours
     assert energy_counter(Provider("cuda"))[0]() == 2.5

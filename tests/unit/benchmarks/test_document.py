@@ -17,6 +17,7 @@ from foldrank.benchmarks.statistics import Estimate
 from foldrank.benchmarks.workload import Workload
 from foldrank.bundle import Bundle
 from foldrank.errors import BundleError
+from foldrank.reports.bench import NullTest, Phase, Speedup
 from foldrank.runtime.providers import Provider
 from foldrank.verbs.bench import bench
 
@@ -44,43 +45,43 @@ def _series(dense: float = 0.006, small: float = 0.004, again: float = 0.006) ->
 
 def test_rows_hold_medians_samples_and_bandwidth_use() -> None:
     dense, small = document.rows(_series(), SETUP, YARDSTICK)
-    assert (dense["bundle"], small["bundle"]) == ("dense", "compressed")
-    assert dense["tpot_ms"] == pytest.approx(6.0)
-    assert dense["ttft_ms"] == pytest.approx(60.0)
-    assert small["decode_tokens_per_s"] == pytest.approx(2 / 0.004)
+    assert (dense.bundle, small.bundle) == ("dense", "compressed")
+    assert dense.tpot_ms == pytest.approx(6.0)
+    assert dense.ttft_ms == pytest.approx(60.0)
+    assert small.decode_tokens_per_s == pytest.approx(2 / 0.004)
     step_bytes = 1_000_000 + 2 * (1_000 + 110 * 100)
-    assert small["bytes_per_token"] == step_bytes / 2
-    assert small["bandwidth_use"] == pytest.approx(step_bytes / 0.004 / 1e9)
-    assert (dense["peak_rss_bytes"], small["peak_rss_bytes"]) == (120, 60)
-    assert len(small["samples"]["tpot_ms"]) == 20
-    assert small["stable"]
+    assert small.bytes_per_token == step_bytes / 2
+    assert small.bandwidth_use == pytest.approx(step_bytes / 0.004 / 1e9)
+    assert (dense.peak_rss_bytes, small.peak_rss_bytes) == (120, 60)
+    assert len(small.samples.tpot_ms) == 20
+    assert small.stable
 
 
 def test_speedups_stand_beside_their_ideal() -> None:
     prefill, decode = document.speedups(_series(), SETUP, YARDSTICK)
-    assert decode["ratio"] == pytest.approx(1.5)
-    assert decode["ideal"] == pytest.approx((2_000_000 + 24_000) / (1_000_000 + 24_000))
-    assert decode["realised_over_ideal"] == pytest.approx(1.5 / decode["ideal"])
+    assert decode.ratio == pytest.approx(1.5)
+    assert decode.ideal == pytest.approx((2_000_000 + 24_000) / (1_000_000 + 24_000))
+    assert decode.realised_over_ideal == pytest.approx(1.5 / decode.ideal)
     looks = 100 * 101 / 2 * 50
-    assert prefill["ideal"] == pytest.approx((1e8 + looks) / (5e7 + looks))
-    assert decode["note"] is None
+    assert prefill.ideal == pytest.approx((1e8 + looks) / (5e7 + looks))
+    assert decode.note is None
 
 
 def test_a_row_with_scattered_samples_is_unstable() -> None:
     series = _series()
     series.pairs[SPEED, WORKLOAD] = [[(_sample(0.006 * (1 + 0.1 * (k % 3))), _sample(0.004)) for k in range(10)]] * 2
     dense, small = document.rows(series, SETUP, YARDSTICK)
-    assert not dense["stable"]
-    assert small["stable"]
-    assert not any(entry["stable"] for entry in document.speedups(series, SETUP, YARDSTICK))
+    assert not dense.stable
+    assert small.stable
+    assert not any(entry.stable for entry in document.speedups(series, SETUP, YARDSTICK))
 
 
 def test_a_machine_that_drifts_under_both_leaves_their_ratio_stable() -> None:
     series = _series()
     drift = [1 + 0.1 * k for k in range(10)]
     series.pairs[SPEED, WORKLOAD] = [[(_sample(0.006 * d), _sample(0.004 * d)) for d in drift]] * 2
-    assert not any(row["stable"] for row in document.rows(series, SETUP, YARDSTICK))
-    assert all(entry["stable"] and entry["spread"] < 1e-9 for entry in document.speedups(series, SETUP, YARDSTICK))
+    assert not any(row.stable for row in document.rows(series, SETUP, YARDSTICK))
+    assert all(entry.stable and entry.spread < 1e-9 for entry in document.speedups(series, SETUP, YARDSTICK))
 
 
 def test_where_turns_were_tokens_a_pairs_ratio_is_the_median_over_them() -> None:
@@ -101,11 +102,11 @@ def test_a_turn_is_one_token_where_no_weights_stay_in_the_cache(
 
 
 def test_the_null_test_passes_on_equal_and_fails_on_unequal_workers() -> None:
-    assert document.null_test([_series()], SETUP)["passed"]
+    assert document.null_test([_series()], SETUP).passed
     odd = document.null_test([_series(again=0.0063)], SETUP)
-    assert not odd["passed"]
-    assert odd["missed"] == 2
-    assert odd["ratio"] == pytest.approx(6 / 6.3)
+    assert not odd.passed
+    assert odd.missed == 2
+    assert odd.ratio == pytest.approx(6 / 6.3)
 
 
 @pytest.mark.parametrize(
@@ -126,24 +127,25 @@ def test_a_ratio_above_ideal_is_explained_not_applauded(
     assert note is None if says is None else note is not None and says in note
 
 
-def _speedup(engine: str, low: float, *, batch: int = 1, phase: str = "decode") -> dict[str, Any]:
-    return {"engine": engine, "phase": phase, "batch": batch, "prompt_tokens": 16, "ci95": [low, low + 0.2]}
+def _speedup(engine: str, low: float, *, batch: int = 1, phase: Phase = "decode") -> Speedup:
+    return Speedup(engine=engine, phase=phase, batch=batch, prompt_tokens=16, ratio=low + 0.1, ci95=[low, low + 0.2],
+                   ideal=2.0, realised_over_ideal=(low + 0.1) / 2)
 
 
 def test_the_gate_asks_the_lower_end_of_every_engine_at_batch_one() -> None:
     entries = [_speedup("genai", 9.0, phase="prefill"), _speedup("genai", 1.25), _speedup("genai", 0.5, batch=4),
                _speedup("onnxruntime", 1.15)]
-    null = {"ci95": [0.99, 1.01], "passed": True}
-    assert [(g["name"], g["value"], g["passed"]) for g in speed_gates(entries, null, 1.2)] == [
+    null = NullTest(ratio=1.0, ci95=[0.99, 1.01], passed=True)
+    assert [(g.name, g.value, g.passed) for g in speed_gates(entries, null, 1.2)] == [
         ("min_speedup genai", 1.25, True), ("min_speedup onnxruntime", 1.15, False), ("null_test", 0.0, True),
     ]
     assert speed_gates(entries, null, None) == []
 
 
 def test_the_gate_fails_on_a_machine_that_tells_equal_bundles_apart() -> None:
-    gates = speed_gates([_speedup("genai", 1.5)], {"ci95": [1.02, 1.05], "passed": False}, 1.2)
-    assert [gate["passed"] for gate in gates] == [True, False]
-    assert gates[1]["value"] == pytest.approx(0.02)
+    gates = speed_gates([_speedup("genai", 1.5)], NullTest(ratio=1.03, ci95=[1.02, 1.05], passed=False), 1.2)
+    assert [gate.passed for gate in gates] == [True, False]
+    assert gates[1].value == pytest.approx(0.02)
 
 
 @pytest.mark.parametrize("change", [{"dtype": "fp16"}, {"config_sha256": "0"}, {"weights_sha256": "0"}])

@@ -97,14 +97,14 @@ def test_ratios_are_their_time_over_ours_and_a_missing_peer_leaves_a_reason(
     dense = bundle(tmp_path, tmp_path)
     StandIn.started.clear()
     found = against(["transformers", "optimum"], dense, "genai", SETUP, PROFILE)
-    assert found["engine"] == "genai"
-    assert [(one["peer"], one["phase"], one["ratio"]) for one in found["entries"]] == [
+    assert found.engine == "genai"
+    assert [(one.peer, one.phase, one.ratio) for one in found.entries] == [
         ("transformers", "prefill", 2.0), ("transformers", "decode", 2.0)]
-    assert [[len(launch) for launch in one["pair_ratios"]] for one in found["entries"]] == [[10, 10], [10, 10]]
+    assert [[len(launch) for launch in one.pair_ratios] for one in found.entries] == [[10, 10], [10, 10]]
     assert StandIn.started[:4] == ["dense in genai", "transformers", "transformers", "dense in genai"]
-    assert found["unavailable"] == {"optimum": "optimum: is not installed"}
+    assert found.unavailable == {"optimum": "optimum: is not installed"}
     gone = against(["transformers"], bundle(tmp_path, tmp_path / "gone"), "genai", SETUP, PROFILE)
-    assert "its checkpoint is not there" in gone["unavailable"]["transformers"]
+    assert "its checkpoint is not there" in gone.unavailable["transformers"]
 
 
 def test_only_a_peer_whose_threads_come_to_rest_takes_turns_of_a_token(
@@ -117,7 +117,7 @@ def test_only_a_peer_whose_threads_come_to_rest_takes_turns_of_a_token(
     StandIn.asked.clear()
     setup = replace(SETUP, turns=ONE)
     found = against(["genai-default", "optimum"], bundle(tmp_path, tmp_path), "genai", setup, PROFILE)
-    assert [one["ratio"] for one in found["entries"]] == [2.0] * 4
+    assert [one.ratio for one in found.entries] == [2.0] * 4
     assert {do for name, do in StandIn.asked if name == "genai-default"} == {"open", "sample"}
     assert {do for name, do in StandIn.asked if name == "optimum"} == {
         "open", "sample", "begin", "steps"}  # sample: warm-ups

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from foldrank.benchmarks.quality_recovered import Recoveries
 from foldrank.bundle import Bundle
 from foldrank.graph.load import load_model
 from foldrank.planfile import Plan
+from foldrank.reports.bench import Speedup
 
 
 def test_a_cell_asks_for_its_keep() -> None:
@@ -155,11 +158,11 @@ def test_only_cells_that_are_there_and_were_not_timed_are_timed_and_equal_graphs
     cells |= {keys["sleb"]: {"decode": {"ratio": 7.0}}, keys["laco"]: {"refused": "no"}}
     path.write_text(json.dumps({"cells": cells}))
 
-    def bench(small: Bundle, *_others: object, **_named: object) -> dict[str, object]:
+    def bench(small: Bundle, *_others: object, **_named: object) -> SimpleNamespace:
         timed.append(len(load_model(small.model).graph))
-        entry = {"phase": "decode", "engine": "own", "prompt_tokens": 128, "ratio": 1.5 + len(timed), "ci95": [1, 2],
-                 "ideal": 1.6, "realised_over_ideal": 0.9, "stable": True}
-        return {"speedups": [{**entry, "phase": "prefill", "ratio": 9.0}, entry]}
+        entry = Speedup(phase="decode", engine="own", prompt_tokens=128, ratio=1.5 + len(timed), ci95=[1.0, 2.0],
+                        ideal=1.6, realised_over_ideal=0.9, stable=True)
+        return SimpleNamespace(speedups=[replace(entry, phase="prefill", ratio=9.0), entry])
 
     monkeypatch.setattr(quality_decode, "paired_bench", bench)
     asked = [str(model), "-o", str(path), "--keep", "0.9", "--plans", str(plans),

@@ -9,8 +9,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from foldrank.cli import main, options, output, plans, progress, results
+from foldrank.cli import main, options, output, plans, progress
 from foldrank.errors import BundleError, InvariantBroken, SourceError, ValidationFailed
+from foldrank.reports.form import Gate, Judged, Verdict
 
 
 @pytest.mark.parametrize(("error", "code"), [
@@ -88,10 +89,14 @@ def test_lines_tell_only_what_took_long(monkeypatch: pytest.MonkeyPatch, capsys:
     assert capsys.readouterr().err == "long: 3.0 s\n"
 
 
-def test_a_failed_gate_means_exit_1() -> None:
-    assert results.exit_code({"verdict": "pass", "gates": [{"passed": True}, {"passed": None}]}) == 0
-    assert results.exit_code({"verdict": "fail", "gates": []}) == 1
-    assert results.exit_code({"gates": [{"passed": False}]}) == 1
+def test_a_failed_gate_is_a_failed_report() -> None:
+    def failed(verdict: Verdict, *passed: bool | None) -> bool:
+        gates = [Gate(name="any", limit=1.0, value=2.0, passed=one) for one in passed]
+        return Judged(gates=gates, verdict=verdict).failed
+
+    assert not failed("pass", True, None)
+    assert failed("fail")
+    assert failed("pass", True, False)
 
 
 def test_values_are_shown_to_be_read() -> None:

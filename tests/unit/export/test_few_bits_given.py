@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from foldrank.errors import BundleError, ExportError, NotWritable, PassRefused
 from foldrank.graph.dequantized import matrix, rounded_linears
 from foldrank.graph.load import load_model
 from foldrank.planfile import Plan
+from foldrank.reports.validate import FewBitsKept, GraphProof
 from foldrank.runtime.decoding import OrtDecoder
 from foldrank.runtime.proof import prove
 from foldrank.runtime.providers import resolve
@@ -86,11 +88,11 @@ def changed(bundle: Bundle, name: str, slot: int, change: Any) -> Bundle:
     return bundle
 
 
-def proved(small: Bundle, dense: Bundle, shared: Path) -> dict[str, Any]:
+def proved(small: Bundle, dense: Bundle, shared: Path) -> GraphProof:
     known = reference_of(small, Checkpoint.open(shared / "fixtures/tiny/llama/checkpoint"), dense)
     decoder = OrtDecoder.open(small.path, resolve("cpu"), threads=1)
     found = prove(decoder, known.logits, IDS, described=known.described, precision=known.precision)
-    return {**found, "kept": known.kept}
+    return replace(found, few_bits_kept=known.kept)
 
 
 def test_an_adopted_graph_is_proved_against_the_weights_it_holds(dense: Bundle) -> None:
@@ -144,10 +146,11 @@ def test_a_matrix_is_what_onnx_runtime_multiplies_by(storage: tuple[int, int, bo
 def test_a_fold_of_it_is_proved(folded: Bundle, dense: Bundle, plan: Plan, shared: Path) -> None:
     found = proved(folded, dense, shared)
     assert all(fold.coefficients[fold.blocks[-1]] == 1.0 for fold in plan.of(FoldBlocks))
-    assert (found["passed"], found["measure"]) == (True, "max_relative_error")
-    assert found["max_relative_error"] < 1e-5
-    assert found["kept"] == {"compared": 4 * 7 + 1, "differ": [], "passed": True}
-    assert "dequantised: 43 weights of dense" in found["reference"]
+    assert (found.passed, found.measure) == (True, "max_relative_error")
+    assert found.max_relative_error is not None
+    assert found.max_relative_error < 1e-5
+    assert found.few_bits_kept == FewBitsKept(compared=4 * 7 + 1, differ=[], passed=True)
+    assert "dequantised: 43 weights of dense" in found.reference
 
 
 def test_the_scales_of_a_weight_one_percent_off_fail_the_proof(
@@ -156,8 +159,9 @@ def test_the_scales_of_a_weight_one_percent_off_fail_the_proof(
     block = plan.of(FoldBlocks)[0].into
     name = f"layers.{block}/mlp/down_proj"
     found = proved(changed(folded, name, 2, lambda scales: scales * np.float32(1.01)), dense, shared)
-    assert (found["passed"], found["kept"]["passed"]) == (False, False)
-    assert found["kept"]["differ"] == [f"block.{block:02d}.down"]
+    assert found.passed is False
+    assert found.few_bits_kept is not None
+    assert (found.few_bits_kept.passed, found.few_bits_kept.differ) == (False, [f"block.{block:02d}.down"])
 
 
 def _one(scales: np.ndarray) -> np.ndarray:
@@ -169,8 +173,8 @@ def test_a_single_scale_one_percent_off_is_seen(folded: Bundle, dense: Bundle, p
     """Too little for any logit to tell; the numbers themselves do."""
     block = plan.of(FoldBlocks)[0].into
     spoiled = changed(folded, f"layers.{block}/self_attn/o_proj", 2, _one)
-    assert GivenBits.of(spoiled, plan, dense).kept(plan) == {
-        "compared": 29, "differ": [f"block.{block:02d}.o"], "passed": False}
+    assert GivenBits.of(spoiled, plan, dense).kept(plan) == FewBitsKept(
+        compared=29, differ=[f"block.{block:02d}.o"], passed=False)
 
 
 def test_the_reference_must_be_of_the_graph_that_was_folded(folded: Bundle, dense_5m: Path, plan: Plan) -> None:
@@ -213,7 +217,9 @@ def test_the_builders_own_int4_graph_is_adopted_and_folded(shared: Path, plan: P
     assert made.manifest.padding == ["left", "right"]
     small = foldrank.apply(made, plan, tmp_path / "small")
     found = proved(small, made, shared)
-    assert (found["passed"], found["measure"], found["kept"]["compared"]) == (True, "kl_nats", 4 * 5 + 1)
+    assert (found.passed, found.measure) == (True, "kl_nats")
+    assert found.few_bits_kept is not None
+    assert found.few_bits_kept.compared == 4 * 5 + 1
 
 
 def test_a_dense_graph_of_the_builder_is_its_exporters_own(dense_5m: Path, specs_5m: Path, tmp_path: Path) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +19,7 @@ from foldrank.edits import Edit
 from foldrank.edits.fold_blocks import FoldBlocks
 from foldrank.edits.low_rank import LowRank
 from foldrank.errors import PassRefused
+from foldrank.export.child import run_child
 from foldrank.graph.decoder import read_decoder
 from foldrank.graph.load import load_model
 from foldrank.plandocument import PlanDocument, Source
@@ -63,7 +62,7 @@ def _export(shared: Path, folder: Path, name: str, precision: str) -> Export:
     command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", str(checkpoint), "-o", str(out),
                "-p", precision, "-e", "cpu", "-c", str(folder / "cache")]
     options = ["--extra_options", *EXPORTS[name]] if EXPORTS.get(name) else []
-    subprocess.run([*command, *options], check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    run_child([*command, *options], folder, where=checkpoint, who="the model builder")
     shutil.copy(checkpoint / "config.json", out / "config.json")
     digest = sha256_file(out / "config.json")
     source = {"name": name, "path": str(checkpoint), "config_sha256": digest, "architecture": "x"}

@@ -49,7 +49,7 @@ def test_plan_records_what_was_asked_reached_and_predicted(made: Plan, checkpoin
     assert document.source.architecture == "LlamaForCausalLM"
     assert document.calibration is not None
     assert document.calibration.tokens == 1024
-    folded = {b for f in made.folds for b in f.blocks}
+    folded = {b for f in made.of(FoldBlocks) for b in f.blocks}
     assert set(document.source.weights) == {f"block.{b:02d}.{r}" for b in folded for r in ROLES}
 
 
@@ -60,9 +60,11 @@ def test_diagnostics_are_what_the_report_draws(made: Plan) -> None:
     assert matrix.shape == (12, 12)
     np.testing.assert_allclose(matrix, matrix.T)
     np.testing.assert_allclose(np.diag(matrix), 1.0)
-    assert {(w["low"], w["high"]) for w in found["windows"]} == {(f.blocks[0], f.blocks[-1]) for f in made.folds}
+    folds = made.of(FoldBlocks)
+    assert {(w["low"], w["high"]) for w in found["windows"]} == {(f.blocks[0], f.blocks[-1]) for f in folds}
     assert all(len(s["values"]) == len(s["ranks"]) <= 64 for s in found["spectra"])
-    assert {s["site"]: s["rank"] for s in found["spectra"] if s["rank"]} == {str(p.site): p.rank for p in made.pairs}
+    ranks = {str(pair.site): pair.rank for pair in made.of(LowRank)}
+    assert {s["site"]: s["rank"] for s in found["spectra"] if s["rank"]} == ranks
     assert {"low", "high", "similarity", "accepted"} == set(found["slm_trace"][0])
 
 
@@ -107,7 +109,7 @@ def test_reference_refuses_a_plan_of_another_model(made: Plan, shared: Path, che
 def test_methods_see_the_model_as_left_before_and_folds_come_first(made: Plan) -> None:
     kinds = [type(e) for e in made.edits]
     assert kinds == sorted(kinds, key=[FoldBlocks, LowRank].index)
-    assert {e.site.block for e in made.pairs} <= set(made.surviving_blocks)
+    assert {e.site.block for e in made.of(LowRank)} <= set(made.surviving_blocks)
 
 
 def test_plan_is_the_same_twice(specs_5m: Path, made: Plan, checkpoint: Checkpoint) -> None:

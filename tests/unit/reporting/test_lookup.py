@@ -8,7 +8,7 @@ DOCUMENT = {
     "a": {"b": 3, "list": [1, 2.5]},
     "flag": True,
     "word": "x",
-    "timed": {"median": 4.5, "samples": [4, 5]},
+    "timed": {"median": 4.5},
     "mixed": [1, "x"],
     "objects": [{"k": 1}, 7],
     "huge": 1e400,
@@ -23,7 +23,8 @@ DOCUMENT = {
         (("word", "b"), None),
         (("flag",), None),
         (("word",), None),
-        (("timed",), 4.5),
+        (("timed",), None),
+        (("timed", "median"), 4.5),
         (("huge",), None),
     ],
 )

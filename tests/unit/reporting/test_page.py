@@ -14,6 +14,7 @@ from foldrank import strictjson
 from foldrank.errors import BundleError
 from foldrank.reporting import picture
 from foldrank.reporting.page import compose
+from tests.sample_reports import benchmark, validation
 
 Maker = Callable[..., Path]
 VOID = {"meta", "link", "img", "br", "hr", "input"}
@@ -129,8 +130,9 @@ def test_hostile_names_are_text(make_bundle: Maker) -> None:
     bench = copy.deepcopy(BENCH)
     for row in [*bench["rows"], *bench["speedups"]]:
         row["engine"] = HOSTILE
-    bench["environment"] = {HOSTILE: HOSTILE}
-    receipts = [{"pass": HOSTILE, "effect": HOSTILE, "where": HOSTILE, "reason": HOSTILE}]
+    bench["environment"] |= {"cpu_model": HOSTILE, "versions": {HOSTILE: HOSTILE}}
+    texts = dict.fromkeys(("pass", "effect", "where", "reason"), HOSTILE)
+    receipts = [{**texts, "bytes_before": 1, "bytes_after": 2}]
     change = {"reports/bench.json": bench, "reports/receipts.json": receipts}
     page = compose(make_bundle(change, name=HOSTILE)).html
     assert "<script" not in page
@@ -140,8 +142,9 @@ def test_hostile_names_are_text(make_bundle: Maker) -> None:
 
 
 BENCH: dict[str, Any] = {
-    "rows": [{"bundle": b, "tpot_ms": 1.0, "ttft_ms": 2.0, "batch": 1} for b in ("dense", "compressed")],
-    "speedups": [{"phase": "decode", "ratio": 1.2, "ci95": [1.1, 1.3], "ideal": 1.4, "batch": 1}],
+    **benchmark(),
+    "rows": [row for row in benchmark()["rows"] if row["context_tokens"] == 16],
+    "speedups": [{**benchmark()["speedups"][1], "ratio": 1.2, "ci95": [1.1, 1.3], "ideal": 1.4}],
 }
 
 
@@ -190,14 +193,46 @@ def test_a_file_of_another_form_never_crashes_the_page(make_bundle: Maker, path:
     tags(compose(make_bundle({path: strictjson.dumps(content)})).html)
 
 
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(("path", "sections", "command"), [
+    ("reports/validate.json", ("quality", "proof"), "foldrank validate"),
+    ("reports/bench.json", ("speed",), "foldrank bench"), ("reports/receipts.json", ("receipts",), "foldrank apply"),
+])
+def test_a_report_that_does_not_fit_is_named_with_the_reason_and_the_rest_is_shown(
+    make_bundle: Maker, path: str, sections: tuple[str, ...], command: str
+) -> None:
+    page = compose(make_bundle({path: {"schema": "foldrank.of_tomorrow/9"}})).html
+    for section in sections:
+        said = words(page, section)
+        assert f"Cannot be read: {path}: " in said
+        assert "schema is 'foldrank.of_tomorrow/9', this version reads 'foldrank." in said
+        assert f"run `{command}` again" in said
+    assert "12 blocks became 9." in words(page, "done")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_receipts_of_before_their_schema_and_with_it_give_the_same_page(make_bundle: Maker) -> None:
+    rows = strictjson.read(make_bundle() / "reports" / "receipts.json")
+    before = words(compose(make_bundle()).html, "receipts")
+    report = {"schema": "foldrank.receipts/1", "receipts": rows}
+    assert words(compose(make_bundle({"reports/receipts.json": report})).html, "receipts") == before
+    assert "drop blocks (exact)" in before
+
+
 def test_a_damaged_file_is_named(make_bundle: Maker) -> None:
     with pytest.raises(BundleError, match=r"bench\.json"):
         compose(make_bundle({"reports/bench.json": "{"}))
 
 
-def _validation(**changes: Any) -> dict[str, Any]:
-    report: dict[str, Any] = {"graph": {"passed": True}, "quality": {"perplexity": 5.0}, "gates": [], "verdict": "pass"}
-    return report | changes
+NOT_RUN = {"reference": "not run", "positions": 0, "max_relative_error": None, "argmax_agreement": None,
+           "kl_nats": None, "passed": None}
+
+
+def _validation(ratio: float = 1.02, *, proof: bool | None = True, **changes: Any) -> dict[str, Any]:
+    report = validation()
+    graph = NOT_RUN if proof is None else {**report["graph"], "passed": proof}
+    quality = {**report["quality"], "perplexity_ratio": ratio}
+    return {**report, "graph": graph, "quality": quality, "gates": [], **changes}
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -205,10 +240,10 @@ def _validation(**changes: Any) -> dict[str, Any]:
     ("report", "word", "reason"),
     [
         (_validation(), "Proved", "no gates were set"),
-        (_validation(quality={"perplexity_ratio": 1.45}), "! Proved", "no gates were set; perplexity +45.0 %"),
-        (_validation(quality={"perplexity_ratio": 1.02}), "Proved", "no gates were set; perplexity +2.0 %"),
-        (_validation(graph={"passed": False}, verdict="fail"), "✗ Failed", "does not compute what the plan says"),
-        (_validation(graph=None), "! Not proved", "the graph proof was not run; no gates were set"),
+        (_validation(1.45), "! Proved", "no gates were set; perplexity +45.0 %"),
+        (_validation(1.02), "Proved", "no gates were set; perplexity +2.0 %"),
+        (_validation(proof=False, verdict="fail"), "✗ Failed", "does not compute what the plan says"),
+        (_validation(proof=None), "! Not proved", "the graph proof was not run; no gates were set"),
         (_validation(verdict="fail"), "✗ Failed", "the graph computes what the plan says."),
         (
             _validation(
@@ -228,7 +263,7 @@ def test_the_verdict_says_no_more_than_was_shown(make_bundle: Maker, report: Any
 @pytest.mark.usefixtures("undrawn")
 def test_a_gate_on_speed_says_nothing_of_quality(make_bundle: Maker) -> None:
     bench = {**BENCH, "gates": [{"name": "min_speedup genai", "limit": 1.1, "value": 1.2, "passed": True}]}
-    report = _validation(quality={"perplexity_ratio": 1.45})
+    report = _validation(1.45)
     top = words(compose(make_bundle({"reports/bench.json": bench, "reports/validate.json": report})).html)
     assert "! Proved" in top
     assert "every gate holds, none is on quality; perplexity +45.0 %" in top

@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from foldrank.reporting.absent import absent
 from foldrank.reporting.evidence import Evidence
 from foldrank.reporting.page import compose
 from foldrank.reporting.reproduced import reproduced
+from foldrank.reports.bench import Peers
 
 Maker = Callable[..., Path]
 
@@ -65,7 +67,6 @@ def test_without_samples_there_is_no_table_of_them_and_a_long_one_keeps_its_end(
     from foldrank.reporting import section_quality
 
     assert section_quality._one_line("x" * 500 + "end") == f"… {'x' * 397}end"
-    assert section_quality._one_line(None) == ""
 
 
 def test_an_unstable_row_says_why(page: str) -> None:
@@ -76,15 +77,16 @@ def test_an_unstable_row_says_why(page: str) -> None:
 
 
 def test_what_was_not_timed_says_why(make_bundle: Maker) -> None:
-    method = {"unavailable": {"genai": "it does not start"}, "dropped_prompts": [2048]}
-    peers = {"unavailable": {"optimum": "exporter optimum: not installed"}}
     evidence = Evidence.read(make_bundle())
-    told = Evidence({}, genai_config=evidence.genai_config, bench={"method": method, "peers": peers})
-    (part,) = absent(told)
+    assert evidence.bench is not None
+    assert evidence.bench.method is not None
+    method = replace(evidence.bench.method, unavailable={"genai": "it does not start"}, dropped_prompts=[2048])
+    peers = Peers(engine="genai", entries=[], unavailable={"optimum": "exporter optimum: not installed"})
+    (part,) = absent(evidence, replace(evidence.bench, method=method, peers=peers))
     assert [[cell.text for cell in row] for row in part.rows] == [  # type: ignore[union-attr]
         ["genai", "it does not start"], ["prompt 2,048", "longer than the model's context of 1,024 tokens"],
         ["against optimum", "exporter optimum: not installed"]]
-    assert absent(evidence) == []
+    assert absent(evidence, evidence.bench) == []
 
 
 def test_a_compressed_bundle_is_made_again_by_three_commands_that_parse(make_bundle: Maker) -> None:

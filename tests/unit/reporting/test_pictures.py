@@ -12,14 +12,15 @@ import pytest
 from matplotlib import colors, image
 
 from foldrank.reporting.evidence import Evidence
-from foldrank.reporting.folds import fold_sentence
 from foldrank.reporting.page import compose
 from foldrank.reporting.parts import Picture
 from foldrank.reporting.picture import PAPER, SMALL, VARIABLES, canvas, inline_svg, png
 from foldrank.reporting.similarity_map import similarity_map
 from foldrank.reporting.spectra import Spectrum, read, spectra
 from foldrank.reporting.speed_chart import before_after, speedups
+from foldrank.reports.bench import FORM, Speedup
 from foldrank.sites import Site
+from tests.sample_reports import benchmark
 
 Maker = Callable[..., Path]
 
@@ -61,10 +62,13 @@ def test_a_map_that_is_not_square_is_not_drawn(make_bundle: Maker) -> None:
     )
 
 
+DECODE = Speedup(phase="decode", ratio=1.234, ci95=[1.2, 1.3], ideal=1.5, realised_over_ideal=0.82)
+
+
 def test_speed_pictures_need_measured_ratios_and_both_bundles() -> None:
-    assert speedups([{"phase": "decode", "ratio": None}]) == []
-    assert before_after([{"bundle": "dense", "ttft_ms": 1.0, "tpot_ms": 1.0}]) == []
-    drawn = speedups([{"phase": "decode", "ratio": 1.234, "ci95": [1.2, 1.3], "ideal": 1.5}])[0]
+    assert speedups([]) == []
+    assert before_after([row for row in FORM.parse(benchmark()).rows if row.bundle == "dense"]) == []
+    drawn = speedups([DECODE])[0]
     assert "decode: 1.23×, ideal 1.50×." in drawn.svg
 
 
@@ -81,7 +85,7 @@ def test_a_png_has_the_light_colours_of_the_page() -> None:
     style = (resources.files("foldrank.reporting") / "style.css").read_text(encoding="utf-8")
     light = dict(re.findall(r"(--\w+): (#\w{6});", style[: style.index("@media")]))
     assert {variable: light[variable] for variable in VARIABLES.values()} == {v: c for c, v in VARIABLES.items()}
-    drawn = speedups([{"phase": "decode", "ratio": 1.234, "ci95": [1.2, 1.3], "ideal": 1.5}])[0]
+    drawn = speedups([DECODE])[0]
     found = png(drawn)
     assert found.startswith(b"\x89PNG")
     pixels = image.imread(io.BytesIO(found))
@@ -99,10 +103,3 @@ def test_hostile_text_in_a_picture_is_text() -> None:
         svg = inline_svg(figure, "x", '"><script>')
     assert "<script" not in svg
     assert "&lt;script&gt;$x$ &amp;" in svg
-
-
-def test_a_fold_in_words() -> None:
-    fold = {"blocks": [4, 5], "coefficients": {"4": 0.25, "5": 0.75}, "into": 4, "norms": "top"}
-    assert fold_sentence(fold) == (
-        "Blocks 4 and 5 were folded into one: projections of 0.250 × block 4 + 0.750 × block 5, norms of the top block."
-    )

@@ -1,21 +1,25 @@
 """The placement part: what the bench told, and nothing where it told nothing."""
 
+from dataclasses import replace
+
 from foldrank.reporting.parts import Fold, Table, Text
 from foldrank.reporting.section_placement import placement_parts
+from foldrank.reports.bench import Bench, Energy, NullTest, Operators, Placement
+from foldrank.reports.machine import Environment
 
-TOLD = {
-    "placement": [
-        {"bundle": "dense", "nodes": {"CPUExecutionProvider": 2, "CUDAExecutionProvider": 271},
-         "step_us": {"CUDAExecutionProvider": 1500.0}, "operator_us": {"MatMul": 900.0}, "memcpy": 3, "casts": 1,
-         "operators": {"before": {"MatMul": 85, "Sigmoid": 12}, "after": {"MatMul": 85, "QuickGelu": 12}}},
-    ],
-    "energy": [{"bundle": "dense", "engine": "genai", "joules_per_token": 0.25, "energy_source": "NVML, whole card"},
-               {"bundle": "compressed", "engine": "genai", "joules_per_token": None, "energy_source": "no NVML"}],
-}
+PLACED = Placement(
+    bundle="dense", provider="cuda", nodes={"CPUExecutionProvider": 2, "CUDAExecutionProvider": 271}, steps=8,
+    step_us={"CUDAExecutionProvider": 1500.0}, operator_us={"MatMul": 900.0}, memcpy=3, casts=1,
+    operators=Operators(before={"MatMul": 85, "Sigmoid": 12}, after={"MatMul": 85, "QuickGelu": 12}))
+ENERGY = [Energy(bundle="dense", engine="genai", joules_per_token=0.25, energy_source="NVML, whole card"),
+          Energy(bundle="compressed", engine="genai", joules_per_token=None, energy_source="no NVML")]
+BEFORE = Bench(environment=Environment(threads=1, versions={}), null_test=NullTest(ratio=1.0, ci95=[1.0, 1.0]), rows=[],
+               speedups=[], gates=[], verdict="pass")
+"""As an earlier version wrote it."""
 
 
 def test_nodes_times_copies_and_fusions_are_shown() -> None:
-    nodes, fused, energy = placement_parts(TOLD)
+    nodes, fused, energy = placement_parts(replace(BEFORE, placement=[PLACED], energy=ENERGY))
     assert isinstance(nodes, Table)
     shown = [[cell.text for cell in row] for row in nodes.rows]
     assert shown[0][:3] == ["dense", "CPU", "2"]
@@ -33,5 +37,4 @@ def test_nodes_times_copies_and_fusions_are_shown() -> None:
 
 
 def test_a_bench_of_before_has_no_such_part() -> None:
-    assert placement_parts({"rows": []}) == []
-    assert placement_parts(None) == []
+    assert placement_parts(BEFORE) == []

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from foldrank import strictjson
+from foldrank.digests import DTYPES
 from foldrank.reporting.evidence import Evidence
 from foldrank.reporting.weight_bytes import Share, split
 
@@ -32,14 +34,8 @@ def test_every_part_is_as_counted_by_hand(make_bundle: Maker) -> None:
 
 
 def test_an_untied_head_is_counted_on_its_own(make_bundle: Maker) -> None:
-    config = {
-        "model_type": "llama",
-        "hidden_size": 8,
-        "intermediate_size": 16,
-        "num_attention_heads": 2,
-        "vocab_size": 10,
-        "tie_word_embeddings": False,
-    }
+    config = strictjson.read(make_bundle() / "config.json")
+    config["tie_word_embeddings"] = False
     found = split(Evidence.read(make_bundle({"config.json": config})))
     assert found is not None
     assert [share.part for share in found.weights][-2:] == ["embedding", "head"]
@@ -59,9 +55,12 @@ def test_without_a_manifest_the_stored_type_is_not_guessed(make_bundle: Maker) -
 def test_few_bits_count_their_scales_and_zero_points_and_a_tied_table_stays(make_bundle: Maker) -> None:
     evidence = Evidence.read(make_bundle())
     assert evidence.plan is not None
-    few = {"bits": 4, "block_size": 32, "symmetric": False, "accuracy": 4}
-    added = [{"kind": "quantize_weight", "site": "block.00.down", "storage": few},
-             {"kind": "quantize_head", "storage": {**few, "symmetric": True}}]
+    few, digest = {"bits": 4, "block_size": 32, "symmetric": False, "accuracy": 4}, dict.fromkeys(DTYPES, "0" * 64)
+    added = [
+        *({"kind": "quantize_weight", "site": f"block.{block:02d}.down", "shape": [512, 192], "storage": few,
+           "replaces": [digest]} for block in (0, 1, 2, 3, 4, 5, 8, 9, 11)),
+        {"kind": "quantize_head", "shape": [192, 4096], "storage": {**few, "symmetric": True}, "replaces": digest},
+    ]
     found = split(replace(evidence, plan={**evidence.plan, "edits": [*evidence.plan["edits"], *added]}))
     assert found is not None
     shares = {share.part: share for share in found.weights}

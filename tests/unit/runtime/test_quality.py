@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from foldrank.errors import ValidationFailed
-from foldrank.runtime.quality import Quality, common_prefix, greedy_prefix, measure
+from foldrank.runtime.quality import Sums, common_prefix, greedy_prefix, measure
 
 VOCABULARY = 5
 
@@ -45,23 +45,23 @@ def test_figures_are_those_of_a_sum_by_hand() -> None:
     small = math.exp(-math.fsum(math.log(q[a][b]) for a, b in pairs) / len(pairs))
     kl = math.fsum(x * math.log(x / y) for a, _ in pairs for x, y in zip(p[a], q[a], strict=True)) / len(pairs)
     agreeing = sum(p[a].index(max(p[a])) == q[a].index(max(q[a])) for a, _ in pairs)
-    found = measure(DENSE, SMALL, IDS)
+    found, _ = measure(DENSE, SMALL, IDS)
     wanted = {"tokens": 48, "dense_perplexity": dense, "perplexity": small, "perplexity_ratio": small / dense,
               "kl_nats": kl, "top1_agreement": agreeing / 48}
     for name, value in wanted.items():
-        assert found[name] == pytest.approx(value, rel=1e-9), name
-        assert found[name] * 1.01 != pytest.approx(value, rel=1e-9), name
+        assert getattr(found, name) == pytest.approx(value, rel=1e-9), name
+        assert getattr(found, name) * 1.01 != pytest.approx(value, rel=1e-9), name
 
 
 def test_a_decoder_against_itself_costs_nothing() -> None:
-    found = measure(DENSE, DENSE, IDS)
-    assert (found["perplexity_ratio"], found["kl_nats"], found["top1_agreement"]) == (1.0, 0.0, 1.0)
-    assert found["greedy_prefix_tokens"] == found["greedy_continued_tokens"]
+    found, _ = measure(DENSE, DENSE, IDS)
+    assert (found.perplexity_ratio, found.kl_nats, found.top1_agreement) == (1.0, 0.0, 1.0)
+    assert found.greedy_prefix_tokens == found.greedy_continued_tokens
 
 
 def test_a_uniform_model_has_the_perplexity_of_its_vocabulary() -> None:
     uniform = Table(np.zeros((5, 5)))
-    assert measure(uniform, uniform, IDS)["perplexity"] == pytest.approx(5.0, rel=1e-12)
+    assert measure(uniform, uniform, IDS)[0].perplexity == pytest.approx(5.0, rel=1e-12)
 
 
 @pytest.mark.parametrize(("first", "second", "length"), [
@@ -76,11 +76,9 @@ def test_the_greedy_prefix_stops_where_the_two_part() -> None:
     parted = cycle.logits_VV.copy()
     parted[3] = np.eye(5)[2]  # after 3 comes 2
     found = greedy_prefix(cycle, Table(parted), np.asarray([[4, 0, 0, 0, 0, 0, 0, 0]]))
-    assert found["greedy_prefixes"] == [3]  # from 0: 1 2 3, then 4 or 2
-    assert found["greedy_prefix_tokens"] == 3.0
-    (sample,) = found["greedy_samples"]
-    assert (sample["prompt"], sample["dense"]) == ([4, 0, 0, 0], [1, 2, 3, 4])
-    assert sample["bundle"] == [1, 2, 3, 2]
+    assert found.prefixes == [3]  # from 0: 1 2 3, then 4 or 2
+    assert [part[0].tolist() for part in (found.prompts, found.dense, found.small)] == [
+        [4, 0, 0, 0], [1, 2, 3, 4], [1, 2, 3, 2]]
 
 
 def test_a_model_that_gives_nan_fails() -> None:
@@ -88,4 +86,4 @@ def test_a_model_that_gives_nan_fails() -> None:
     with pytest.raises(ValidationFailed, match="the compressed bundle: gives NaN"):
         measure(DENSE, broken, IDS)
     with pytest.raises(ValidationFailed):
-        Quality().add(DENSE.prefill(IDS[0]), broken.prefill(IDS[0]), IDS[0])
+        Sums().add(DENSE.prefill(IDS[0]), broken.prefill(IDS[0]), IDS[0])

@@ -22,14 +22,16 @@ def command(
     verbose: bool,
 ) -> None:
     """Apply a plan to a dense bundle, in the ONNX graph. Needs neither torch nor ONNX Runtime."""
+    from foldrank.reports.form import plain
+    from foldrank.reports.receipts import FORM
     from foldrank.verbs.apply import apply
 
     with progress.shown(quiet) as shown:
         made = options.usage(apply, bundle, plan, output_, seed=seed, force=force, progress=shown,
                              link_data=link_data)
-    receipts = made.json("reports/receipts.json")
     size = sum(entry.bytes for entry in made.manifest.files.values())
     if as_json:
-        output.emit_json({"bundle": str(made.path), "bytes": size, "receipts": receipts})
+        found = FORM.read(made)
+        output.emit_json({"bundle": str(made.path), "bytes": size, "receipts": plain(found and found.receipts)})
     else:
         output.say(f"{made.path}: {output.mebibytes(size)}")

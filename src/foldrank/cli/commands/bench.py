@@ -33,6 +33,7 @@ def command(
     cost_tokens: int, against: tuple[str, ...], as_json: bool, quiet: bool, verbose: bool,
 ) -> None:
     """Measure speed and memory, paired and interleaved with the dense bundle in one run."""
+    from foldrank.reports.bench import FORM
     from foldrank.verbs.bench import bench
     from foldrank.verbs.bench import cost_table as measure_table
 
@@ -54,8 +55,9 @@ def command(
             bench, bundle, baseline=baseline, min_speedup=min_speedup, pairs=pairs, allow_fallback=allow_fallback,
             against=against, progress=shown, **on,
         )
+    report = FORM.parse(found)
     if as_json:
         output.emit_json(found)
     else:
-        results.show_bench(found)
-    ctx.exit(results.exit_code(found))
+        results.show_bench(report)
+    ctx.exit(int(report.failed))

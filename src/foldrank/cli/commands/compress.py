@@ -36,6 +36,7 @@ def command(
     as_json: bool, quiet: bool, verbose: bool,
 ) -> None:
     """From a checkpoint to a proven, measured bundle: export, plan, apply, validate, bench and report."""
+    from foldrank.reports import bench, validate
     from foldrank.verbs.compress import compress
 
     chosen = plans.choose(
@@ -51,16 +52,18 @@ def command(
             progress=shown,
         )
     page = made.path / "report.html"
-    found = {"bundle": str(made.path), "report": str(page) if page.is_file() else None,
-             "validate": made.json("reports/validate.json"), "bench": made.json("reports/bench.json")}
+    report = str(page) if page.is_file() else None
+    validated, benched = validate.FORM.read(made), bench.FORM.read(made)
     if as_json:
-        output.emit_json(found)
+        output.emit_json({"bundle": str(made.path), "report": report, "validate": made.json(validate.FORM.file),
+                          "bench": made.json(bench.FORM.file)})
     else:
-        results.show_validation(found["validate"])
-        if found["bench"]:
-            results.show_bench(found["bench"])
+        if validated:
+            results.show_validation(validated)
+        if benched:
+            results.show_bench(benched)
         else:
             output.say("speed: not measured, as validation failed")
-        shown_page = found["report"] or "none: jinja2 is not installed; pip install 'foldrank[report]', foldrank report"
+        shown_page = report or "none: jinja2 is not installed; pip install 'foldrank[report]', foldrank report"
         output.say(f"\nbundle: {made.path}\nreport: {shown_page}")
-    ctx.exit(max(results.exit_code(found["validate"]), results.exit_code(found["bench"] or {})))
+    ctx.exit(int(any(found is not None and found.failed for found in (validated, benched))))

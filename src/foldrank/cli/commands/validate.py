@@ -29,6 +29,7 @@ def command(
     as_json: bool, quiet: bool, verbose: bool,
 ) -> None:
     """Prove that the graph computes what the plan says, and measure what that cost in quality."""
+    from foldrank.reports.validate import FORM
     from foldrank.verbs.validate import validate
 
     with progress.shown(quiet) as shown:
@@ -38,8 +39,9 @@ def command(
             max_perplexity_increase=max_perplexity_increase, min_top1_agreement=min_top1_agreement, bos=bos or "auto",
             seed=seed, offline=offline, trust_remote_code=trust_remote_code, progress=shown,
         )
+    report = FORM.parse(found)
     if as_json:
         output.emit_json(found)
     else:
-        results.show_validation(found)
-    ctx.exit(results.exit_code(found))
+        results.show_validation(report)
+    ctx.exit(int(report.failed))
