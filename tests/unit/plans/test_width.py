@@ -12,10 +12,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from foldrank.edits.drop_branch import DropBranch
 from foldrank.edits.slice_mlp import SliceMlp
 from foldrank.plans.method import Result, Task
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.request import parse
+from foldrank.plans.simulate import apply_edits
 from foldrank.plans.width.budget import Mlp, by_score, even_widths, least_widths, spare, spend
 from foldrank.plans.width.channels import DAMPINGS, Moments, order, refit, steadiest
 
@@ -193,3 +195,16 @@ def test_settings_that_mean_nothing_are_refused(text: str, said: str) -> None:
 def test_a_budget_below_attention_is_refused(make_model: MakeModel, ids: np.ndarray) -> None:
     with pytest.raises(ValueError, match="of the blocks' weights at the least"):
         planned(make_model(2), ids, "width:keep=0.2")
+
+
+@pytest.mark.parametrize("name", ["width", "flap", "cfsp"])
+def test_blocks_that_lost_a_branch_are_passed_or_cut(make_model: MakeModel, ids: np.ndarray, name: str) -> None:
+    source = Decoder.of(make_model(4))
+    left = apply_edits([DropBranch(1, "mlp"), DropBranch(2, "attention")], source, {})
+    request = parse(f"{name}:keep=0.7,align=8")
+    result = request.method.run(Task(left, ids, 0, source=source), request.settings)
+    blocks = {edit.block for edit in result.edits}
+    assert 1 not in blocks
+    assert blocks
+    assert result.kept <= 0.7
+    assert result.decoder.site_parameters == pytest.approx(result.kept * left.site_parameters)
