@@ -49,7 +49,7 @@ METHOD = Method("flap", Widths, run, phase=Phase.WIDTHS)
 
 
 def _slicing(block: Block, held: Finding, width: int) -> Slicing:
-    order = held.tensors["scores"].argsort(descending=True, stable=True)
-    kept, cut = order[:width].sort().values, order[width:]
-    bias = held.tensors["mean"][cut] @ block.weight("down")[cut].double()
-    return Slicing(block.number, kept, bias=bias.float())
+    scores, mean, weight = held.tensors["scores"].cpu(), held.tensors["mean"].cpu(), block.weight("down").cpu()
+    order = scores.argsort(descending=True, stable=True)
+    cut = order[width:]
+    return Slicing(block.number, order[:width].sort().values, bias=(mean[cut] @ weight[cut].double()).float())
