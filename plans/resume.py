@@ -86,6 +86,8 @@ class _Stored(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         with safe_open(self.path, framework="pt") as file:
+            if name not in set(file.keys()):
+                raise KeyError(name)
             return file.get_tensor(name)
 
     def __iter__(self) -> Iterator[str]:

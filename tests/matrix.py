@@ -56,10 +56,18 @@ def plans(model: Model) -> Iterator[tuple[str, Edit]]:
     yield "low rank", lambda m: [m.low_rank(f"block.{i % last:02d}.{r}", 5 + i) for i, r in enumerate(_sites(m))]
     up = "gate_up" if "gate" in model.roles else "up"
     yield "low rank packed", lambda m: m.low_rank("block.00.qkv", 13).low_rank(f"block.{last - 1:02d}.{up}", 17)
+    yield "width", lambda m: [m.narrow(i, channels, down=i == 0, bias=i != 1) for i, channels in _channels(m)]
     drops = ((0, "attention"), (1, "mlp"), (3, "attention"), (3, "mlp"), (last - 1, "attention"))
     yield "branches dropped", lambda m: [m.drop(*drop) for drop in drops]
     fold = _fold((2, 3))
     yield "both", lambda m: [fold(m), m.low_rank("block.02.qkv", 13), m.low_rank("block.05.down", 8)]
+
+
+def _channels(model: Model) -> list[tuple[int, list[int]]]:
+    """Channels that three blocks keep, of other widths each."""
+    width = len(model.weight(0, "down"))
+    last = len(model.original) - 1
+    return [(0, list(range(0, width, 2))), (1, list(range(3, width - 5))), (last, list(range(1, width, 3)))]
 
 
 def _sites(model: Model) -> list[str]:

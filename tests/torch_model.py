@@ -21,6 +21,7 @@ from foldrank.edits.drop_branch import DropBranch
 from foldrank.edits.fold_blocks import FoldBlocks
 from foldrank.edits.low_rank import LowRank
 from foldrank.edits.replace_weight import ReplaceWeight
+from foldrank.edits.slice_mlp import Channels, SliceMlp
 from foldrank.graph.invariants import check_file
 from foldrank.graph.load import load_model
 from foldrank.passes.base import Quantizer
@@ -146,6 +147,28 @@ class Model:
         self.edits.append(ReplaceWeight(parsed, f"{site}.W", tuple(WeightDigest.of(w) for w in weights)))
         self.arrays[f"{site}.W"] = new
         self._set(parsed, torch.from_numpy(new))
+        return self
+
+    def narrow(self, block: int, kept: list[int], *, down: bool = False, bias: bool = False) -> Model:
+        """An MLP of these channels: the others stay, and what they would give is masked. `down` and `bias` are random,
+        so that a graph that ignores them is found out."""
+        layer = self.layers[block]
+        matrix = self._matrix(layer, "down")
+        (width, out), name, rng = matrix.shape, f"block.{block:02d}", np.random.default_rng(block)
+        arrays = {f"{name}.D": rng.standard_normal((len(kept), out)).astype(np.float32) / 9} if down else {}
+        arrays |= {f"{name}.b": rng.standard_normal(out).astype(np.float32)} if bias else {}
+        digests = tuple(WeightDigest.of(self.weight(block, r)) for r in ("gate", "up", "down") if r in self.roles)
+        names = [next((n for n in arrays if n.endswith(end)), None) for end in (".D", ".b")]
+        self.edits.append(SliceMlp(block, (width, out), Channels(tuple(kept)), *names, digests))
+        self.arrays |= arrays
+        with torch.no_grad():
+            matrix[[i for i in range(width) if i not in kept]] = 0
+            if down:
+                matrix[kept] = torch.from_numpy(arrays[f"{name}.D"])
+        if bias:
+            path = next(path for path, held in self.linears.items() if held == ("down",))
+            added = torch.from_numpy(arrays[f"{name}.b"])
+            layer.get_submodule(path).register_forward_hook(lambda _m, _i, output: output + added.to(output))
         return self
 
     def _site(self, site: str) -> tuple[Site, list[np.ndarray]]:

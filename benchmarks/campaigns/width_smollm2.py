@@ -23,7 +23,6 @@ from torch.nn import functional
 
 from foldrank.benchmarks.environment import environment
 from foldrank.checkpoint import Checkpoint
-from foldrank.edits.slice_mlp import SliceMlp
 from foldrank.plans.compose import calibration_windows
 from foldrank.plans.method import Task
 from foldrank.plans.models.decoder import Decoder, load_decoder
@@ -73,7 +72,7 @@ class Campaign:
         request, wall, cpu = parse(method), time.perf_counter(), time.process_time()
         result = request.method.run(self.task, request.settings)
         spent = {"planning_s": time.perf_counter() - wall, "planning_cpu_s": time.process_time() - cpu}
-        widths = {edit.block: len(edit.channels) for edit in result.edits if isinstance(edit, SliceMlp)}
+        widths = {block.number: len(block.weight("down")) for block in result.decoder.blocks}
         ratio = perplexity(result.decoder, self.held_out) / self.dense
         return {"method": method, "keep": round(result.kept, 4), "perplexity_over_dense": round(ratio, 4),
                 **{name: round(seconds) for name, seconds in spent.items()}, "widths": widths}

@@ -17,7 +17,7 @@ from foldrank.plans.models.block import Block
 from foldrank.plans.shelf import Finding, States, walk
 from foldrank.plans.width.budget import Chosen, Mlp, Widths, by_score, least_widths, spare, spend
 from foldrank.plans.width.reading import channel_statistics
-from foldrank.plans.width.slicing import Slicing, mlps_of, result
+from foldrank.plans.width.slicing import Slicing, mlps_of, over_mlps, result
 
 STEPS = 60
 """Halvings of the interval in which the scale of the losses lies."""
@@ -35,12 +35,12 @@ def run(task: Task, settings: Widths) -> Result:
         return Finding({"scores": scores}, {"importance": 1 - found.cosine}), {"hidden": output}
 
     with torch.no_grad():
-        found = walk(decoder.blocks, task.shelf.under("importance"), lambda: {"hidden": decoder.embed(task.ids)}, step,
-                     stage="importance", device=decoder.device, progress=task.progress)
+        found = walk(decoder.blocks, task.shelf.under("importance"), lambda: {"hidden": decoder.embed(task.ids)},
+                     over_mlps(decoder, step), stage="importance", device=decoder.device, progress=task.progress)
         widths = _widths(task, settings, found)
         return result(task, [
-            Slicing(number, held.tensors["scores"].argsort(descending=True)[: widths[number]].sort().values)
-            for number, held in found.items()])
+            Slicing(number, found[number].tensors["scores"].argsort(descending=True)[:width].sort().values)
+            for number, width in widths.items()])
 
 
 METHOD = Method("cfsp", Widths, run, phase=Phase.WIDTHS)
@@ -61,7 +61,7 @@ def _widths(task: Task, settings: Widths, found: Mapping[int, Finding]) -> Chose
         low, high = (low, middle) if fits else (middle, high)
     start = _at(mlps, lost, high, settings.align)
     losses = {number: by_score((held.tensors["scores"] / held.tensors["scores"].sum()).tolist(), settings.align)
-              for number, held in found.items()}
+              for number, held in found.items() if number in start}
     return spend(mlps, start, budget - _numbers(mlps, whole, start), settings.align, losses)
 
 

@@ -14,7 +14,7 @@ from foldrank.plans.models.block import Block
 from foldrank.plans.shelf import Finding, States, walk
 from foldrank.plans.width.budget import Widths, by_score, least_widths, spare, spend
 from foldrank.plans.width.reading import ChannelStatistics, channel_statistics
-from foldrank.plans.width.slicing import Slicing, mlps_of, result
+from foldrank.plans.width.slicing import Slicing, mlps_of, over_mlps, result
 
 
 def scores(block: Block, found: ChannelStatistics) -> torch.Tensor:
@@ -38,18 +38,18 @@ def run(task: Task, settings: Widths) -> Result:
     least = least_widths(mlps, settings.align, 0.0)
     left = spare(mlps, whole, settings.numbers(whole), least)
     with torch.no_grad():
-        found = walk(decoder.blocks, task.shelf.under("fluctuation"), lambda: {"hidden": decoder.embed(task.ids)}, step,
-                     stage="fluctuation", device=decoder.device, progress=task.progress)
-        losses = {number: by_score(held.tensors["scores"].tolist(), settings.align) for number, held in found.items()}
+        found = walk(decoder.blocks, task.shelf.under("fluctuation"), lambda: {"hidden": decoder.embed(task.ids)},
+                     over_mlps(decoder, step), stage="fluctuation", device=decoder.device, progress=task.progress)
+        losses = {number: by_score(found[number].tensors["scores"].tolist(), settings.align) for number in least}
         widths = spend(mlps, least, left, settings.align, losses)
-        return result(task, [_slicing(block, found[block.number], widths[block.number]) for block in decoder.blocks])
+        return result(task, [_slicing(decoder.block(number), found[number], width) for number, width in widths.items()])
 
 
 METHOD = Method("flap", Widths, run, phase=Phase.WIDTHS)
 
 
 def _slicing(block: Block, held: Finding, width: int) -> Slicing:
-    order = held.tensors["scores"].argsort(descending=True, stable=True)
-    kept, cut = order[:width].sort().values, order[width:]
-    bias = held.tensors["mean"][cut] @ block.weight("down")[cut].double()
-    return Slicing(block.number, kept, bias=bias.float())
+    scores, mean, weight = held.tensors["scores"].cpu(), held.tensors["mean"].cpu(), block.weight("down").cpu()
+    order = scores.argsort(descending=True, stable=True)
+    cut = order[width:]
+    return Slicing(block.number, order[:width].sort().values, bias=(mean[cut] @ weight[cut].double()).float())

@@ -29,7 +29,7 @@ from foldrank.plans.simulate.slice_mlp import sliced
 from foldrank.plans.width.budget import Chosen, Mlp, Widths, even_widths, least_widths, spare, spend
 from foldrank.plans.width.channels import DAMPING, Moments, order, refit, steadiest
 from foldrank.plans.width.reading import moments
-from foldrank.plans.width.slicing import Slicing, mlps_of, result
+from foldrank.plans.width.slicing import Slicing, mlps_of, over_mlps, result
 from foldrank.sites import Site
 
 LEAST = 0.25
@@ -109,9 +109,10 @@ def _losses(task: Task, settings: Settings, least: Chosen) -> dict[int, dict[int
         return Finding(values=values), {"hidden": output}
 
     shelf = task.shelf.under(f"losses {align} {settings.bias}")
-    findings = walk(decoder.blocks, shelf, lambda: {"hidden": decoder.embed(task.ids)}, step, stage="widths",
-                    device=decoder.device, progress=task.progress)
-    return {number: dict(zip(f.values["widths"], f.values["losses"], strict=True)) for number, f in findings.items()}
+    findings = walk(decoder.blocks, shelf, lambda: {"hidden": decoder.embed(task.ids)}, over_mlps(decoder, step),
+                    stage="widths", device=decoder.device, progress=task.progress)
+    found = {number: findings[number].values for number in least}
+    return {number: dict(zip(held["widths"], held["losses"], strict=True)) for number, held in found.items()}
 
 
 def _cut(task: Task, settings: Settings, widths: Chosen) -> list[Slicing]:
@@ -135,9 +136,10 @@ def _cut(task: Task, settings: Settings, widths: Chosen) -> list[Slicing]:
         return {"hidden": hidden, **({"original": hidden} if settings.toward else {})}
 
     shelf = task.shelf.under(f"cut {settings} {sorted(widths.items())}")
-    findings = walk(decoder.blocks, shelf, start, step, stage="slice", device=decoder.device, progress=task.progress)
-    return [Slicing(number, held.tensors["kept"], held.tensors.get("down"), held.tensors.get("bias"))
-            for number, held in findings.items()]
+    findings = walk(decoder.blocks, shelf, start, over_mlps(decoder, step), stage="slice", device=decoder.device,
+                    progress=task.progress)
+    found = {number: findings[number].tensors for number in widths}
+    return [Slicing(number, held["kept"], held.get("down"), held.get("bias")) for number, held in found.items()]
 
 
 def _parts(windows: int) -> tuple[slice, ...]:

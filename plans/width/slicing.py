@@ -5,7 +5,7 @@ Knows nothing of how channels were chosen.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,13 @@ from foldrank.edits.slice_mlp import Channels, SliceMlp
 from foldrank.plans.low_rank.factoring import replaced_digests
 from foldrank.plans.method import Result, Task
 from foldrank.plans.models.block import Block
+from foldrank.plans.models.decoder import Decoder
+from foldrank.plans.shelf import Finding, States
 from foldrank.plans.simulate import apply_edits
 from foldrank.plans.width.budget import Mlp
+
+Step = Callable[[Block, States], tuple[Finding, States]]
+"""Of a walk (`plans/shelf.py`)."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +43,20 @@ def roles_of(block: Block) -> tuple[str, ...]:
 
 
 def mlps_of(blocks: Iterable[Block]) -> tuple[Mlp, ...]:
-    """The MLP of every block."""
+    """The MLP of every block that has one."""
     return tuple(
         Mlp(block.number, len(block.weight("down")), block.weight("down").shape[1] * len(roles_of(block)))
-        for block in blocks)
+        for block in blocks if "down" in block.roles)
+
+
+def over_mlps(decoder: Decoder, step: Step) -> Step:
+    """The step, for a walk on which blocks without an MLP are only run."""
+    def passing(block: Block, states: States) -> tuple[Finding, States]:
+        if "down" in block.roles:
+            return step(block, states)
+        return Finding(), {name: decoder.run(block, hidden) for name, hidden in states.items()}
+
+    return passing
 
 
 def result(task: Task, slicings: Iterable[Slicing], diagnostics: dict[str, Any] | None = None) -> Result:

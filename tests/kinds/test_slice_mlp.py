@@ -37,6 +37,7 @@ from foldrank.planfile import Plan
 from foldrank.plans.models.decoder import load_decoder
 from foldrank.plans.reference import reference_model
 from foldrank.plans.simulate import apply_edits
+from foldrank.reporting.card import model_card
 from foldrank.runtime.quantizer import quantize
 from foldrank.sites import Site
 
@@ -159,43 +160,16 @@ CUTS = {0: slice(0, None, 2), 1: slice(3, 30), 3: slice(1, None, 3)}
 """Channels that stay, by block: widths that differ, none a multiple of anything."""
 
 
-class Masked(Model):
-    """A checkpoint whose blocks keep all channels; what those that a plan cuts would give is masked."""
-
-    def mask(self, block: int, kept: list[int], *, down: bool, bias: bool) -> Masked:
-        layer = self.layers[block]
-        width, out = self._matrix(layer, "down").shape
-        name, rng = f"block.{block:02d}", np.random.default_rng(block)
-        arrays = {f"{name}.D": rng.standard_normal((len(kept), out)).astype(np.float32) / 9} if down else {}
-        arrays |= {f"{name}.b": rng.standard_normal(out).astype(np.float32)} if bias else {}
-        roles = [role for role in ("gate", "up", "down") if role in self.roles]
-        digests = tuple(WeightDigest.of(self.weight(block, role)) for role in roles)
-        names = [next((n for n in arrays if n.endswith(end)), None) for end in (".D", ".b")]
-        self.edits.append(SliceMlp(block, (width, out), Channels(tuple(kept)), *names, digests))
-        self.arrays |= arrays
-        matrix = self._matrix(layer, "down")
-        with torch.no_grad():
-            gone = [i for i in range(width) if i not in kept]
-            matrix[gone] = 0
-            if down:
-                matrix[kept] = torch.from_numpy(arrays[f"{name}.D"])
-        if bias:
-            path = next(path for path, held in self.linears.items() if held == ("down",))
-            added = torch.from_numpy(arrays[f"{name}.b"])
-            layer.get_submodule(path).register_forward_hook(lambda _m, _i, output: output + added.to(output))
-        return self
-
-
 @pytest.mark.parametrize("family", ["gpt2", "opt", *(("llama", "gemma2") if AT_NIGHT else ())])
 def test_exports_of_families_planner_and_reference_agree_with_masked_pytorch(
     family: str, shared: Path, tmp_path: Path
 ) -> None:
     """Conv1D, Gemm and biases; cut alone, and with pairs and few bits after."""
     folder = shared / "fixtures" / "tiny" / family
-    model = Masked(folder / "checkpoint")
+    model = Model(folder / "checkpoint")
     width = len(model.weight(0, "down"))
     for block, cut in CUTS.items():
-        model.mask(block, list(range(width))[cut], down=block != 1, bias=block != 0)
+        model.narrow(block, list(range(width))[cut], down=block != 1, bias=block != 0)
     plan = model.plan(Checkpoint.open(folder / "checkpoint").config_sha256)
     small = edited(folder / "optimum" / "model.onnx", model, tmp_path / "small")
     reference = reference_model(Checkpoint.open(folder / "checkpoint"), plan, dtype=torch.float64)
@@ -282,3 +256,15 @@ def test_a_plan_reads_back_and_holds_its_arrays_to_the_edit(tmp_path: Path) -> N
     Plan(plan.document, arrays).write(tmp_path / "other")
     with pytest.raises(PlanFormatError, match=r"block\.02\.down is \(3, 48\), its edit says \(4, 48\)"):
         Plan.read(tmp_path / "other")
+
+
+def test_the_card_tells_of_widths_and_of_what_config_json_cannot_say(tmp_path: Path) -> None:
+    maker = Narrower(random_decoder(Shape(blocks=3))).slice(0, (0, 1, 2, 7), bias=True).slice(2, tuple(range(80)))
+    (tmp_path / "plan").mkdir()
+    maker.plan().write(tmp_path / "plan")
+    card = model_card(tmp_path)
+    assert "MLPs of 2 blocks keep 4 to 80 of 80 channels." in card
+    assert "transformers cannot build the model from `config.json`" in card
+    (tmp_path / "plan" / "plan.json").unlink()
+    PlanMaker(maker.decoder, "0" * 64).fold((0, 1), {0: 0.5, 1: 0.5}).plan().write(tmp_path / "plan")
+    assert "transformers cannot build" not in model_card(tmp_path)

@@ -44,6 +44,7 @@ def test_what_is_put_comes_back_bit_for_bit_and_by_rows(tmp_path: Path) -> None:
     assert held is not None
     assert dict(held.values) == {"n": 3, "f": 0.1}
     assert sorted(held.tensors) == ["a", "losses"]
+    assert held.tensors.get("b") is None
     assert torch.equal(held.tensors["a"], a)
     assert torch.equal(held.rows("a", 1), a[:1])
     assert FolderShelf(tmp_path).under("another").get("x") is None

@@ -12,10 +12,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from foldrank.edits.drop_branch import DropBranch
 from foldrank.edits.slice_mlp import SliceMlp
 from foldrank.plans.method import Result, Task
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.request import parse
+from foldrank.plans.simulate import apply_edits
 from foldrank.plans.width.budget import Mlp, by_score, even_widths, least_widths, spare, spend
 from foldrank.plans.width.channels import DAMPINGS, Moments, order, refit, steadiest
 
@@ -50,7 +52,8 @@ def test_a_refit_never_loses_more_on_its_text_than_none(seed: int, width: int, c
     def bias(found: np.ndarray) -> Any:
         return y.mean(axis=0) - x.mean(axis=0)[rows] @ found if centred else 0.0
 
-    assert error(x, y, rows, down, bias(down)) <= error(x, y, rows, w[rows], bias(w[rows])) * (1 + 1e-9)
+    rounding = 1e-12 * float(np.square(y).sum(axis=1).mean())
+    assert error(x, y, rows, down, bias(down)) <= error(x, y, rows, w[rows], bias(w[rows])) + rounding
 
 
 @pytest.mark.parametrize("step", [1, 4])
@@ -94,11 +97,11 @@ def test_a_constant_channel_leaves_first_where_there_is_a_bias() -> None:
 def test_widths_are_whole_steps_within_the_budget_and_go_where_loss_is() -> None:
     mlps = tuple(Mlp(block, 50, 3) for block in range(4))
     whole = 4 * 150 + 100
-    even = even_widths(mlps, whole, 500, 8)
-    assert even == {0: 32, 1: 32, 2: 32, 3: 32} | {2: 40}  # 400 numbers, 24 a step: 33 channels each, and a step over
+    even = even_widths(mlps, whole, 512, 8)
+    assert even == {0: 32, 1: 32, 2: 40, 3: 32}  # 412 numbers: 34 channels each, and a step is left over
     least = least_widths(mlps, 8, 0.0)
     curves = {block: {width: float((50 - width) * block) for width in (*range(8, 49, 8), 50)} for block in range(4)}
-    chosen = spend(mlps, least, spare(mlps, whole, 500, least), 8, curves)
+    chosen = spend(mlps, least, spare(mlps, whole, 512, least), 8, curves)
     assert chosen == {0: 8, 1: 24, 2: 50, 3: 50}
     with pytest.raises(ValueError, match=r"leave 0\.28 of the blocks' weights at the least"):
         spare(mlps, whole, 100, least)
@@ -193,3 +196,16 @@ def test_settings_that_mean_nothing_are_refused(text: str, said: str) -> None:
 def test_a_budget_below_attention_is_refused(make_model: MakeModel, ids: np.ndarray) -> None:
     with pytest.raises(ValueError, match="of the blocks' weights at the least"):
         planned(make_model(2), ids, "width:keep=0.2")
+
+
+@pytest.mark.parametrize("name", ["width", "flap", "cfsp"])
+def test_blocks_that_lost_a_branch_are_passed_or_cut(make_model: MakeModel, ids: np.ndarray, name: str) -> None:
+    source = Decoder.of(make_model(4))
+    left = apply_edits([DropBranch(1, "mlp"), DropBranch(2, "attention")], source, {})
+    request = parse(f"{name}:keep=0.7,align=8")
+    result = request.method.run(Task(left, ids, 0, source=source), request.settings)
+    blocks = {edit.block for edit in result.edits}
+    assert 1 not in blocks
+    assert blocks
+    assert result.kept <= 0.7
+    assert result.decoder.site_parameters == pytest.approx(result.kept * left.site_parameters)
