@@ -243,7 +243,7 @@ def _asked(size: ir.Value | None) -> ir.Value | None:
     return node.inputs[0] if node is not None and node.op_type == "Shape" else None
 
 
-def _tensor(numbers: Sequence[int]) -> ir.Tensor:
+def _tensor(numbers: Sequence[int]) -> ir.TensorProtocol:
     return ir.tensor(np.array(numbers, dtype=np.int64))
 
 

@@ -17,6 +17,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from kind_rooms import ANATOMY
 from nightly import AT_NIGHT
 from synthetic import Decoder, PlanMaker, Shape, random_decoder, run_onnx, widened, worst
 from synthetic.strategies import Written, law, written
@@ -231,6 +232,25 @@ def test_channels_that_are_mixed_before_down_are_refused(tmp_path: Path) -> None
     down.replace_input_with(0, norm.outputs[0])
     with pytest.raises(PassRefused, match=r"mlp/Softmax \(Softmax\) is no operator that is known"):
         transform(dense, Narrower(decoder).slice(1, (1, 2)).plan())
+
+
+def test_an_mlp_becomes_narrower_and_what_is_not_there_breaks_the_law() -> None:
+    digest = WeightDigest("0" * 64, "0" * 64, "0" * 64)
+    width = ANATOMY.block(1).matrices["down"].shape[0]
+    edit = SliceMlp(1, (width, 48), Channels((0, 3, 4)), None, "b", (digest,) * 3)
+    after = edit.on(ANATOMY)
+    shapes = {role: after.block(1).matrices[role].shape for role in edit.roles}
+    assert shapes == {"gate": (48, 3), "up": (48, 3), "down": (3, 48)}
+    assert after.block(0) == ANATOMY.block(0)
+    assert edit.touch.writes == {Site(1, (role,)) for role in ("gate", "up", "down")}
+    with pytest.raises(ValueError, match=r"block\.01\.gate: is .*, the edit says there is none"):
+        replace(edit, replaces=(digest,) * 2).on(ANATOMY)
+    with pytest.raises(ValueError, match=r"block\.01\.gate: is .*, the edit says \[48, 7\]"):
+        replace(edit, shape=(7, 48)).on(ANATOMY)
+    with pytest.raises(ValueError, match="no such channels of 4: 4"):
+        replace(edit, shape=(4, 48))
+    with pytest.raises(ValueError, match="block 9 is not there"):
+        replace(edit, block=9).on(ANATOMY)
 
 
 @given(st.sets(st.integers(0, 300), min_size=1))
