@@ -32,11 +32,11 @@ def edit(slicing: SliceMlp, model: Model) -> None:
 
 
 def _down(old: nn.Linear, kept: list[int], down: torch.Tensor | None, bias: torch.Tensor | None) -> nn.Linear:
-    new = nn.Linear(len(kept), old.out_features, bias=bias is not None or old.bias is not None, dtype=old.weight.dtype)
+    biases = [part for part in (old.bias, bias) if part is not None]
+    new = nn.Linear(len(kept), old.out_features, bias=bool(biases), dtype=old.weight.dtype)
     new.weight.copy_(old.weight[:, kept] if down is None else down.T)
-    if new.bias is not None:
+    if biases:
         new.bias.zero_()
-        for part in (old.bias, bias):
-            if part is not None:
-                new.bias.add_(part.to(new.bias.dtype))
+    for part in biases:
+        new.bias.add_(part.to(new.bias.dtype))
     return new

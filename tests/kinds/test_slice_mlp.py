@@ -17,8 +17,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from kind_rooms import ANATOMY
 from nightly import AT_NIGHT
-from synthetic import Decoder, PlanMaker, Shape, random_decoder, run_onnx, widened, worst
+from synthetic import PlanMaker, Shape, random_decoder, run_onnx, widened, worst
 from synthetic.strategies import Written, law, written
 from torch_model import CLOSE, IDS, Model, edited
 
@@ -42,51 +43,11 @@ from foldrank.runtime.quantizer import quantize
 from foldrank.sites import Site
 
 
-class Narrower(PlanMaker):
-    """A plan with slices, and the decoder it asks for: its arrays cut with numpy."""
-
-    def __init__(self, decoder: Decoder) -> None:
-        super().__init__(decoder, "0" * 64)
-        self.slices: list[SliceMlp] = []
-
-    def __repr__(self) -> str:
-        return f"{super().__repr__()} {[(e.block, str(e.channels), e.down, e.bias) for e in self.slices]}"
-
-    def slice(self, block: int, channels: tuple[int, ...], *, down: bool = False, bias: bool = False) -> Narrower:
-        """Keep these; `down` and `bias` are random, so that a graph that ignores them is found out."""
-        held, kept = self.blocks[block], list(channels)
-        roles = tuple(role for role in ("gate", "up", "down") if role in held)
-        width, out = held["down"].shape
-        digests = tuple(WeightDigest.of(held[role]) for role in roles)
-        names = [f"block.{block:02d}.{name}" if asked else None for name, asked in (("down", down), ("bias", bias))]
-        self.slices.append(SliceMlp(block, (width, out), Channels(channels), *names, digests))
-        rng, stored = np.random.default_rng([block, len(kept)]), self.decoder.shape.stored
-        for role in roles[:-1]:
-            held[role] = held[role][:, kept]
-            if f"bias.{role}" in held:
-                held[f"bias.{role}"] = held[f"bias.{role}"][kept]
-        held["down"] = held["down"][kept]
-        if down:
-            new = (rng.standard_normal((len(kept), out)) / np.sqrt(width)).astype(np.float32)
-            self.arrays[names[0]], held["down"] = new, new.astype(stored)
-        if bias:
-            new = rng.standard_normal(out).astype(np.float32)
-            self.arrays[names[1]] = new
-            old = held.get("bias.down", np.zeros(out, stored)).astype(np.float32)
-            held["bias.down"] = (old + new).astype(stored)
-        return self
-
-    def plan(self) -> Plan:
-        """Folds, then slices, then what stands at sites."""
-        plan = super().plan()
-        return Plan(replace(plan.document, edits=(*self.folds, *self.slices, *self.edits)), plan.arrays)
-
-
 @st.composite
-def narrowed(draw: st.DrawFn) -> tuple[Written, Narrower]:
+def narrowed(draw: st.DrawFn) -> tuple[Written, PlanMaker]:
     """A random decoder in a random exporter's hand; perhaps a fold, then slices, then pairs and other weights."""
     source = draw(written())
-    maker, left = Narrower(source.decoder), list(range(source.decoder.shape.blocks))
+    maker, left = PlanMaker(source.decoder, "0" * 64), list(range(source.decoder.shape.blocks))
     if draw(st.booleans()):
         maker.fold((0, 1), {0: draw(st.sampled_from([0.0, 0.5])), 1: 0.5}, draw(st.sampled_from([0, 1])))
         left.remove(next(iter(maker.folds[0].leaving)))
@@ -111,7 +72,7 @@ def transformed(source: Path, plan: Plan, folder: Path, **also: Any) -> Path:
 
 @law(12)
 @given(narrowed(), st.integers(0, 9))
-def test_a_sliced_graph_computes_what_is_left(case: tuple[Written, Narrower], seed: int) -> None:
+def test_a_sliced_graph_computes_what_is_left(case: tuple[Written, PlanMaker], seed: int) -> None:
     source, maker = case
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -125,7 +86,7 @@ def test_a_sliced_graph_computes_what_is_left(case: tuple[Written, Narrower], se
 @law(2)
 @given(written())
 def test_no_channel_cut_changes_nothing(source: Written) -> None:
-    maker = Narrower(source.decoder)
+    maker = PlanMaker(source.decoder, "0" * 64)
     maker.slice(0, tuple(range(source.decoder.shape.mlp)))
     with tempfile.TemporaryDirectory() as name:
         dense = source.write(Path(name) / "dense")
@@ -145,7 +106,7 @@ def test_a_constant_channel_costs_nothing_with_the_bias(style: str, gated: bool,
         for role in ("gate", "up") if gated else ("up",):
             block[role][:, always] = 0
     wanted = decoder.logits(IDS % 50)
-    maker = Narrower(decoder)
+    maker = PlanMaker(decoder, "0" * 64)
     for number, block in enumerate(decoder.blocks):
         raw = {role: block[f"bias.{role}"][always].astype(np.float64) for role in ("gate", "up") if role in block}
         first = raw["gate" if gated else "up"]
@@ -189,7 +150,7 @@ def test_exports_of_families_planner_and_reference_agree_with_masked_pytorch(
 
 def test_pairs_and_few_bits_after_a_slice_name_the_sources_weights(tmp_path: Path) -> None:
     decoder = random_decoder(Shape(blocks=3, packed=False))
-    maker = Narrower(decoder).slice(1, tuple(range(0, 80, 2)), down=True)
+    maker = PlanMaker(decoder, "0" * 64).slice(1, tuple(range(0, 80, 2)), down=True)
     plan = maker.plan()
     digests = {role: WeightDigest.of(decoder.blocks[1][role]) for role in ("up", "down")}
     few = tuple(QuantizeWeight(Site(1, (role,)), shape, FewBits(8, 16, True, 0), (digests[role],))
@@ -207,7 +168,7 @@ def test_another_models_weights_and_widths_are_refused_and_leave_the_graph(tmp_p
     decoder = random_decoder(Shape(blocks=3))
     dense = load_model(Written(decoder, "genai").write(tmp_path / "dense"))
     nodes = [(n.op_type, [v and v.name for v in n.inputs]) for n in dense.graph]
-    edit = Narrower(decoder).slice(0, (0, 1, 5)).slices[0]
+    edit = PlanMaker(decoder, "0" * 64).slice(0, (0, 1, 5)).slices[0]
     wrong = {
         PlanMismatch: [replace(edit, replaces=edit.replaces[::-1]), replace(edit, block=2)],
         PassRefused: [replace(edit, shape=(81, 48)), replace(edit, replaces=edit.replaces[1:])],
@@ -230,7 +191,26 @@ def test_channels_that_are_mixed_before_down_are_refused(tmp_path: Path) -> None
     dense.graph.insert_before(down, norm)
     down.replace_input_with(0, norm.outputs[0])
     with pytest.raises(PassRefused, match=r"mlp/Softmax \(Softmax\) is no operator that is known"):
-        transform(dense, Narrower(decoder).slice(1, (1, 2)).plan())
+        transform(dense, PlanMaker(decoder, "0" * 64).slice(1, (1, 2)).plan())
+
+
+def test_an_mlp_becomes_narrower_and_what_is_not_there_breaks_the_law() -> None:
+    digest = WeightDigest("0" * 64, "0" * 64, "0" * 64)
+    width = ANATOMY.block(1).matrices["down"].shape[0]
+    edit = SliceMlp(1, (width, 48), Channels((0, 3, 4)), None, "b", (digest,) * 3)
+    after = edit.on(ANATOMY)
+    shapes = {role: after.block(1).matrices[role].shape for role in edit.roles}
+    assert shapes == {"gate": (48, 3), "up": (48, 3), "down": (3, 48)}
+    assert after.block(0) == ANATOMY.block(0)
+    assert edit.touch.writes == {Site(1, (role,)) for role in ("gate", "up", "down")}
+    with pytest.raises(ValueError, match=r"block\.01\.gate: is .*, the edit says there is none"):
+        replace(edit, replaces=(digest,) * 2).on(ANATOMY)
+    with pytest.raises(ValueError, match=r"block\.01\.gate: is .*, the edit says \[48, 7\]"):
+        replace(edit, shape=(7, 48)).on(ANATOMY)
+    with pytest.raises(ValueError, match="no such channels of 4: 4"):
+        replace(edit, shape=(4, 48))
+    with pytest.raises(ValueError, match="block 9 is not there"):
+        replace(edit, block=9).on(ANATOMY)
 
 
 @given(st.sets(st.integers(0, 300), min_size=1))
@@ -246,7 +226,7 @@ def test_another_spelling_of_channels_is_refused(text: str) -> None:
 
 
 def test_a_plan_reads_back_and_holds_its_arrays_to_the_edit(tmp_path: Path) -> None:
-    maker = Narrower(random_decoder(Shape(blocks=3))).slice(2, (0, 1, 2, 7), down=True, bias=True)
+    maker = PlanMaker(random_decoder(Shape(blocks=3)), "0" * 64).slice(2, (0, 1, 2, 7), down=True, bias=True)
     plan = maker.plan()
     plan.write(tmp_path)
     assert '"channels": "0-2 7"' in (tmp_path / "plan.json").read_text()
@@ -259,7 +239,8 @@ def test_a_plan_reads_back_and_holds_its_arrays_to_the_edit(tmp_path: Path) -> N
 
 
 def test_the_card_tells_of_widths_and_of_what_config_json_cannot_say(tmp_path: Path) -> None:
-    maker = Narrower(random_decoder(Shape(blocks=3))).slice(0, (0, 1, 2, 7), bias=True).slice(2, tuple(range(80)))
+    maker = PlanMaker(random_decoder(Shape(blocks=3)), "0" * 64)
+    maker.slice(0, (0, 1, 2, 7), bias=True).slice(2, tuple(range(80)))
     (tmp_path / "plan").mkdir()
     maker.plan().write(tmp_path / "plan")
     card = model_card(tmp_path)

@@ -8,7 +8,10 @@ from foldrank.digests import WeightDigest, combine
 from foldrank.edits.drop_branch import DropBranch
 from foldrank.edits.fold_blocks import FoldBlocks
 from foldrank.edits.low_rank import LowRank
+from foldrank.edits.quantize_weight import QuantizeWeight
 from foldrank.edits.replace_weight import ReplaceWeight
+from foldrank.edits.slice_mlp import Channels, SliceMlp
+from foldrank.edits.storage import FewBits
 from foldrank.plandocument import PlanDocument, Source
 from foldrank.planfile import Plan
 from foldrank.sites import Site
@@ -22,12 +25,16 @@ class PlanMaker:
         self.decoder, self.config_sha256 = decoder, config_sha256
         self.folds: list[FoldBlocks] = []
         self.drops: list[DropBranch] = []
+        self.slices: list[SliceMlp] = []
         self.edits: list[LowRank | ReplaceWeight] = []
+        self.stored: list[QuantizeWeight] = []
+        self.factors: dict[Site, tuple[np.ndarray, np.ndarray]] = {}
         self.arrays: dict[str, np.ndarray] = {}
         self.blocks = [dict(block) for block in decoder.blocks]
 
     def __repr__(self) -> str:
-        edits = [*self.folds, *self.drops, *((str(e.site), getattr(e, "rank", None)) for e in self.edits)]
+        slices = [(e.block, str(e.channels), e.down, e.bias) for e in self.slices]
+        edits = [*self.folds, *self.drops, *slices, *((str(e.site), getattr(e, "rank", None)) for e in self.edits)]
         return f"plan({', '.join(map(str, edits))})"
 
     def fold(self, blocks: tuple[int, ...], coefficients: dict[int, float], into: int | None = None,
@@ -49,6 +56,47 @@ class PlanMaker:
         self.drops.append(DropBranch(block, branch))
         return self
 
+    def slice(self, block: int, channels: tuple[int, ...], *, down: bool = False, bias: bool = False) -> PlanMaker:
+        """Keep these channels; `down` and `bias` are random, so that a graph that ignores them is found out."""
+        held, kept = self.blocks[block], list(channels)
+        roles = tuple(role for role in ("gate", "up", "down") if role in held)
+        width, out = held["down"].shape
+        digests = tuple(WeightDigest.of(held[role]) for role in roles)
+        names = [f"block.{block:02d}.{name}" if asked else None for name, asked in (("down", down), ("bias", bias))]
+        self.slices.append(SliceMlp(block, (width, out), Channels(channels), *names, digests))
+        rng, stored = np.random.default_rng([block, len(kept)]), self.decoder.shape.stored
+        for role in roles[:-1]:
+            held[role] = held[role][:, kept]
+            if f"bias.{role}" in held:
+                held[f"bias.{role}"] = held[f"bias.{role}"][kept]
+        held["down"] = held["down"][kept]
+        if down:
+            new = (rng.standard_normal((len(kept), out)) / np.sqrt(width)).astype(np.float32)
+            self.arrays[names[0]], held["down"] = new, new.astype(stored)
+        if bias:
+            new = rng.standard_normal(out).astype(np.float32)
+            self.arrays[names[1]] = new
+            old = held.get("bias.down", np.zeros(out, stored)).astype(np.float32)
+            held["bias.down"] = (old + new).astype(stored)
+        return self
+
+    def quantize(self, storage: FewBits) -> PlanMaker:
+        """Store all that is left of the blocks, a pair factor by factor. Of float32 decoders alone."""
+        gone = {b for fold in self.folds for b in fold.leaving}
+        for number, block in enumerate(self.blocks):
+            for role in ROLES if number not in gone else ():
+                if role in block:
+                    site, digest = Site(number, (role,)), WeightDigest.of(np.zeros((1, 1), np.float32))
+                    if not any(site in edit.touch.writes for edit in (*self.slices, *self.edits)):
+                        digest = WeightDigest.of(block[role])
+                    self.stored.append(QuantizeWeight(site, block[role].shape, storage, (digest,)))
+                    if not any(site in pair.parts for pair in self.factors):
+                        block[role] = naive_rounded(block[role], storage)
+        for site, factors in self.factors.items():
+            a, b = (naive_rounded(factor, storage) for factor in factors)
+            self._set(site, a.astype(np.float64) @ b.astype(np.float64))
+        return self
+
     def low_rank(self, site: str, rank: int, seed: int = 0) -> PlanMaker:
         """A random pair, so that a graph that ignores it is found out."""
         parsed = Site.parse(site)
@@ -60,6 +108,7 @@ class PlanMaker:
         names = (f"{site}.A", f"{site}.B")
         self.edits.append(LowRank(parsed, (n_in, n_out), rank, names, tuple(WeightDigest.of(w) for w in weights)))
         self.arrays |= {names[0]: a, names[1]: b}
+        self.factors[parsed] = a, b
         dtype = self.decoder.shape.stored
         self._set(parsed, a.astype(dtype).astype(np.float64) @ b.astype(dtype).astype(np.float64))
         return self
@@ -88,7 +137,8 @@ class PlanMaker:
         weights = {site: WeightDigest.of(block[role]) for b, block in enumerate(self.decoder.blocks)
                    for role in self.decoder.shape.roles if (site := f"block.{b:02d}.{role}") in read}
         source = Source("tiny", self.config_sha256, "LlamaForCausalLM", self.decoder.shape.blocks, weights)
-        document = PlanDocument(source, None, (), {}, {}, (*self.folds, *self.drops, *self.edits))
+        document = PlanDocument(source, None, (), {}, {},
+                                (*self.folds, *self.drops, *self.slices, *self.edits, *self.stored))
         return Plan(document, self.arrays)
 
     def expected(self) -> Decoder:
@@ -97,3 +147,18 @@ class PlanMaker:
         d = self.decoder
         blocks = [block for i, block in enumerate(self.blocks) if i not in gone and {"o", "down"} & set(block)]
         return Decoder(d.shape, blocks, d.head, d.embedding, d.norm)
+
+
+def naive_rounded(weight: np.ndarray, storage: FewBits) -> np.ndarray:
+    """What symmetric few bits can say of W [in, out], value by value: the largest magnitude of a block is the end of
+    the range."""
+    found, half = weight.copy(), 2 ** (storage.bits - 1)
+    for start in range(0, len(weight), storage.block_size):
+        for column in range(weight.shape[1]):
+            values = weight[start : start + storage.block_size, column]
+            scale = np.float32(values[np.abs(values).argmax()] / -half)
+            if scale:
+                steps = values * np.float32(1 / scale) + half
+                steps = np.clip(np.trunc(steps + np.copysign(0.5, steps)), 0, 2 * half - 1) - half
+                found[start : start + storage.block_size, column] = steps * scale
+    return found

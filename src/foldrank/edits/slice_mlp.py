@@ -135,9 +135,9 @@ class SliceMlp(Edit):
         found = {role: matrix for role, matrix in block.matrices.items() if role in BRANCHES["mlp"]}
         width, out = self.shape
         expected = {role: Matrix((out, width) if role != "down" else (width, out)) for role in self.roles}
-        if odd := [r for r in BRANCHES["mlp"] if found.get(r) != expected.get(r)]:
+        if odd := [role for role in BRANCHES["mlp"] if found.get(role) != expected.get(role)]:
             raise ValueError(f"{Site(self.block, (odd[0],))}: is {found.get(odd[0], 'not there')}, the edit says "
-                             f"{expected.get(odd[0], 'none')}")
+                             f"{expected.get(odd[0], 'there is none')}")
         kept = {role: Matrix((out, len(self.channels)) if role != "down" else (len(self.channels), out))
                 for role in self.roles}
         return anatomy.with_block(replace(block, matrices={**block.matrices, **kept}))
