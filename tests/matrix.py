@@ -63,7 +63,7 @@ def plans(model: Model) -> Iterator[tuple[str, Edit]]:
     yield "all kinds", lambda m: [
         fold(m), m.drop(0, "attention"), m.drop(last - 1, "mlp"),
         *(m.narrow(i, channels, down=True, bias=True) for i, channels in _channels(m) if i == 1),
-        m.low_rank("block.02.qkv", 13).low_rank("block.01.down", 8)]
+        m.low_rank("block.02.qkv", 13).low_rank("block.04.down", 8)]
     yield "both", lambda m: [fold(m), m.low_rank("block.02.qkv", 13), m.low_rank("block.05.down", 8)]
 
 
