@@ -2,7 +2,8 @@
 
 Change is the mean KL divergence, in nats a token, from the original's next-token distribution to that of the model as
 cut so far less the candidate (the paper offers cosine and norm too). The order of drops therefore counts what the
-earlier ones did to the later ones. What `keep` does not need in the end returns, by the same measure.
+earlier ones did to the later ones. Where `keep` is given, what a drop adds is counted for each number it frees: an
+attention is a small part of a block. What `keep` does not need in the end returns.
 
 Cost: a candidate runs its block and what lies above it, on states kept for every block of the model as cut so far. Of
 the original, log-probabilities [windows, tokens, vocabulary] are held, float32.
@@ -11,7 +12,7 @@ the original, log-probabilities [windows, tokens, vocabulary] are held, float32.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated
 
@@ -28,6 +29,7 @@ from foldrank.plans.depth.branches import Cut, Place, cut_down, result
 from foldrank.plans.method import Method, Result, Task
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.shelf import Figures
+from foldrank.progress import Progress
 
 
 @settings_dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
@@ -86,44 +88,58 @@ class Prefixes:
         return divergence(original, self.cut.source, self.without(place))
 
 
+@dataclass
+class Greedy:
+    """Choices of one run. With a `keep`, a step counts by the divergence it adds for each number it frees, no more of
+    them than are still needed, since the budget counts those; otherwise by the divergence it leaves."""
+
+    source: Decoder
+    ids: np.ndarray
+    original: list[Tensor]
+    figures: Figures
+    progress: Progress
+    keep: float | None
+    steps: dict[Place, float] = field(default_factory=dict)
+
+    def divergence(self, cut: Cut) -> float:
+        """Of a cut model, run whole."""
+        return self._known(cut, lambda: divergence(self.original, self.source, cut.decoder.forward(self.ids)))
+
+    def next_one(self, cut: Cut, able: list[Place]) -> Place:
+        """The one to drop next."""
+        prefixes, now = Prefixes.of(cut, self.ids), self.divergence(cut)
+        found = {place: self._known(cut.without(place), partial(prefixes.divergence, self.original, place))
+                 for place in able}
+
+        def cost(place: Place) -> tuple[float, int]:
+            freed = 1.0 if self.keep is None else cut.kept - max(self.keep, cut.without(place).kept)
+            return (found[place] - now) / freed, -place.block
+
+        best = min(able, key=cost)
+        self.steps[best] = found[best]
+        return best
+
+    def given_back(self, cut: Cut, spare: list[Place]) -> Place:
+        """The one whose return leaves least."""
+        best = min(spare, key=lambda place: (self.divergence(cut.giving_back(place)), place.block))
+        del self.steps[best]
+        return best
+
+    def _known(self, cut: Cut, measure: Callable[[], float]) -> float:
+        self.progress.advance("finercut")
+        return self.figures.of(" ".join(sorted(map(str, cut.gone))), measure) if cut.gone else 0.0
+
+
 def run(task: Task, settings: Settings) -> Result:
     """Drop them. Raises as `cut_down`."""
     ids, decoder = settings.ids(task), task.decoder
     original = log_probabilities(decoder, decoder.forward(ids))
-    figures = Figures(task.shelf, "divergences")
-    scores: dict[Place, float] = {}
-    last = 0.0
-
-    def chosen(places: list[Place], tried: Callable[[Place], tuple[frozenset[Place], Callable[[], float]]]) -> Place:
-        """The place that leaves the least divergence."""
-        nonlocal last
-        found: dict[Place, float] = {}
-        for place in places:
-            gone, measure = tried(place)
-            found[place] = figures.of(" ".join(sorted(map(str, gone))), measure)
-            task.progress.advance("finercut")
-        best = min(found, key=lambda place: (found[place], -place.block))
-        last = found[best]
-        return best
-
-    def least(cut: Cut, able: list[Place]) -> Place:
-        prefixes = Prefixes.of(cut, ids)
-        place = chosen(able, lambda p: (cut.gone | {p}, partial(prefixes.divergence, original, p)))
-        scores[place] = last
-        return place
-
-    def back(cut: Cut, spare: list[Place]) -> Place:
-        place = chosen(spare, lambda p: (cut.gone - {p}, partial(whole, cut.giving_back(p))))
-        del scores[place]
-        return place
-
-    def whole(cut: Cut) -> float:
-        return divergence(original, decoder, cut.decoder.forward(ids))
-
+    greedy = Greedy(decoder, ids, original, Figures(task.shelf, "divergences"), task.progress,
+                    settings.keep)
     task.progress.start("finercut", None)
-    cut = cut_down(task, settings, settings.which, "finercut", least, back)
+    cut = cut_down(task, settings, settings.which, "finercut", greedy.next_one, greedy.given_back)
     task.progress.finish("finercut")
-    return result(cut, scores, {"finercut.kl_nats": last})
+    return result(cut, greedy.steps, {"finercut.kl_nats": greedy.divergence(cut)})
 
 
 METHOD = Method("finercut", Settings, run, phase=Phase.BRANCHES)
