@@ -2,8 +2,12 @@
 
 Change is the mean KL divergence, in nats a token, from the original's next-token distribution to that of the model as
 cut so far less the candidate (the paper offers cosine and norm too). The order of drops therefore counts what the
-earlier ones did to the later ones. Where `keep` is given, what a drop adds is counted for each number it frees: an
-attention is a small part of a block. What `keep` does not need in the end returns.
+earlier ones did to the later ones.
+
+`branches` counts branches, and a step is the best of all single drops. `keep` counts weights, of which an attention has
+few; there a step is the one that adds least for each number it frees, and of three ways to spend the budget the one
+that diverges least is taken: all that a step frees counts, only what the budget still needs counts, and the ranking of
+`llm_drop`. What the budget does not need in the end returns.
 
 Cost: a candidate runs its block and what lies above it, on states kept for every block of the model as cut so far. Of
 the original, log-probabilities [windows, tokens, vocabulary] are held, float32.
@@ -14,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from operator import itemgetter
 from typing import Annotated
 
 import numpy as np
@@ -27,6 +32,7 @@ from foldrank.edits.base import Phase
 from foldrank.plans.depth import branches
 from foldrank.plans.depth.branches import Cut, Place, cut_down, result
 from foldrank.plans.method import Method, Result, Task
+from foldrank.plans.methods import llm_drop
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.shelf import Figures
 from foldrank.progress import Progress
@@ -90,15 +96,15 @@ class Prefixes:
 
 @dataclass
 class Greedy:
-    """Choices of one run. With a `keep`, a step counts by the divergence it adds for each number it frees, no more of
-    them than are still needed, since the budget counts those; otherwise by the divergence it leaves."""
+    """Choices of one run: by the divergence that a step leaves, or, with `freed`, by what it adds for each part of the
+    weights that it frees."""
 
     source: Decoder
     ids: np.ndarray
     original: list[Tensor]
     figures: Figures
     progress: Progress
-    keep: float | None
+    freed: Callable[[Cut, Place], float] | None
     steps: dict[Place, float] = field(default_factory=dict)
 
     def divergence(self, cut: Cut) -> float:
@@ -112,8 +118,7 @@ class Greedy:
                  for place in able}
 
         def cost(place: Place) -> tuple[float, int]:
-            freed = 1.0 if self.keep is None else cut.kept - max(self.keep, cut.without(place).kept)
-            return (found[place] - now) / freed, -place.block
+            return (found[place] - now) / (1.0 if self.freed is None else self.freed(cut, place)), -place.block
 
         best = min(able, key=cost)
         self.steps[best] = found[best]
@@ -132,14 +137,24 @@ class Greedy:
 
 def run(task: Task, settings: Settings) -> Result:
     """Drop them. Raises as `cut_down`."""
-    ids, decoder = settings.ids(task), task.decoder
-    original = log_probabilities(decoder, decoder.forward(ids))
-    greedy = Greedy(decoder, ids, original, Figures(task.shelf, "divergences"), task.progress,
-                    settings.keep)
+    ids, decoder, keep = settings.ids(task), task.decoder, settings.keep
+    original, figures = log_probabilities(decoder, decoder.forward(ids)), Figures(task.shelf, "divergences")
+    ways: list[Callable[[Cut, Place], float] | None] = [None]
+    if keep is not None:
+        ways = [lambda cut, place: cut.kept - cut.without(place).kept,
+                lambda cut, place: cut.kept - max(keep, cut.without(place).kept)]
     task.progress.start("finercut", None)
-    cut = cut_down(task, settings, settings.which, "finercut", greedy.next_one, greedy.given_back)
+    found: list[tuple[float, Cut, Mapping[Place, float]]] = []
+    for freed in ways:
+        greedy = Greedy(decoder, ids, original, figures, task.progress, freed)
+        cut = cut_down(task, settings, settings.which, "finercut", greedy.next_one, greedy.given_back)
+        found.append((greedy.divergence(cut), cut, greedy.steps))
+    if keep is not None:
+        cut, scores = llm_drop.ranked(task, settings, "finercut")
+        found.append((greedy.divergence(cut), cut, scores))
     task.progress.finish("finercut")
-    return result(cut, greedy.steps, {"finercut.kl_nats": greedy.divergence(cut)})
+    least, cut, scores = min(found, key=itemgetter(0))
+    return result(cut, scores, {"finercut.kl_nats": least})
 
 
 METHOD = Method("finercut", Settings, run, phase=Phase.BRANCHES)
