@@ -2,7 +2,12 @@
 
 Change is the mean KL divergence, in nats a token, from the original's next-token distribution to that of the model as
 cut so far less the candidate (the paper offers cosine and norm too). The order of drops therefore counts what the
-earlier ones did to the later ones. What `keep` does not need in the end returns, by the same measure.
+earlier ones did to the later ones.
+
+`branches` counts branches, and a step is the best of all single drops. `keep` counts weights, of which an attention has
+few; there a step is the one that adds least for each number it frees, and of three ways to spend the budget the one
+that diverges least is taken: all that a step frees counts, only what the budget still needs counts, and the ranking of
+`llm_drop`. What the budget does not need in the end returns.
 
 Cost: a candidate runs its block and what lies above it, on states kept for every block of the model as cut so far. Of
 the original, log-probabilities [windows, tokens, vocabulary] are held, float32.
@@ -11,8 +16,9 @@ the original, log-probabilities [windows, tokens, vocabulary] are held, float32.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from operator import itemgetter
 from typing import Annotated
 
 import numpy as np
@@ -26,8 +32,10 @@ from foldrank.edits.base import Phase
 from foldrank.plans.depth import branches
 from foldrank.plans.depth.branches import Cut, Place, cut_down, result
 from foldrank.plans.method import Method, Result, Task
+from foldrank.plans.methods import llm_drop
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.shelf import Figures
+from foldrank.progress import Progress
 
 
 @settings_dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
@@ -86,44 +94,67 @@ class Prefixes:
         return divergence(original, self.cut.source, self.without(place))
 
 
-def run(task: Task, settings: Settings) -> Result:
-    """Drop them. Raises as `cut_down`."""
-    ids, decoder = settings.ids(task), task.decoder
-    original = log_probabilities(decoder, decoder.forward(ids))
-    figures = Figures(task.shelf, "divergences")
-    scores: dict[Place, float] = {}
-    last = 0.0
+@dataclass
+class Greedy:
+    """Choices of one run: by the divergence that a step leaves, or, with `freed`, by what it adds for each part of the
+    weights that it frees."""
 
-    def chosen(places: list[Place], tried: Callable[[Place], tuple[frozenset[Place], Callable[[], float]]]) -> Place:
-        """The place that leaves the least divergence."""
-        nonlocal last
-        found: dict[Place, float] = {}
-        for place in places:
-            gone, measure = tried(place)
-            found[place] = figures.of(" ".join(sorted(map(str, gone))), measure)
-            task.progress.advance("finercut")
-        best = min(found, key=lambda place: (found[place], -place.block))
-        last = found[best]
+    source: Decoder
+    ids: np.ndarray
+    original: list[Tensor]
+    figures: Figures
+    progress: Progress
+    freed: Callable[[Cut, Place], float] | None
+    steps: dict[Place, float] = field(default_factory=dict)
+
+    def divergence(self, cut: Cut) -> float:
+        """Of a cut model, run whole."""
+        return self._known(cut, lambda: divergence(self.original, self.source, cut.decoder.forward(self.ids)))
+
+    def next_one(self, cut: Cut, able: list[Place]) -> Place:
+        """The one to drop next."""
+        prefixes, now = Prefixes.of(cut, self.ids), self.divergence(cut)
+        found = {place: self._known(cut.without(place), partial(prefixes.divergence, self.original, place))
+                 for place in able}
+
+        def cost(place: Place) -> tuple[float, int]:
+            return (found[place] - now) / (1.0 if self.freed is None else self.freed(cut, place)), -place.block
+
+        best = min(able, key=cost)
+        self.steps[best] = found[best]
         return best
 
-    def least(cut: Cut, able: list[Place]) -> Place:
-        prefixes = Prefixes.of(cut, ids)
-        place = chosen(able, lambda p: (cut.gone | {p}, partial(prefixes.divergence, original, p)))
-        scores[place] = last
-        return place
+    def given_back(self, cut: Cut, spare: list[Place]) -> Place:
+        """The one whose return leaves least."""
+        best = min(spare, key=lambda place: (self.divergence(cut.giving_back(place)), place.block))
+        del self.steps[best]
+        return best
 
-    def back(cut: Cut, spare: list[Place]) -> Place:
-        place = chosen(spare, lambda p: (cut.gone - {p}, partial(whole, cut.giving_back(p))))
-        del scores[place]
-        return place
+    def _known(self, cut: Cut, measure: Callable[[], float]) -> float:
+        self.progress.advance("finercut")
+        return self.figures.of(" ".join(sorted(map(str, cut.gone))), measure) if cut.gone else 0.0
 
-    def whole(cut: Cut) -> float:
-        return divergence(original, decoder, cut.decoder.forward(ids))
 
+def run(task: Task, settings: Settings) -> Result:
+    """Drop them. Raises as `cut_down`."""
+    ids, decoder, keep = settings.ids(task), task.decoder, settings.keep
+    original, figures = log_probabilities(decoder, decoder.forward(ids)), Figures(task.shelf, "divergences")
+    ways: list[Callable[[Cut, Place], float] | None] = [None]
+    if keep is not None:
+        ways = [lambda cut, place: cut.kept - cut.without(place).kept,
+                lambda cut, place: cut.kept - max(keep, cut.without(place).kept)]
     task.progress.start("finercut", None)
-    cut = cut_down(task, settings, settings.which, "finercut", least, back)
+    found: list[tuple[float, Cut, Mapping[Place, float]]] = []
+    for freed in ways:
+        greedy = Greedy(decoder, ids, original, figures, task.progress, freed)
+        cut = cut_down(task, settings, settings.which, "finercut", greedy.next_one, greedy.given_back)
+        found.append((greedy.divergence(cut), cut, greedy.steps))
+    if keep is not None:
+        cut, scores = llm_drop.ranked(task, settings, "finercut")
+        found.append((greedy.divergence(cut), cut, scores))
     task.progress.finish("finercut")
-    return result(cut, scores, {"finercut.kl_nats": last})
+    least, cut, scores = min(found, key=itemgetter(0))
+    return result(cut, scores, {"finercut.kl_nats": least})
 
 
 METHOD = Method("finercut", Settings, run, phase=Phase.BRANCHES)

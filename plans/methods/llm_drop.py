@@ -40,6 +40,11 @@ def _turned(below: Tensor, above: Tensor) -> float:
 
 def run(task: Task, settings: Settings) -> Result:
     """Drop them. Raises as `cut_down`."""
+    return result(*ranked(task, settings, "llm_drop"))
+
+
+def ranked(task: Task, settings: Settings, name: str) -> tuple[Cut, dict[Place, float]]:
+    """The least important ones gone, and the importance of all. Raises as `cut_down`, in the name of a method."""
     scores = importances(task.decoder, settings.ids(task), settings.which)
 
     def least(_cut: Cut, able: list[Place]) -> Place:
@@ -48,7 +53,7 @@ def run(task: Task, settings: Settings) -> Result:
     def most(_cut: Cut, able: list[Place]) -> Place:
         return max(able, key=lambda place: (scores[place], -place.block))
 
-    return result(cut_down(task, settings, settings.which, "llm_drop", least, most), scores)
+    return cut_down(task, settings, settings.which, name, least, most), scores
 
 
 METHOD = Method("llm_drop", Settings, run, phase=Phase.BRANCHES)
