@@ -30,6 +30,7 @@ from foldrank.passes.proof import known_weights, proofs_beside
 from foldrank.passes.write import DATA, MODEL, stream_model
 from foldrank.planfile import Plan
 from foldrank.progress import SILENT, Progress
+from foldrank.reports.receipts import FORM, Receipts
 from foldrank.staging import check_output, staged_folder, sync_file, sync_tree
 from foldrank.versions import versions
 
@@ -73,7 +74,8 @@ def apply_plan(
             check_file(stage / MODEL, "the written graph")
             _write_configs(bundle, plan, source, stage)
             (stage / "reports").mkdir()
-            _write_json(stage / "reports" / "receipts.json", [row for receipt in receipts for row in receipt.rows()])
+            told = Receipts([row for receipt in receipts for row in receipt.rows()])
+            (stage / FORM.file).write_bytes(FORM.data(told))
             known |= copied.result()
             if card is not None:
                 (stage / "README.md").write_text(card(stage, bundle.manifest), encoding="utf-8")

@@ -14,6 +14,7 @@ from foldrank.digests import WeightDigest
 from foldrank.edits.base import Part
 from foldrank.graph.decoder import View
 from foldrank.graph.weights import Array
+from foldrank.reports.receipts import Row
 
 Quantizer = Callable[[Array, int, int, bool], tuple[Array, Array, Array | None]]
 """(W [in, out], bits, block size, symmetric) to numbers, scales and zero points, as MatMulNBits reads them."""
@@ -69,11 +70,10 @@ class Receipt:
     effect: Effect
     changes: tuple[Change, ...] = ()
 
-    def rows(self) -> list[dict[str, str | int]]:
-        """JSON rows, one for each change."""
+    def rows(self) -> list[Row]:
+        """As the report of receipts holds them, one for each change."""
         return [
-            {"pass": self.name, "effect": self.effect.value, "where": change.where, "bytes_before": change.bytes_before,
-             "bytes_after": change.bytes_after, "reason": change.reason}
+            Row(self.name, self.effect.value, change.where, change.bytes_before, change.bytes_after, change.reason)
             for change in self.changes
         ]
 

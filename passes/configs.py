@@ -7,7 +7,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-_COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+from foldrank.facts import BLOCKS
+
 _PER_BLOCK = re.compile(r"layer|block|attention_types|no_rope")
 """Names of lists that may hold one entry per block; others of that length (token ids) mean something else."""
 
@@ -16,11 +17,11 @@ def shrink_config(config: dict[str, Any], blocks: int, stay: Sequence[int]) -> d
     """config.json of a model of `blocks` blocks of which the positions `stay` remain; nested text configs too."""
     result: dict[str, Any] = {}
     for key, value in config.items():
-        if key in _COUNTS and value == blocks:
+        if key in BLOCKS and value == blocks:
             result[key] = len(stay)
         elif isinstance(value, list) and len(value) == blocks and _PER_BLOCK.search(key):
             result[key] = [value[i] for i in stay]
-        elif isinstance(value, dict) and any(count in value for count in _COUNTS):
+        elif isinstance(value, dict) and any(count in value for count in BLOCKS):
             result[key] = shrink_config(value, blocks, stay)
         else:
             result[key] = value

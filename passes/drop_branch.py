@@ -28,13 +28,15 @@ from foldrank.graph.skip_norms import merge_sum, without_sum
 from foldrank.passes.base import Change, Effect, GraphPass, Receipt, Stage, Work
 from foldrank.passes.cache_ports import readers_left_behind, take_away
 from foldrank.passes.clean_up import remove_dead
+from foldrank.passes.divide_linears import DivideLinears
 from foldrank.passes.proof import prove
 
 _LAYOUT = ("Reshape", "Identity", "Cast")
 
 
 def passes(edits: tuple[DropBranch, ...], work: Work) -> Iterator[tuple[Stage, GraphPass]]:
-    """One, when blocks have left."""
+    """When blocks have left: weights of two branches apart, then branches leave."""
+    yield Stage.REMOVAL, DivideLinears(frozenset(edit.block for edit in edits))
     yield Stage.REMOVAL, DropBranches(edits, work.weights, work.source, work.edited)
 
 
@@ -97,6 +99,9 @@ class DropBranches(GraphPass):
         inside = set(block.nodes)
         made = [value for node in linears_of(block, edit.branch).values() for value in node.outputs]
         inner = reached(made, join.node)
+        beside = [node for branch in BRANCHES if branch != edit.branch for node in linears_of(block, branch).values()]
+        if shared := [node for node in beside if node in inner]:
+            yield f"{where}: {shared[0].name} of its other branch reads what it makes"
         if outside := [node for node in inner if node not in inside]:
             yield f"{where}: {outside[0].name} outside of the block reads what it makes"
         if outputs := [v for node in inner for v in node.outputs if v.is_graph_output() and v not in block.present]:

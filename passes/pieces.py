@@ -85,6 +85,15 @@ class Surgery:
         if not weight.uses():  # a Transpose that reads it is dead now, and cleaned up with it
             self._graph.initializers.pop(str(weight.name))
 
+    def divide(self, linear: Linear, pieces: Sequence[DensePiece], split: ir.Node) -> None:
+        """Put a linear for each piece in the place of one without a bias whose result `split` alone parts."""
+        for part, piece in zip(split.outputs, pieces, strict=True):
+            part.replace_all_uses_with(self._dense(linear, piece))
+        weight = linear.weight
+        self._graph.remove([split, linear.node], safe=True)
+        if not weight.uses():
+            self._graph.initializers.pop(str(weight.name))
+
     def _join(self, linear: Linear, results: Sequence[ir.Value]) -> ir.Value:
         sites = ",".join(map(str, linear.sites))
         return self._node(linear, "Concat", results, "join", sites, f"{linear.node.name}/join")

@@ -80,6 +80,10 @@ class Cut:
         """With one branch less."""
         return Cut(self.source, self.gone | {place})
 
+    def giving_back(self, place: Place) -> Cut:
+        """With one branch there again."""
+        return Cut(self.source, self.gone - {place})
+
     def candidates(self, which: Which) -> list[Place]:
         """Branches that may leave now, from the input on."""
         attentions = sum("attention" in branches_of(self.source, block.number) for block in self.source.blocks)
@@ -101,6 +105,10 @@ def branches_of(decoder: Decoder, number: int) -> tuple[Branch, ...]:
     return tuple(branch for branch, own in BRANCHES.items() if roles & set(own))
 
 
+Choice = Callable[[Cut, list[Place]], Place]
+"""Of the places given, one, for the model as cut so far."""
+
+
 def edits_of(gone: Collection[Place]) -> tuple[DropBranch, ...]:
     """From the input on."""
     order = tuple(BRANCHES)
@@ -108,12 +116,13 @@ def edits_of(gone: Collection[Place]) -> tuple[DropBranch, ...]:
 
 
 def cut_down(
-    task: Task, budget: Budget, which: Which, name: str, next_one: Callable[[Cut, list[Place]], Place],
+    task: Task, budget: Budget, which: Which, name: str, next_one: Choice, given_back: Choice,
     spared: Collection[int] = (),
 ) -> Cut:
-    """Take branches away, each time the one that `next_one` names of those that may leave, until the budget holds.
-    `spared`: blocks that keep theirs. Raises ValueError where it cannot be reached, SourceError where a block norms the
-    sum behind a branch, which then is more than a sum."""
+    """Take branches away, each time the one that `next_one` names of those that may leave, until the budget holds; then
+    let back in what it does not need, the ones that `given_back` names: a large branch may have left after a small one.
+    `spared`: blocks that keep theirs. Raises ValueError where the budget cannot be reached, SourceError where a block
+    norms the sum behind a branch, which then is more than a sum."""
     decoder = task.decoder
     if getattr(decoder.model.config, "do_layer_norm_before", True) is False:
         raise SourceError(type(decoder.model).__name__, "norms what its branches are added to (do_layer_norm_before is "
@@ -128,6 +137,9 @@ def cut_down(
             least = f"{most - len(cut.gone)} branches and {cut.kept:.3g} of the blocks' weights are the least"
             raise ValueError(f"{name}: {asked} cannot be reached: {least}")
         cut = cut.without(next_one(cut, able))
+    while budget.keep is not None and (
+            spare := [p for p in sorted(cut.gone) if cut.giving_back(p).kept <= budget.keep + 1e-12]):
+        cut = cut.giving_back(given_back(cut, spare))
     return cut
 
 

@@ -35,7 +35,10 @@ def run(task: Task, settings: Settings) -> Result:
     def most_alike(_cut: Cut, able: list[Place]) -> Place:
         return min(able, key=lambda place: (scores[place], -place.block))
 
-    return result(cut_down(task, settings, "mlp", "ffn_skip", most_alike, spared), scores)
+    def least_alike(_cut: Cut, able: list[Place]) -> Place:
+        return max(able, key=lambda place: (scores[place], -place.block))
+
+    return result(cut_down(task, settings, "mlp", "ffn_skip", most_alike, least_alike, spared), scores)
 
 
 METHOD = Method("ffn_skip", Settings, run, phase=Phase.BRANCHES)

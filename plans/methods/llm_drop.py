@@ -45,7 +45,10 @@ def run(task: Task, settings: Settings) -> Result:
     def least(_cut: Cut, able: list[Place]) -> Place:
         return min(able, key=lambda place: (scores[place], -place.block))
 
-    return result(cut_down(task, settings, settings.which, "llm_drop", least), scores)
+    def most(_cut: Cut, able: list[Place]) -> Place:
+        return max(able, key=lambda place: (scores[place], -place.block))
+
+    return result(cut_down(task, settings, settings.which, "llm_drop", least, most), scores)
 
 
 METHOD = Method("llm_drop", Settings, run, phase=Phase.BRANCHES)

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from foldrank import strictjson
+from foldrank import facts, strictjson
 from foldrank.adapters import refuse_adapter
-from foldrank.checkpoint_rules import config_problems, remote_code, text_config
+from foldrank.checkpoint_rules import config_problems, remote_code
 from foldrank.errors import SourceError
 from foldrank.hub import model_name, snapshot
 from foldrank.identify import refuse_file, refuse_other_files, refuse_others
@@ -27,7 +27,6 @@ from foldrank.tensorfile import StoredTensor
 from foldrank.verified import sha256_of
 from foldrank.weightfiles import read_tensors
 
-_BLOCK_COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 _SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.txt")
 _CHUNK = 1 << 24
 
@@ -70,7 +69,7 @@ class Checkpoint:
         if problems := config_problems(config, tensors):
             raise SourceError(path, "config.json disagrees with the weights: " + " | ".join(problems[:5]),
                               "take both from the same checkpoint")
-        if lies := implausible(text_config(config), tensors):
+        if lies := implausible(facts.text_config(config), tensors):
             raise SourceError(path, "no model can be this: " + " | ".join(lies[:5]),
                               "take config.json and weights as they were trained")
         return cls(path, name, config, digest, tensors)
@@ -83,8 +82,7 @@ class Checkpoint:
     @property
     def blocks(self) -> int:
         """Number of decoder blocks."""
-        config = text_config(self.config)
-        return int(next(config[key] for key in _BLOCK_COUNTS if key in config))
+        return facts.blocks(self.config) or 0
 
     @property
     def weight_files(self) -> list[Path]:
@@ -104,7 +102,7 @@ class Checkpoint:
     @property
     def text_config(self) -> dict[str, Any]:
         """The decoder's part of the config; the config itself unless the model is multimodal."""
-        return text_config(self.config)
+        return facts.text_config(self.config)
 
 
 def check_finite(checkpoint: Checkpoint, progress: Progress = SILENT) -> None:
@@ -146,6 +144,7 @@ def _read_config(folder: Path) -> tuple[dict[str, Any], str]:
 
 
 def _check_blocks(path: Path, config: dict[str, Any]) -> None:
-    count = next((text_config(config)[key] for key in _BLOCK_COUNTS if key in text_config(config)), None)
+    text = facts.text_config(config)
+    count = next((text[key] for key in facts.BLOCKS if key in text), None)
     if type(count) is not int or count < 1:
-        raise SourceError(path, f"its number of blocks is {count!r}", f"it must have {' or '.join(_BLOCK_COUNTS)}")
+        raise SourceError(path, f"its number of blocks is {count!r}", f"it must have {' or '.join(facts.BLOCKS)}")

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from foldrank import strictjson
+from foldrank import facts, strictjson
 from foldrank.errors import SourceError
 from foldrank.tensorfile import StoredTensor
 
@@ -20,12 +20,6 @@ _EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_emb
 _HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
 _PLAIN = {"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "smollm3", "olmo"}
 """Families whose projections have exactly the shapes that the config's sizes give."""
-
-
-def text_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The decoder's own part of a multimodal config, else the config."""
-    inner = config.get("text_config")
-    return dict(inner) if isinstance(inner, dict) else dict(config)
 
 
 def remote_code(folder: Path, config: Mapping[str, Any]) -> Path | None:
@@ -52,7 +46,7 @@ def _asks(value: Any) -> bool:
 
 def config_problems(config: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> list[str]:
     """Every disagreement that names and shapes show, without reading a weight."""
-    text = text_config(config)
+    text = facts.text_config(config)
     blocks: dict[int, dict[str, StoredTensor]] = defaultdict(dict)
     for name, tensor in tensors.items():
         if match := _BLOCK.search(name):
@@ -66,7 +60,7 @@ def embedding_table(tensors: Mapping[str, StoredTensor]) -> StoredTensor | None:
 
 
 def _counts(text: Mapping[str, Any], blocks: Mapping[int, Any]) -> Iterator[str]:
-    wanted = next(text[k] for k in ("num_hidden_layers", "n_layer", "num_layers", "n_layers") if k in text)
+    wanted = facts.blocks(text) or 0
     if set(blocks) != set(range(wanted)):
         missing = sorted(set(range(wanted)) - set(blocks))[:5]
         extra = sorted(set(blocks) - set(range(wanted)))[:5]
@@ -78,7 +72,7 @@ def _counts(text: Mapping[str, Any], blocks: Mapping[int, Any]) -> Iterator[str]
 
 def _embedding(text: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> Iterator[str]:
     table = embedding_table(tensors)
-    wanted = (text.get("vocab_size"), text.get("hidden_size", text.get("n_embd")))
+    wanted = (facts.vocabulary(text), facts.width(text))
     if table is None:
         yield "no embedding table among the weights"
     elif None not in wanted and table.shape != wanted and "word_embed_proj_dim" not in text:
@@ -104,10 +98,9 @@ def _uneven(text: Mapping[str, Any], blocks: Mapping[int, dict[str, StoredTensor
 def _shapes(text: Mapping[str, Any], blocks: Mapping[int, dict[str, StoredTensor]]) -> Iterator[str]:
     if text.get("model_type") not in _PLAIN or not {"hidden_size", "num_attention_heads"} <= set(text):
         return
-    width, heads = text["hidden_size"], text["num_attention_heads"]
-    head = text.get("head_dim") or width // heads
-    keys = text.get("num_key_value_heads", heads) * head
-    inner = text.get("intermediate_size")
+    width, heads, head, inner = (fact(text) or 0 for fact in (facts.width, facts.heads, facts.head_size,
+                                                              facts.mlp_width))
+    keys = (facts.kv_heads(text) or 0) * head
     wanted = {
         "self_attn.q_proj": (heads * head, width), "self_attn.k_proj": (keys, width),
         "self_attn.v_proj": (keys, width), "self_attn.o_proj": (width, heads * head),

@@ -8,9 +8,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+BLOCKS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+"""Keys under which a config counts its blocks."""
+
 _CONTEXT = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length", "max_seq_len", "seq_length")
 _HEADS = ("num_attention_heads", "n_head", "n_heads")
 _WIDTH = ("hidden_size", "n_embd", "d_model")
+
+
+def text_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The decoder's own part of a multimodal config, else the config."""
+    inner = config.get("text_config")
+    return dict(inner) if isinstance(inner, Mapping) else dict(config)
 
 
 def context_length(config: Any) -> int | None:
@@ -20,7 +29,7 @@ def context_length(config: Any) -> int | None:
 
 def blocks(config: Any) -> int | None:
     """Decoder blocks. None where no key tells."""
-    return _first(config, ("num_hidden_layers", "n_layer", "num_layers", "n_layers"))
+    return _first(config, BLOCKS)
 
 
 def heads(config: Any) -> int | None:
@@ -48,6 +57,11 @@ def width(config: Any) -> int | None:
     return _first(config, _WIDTH)
 
 
+def mlp_width(config: Any) -> int | None:
+    """Channels of an MLP; None where no key tells."""
+    return _first(config, ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size"))
+
+
 def vocabulary(config: Any) -> int | None:
     """Tokens the model has an embedding for: rows of its table. None where no key tells."""
     return _first(config, ("vocab_size",))
@@ -56,7 +70,6 @@ def vocabulary(config: Any) -> int | None:
 def _first(config: Any, keys: tuple[str, ...]) -> int | None:
     if not isinstance(config, Mapping):
         return None
-    text = config.get("text_config", config)
-    text = text if isinstance(text, Mapping) else config
+    text = text_config(config)
     found = (text.get(key) for key in keys)
     return next((n for n in found if isinstance(n, int) and not isinstance(n, bool) and n > 0), None)

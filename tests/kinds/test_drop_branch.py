@@ -177,6 +177,29 @@ def test_a_result_whose_shape_is_asked_elsewhere_stays(tmp_path: Path) -> None:
         transform(model, PlanMaker(decoder, "0" * 64).drop(1, "mlp").plan())
 
 
+def quantised(graph: Path, folder: Path) -> Path:
+    """Every MatMul of a weight in 8 bits, by ONNX Runtime's own quantiser."""
+    from onnxruntime.quantization import matmul_nbits_quantizer as library
+
+    config = library.DefaultWeightOnlyQuantConfig(block_size=16, is_symmetric=True, bits=8)
+    made = library.MatMulNBitsQuantizer(onnx.load(graph), algo_config=config)
+    made.process()
+    folder.mkdir()
+    onnx.save(made.model.model, folder / "model.onnx")
+    return folder / "model.onnx"
+
+
+def test_branches_of_few_bits_leave_as_others_do(tmp_path: Path) -> None:
+    """To quantise and then to drop is to drop and then to quantise."""
+    decoder = random_decoder(Shape(blocks=4), seed=2)
+    write_graph(decoder, tmp_path / "model.onnx")
+    plan = PlanMaker(decoder, "0" * 64).drop(0, "attention").drop(2, "mlp").drop(3, "attention").plan()
+    first = small(quantised(tmp_path / "model.onnx", tmp_path / "few"), plan, tmp_path / "few-dropped")
+    second = quantised(small(tmp_path / "model.onnx", plan, tmp_path / "dropped"), tmp_path / "dropped-few")
+    ids = np.arange(11)
+    np.testing.assert_allclose(run_onnx(first, ids), run_onnx(second, ids), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("family", [
     "llama", "gemma2", "gpt2", "opt", "gptneox", "falcon",
     *(pytest.param(name, marks=NIGHTLY) for name in TINY

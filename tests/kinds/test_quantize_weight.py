@@ -156,7 +156,7 @@ def test_the_order_of_edits_is_law(shared: Path) -> None:
 
 @pytest.mark.parametrize(("methods", "said"), [
     (["quantize:bits=3"], "bits"), (["quantize:block_size=24"], "block_size"), (["quantize:keep=0.5"], "keep"),
-    ([EXACT, "dipsvd:keep=0.8"], "quantize comes last"),
+    ([EXACT, "dipsvd:keep=0.8"], "replace weights come before those that store in few bits"),
 ])
 def test_wrong_settings_are_told(methods: list[str], said: str, shared: Path) -> None:
     with pytest.raises(ValueError, match=said):

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic.dataclasses import dataclass
 
 from foldrank.edits.anatomy import Anatomy
-from foldrank.edits.base import BRANCHES, STRICT, Branch, Edit, Phase, Table, Told, Touch, parts_of
+from foldrank.edits.base import BRANCHES, STRICT, Branch, Edit, Phase, Table, Touch, parts_of
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -22,6 +22,7 @@ class DropBranch(Edit):
     phase: ClassVar[Phase] = Phase.BRANCHES
     listed: ClassVar[str] = "branches"
     counted: ClassVar[str] = "branches"
+    unsaid: ClassVar[str] = "blocks without an attention or an MLP"
 
     def __post_init__(self) -> None:
         if self.block < 0:
@@ -46,10 +47,11 @@ class DropBranch(Edit):
         """In words."""
         return f"Block {self.block} has no {_NAMES[self.branch]} any more."
 
-    @property
-    def told(self) -> Told | None:
-        """Together."""
-        return Told(f"{_NAMES[self.branch]} of block {self.block}", "dropped", counted=False)
+    @classmethod
+    def gist(cls, edits: Sequence[DropBranch]) -> str:
+        """`Attention dropped in blocks 3, 5. MLP dropped in blocks 8.`"""
+        text = ". ".join(f"{name} dropped in blocks {blocks}" for name, blocks in cls.table(edits).rows)
+        return f"{text[:1].upper()}{text[1:]}."
 
     def row(self) -> dict[str, Any]:
         """Its fields."""

@@ -80,9 +80,8 @@ class Evidence:
     def cache_shape(self) -> tuple[int, int] | None:
         """Key/value heads and head size, as genai_config.json says, else config.json."""
         decoder = lookup.at(self.genai_config, "model", "decoder")
-        heads = lookup.integer(decoder, "num_key_value_heads") or lookup.integer(self.config, "num_key_value_heads")
+        heads = lookup.integer(decoder, "num_key_value_heads") or facts.kv_heads(self.config)
         head_size = lookup.integer(decoder, "head_size") or facts.head_size(self.config)
-        heads = heads or facts.heads(self.config)
         return (heads, head_size) if heads and head_size else None
 
     @cached_property

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from foldrank import facts
 from foldrank.edits import on_edits
 from foldrank.edits.anatomy import Anatomy, BlockAnatomy, Matrix
 from foldrank.edits.low_rank import rank_limit
@@ -51,8 +52,8 @@ class Split:
 def role_shapes(evidence: Evidence) -> dict[str, tuple[int, int]] | None:
     """[in, out] of each role, or None for a decoder of another kind."""
     config = evidence.config
-    width, inner = lookup.integer(config, "hidden_size"), lookup.integer(config, "intermediate_size")
-    queries, cache = lookup.integer(config, "num_attention_heads"), evidence.cache_shape
+    width, inner, queries = facts.width(config), facts.mlp_width(config), facts.heads(config)
+    cache = evidence.cache_shape
     if lookup.text(config, "model_type") not in _GATED or not (width and inner and queries and cache):
         return None
     heads, head_size = cache
@@ -71,7 +72,7 @@ def role_shapes(evidence: Evidence) -> dict[str, tuple[int, int]] | None:
 def split(evidence: Evidence, context: int = 1024) -> Split | None:
     """The split, or None where a shape, a count of blocks or the dtype is not known."""
     shapes, item = role_shapes(evidence), ITEM_BYTES.get(lookup.text(evidence.manifest, "dtype") or "")
-    before, vocabulary = evidence.source_blocks, lookup.integer(evidence.config, "vocab_size")
+    before, vocabulary = evidence.source_blocks, facts.vocabulary(evidence.config)
     if shapes is None or item is None or not before or not vocabulary or evidence.cache_shape is None:
         return None
     dense = _dense(shapes, before, vocabulary, evidence)

@@ -8,6 +8,7 @@ from typing import Any
 
 from foldrank.bundle import MANIFEST, Bundle
 from foldrank.errors import SourceError
+from foldrank.facts import blocks as count_blocks
 from foldrank.planfile import Plan
 from foldrank.reports.validate import FORM
 
@@ -65,7 +66,7 @@ def _bundle_facts(path: Path) -> dict[str, Any]:
     facts: dict[str, Any] = {"exporter": bundle.manifest.exporter, "dtype": bundle.manifest.dtype}
     facts |= {f"source.{k}": v for k, v in sorted(bundle.manifest.source.items())}
     config = bundle.json("config.json") or {}
-    facts["blocks"] = config.get("num_hidden_layers", config.get("n_layer"))
+    facts["blocks"] = count_blocks(config)
     facts["bytes"] = sum(entry.bytes for entry in bundle.manifest.files.values())
     if (report := FORM.read(bundle)) is not None:
         quality = sorted(dataclasses.asdict(report.quality).items())

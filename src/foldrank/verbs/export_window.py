@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from foldrank.checkpoint import Checkpoint
 from foldrank.facts import context_length
+from foldrank.facts import vocabulary as vocabulary_of
 
 _SHORT, _LONG, _MOST, _PAST = 32, 256, 4096, 32
 _WORK = 10**12
@@ -28,7 +29,7 @@ def window_of(checkpoint: Checkpoint) -> Window:
     """Past the original context and the sliding window where there are such, within the context and the bounds."""
     text = checkpoint.text_config
     context = context_length(text) or _LONG
-    vocabulary = int(text.get("vocab_size") or 2)
+    vocabulary = vocabulary_of(text) or 2
     scaled_from, sliding = _original(text), text.get("sliding_window")
     edges = [edge for edge in (scaled_from, sliding) if isinstance(edge, int)]
     wanted = max([_LONG, *(edge + _PAST for edge in edges if edge + _PAST <= _MOST)])

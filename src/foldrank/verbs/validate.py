@@ -12,6 +12,7 @@ import numpy as np
 from foldrank.bundle import Bundle, source_differs
 from foldrank.checkpoint import Checkpoint
 from foldrank.errors import BundleError, SourceError
+from foldrank.facts import vocabulary
 from foldrank.places import place_of
 from foldrank.plans.texts import load_tokenizer
 from foldrank.progress import SILENT, Progress
@@ -128,8 +129,7 @@ def _decoder(bundle: Bundle, engine: Provider, threads: int | None) -> OrtDecode
 def _prove(
     bundle: Bundle, known: Known, decoder: OrtDecoder, ids_NT: Tokens, seed: int, progress: Progress
 ) -> GraphProof:
-    config = bundle.json("config.json") or {}
-    ids = _enough(ids_NT, config.get("text_config", config).get("vocab_size", int(ids_NT.max()) + 1), seed)
+    ids = _enough(ids_NT, vocabulary(bundle.json("config.json")) or int(ids_NT.max()) + 1, seed)
     found = prove(decoder, known.logits, ids, described=known.described, precision=known.precision,
                   sides=_sides(bundle), progress=progress)
     if known.kept is None:

@@ -125,7 +125,7 @@ def test_folds_low_rank_and_replacement_together(dense: tuple[Decoder, Bundle], 
     made.low_rank("block.01.qkv", 8).low_rank("block.04.k", 6).low_rank("block.04.gate_up", 11)
     made.replace("block.05.q").replace("block.00.gate_up").low_rank("block.00.qkv", 10)
     small = proves(made, dense[1], tmp_path / "out")
-    receipts = json.loads((small.path / "reports" / "receipts.json").read_text())
+    receipts = json.loads((small.path / "reports" / "receipts.json").read_text())["receipts"]
     assert {"pass", "effect", "where", "bytes_before", "bytes_after", "reason"} == set(receipts[0])
     pair = next(r for r in receipts if r["where"] == "block.04.gate_up")
     assert (pair["bytes_before"], pair["bytes_after"]) == (4 * dense[0].shape.width * 160,

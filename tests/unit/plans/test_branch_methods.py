@@ -112,10 +112,22 @@ def test_keep_is_the_share_of_weights_and_never_exceeded(make_model: MakeModel, 
     model, attention, mlp = make_model(4), 5376, 9072
     result = planned(model, ids, "llm_drop:keep=0.7")
     gone = [attention if branch == "attention" else mlp for _, branch in dropped(result)]
-    assert result.kept == 1 - sum(gone) / (4 * (attention + mlp)) <= 0.7
+    assert result.kept == pytest.approx(1 - sum(gone) / (4 * (attention + mlp)))
+    assert result.kept <= 0.7
     assert result.kept + max(gone) / (4 * (attention + mlp)) > 0.7
     assert result.decoder.site_parameters == 4 * (attention + mlp) - sum(gone)
     assert planned(model, ids, "llm_drop:keep=1").edits == ()
+
+
+@pytest.mark.parametrize("method", ["llm_drop", "finercut"])
+def test_no_branch_is_gone_that_the_budget_does_not_need(make_model: MakeModel, ids: np.ndarray, method: str) -> None:
+    """A small attention leaves first; the MLP that leaves next is enough alone."""
+    model = make_model(2)
+    with torch.no_grad():
+        model.model.layers[1].self_attn.o_proj.weight *= 1e-4
+        model.model.layers[0].mlp.down_proj.weight *= 1e-3
+    assert dropped(planned(model, ids, f"{method}:branches=3")) == [(1, "attention")]
+    assert dropped(planned(model, ids, f"{method}:keep=0.7")) == [(0, "mlp")]
 
 
 def test_a_block_without_branches_is_gone_and_one_attention_stays(make_model: MakeModel, ids: np.ndarray) -> None:
