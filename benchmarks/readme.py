@@ -109,6 +109,18 @@ def _few_bits(data: dict[str, Any]) -> str:
                    "top-1 agreement"), rows)
 
 
+def _width(data: dict[str, Any]) -> str:
+    rows = [
+        (f"`{row['method']}`", f"{row['keep']:.3f}", f"{row['perplexity_over_dense']:.3f}",
+         f"{min(row['widths'].values()):,} to {max(row['widths'].values()):,}", f"{row['planning_cpu_s']:,}")
+        for row in data["rows"]
+    ]
+    note = (f"{data['model']}. {data['calibration_tokens']:,} tokens of calibration; perplexity on "
+            f"{data['held_out_tokens']:,} held-out tokens, dense {data['dense_perplexity']:.2f}.")
+    return note + "\n\n" + _table(("method", "block weights kept", "perplexity over dense", "channels of an MLP",
+                                    "planning, CPU s"), rows)
+
+
 def _planning(data: dict[str, Any]) -> str:
     search = data["search"]
     same = "identical" if data["identical_decisions"] else "DIFFERENT"
@@ -192,6 +204,7 @@ def _planning_large(data: dict[str, Any]) -> str:
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "demo": _demo, "cpu_speed": _cpu_speed, "huge_pages": _huge_pages, "few_bits": _few_bits, "planning": _planning,
+    "width_smollm2": _width,
     "apply_cost": _apply_cost, "big_bundle": _big_bundle, "quality": summary,
     "quality_recovered": partial(summary, recovered=True),
     "families": families, "consumers": consumers, "gpu_speed_1b": _gpu_speed, "gpu_speed_100m": _gpu_speed,
