@@ -150,8 +150,8 @@ def run(task: Task, settings: Settings) -> Result:
         cut = cut_down(task, settings, settings.which, "finercut", greedy.next_one, greedy.given_back)
         found.append((greedy.divergence(cut), cut, greedy.steps))
     if keep is not None:
-        cut, scores = llm_drop.ranked(task, settings, "finercut")
-        found.append((greedy.divergence(cut), cut, scores))
+        ranked, likeness = llm_drop.ranked(task, settings, "finercut")
+        found.append((greedy.divergence(ranked), ranked, likeness))
     task.progress.finish("finercut")
     least, cut, scores = min(found, key=itemgetter(0))
     return result(cut, scores, {"finercut.kl_nats": least})
