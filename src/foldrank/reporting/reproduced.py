@@ -50,6 +50,8 @@ def _plan(evidence: Evidence) -> Iterator[str]:
     for option, key in (("--calibration-tokens", "tokens"), ("--seed", "seed")):
         if (value := lookup.integer(calibration, key)) is not None:
             yield from (option, str(value))
+    if isinstance(calibration, Mapping):  # said outright: a plan does not tell whether it was left to the tokenizer
+        yield from ("--bos", "never" if lookup.integer(calibration, "bos") is None else "always")
 
 
 def _method(step: Mapping[str, Any]) -> str:

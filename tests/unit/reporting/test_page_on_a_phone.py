@@ -110,6 +110,15 @@ def test_the_settings_that_a_plan_notes_are_read_back_as_they_were(name: str) ->
     assert parse(_method({"method": name, "settings": request.values})).values == request.values
 
 
+@pytest.mark.parametrize(("bos", "said"), [(1, "always"), (None, "never")])
+def test_what_windows_opened_with_is_in_the_command(make_bundle: Maker, bos: int | None, said: str) -> None:
+    evidence = Evidence.read(make_bundle())
+    plan = {**evidence.plan, "calibration": {**evidence.plan["calibration"], "bos": bos}}
+    (part,) = reproduced(Evidence(evidence.sizes, evidence.manifest, plan=plan))
+    words = shlex.split(part.lines[1])  # type: ignore[union-attr]
+    assert words[words.index("--bos") + 1] == said
+
+
 def test_recovery_and_a_text_of_ones_own_are_in_the_command(make_bundle: Maker) -> None:
     settings: dict[str, Any] = {"kind": "factors", "steps": 64, "tokens": 131072, "text": "my text.jsonl " + "e" * 64}
     evidence = Evidence.read(make_bundle())
