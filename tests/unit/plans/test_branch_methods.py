@@ -65,6 +65,20 @@ def test_finercut_drops_the_best_of_all_single_removals_each_time(make_model: Ma
         torch.testing.assert_close(result.decoder.logits(result.decoder.forward(ids)), wanted, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_finercut_never_diverges_more_than_llm_drop_at_a_share(
+    make_model: MakeModel, ids: np.ndarray, seed: int
+) -> None:
+    """On its own text, whatever the sizes of attentions and MLPs are."""
+    model = make_model(4, seed=seed)
+    result = planned(model, ids, "finercut:keep=0.7,windows=6,tokens=24")
+    ranked = planned(model, ids, "llm_drop:keep=0.7,windows=6,tokens=24")
+    found = result.predicted["finercut.kl_nats"]
+    assert found == pytest.approx(naive_divergence(model, ids, dropped(result)), rel=1e-4)
+    assert found <= naive_divergence(model, ids, dropped(ranked)) * (1 + 1e-4)
+    assert result.kept <= 0.7
+
+
 def naive_importances(model: Any, ids: np.ndarray) -> dict[tuple[int, str], float]:
     """From the inputs of both norms of every block and what leaves it, seen by hooks."""
     seen: dict[tuple[int, int], np.ndarray] = {}
