@@ -4,9 +4,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from sample_reports import validation
 
 from foldrank.errors import ProviderUnavailable, SourceError
 from foldrank.installed import require
+from foldrank.reports.validate import FORM
 from foldrank.staging import check_output
 from foldrank.unfinished import Stages, notes, unfinished
 from foldrank.verbs.compress import _goes_on, _needed
@@ -140,4 +142,6 @@ def test_the_builder_is_asked_for_where_the_exporter_is_it(exporter: str, needs:
 def test_a_failed_gate_stops_before_the_bench_unless_asked_and_a_failed_proof_always(
     passed: bool | None, verdict: str, keep_going: bool, goes_on: bool
 ) -> None:
-    assert _goes_on({"graph": {"passed": passed}, "verdict": verdict}, keep_going) is goes_on
+    told = validation()
+    told["graph"]["passed"], told["verdict"] = passed, verdict
+    assert _goes_on(FORM.parse(told), keep_going) is goes_on

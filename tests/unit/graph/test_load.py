@@ -31,10 +31,10 @@ def model(tmp_path: Path) -> onnx.ModelProto:
 def refused(model: onnx.ModelProto | bytes, folder: Path, match: str) -> None:
     data = model if isinstance(model, bytes) else model.SerializeToString()
     (folder / "model.onnx").write_bytes(data)
-    start = time.monotonic()
+    start = time.process_time()  # of this process: others may keep the machine busy
     with pytest.raises(UnsafeModel, match=match) as caught:
         load_model(folder / "model.onnx")
-    assert time.monotonic() - start < 2
+    assert time.process_time() - start < 2
     assert caught.value.exit_code == 4
     assert len(str(caught.value)) < 3000
 
