@@ -22,3 +22,6 @@ ANATOMY = Anatomy(
     Matrix((48, 50)), True, 4, 2, 16,
 )
 """Of `random_decoder(Shape())`."""
+
+SIX: tuple[tuple[int, str], ...] = ((0, "attention"), (1, "mlp"), (3, "attention"), (3, "mlp"), (5, "attention"))
+"""Of six blocks: block 0 loses its attention, block 3 both branches, the last its attention."""
