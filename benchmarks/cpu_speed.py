@@ -5,6 +5,8 @@ and run against it in one run, with peers beside. Plans say what to cut, not wha
 a quiet machine.
 
     fold                  a third of the blocks leaves
+    branches              a quarter of the blocks loses its attention, another quarter its MLP
+    width_80              every MLP keeps 0.8 of its channels
     low_rank_80, _60      every weight a random pair of 0.8 or 0.6 of its numbers
     int4                  every weight in 4 bits (ONNX Runtime's MatMulNBits, activations in int8)
     fold_int4             both
@@ -26,7 +28,7 @@ from foldrank import strictjson
 from foldrank.benchmarks.bench import paired_bench
 from foldrank.benchmarks.peers import PEERS
 from foldrank.benchmarks.random_checkpoint import parse_size, shape_of, write_checkpoint
-from foldrank.benchmarks.speed_plans import fold_plan, in_few_bits, low_rank_plan, nothing
+from foldrank.benchmarks.speed_plans import drop_plan, fold_plan, in_few_bits, low_rank_plan, nothing, slice_plan
 from foldrank.benchmarks.statistics import estimate
 from foldrank.benchmarks.workload import ENGINES, Profile, Workload
 from foldrank.checkpoint import Checkpoint
@@ -39,7 +41,7 @@ from foldrank.staging import write_atomically
 from foldrank.verbs.apply import apply
 from foldrank.verbs.export import export
 
-TARGETS = {"fold": 0.95, "low_rank_80": 0.9, "low_rank_60": 0.9}
+TARGETS = {"fold": 0.95, "branches": 0.97, "width_80": 0.97, "low_rank_80": 0.9, "low_rank_60": 0.9}
 """Least share of the ideal ratio that decoding at batch 1 must realise."""
 
 PEER_TARGETS = {"genai-default": 1.0, "optimum": 1.25}
@@ -88,6 +90,8 @@ def _both(checkpoint: Checkpoint, seed: int) -> Plan:
 
 PLANS: dict[str, Callable[[Checkpoint, int], Plan]] = {
     "fold": _fold,
+    "branches": lambda checkpoint, _: drop_plan(checkpoint, 4),
+    "width_80": lambda checkpoint, _: slice_plan(checkpoint, 0.8),
     "low_rank_80": partial(_low_rank, 0.8),
     "low_rank_60": partial(_low_rank, 0.6),
     "int4": lambda checkpoint, _: in_few_bits(nothing(checkpoint), checkpoint),

@@ -5,6 +5,7 @@ Knows the weight names of Llama checkpoints (`random_checkpoint.py`). Needs no t
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Literal
 
@@ -13,9 +14,12 @@ import numpy as np
 from foldrank.checkpoint import Checkpoint
 from foldrank.digests import WeightDigest, in_threads
 from foldrank.edits import Edit
+from foldrank.edits.base import BRANCHES
+from foldrank.edits.drop_branch import DropBranch
 from foldrank.edits.fold_blocks import FoldBlocks
 from foldrank.edits.low_rank import LowRank, rank_limit
 from foldrank.edits.quantize_weight import QuantizeWeight
+from foldrank.edits.slice_mlp import Channels, SliceMlp
 from foldrank.edits.storage import FewBits
 from foldrank.plandocument import Keep, PlanDocument, Source, Step
 from foldrank.planfile import Plan
@@ -59,6 +63,34 @@ def fold_plan(checkpoint: Checkpoint, folds: int) -> Plan:
     return _plan(checkpoint, edits, {}, _digests(checkpoint, edits), step)
 
 
+def slice_plan(checkpoint: Checkpoint, keep: float, *, multiple: int = RANK_MULTIPLE) -> Plan:
+    """Every MLP keeps its first channels, at most this share of them, in whole multiples."""
+    def edit(block: int) -> SliceMlp:
+        parts = [weight(checkpoint, block, role) for role in BRANCHES["mlp"]]
+        width, out = parts[-1].shape
+        channels = Channels(tuple(range(int(keep * width) // multiple * multiple)))
+        return SliceMlp(block, (width, out), channels, None, None, tuple(map(WeightDigest.of, parts)))
+
+    edits = tuple(in_threads(edit, range(checkpoint.blocks)))
+    cut = 1 - len(edits[0].channels) / edits[0].shape[0]
+    inside, whole = (sum(weight(checkpoint, 0, role).size for role in roles) for roles in (BRANCHES["mlp"], ROLES))
+    kept = 1 - cut * inside / whole
+    return _plan(checkpoint, edits, {}, {}, Step("first_channels", {"keep": keep}, Keep(keep, kept)))
+
+
+def drop_plan(checkpoint: Checkpoint, every: int) -> Plan:
+    """Of every so many blocks the first loses its attention, the last its MLP."""
+    edits = tuple(
+        DropBranch(block, branch) for block in range(checkpoint.blocks)
+        for branch, place in (("attention", 0), ("mlp", every - 1)) if block % every == place
+    )
+    gone = sum(weight(checkpoint, part.block, part.role).size for edit in edits for part in edit.touch.removes
+               if isinstance(part, Site))
+    whole = sum(weight(checkpoint, block, role).size for block in range(checkpoint.blocks) for role in ROLES)
+    step = Step("drop_evenly", {"every": every}, Keep(None, 1 - gone / whole))
+    return _plan(checkpoint, edits, {}, _digests(checkpoint, edits), step)
+
+
 def low_rank_plan(
     checkpoint: Checkpoint, keep: float, seed: int, *, folds: int = 0, multiple: int = RANK_MULTIPLE
 ) -> Plan:
@@ -96,9 +128,9 @@ def _folds(checkpoint: Checkpoint, folds: int) -> tuple[FoldBlocks, ...]:
     return tuple(FoldBlocks(low, (low, low + 1), {low: 0.0, low + 1: 1.0}) for low in lows)
 
 
-def _digests(checkpoint: Checkpoint, edits: tuple[FoldBlocks, ...]) -> dict[str, WeightDigest]:
-    """Of every projection that folds name."""
-    sites = [Site(block, (role,)) for edit in edits for block in edit.blocks for role in ROLES]
+def _digests(checkpoint: Checkpoint, edits: Iterable[Edit]) -> dict[str, WeightDigest]:
+    """Of every projection that edits read."""
+    sites = sorted({part for edit in edits for part in edit.touch.reads if isinstance(part, Site)})
     found = in_threads(lambda site: WeightDigest.of(weight(checkpoint, site.block, site.role)), sites)
     return dict(zip(map(str, sites), found, strict=True))
 

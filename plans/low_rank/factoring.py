@@ -20,11 +20,12 @@ from foldrank.sites import PACKED, ROLES, Site
 
 
 def sites_of(block: Block, packed: str) -> tuple[Site, ...]:
-    """The sites of a block in the order in which it applies them, packed ("joint") or single ("split")."""
+    """The sites that a block has, in the order in which it applies them, packed ("joint") or single ("split")."""
     if packed == "split":
         return tuple(Site(block.number, (role,)) for role in block.roles)
     first = PACKED["gate_up"] if "gate" in block.roles else ("up",)
-    return tuple(Site(block.number, roles) for roles in (PACKED["qkv"], ("o",), first, ("down",)))
+    joint = (PACKED["qkv"], ("o",), first, ("down",))
+    return tuple(Site(block.number, roles) for roles in joint if set(roles) <= set(block.roles))
 
 
 def stacked(block: Block, site: Site) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor
 from foldrank.edits.base import Phase
 from foldrank.edits.low_rank import rank_limit
 from foldrank.plans.low_rank.decomposing import Budget, described, within
-from foldrank.plans.low_rank.factoring import factored, sites_of, stacked
+from foldrank.plans.low_rank.factoring import factored, stacked
 from foldrank.plans.low_rank.grams import block_statistics, input_of
 from foldrank.plans.low_rank.ranks import Candidate, from_site_ratios
 from foldrank.plans.low_rank.truncation import Truncations, truncations
@@ -28,7 +28,7 @@ from foldrank.plans.low_rank.whitening import Metric
 from foldrank.plans.method import Method, Result, Task
 from foldrank.plans.models.block import Block, Pair
 from foldrank.plans.shelf import Finding, States, walk
-from foldrank.sites import Site
+from foldrank.sites import ROLES, Site
 
 ALONE = ("o", "down")
 
@@ -109,9 +109,14 @@ Sharing = tuple[tuple[Block, Site], ...]
 
 
 def _sharing(blocks: Sequence[Block]) -> Iterator[Sharing]:
-    for site in sites_of(blocks[0], "split"):
-        together = tuple((block, Site(block.number, (site.role,))) for block in blocks)
-        yield from ((one,) for one in together) if site.role in ALONE else (together,)
+    """Role by role: those of the blocks that have it and read as many inputs there, or each alone."""
+    for role in ROLES:
+        together: dict[int, list[tuple[Block, Site]]] = {}
+        for number, block in enumerate(blocks):
+            if role in block.roles:
+                key = number if role in ALONE else -len(block.weight(role))
+                together.setdefault(key, []).append((block, Site(block.number, (role,))))
+        yield from map(tuple, together.values())
 
 
 def _name(sharing: Sharing) -> str:

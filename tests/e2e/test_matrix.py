@@ -41,7 +41,7 @@ def same_as_recorded(family: str, exporter: str, folder: Path) -> None:
     assert found["status"] != "failed", found["reason"]
     assert found["status"] == KNOWN[family, exporter]["status"], found
     if found["status"] == "proved":
-        assert len(found["plans"]) == 12
+        assert len(found["plans"]) == 13
 
 
 @pytest.mark.slow
