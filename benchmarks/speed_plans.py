@@ -14,7 +14,7 @@ import numpy as np
 from foldrank.checkpoint import Checkpoint
 from foldrank.digests import WeightDigest, in_threads
 from foldrank.edits import Edit
-from foldrank.edits.base import BRANCHES
+from foldrank.edits.base import BRANCHES, Branch
 from foldrank.edits.drop_branch import DropBranch
 from foldrank.edits.fold_blocks import FoldBlocks
 from foldrank.edits.low_rank import LowRank, rank_limit
@@ -80,10 +80,9 @@ def slice_plan(checkpoint: Checkpoint, keep: float, *, multiple: int = RANK_MULT
 
 def drop_plan(checkpoint: Checkpoint, every: int) -> Plan:
     """Of every so many blocks the first loses its attention, the last its MLP."""
-    edits = tuple(
-        DropBranch(block, branch) for block in range(checkpoint.blocks)
-        for branch, place in (("attention", 0), ("mlp", every - 1)) if block % every == place
-    )
+    places: dict[Branch, int] = {"attention": 0, "mlp": every - 1}
+    edits = tuple(DropBranch(block, branch) for block in range(checkpoint.blocks)
+                  for branch, place in places.items() if block % every == place)
     gone = sum(weight(checkpoint, part.block, part.role).size for edit in edits for part in edit.touch.removes
                if isinstance(part, Site))
     whole = sum(weight(checkpoint, block, role).size for block in range(checkpoint.blocks) for role in ROLES)
