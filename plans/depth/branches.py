@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
@@ -66,7 +67,7 @@ class Cut:
     source: Decoder
     gone: frozenset[Place] = frozenset()
 
-    @property
+    @cached_property
     def decoder(self) -> Decoder:
         """The decoder without them."""
         return apply_edits(edits_of(self.gone), self.source, {})
@@ -107,6 +108,14 @@ def branches_of(decoder: Decoder, number: int) -> tuple[Branch, ...]:
 
 Choice = Callable[[Cut, list[Place]], Place]
 """Of the places given, one, for the model as cut so far."""
+
+
+def ranking(scores: Mapping[Place, float]) -> tuple[Choice, Choice]:
+    """The place of the least score, and that of the most; of equals the upper and the lower one."""
+    def key(place: Place) -> tuple[float, int]:
+        return scores[place], -place.block
+
+    return lambda _cut, able: min(able, key=key), lambda _cut, able: max(able, key=key)
 
 
 def edits_of(gone: Collection[Place]) -> tuple[DropBranch, ...]:

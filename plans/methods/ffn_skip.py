@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings_dataclass
 
 from foldrank.edits.base import Phase
-from foldrank.plans.depth.branches import Budget, Cut, Place, cut_down, result
+from foldrank.plans.depth.branches import Budget, cut_down, ranking, result
 from foldrank.plans.method import Method, Result, Task
 from foldrank.plans.methods.llm_drop import importances
 
@@ -31,14 +31,7 @@ def run(task: Task, settings: Settings) -> Result:
     scores = importances(task.decoder, settings.ids(task), "mlp")
     numbers = [block.number for block in task.decoder.blocks]
     spared = {*numbers[: settings.protect_first], *numbers[len(numbers) - settings.protect_last :]}
-
-    def most_alike(_cut: Cut, able: list[Place]) -> Place:
-        return min(able, key=lambda place: (scores[place], -place.block))
-
-    def least_alike(_cut: Cut, able: list[Place]) -> Place:
-        return max(able, key=lambda place: (scores[place], -place.block))
-
-    return result(cut_down(task, settings, "mlp", "ffn_skip", most_alike, least_alike, spared), scores)
+    return result(cut_down(task, settings, "mlp", "ffn_skip", *ranking(scores), spared), scores)
 
 
 METHOD = Method("ffn_skip", Settings, run, phase=Phase.BRANCHES)

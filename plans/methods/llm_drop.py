@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from foldrank.edits.base import Phase
-from foldrank.plans.depth.branches import Cut, Place, Settings, Which, branches_of, cut_down, result
+from foldrank.plans.depth.branches import Cut, Place, Settings, Which, branches_of, cut_down, ranking, result
 from foldrank.plans.method import Method, Result, Task
 from foldrank.plans.models.decoder import Decoder
 
@@ -47,13 +47,7 @@ def ranked(task: Task, settings: Settings, name: str) -> tuple[Cut, dict[Place, 
     """The least important ones gone, and the importance of all. Raises as `cut_down`, in the name of a method."""
     scores = importances(task.decoder, settings.ids(task), settings.which)
 
-    def least(_cut: Cut, able: list[Place]) -> Place:
-        return min(able, key=lambda place: (scores[place], -place.block))
-
-    def most(_cut: Cut, able: list[Place]) -> Place:
-        return max(able, key=lambda place: (scores[place], -place.block))
-
-    return cut_down(task, settings, settings.which, name, least, most), scores
+    return cut_down(task, settings, settings.which, name, *ranking(scores)), scores
 
 
 METHOD = Method("llm_drop", Settings, run, phase=Phase.BRANCHES)

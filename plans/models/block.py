@@ -135,7 +135,8 @@ class Block:
     @property
     def parameters(self) -> int:
         """Numbers in all parameters."""
-        return sum(tensor.numel() for name, tensor in self.tensors.items() if name not in self._unread)
+        unread = self._unread
+        return sum(tensor.numel() for name, tensor in self.tensors.items() if name not in unread)
 
 
 def widened(tensor: Tensor) -> Tensor:

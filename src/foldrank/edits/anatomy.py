@@ -115,13 +115,13 @@ class Anatomy:
         kept = {role: matrix for role, matrix in block.matrices.items() if role not in gone}
         return self.with_block(replace(block, matrices=kept)) if kept else self.without([number])
 
-    def changed(self, site: Site, change: Callable[[str, Matrix], Matrix]) -> Anatomy:
-        """With other matrices at a site's roles, each what `change(role, matrix)` gives. Raises ValueError where the
+    def changed(self, site: Site, change: Callable[[Matrix], Matrix]) -> Anatomy:
+        """With other matrices at a site's roles, each what `change` makes of it. Raises ValueError where the
         site is not there."""
         for part in site.parts:
             self.matrix(part)
         block = self.block(site.block)
-        found = {role: change(role, matrix) if role in site.roles else matrix
+        found = {role: change(matrix) if role in site.roles else matrix
                  for role, matrix in block.matrices.items()}
         return self.with_block(replace(block, matrices=found))
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeAlias
 
-import numpy as np
 from pydantic import ConfigDict
 
 from foldrank.digests import WeightDigest
@@ -157,16 +156,29 @@ class Edit(abc.ABC):
         """Edits of this kind as a table."""
 
 
-class WeightEdit(Edit):
-    """An edit that says what stands at a site: the product of its arrays, in the order in which it names them."""
+class SiteEdit(Edit):
+    """An edit of one site. `replaces` digests what stands there, single roles in storage order."""
 
     site: Site
+    replaces: tuple[WeightDigest, ...]
+
+    @property
+    def touch(self) -> Touch:
+        """Writes its site."""
+        return Touch(writes=frozenset(self.site.parts))
+
+    @property
+    def replaced(self) -> Mapping[Part, WeightDigest]:
+        """Of each role."""
+        return dict(zip(self.site.parts, self.replaces, strict=True))
+
+
+class WeightEdit(SiteEdit):
+    """An edit that says what stands at a site: the product of its arrays, in the order in which it names them."""
+
+    phase: ClassVar[Phase] = Phase.WEIGHTS
 
     @property
     def ranked(self) -> tuple[int, tuple[int, int]] | None:
         """The rank, and W's shape [in, out], where a pair stands there."""
         return None
-
-
-Arrays: TypeAlias = Mapping[str, np.ndarray]
-"""A plan's arrays by name, float32."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 from pydantic.dataclasses import dataclass
 
 from foldrank.digests import WeightDigest
 from foldrank.edits.anatomy import Anatomy
-from foldrank.edits.base import STRICT, Part, Phase, Table, Told, Touch, WeightEdit
+from foldrank.edits.base import STRICT, Table, Told, WeightEdit
 from foldrank.edits.laws import check_digests, check_shape
 from foldrank.sites import Site
 
@@ -33,7 +34,6 @@ class LowRank(WeightEdit):
     factors: tuple[str, str]
     replaces: tuple[WeightDigest, ...]
     kind: Literal["low_rank"] = "low_rank"
-    phase: ClassVar[Phase] = Phase.WEIGHTS
     listed: ClassVar[str] = "sites"
     counted: ClassVar[str] = "pairs"
 
@@ -43,21 +43,11 @@ class LowRank(WeightEdit):
             raise ValueError(f"{self.site}: rank {self.rank} saves nothing: {self.shape} needs 1..{limit}")
         check_digests(self.site, self.replaces)
 
-    @property
-    def touch(self) -> Touch:
-        """Writes its site."""
-        return Touch(writes=frozenset(self.site.parts))
-
-    @property
-    def replaced(self) -> Mapping[Part, WeightDigest]:
-        """Of each role."""
-        return dict(zip(self.site.parts, self.replaces, strict=True))
-
     def on(self, anatomy: Anatomy) -> Anatomy:
         """The site's roles share a pair."""
         check_shape(self.site, self.shape, anatomy)
-        return anatomy.changed(self.site, lambda _role, matrix: replace(matrix, rank=self.rank, few_bits=None,
-                                                                                 basis=self.factors[0]))
+        pair = partial(replace, rank=self.rank, few_bits=None, basis=self.factors[0])
+        return anatomy.changed(self.site, pair)
 
     def arrays(self) -> Mapping[str, tuple[int, ...] | None]:
         """A and B."""

@@ -10,19 +10,18 @@ from pydantic.dataclasses import dataclass
 
 from foldrank.digests import WeightDigest
 from foldrank.edits.anatomy import Anatomy
-from foldrank.edits.base import HEAD, STRICT, Edit, Part, Phase, Table, Told, Touch
-from foldrank.edits.storage import FewBits
+from foldrank.edits.base import HEAD, STRICT, Part, Table, Told, Touch
+from foldrank.edits.storage import FewBits, StorageEdit
 
 
 @dataclass(frozen=True, config=STRICT)
-class QuantizeHead(Edit):
+class QuantizeHead(StorageEdit):
     """The matrix that makes the logits is stored in few bits; an embedding that it was tied to stays as it is."""
 
     shape: tuple[int, int]
     storage: FewBits
     replaces: WeightDigest
     kind: Literal["quantize_head"] = "quantize_head"
-    phase: ClassVar[Phase] = Phase.STORAGE
     listed: ClassVar[str] = "head"
     counted: ClassVar[str] = "head"
 
@@ -41,11 +40,6 @@ class QuantizeHead(Edit):
         if anatomy.head is None or anatomy.head.shape != self.shape:
             raise ValueError(f"the head is {anatomy.head or 'no plain matrix'}, not {list(self.shape)}")
         return replace(anatomy, head=replace(anatomy.head, few_bits=self.storage), tied=False)
-
-    @property
-    def rounds_activations(self) -> bool:
-        """As its storage says."""
-        return bool(self.storage.accuracy)
 
     def sentence(self) -> str:
         """In words."""

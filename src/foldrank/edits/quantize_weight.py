@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
@@ -11,14 +11,14 @@ from pydantic.dataclasses import dataclass
 
 from foldrank.digests import WeightDigest
 from foldrank.edits.anatomy import Anatomy
-from foldrank.edits.base import STRICT, Edit, Part, Phase, Table, Told, Touch
+from foldrank.edits.base import STRICT, SiteEdit, Table, Told
 from foldrank.edits.laws import check_shape
-from foldrank.edits.storage import FewBits
+from foldrank.edits.storage import FewBits, StorageEdit
 from foldrank.sites import Site
 
 
 @dataclass(frozen=True, config=STRICT)
-class QuantizeWeight(Edit):
+class QuantizeWeight(SiteEdit, StorageEdit):
     """What the other edits leave at a single-role site, a weight or both factors of a pair, is stored in few bits.
 
     `replaces` digests the source's weight, or what a fold leaves there, as in LowRank.
@@ -29,7 +29,6 @@ class QuantizeWeight(Edit):
     storage: FewBits
     replaces: tuple[WeightDigest, ...]
     kind: Literal["quantize_weight"] = "quantize_weight"
-    phase: ClassVar[Phase] = Phase.STORAGE
     listed: ClassVar[str] = "quantized"
     counted: ClassVar[str] = "quantized"
 
@@ -37,25 +36,10 @@ class QuantizeWeight(Edit):
         if len(self.site.roles) != 1 or len(self.replaces) != 1 or min(self.shape) < 1:
             raise ValueError(f"{self.site}: one role, its shape and its digest are asked, not {self.site.roles}")
 
-    @property
-    def touch(self) -> Touch:
-        """Writes its site."""
-        return Touch(writes=frozenset(self.site.parts))
-
-    @property
-    def replaced(self) -> Mapping[Part, WeightDigest]:
-        """Of each role."""
-        return dict(zip(self.site.parts, self.replaces, strict=True))
-
     def on(self, anatomy: Anatomy) -> Anatomy:
         """The same matrices in few bits."""
         check_shape(self.site, self.shape, anatomy)
-        return anatomy.changed(self.site, lambda _role, matrix: replace(matrix, few_bits=self.storage))
-
-    @property
-    def rounds_activations(self) -> bool:
-        """As its storage says."""
-        return bool(self.storage.accuracy)
+        return anatomy.changed(self.site, lambda matrix: replace(matrix, few_bits=self.storage))
 
     def sentence(self) -> str:
         """In words."""

@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 
 from foldrank.digests import WeightDigest
 from foldrank.edits.anatomy import Anatomy
-from foldrank.edits.base import STRICT, Part, Phase, Table, Told, Touch, WeightEdit
+from foldrank.edits.base import STRICT, Table, Told, WeightEdit
 from foldrank.edits.laws import check_digests
 from foldrank.sites import Site
 
@@ -23,26 +23,15 @@ class ReplaceWeight(WeightEdit):
     tensor: str
     replaces: tuple[WeightDigest, ...]
     kind: Literal["replace_weight"] = "replace_weight"
-    phase: ClassVar[Phase] = Phase.WEIGHTS
     listed: ClassVar[str] = "replaced"
     counted: ClassVar[str] = "replaced"
 
     def __post_init__(self) -> None:
         check_digests(self.site, self.replaces)
 
-    @property
-    def touch(self) -> Touch:
-        """Writes its site."""
-        return Touch(writes=frozenset(self.site.parts))
-
-    @property
-    def replaced(self) -> Mapping[Part, WeightDigest]:
-        """Of each role."""
-        return dict(zip(self.site.parts, self.replaces, strict=True))
-
     def on(self, anatomy: Anatomy) -> Anatomy:
         """The same shapes, as floats."""
-        return anatomy.changed(self.site, lambda _role, matrix: replace(matrix, few_bits=None))
+        return anatomy.changed(self.site, lambda matrix: replace(matrix, few_bits=None))
 
     def arrays(self) -> Mapping[str, tuple[int, ...] | None]:
         """The tensor; its shape is the site's."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic.dataclasses import dataclass
 
-from foldrank.edits.base import STRICT
+from foldrank.edits.base import STRICT, Edit, Phase
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -30,3 +30,15 @@ class FewBits:
     def in_full(self) -> str:
         """With zero points and accuracy."""
         return f"{self}{'' if self.symmetric else ', zero points'}, accuracy {self.accuracy}"
+
+
+class StorageEdit(Edit):
+    """An edit that stores what is there in few bits."""
+
+    storage: FewBits
+    phase: ClassVar[Phase] = Phase.STORAGE
+
+    @property
+    def rounds_activations(self) -> bool:
+        """As its storage says."""
+        return bool(self.storage.accuracy)

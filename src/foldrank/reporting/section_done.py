@@ -52,9 +52,7 @@ def _steps(evidence: Evidence) -> Table:
 
 def _blocks(evidence: Evidence) -> list[Part]:
     """Every source block: whether it stays, and with which others it became one."""
-    count = evidence.source_blocks
-    if not evidence.edits or not count:
-        return [Text("No blocks were folded.")]
+    count = evidence.source_blocks or 0
     left = surviving(evidence.edits, count)
     folds = [edit.touch for edit in evidence.edits if edit.phase is Phase.BLOCKS]
     if len(left) == count and not folds:
