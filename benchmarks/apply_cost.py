@@ -21,9 +21,9 @@ from typing import Any
 
 from foldrank.benchmarks.environment import environment
 from foldrank.benchmarks.statistics import estimate
-from foldrank.bundle import Bundle
-from foldrank.planfile import Plan
-from foldrank.staging import sync_tree
+from foldrank.bundle.bundle import Bundle
+from foldrank.disk.staging import sync_tree
+from foldrank.planfile.plan import Plan
 from foldrank.verbs.apply import apply
 
 APPLY = """
@@ -97,7 +97,7 @@ def peak_of(program: str, *arguments: Path) -> tuple[int, int]:
 
 def largest_tensor(*folders: Path) -> int:
     """Bytes of the largest initializer of these bundles."""
-    from foldrank.graph.load import load_model
+    from foldrank.graph.safe.load import load_model
 
     graphs = [load_model(folder / "model.onnx").graph for folder in folders]
     return max(v.const_value.nbytes for g in graphs for v in g.initializers.values() if v.const_value is not None)

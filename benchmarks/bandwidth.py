@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from foldrank import small_graphs
-from foldrank.runtime.providers import Provider, load_onnxruntime
-from foldrank.runtime.session import open_small
+from foldrank.runtime.providers.provider import Provider, load_onnxruntime
+from foldrank.runtime.sessions.session import open_small
 
 MIN_BYTES = 256 << 20
 _PASSES = 5

@@ -19,16 +19,16 @@ from foldrank.benchmarks.placement import placements
 from foldrank.benchmarks.schedule import FEW, ONE, WHOLE, Turns
 from foldrank.benchmarks.statistics import SPREAD, UNSTABLE_ABOVE
 from foldrank.benchmarks.workload import Profile
-from foldrank.bundle import Bundle, source_differs
+from foldrank.bundle.bundle import Bundle, source_differs
 from foldrank.errors import BundleError
-from foldrank.facts import context_length
-from foldrank.graph.load import load_model
+from foldrank.graph.safe.load import load_model
+from foldrank.model.facts import context_length
 from foldrank.progress import SILENT, Progress
 from foldrank.reports.bench import Bench, NullTest, Speedup, headline
 from foldrank.reports.form import Gate
 from foldrank.reports.machine import Environment, Method
-from foldrank.runtime.gpu import Gpu
-from foldrank.runtime.providers import Provider
+from foldrank.runtime.providers.gpu import Gpu
+from foldrank.runtime.providers.provider import Provider
 
 CACHES = 2
 """Weights of so many last-level caches leave nothing in them that the next token could find."""

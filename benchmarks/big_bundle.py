@@ -26,9 +26,9 @@ from foldrank.benchmarks.environment import environment
 from foldrank.benchmarks.random_bundle import write_random
 from foldrank.benchmarks.random_checkpoint import parse_size
 from foldrank.benchmarks.statistics import estimate
-from foldrank.bundle import Bundle
+from foldrank.bundle.bundle import Bundle
+from foldrank.disk.staging import sync_tree
 from foldrank.passes.write import DATA, MODEL
-from foldrank.staging import sync_tree
 from foldrank.verbs.apply import apply
 
 _REWRITE = """

@@ -28,10 +28,10 @@ from foldrank.edits.low_rank import rank_limit
 from foldrank.plans.solver.costs import CostTable, Shape, Timing
 from foldrank.plans.solver.layout import GROUPS
 from foldrank.progress import SILENT, Progress
-from foldrank.runtime.gpu import Gpu
-from foldrank.runtime.providers import Provider, load_onnxruntime
-from foldrank.runtime.resident import GRAPH_OPTION
-from foldrank.runtime.session import Session, open_session
+from foldrank.runtime.decoding.resident import GRAPH_OPTION
+from foldrank.runtime.providers.gpu import Gpu
+from foldrank.runtime.providers.provider import Provider, load_onnxruntime
+from foldrank.runtime.sessions.session import Session, open_session
 from foldrank.sites import Site
 
 SHARES = (0.02, 0.05, 0.1, 0.25, 0.45, 0.7, 0.9, 1.0)

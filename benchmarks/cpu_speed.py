@@ -31,13 +31,13 @@ from foldrank.benchmarks.random_checkpoint import parse_size, shape_of, write_ch
 from foldrank.benchmarks.speed_plans import drop_plan, fold_plan, in_few_bits, low_rank_plan, nothing, slice_plan
 from foldrank.benchmarks.statistics import estimate
 from foldrank.benchmarks.workload import ENGINES, Profile, Workload
-from foldrank.checkpoint import Checkpoint
-from foldrank.planfile import Plan
+from foldrank.disk.staging import write_atomically
+from foldrank.model.checkpoint import Checkpoint
+from foldrank.planfile.plan import Plan
 from foldrank.progress import SILENT, Progress
 from foldrank.reports.bench import FORM, Bench
-from foldrank.runtime.providers import resolve
-from foldrank.runtime.session import default_threads
-from foldrank.staging import write_atomically
+from foldrank.runtime.providers.provider import resolve
+from foldrank.runtime.sessions.session import default_threads
 from foldrank.verbs.apply import apply
 from foldrank.verbs.export import export
 

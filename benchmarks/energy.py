@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from foldrank.runtime.gpu import Gpu
-from foldrank.runtime.providers import Provider
+from foldrank.runtime.providers.gpu import Gpu
+from foldrank.runtime.providers.provider import Provider
 
 _RAPL = Path("/sys/class/powercap")
 Counter = Callable[[], float | None]

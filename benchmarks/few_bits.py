@@ -17,11 +17,11 @@ import torch
 from foldrank.benchmarks.environment import environment
 from foldrank.benchmarks.quality_decode import graph_bytes
 from foldrank.benchmarks.quality_judge import Judge, judge
-from foldrank.bundle import Bundle
-from foldrank.checkpoint import Checkpoint
+from foldrank.bundle.bundle import Bundle
+from foldrank.disk.staging import write_atomically
+from foldrank.model.checkpoint import Checkpoint
 from foldrank.plans.compose import calibration_windows, parse_all, plan_of, run_all, usable
 from foldrank.plans.request import parse
-from foldrank.staging import write_atomically
 from foldrank.verbs.apply import apply
 from foldrank.verbs.export import export
 

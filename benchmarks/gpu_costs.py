@@ -16,11 +16,11 @@ from foldrank import strictjson
 from foldrank.benchmarks.bandwidth import device_bandwidth
 from foldrank.benchmarks.cost_table import group_shapes, measure_costs, weight_bytes
 from foldrank.benchmarks.random_checkpoint import Shape, parse_size, shape_of
+from foldrank.disk.staging import write_atomically
 from foldrank.edits.low_rank import rank_limit
 from foldrank.plans.solver.costs import CostTable, interpolated
-from foldrank.runtime.providers import resolve
-from foldrank.runtime.session import default_threads
-from foldrank.staging import write_atomically
+from foldrank.runtime.providers.provider import resolve
+from foldrank.runtime.sessions.session import default_threads
 
 KEEPS = (0.8, 0.6, 0.4)
 """Shares of W's numbers that the described pairs keep."""

@@ -26,16 +26,16 @@ from foldrank.benchmarks.paired import NULL, SPEED, Series, Setup, duel, opened,
 from foldrank.benchmarks.random_checkpoint import parse_size, shape_of, write_checkpoint
 from foldrank.benchmarks.speed_plans import fold_plan, in_few_bits, low_rank_plan, nothing
 from foldrank.benchmarks.workload import Workload
-from foldrank.bundle import Bundle
-from foldrank.checkpoint import Checkpoint
-from foldrank.graph.load import load_model
-from foldrank.planfile import Plan
+from foldrank.bundle.bundle import Bundle
+from foldrank.disk.staging import write_atomically
+from foldrank.graph.safe.load import load_model
+from foldrank.model.checkpoint import Checkpoint
+from foldrank.planfile.plan import Plan
 from foldrank.reports.form import plain
-from foldrank.runtime.gpu import Gpu
-from foldrank.runtime.providers import Provider, resolve
-from foldrank.runtime.resident import GRAPH_OPTION
-from foldrank.runtime.session import default_threads
-from foldrank.staging import write_atomically
+from foldrank.runtime.decoding.resident import GRAPH_OPTION
+from foldrank.runtime.providers.gpu import Gpu
+from foldrank.runtime.providers.provider import Provider, resolve
+from foldrank.runtime.sessions.session import default_threads
 from foldrank.verbs.apply import apply
 from foldrank.verbs.export import export
 

@@ -22,10 +22,10 @@ from foldrank.benchmarks.random_checkpoint import parse_size, shape_of, write_ch
 from foldrank.benchmarks.schedule import ONE, starting
 from foldrank.benchmarks.statistics import estimate
 from foldrank.benchmarks.workload import ENGINES, Workload
-from foldrank.bundle import Bundle
-from foldrank.runtime.providers import resolve
-from foldrank.runtime.session import default_threads
-from foldrank.staging import write_atomically
+from foldrank.bundle.bundle import Bundle
+from foldrank.disk.staging import write_atomically
+from foldrank.runtime.providers.provider import resolve
+from foldrank.runtime.sessions.session import default_threads
 from foldrank.verbs.export import export
 
 PAGES = {"small": "glibc.malloc.hugetlb=0", "huge": HUGE_PAGES}

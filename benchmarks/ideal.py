@@ -18,9 +18,9 @@ import onnx_ir as ir
 
 from foldrank import strictjson
 from foldrank.benchmarks.workload import Workload
+from foldrank.bundle.configs import head_size
 from foldrank.errors import GraphNotRecognized
-from foldrank.facts import heads
-from foldrank.runtime.configs import head_size
+from foldrank.model.facts import heads
 
 _LINEAR = frozenset({"MatMul", "Gemm", "MatMulNBits"})
 _ROW_WISE = frozenset({"Gather", "GroupQueryAttention", "RotaryEmbedding"})

@@ -17,7 +17,7 @@ from foldrank.benchmarks.schedule import WHOLE, Turn, Turns, abba, shares, start
 from foldrank.benchmarks.workload import Profile, Workload
 from foldrank.errors import ProviderUnavailable
 from foldrank.progress import SILENT, Progress
-from foldrank.runtime.providers import Provider
+from foldrank.runtime.providers.provider import Provider
 
 SPEED, NULL = "speed", "null"
 ENERGY_SECONDS = 3.0

@@ -26,12 +26,12 @@ from foldrank.benchmarks.paired import Pairs, Setup, duel, opened, warm
 from foldrank.benchmarks.schedule import WHOLE, shares, starting
 from foldrank.benchmarks.statistics import estimate, stable
 from foldrank.benchmarks.workload import Profile, Workload
-from foldrank.bundle import Bundle
+from foldrank.bundle.bundle import Bundle
 from foldrank.errors import FoldrankError, ProviderUnavailable, SourceError
-from foldrank.places import place_of
+from foldrank.model.places import place_of
 from foldrank.progress import SILENT, Progress
 from foldrank.reports.bench import Peer, Peers, Phase
-from foldrank.runtime.session import spinning_entries
+from foldrank.runtime.sessions.session import spinning_entries
 
 PEERS = ("transformers", "optimum", "genai-default")
 
@@ -155,7 +155,7 @@ def open_peer(peer: str, folder: Path, provider: str, threads: int) -> Any:
     if provider != "cpu":
         raise ProviderUnavailable(f"{peer} on {provider}", "peers are measured on the cpu", "--provider cpu")
     if peer == "genai-default":
-        from foldrank.runtime.genai import GenaiDecoder
+        from foldrank.runtime.decoding.genai import GenaiDecoder
 
         return GenaiDecoder.with_defaults(folder)
     try:

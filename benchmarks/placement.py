@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Mapping
 
 from foldrank.benchmarks.child import Child
-from foldrank.bundle import Bundle
-from foldrank.graph.load import load_model
+from foldrank.bundle.bundle import Bundle
+from foldrank.graph.safe.load import load_model
 from foldrank.reports.bench import Operators, Placement
-from foldrank.runtime.providers import Provider
+from foldrank.runtime.providers.provider import Provider
 
 
 def placements(bundles: Mapping[str, Bundle], provider: Provider, threads: int) -> list[Placement]:

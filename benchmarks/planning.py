@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from foldrank.benchmarks.environment import environment
-from foldrank.checkpoint import Checkpoint
+from foldrank.model.checkpoint import Checkpoint
 from foldrank.plans.compose import calibration_windows
 from foldrank.plans.depth.windows import Memo, Search, Similarity, Window, merge_windows, search_threshold
 from foldrank.plans.methods.slm import PrefixCache, Rule, Settings

@@ -19,7 +19,7 @@ import torch
 from foldrank import strictjson
 from foldrank.benchmarks.environment import environment
 from foldrank.benchmarks.random_checkpoint import parse_size, shape_of, write_checkpoint
-from foldrank.staging import write_atomically
+from foldrank.disk.staging import write_atomically
 from foldrank.verbs.plan import plan
 
 METHODS = ("slm:keep=0.75", "dipsvd:keep=0.8")

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from foldrank.benchmarks.environment import environment
-from foldrank.checkpoint import Checkpoint
+from foldrank.model.checkpoint import Checkpoint
 from foldrank.plans.compose import calibration_windows, usable
 from foldrank.plans.low_rank.decomposing import by_input, decompose
 from foldrank.plans.low_rank.factoring import replaced

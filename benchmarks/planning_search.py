@@ -22,13 +22,13 @@ from foldrank.benchmarks.environment import environment
 from foldrank.benchmarks.planning import timed
 from foldrank.benchmarks.planning_ranks import grams, linears, loss, truncated
 from foldrank.benchmarks.quality_judge import Judge, judge
-from foldrank.checkpoint import Checkpoint
+from foldrank.disk.staging import write_atomically
+from foldrank.model.checkpoint import Checkpoint
 from foldrank.plans.compose import calibration_windows, parse_all, run_all, usable
 from foldrank.plans.low_rank import bayesian
 from foldrank.plans.low_rank.allocation import rescaled
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.models.loading import load_model
-from foldrank.staging import write_atomically
 
 
 def naive_plan(model: Any, ids_NT: np.ndarray, keep: float, *, evaluations: int, seed: int) -> Any:

@@ -21,7 +21,7 @@ from foldrank.benchmarks.environment import environment
 from foldrank.benchmarks.quality_cells import KEEPS, SEEDS, Cell, cells, keep_plan, load, save
 from foldrank.benchmarks.quality_judge import TOKENS, Judge, judge
 from foldrank.benchmarks.quality_recovered import Recoveries
-from foldrank.checkpoint import Checkpoint
+from foldrank.model.checkpoint import Checkpoint
 from foldrank.plans.compose import calibration_windows, parse_all, plan_of, run_all, usable
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from foldrank.planfile import Plan
-from foldrank.staging import write_atomically
+from foldrank.disk.staging import write_atomically
+from foldrank.planfile.plan import Plan
 
 KEEPS = (0.95, 0.9, 0.8, 0.65, 0.5)
 SEEDS = (0, 1, 2)

@@ -23,13 +23,13 @@ from foldrank.benchmarks.bench import paired_bench
 from foldrank.benchmarks.environment import cpu_model
 from foldrank.benchmarks.quality_cells import Cell, keep_plan, load, save
 from foldrank.benchmarks.workload import ENGINES, Profile, Workload
-from foldrank.bundle import Bundle
-from foldrank.checkpoint import Checkpoint
-from foldrank.graph.load import load_model
-from foldrank.planfile import Plan
+from foldrank.bundle.bundle import Bundle
+from foldrank.graph.safe.load import load_model
+from foldrank.model.checkpoint import Checkpoint
+from foldrank.planfile.plan import Plan
 from foldrank.plans.compose import make_plan
-from foldrank.runtime.providers import resolve
-from foldrank.runtime.session import default_threads
+from foldrank.runtime.providers.provider import resolve
+from foldrank.runtime.sessions.session import default_threads
 from foldrank.verbs.apply import apply
 from foldrank.verbs.export import export
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from foldrank.checkpoint import Checkpoint
+from foldrank.model.checkpoint import Checkpoint
 from foldrank.plans.compose import usable
 from foldrank.plans.models.decoder import Decoder, load_decoder
 from foldrank.plans.texts import cut_windows, load_tokenizer, read_text

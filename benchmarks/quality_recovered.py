@@ -12,9 +12,9 @@ import numpy as np
 
 from foldrank.benchmarks.quality_cells import Cell
 from foldrank.benchmarks.quality_judge import Judge
-from foldrank.checkpoint import Checkpoint
 from foldrank.digests import sha256_array
-from foldrank.planfile import Plan
+from foldrank.model.checkpoint import Checkpoint
+from foldrank.planfile.plan import Plan
 from foldrank.plans.training.adapters import Kind
 from foldrank.plans.training.recovering import Recovery, recovery_windows
 from foldrank.plans.training.recovery import Training, recover

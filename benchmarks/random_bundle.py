@@ -17,14 +17,14 @@ import numpy as np
 import onnx_ir as ir
 
 from foldrank.benchmarks.random_checkpoint import Shape, shape_of
-from foldrank.bundle import Bundle, FileEntry, seal
+from foldrank.bundle.bundle import Bundle, FileEntry, seal
 from foldrank.digests import WeightDigest, sha256_file
+from foldrank.disk.staging import staged_folder
 from foldrank.edits.fold_blocks import FoldBlocks
 from foldrank.passes.hashed_file import HashedFile
 from foldrank.passes.write import DATA, MODEL
-from foldrank.plandocument import PlanDocument, Source
-from foldrank.planfile import Plan
-from foldrank.staging import staged_folder
+from foldrank.planfile.document import PlanDocument, Source
+from foldrank.planfile.plan import Plan
 from foldrank.versions import versions
 
 _HEAD = 64

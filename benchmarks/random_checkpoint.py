@@ -17,8 +17,8 @@ import numpy as np
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from foldrank.disk.staging import staged_folder
 from foldrank.progress import SILENT, Progress, track
-from foldrank.staging import staged_folder
 
 _UNITS = {"K": 10**3, "M": 10**6, "B": 10**9}
 _HEAD = 64

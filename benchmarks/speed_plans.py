@@ -11,7 +11,6 @@ from typing import Literal
 
 import numpy as np
 
-from foldrank.checkpoint import Checkpoint
 from foldrank.digests import WeightDigest, in_threads
 from foldrank.edits import Edit
 from foldrank.edits.base import BRANCHES, Branch
@@ -21,8 +20,9 @@ from foldrank.edits.low_rank import LowRank, rank_limit
 from foldrank.edits.quantize_weight import QuantizeWeight
 from foldrank.edits.slice_mlp import Channels, SliceMlp
 from foldrank.edits.storage import FewBits
-from foldrank.plandocument import Keep, PlanDocument, Source, Step
-from foldrank.planfile import Plan
+from foldrank.model.checkpoint import Checkpoint
+from foldrank.planfile.document import Keep, PlanDocument, Source, Step
+from foldrank.planfile.plan import Plan
 from foldrank.sites import PACKED, ROLES, Site
 from foldrank.versions import versions
 

@@ -21,12 +21,12 @@ from foldrank.benchmarks.energy import energy_counter
 from foldrank.benchmarks.peers import PEERS, open_peer
 from foldrank.benchmarks.workload import Workload
 from foldrank.errors import FoldrankError, ProviderUnavailable
-from foldrank.runtime.decoding import Decoder, shares_buffer
-from foldrank.runtime.genai import GenaiDecoder
-from foldrank.runtime.gpu import Gpu
-from foldrank.runtime.profiling import profiled
-from foldrank.runtime.providers import Provider, resolve
-from foldrank.runtime.resident import ResidentDecoder, open_decoder
+from foldrank.runtime.decoding.decoder import Decoder, shares_buffer
+from foldrank.runtime.decoding.genai import GenaiDecoder
+from foldrank.runtime.decoding.profiling import profiled
+from foldrank.runtime.decoding.resident import ResidentDecoder, open_decoder
+from foldrank.runtime.providers.gpu import Gpu
+from foldrank.runtime.providers.provider import Provider, resolve
 
 
 class Worker:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 ENGINES = ("genai", "onnxruntime")
-"""onnxruntime-genai, and ONNX Runtime itself with IO binding (`foldrank.runtime.decoding`)."""
+"""onnxruntime-genai, and ONNX Runtime itself with IO binding (`foldrank.runtime.decoding.decoder`)."""
 
 
 @dataclass(frozen=True)

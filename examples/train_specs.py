@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from foldrank.disk.staging import staged_folder
 from foldrank.plans.texts import load_text
-from foldrank.staging import staged_folder
 
 EVALUATED = 200_000
 """Validation tokens that are looked at, from the start of the text."""

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from foldrank.bundle import FileEntry
-from foldrank.checkpoint import Checkpoint
+from foldrank.bundle.bundle import FileEntry
 from foldrank.errors import ExportError, NotWritable
+from foldrank.model.checkpoint import Checkpoint
 
 AUTO = "auto"
 EXPORTERS = {

@@ -13,13 +13,13 @@ from typing import Any
 import onnx
 
 from foldrank import strictjson
-from foldrank.checkpoint import Checkpoint
 from foldrank.errors import ExportError
 from foldrank.export.anonymous import make_anonymous, name_axes
 from foldrank.export.left_padding import take_left_padding
 from foldrank.export.token_ids import TOKEN_IDS, token_ids
-from foldrank.licence import licence_files
-from foldrank.readable import readable
+from foldrank.model.checkpoint import Checkpoint
+from foldrank.model.licence import licence_files
+from foldrank.model.readable import readable
 
 _CACHE = ("past_key_values.", "present.")
 _TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json",

@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from foldrank.bundle import FileEntry
-from foldrank.checkpoint import Checkpoint
+from foldrank.bundle.bundle import FileEntry
 from foldrank.digests import sha256_file
 from foldrank.errors import NotWritable
 from foldrank.export.builder import build, check_architecture
 from foldrank.export.finish import finish_files, finish_graph
 from foldrank.export.needed import check_transformers
-from foldrank.facts import context_length
+from foldrank.model.checkpoint import Checkpoint
+from foldrank.model.facts import context_length
+from foldrank.model.readable import readable
 from foldrank.progress import SILENT, Progress
-from foldrank.readable import readable
 
 _DATA = "model.onnx.data"
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from foldrank.checkpoint import Checkpoint
-from foldrank.readable import fill, without_attention
+from foldrank.model.checkpoint import Checkpoint
+from foldrank.model.readable import fill, without_attention
 
 _NEW = "rope_parameters"
 _OWN_KEYS = {"gpt_neox": {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"}}

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from foldrank.checkpoint import Checkpoint
 from foldrank.errors import ExportError
+from foldrank.model.checkpoint import Checkpoint
 
 _TOKENS = ("input_ids", "attention_mask", "position_ids")
 _PART = r"(?:layers\.)?(\d{1,5})\.(key|value)s?"

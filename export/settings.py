@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from foldrank.checkpoint import Checkpoint
 from foldrank.export.ports import Ports, sizes
-from foldrank.facts import context_length
+from foldrank.model.checkpoint import Checkpoint
+from foldrank.model.facts import context_length
 
 _TYPES = frozenset({"gemma", "gemma2", "gemma3_text", "granite", "llama", "mistral", "olmo", "phi", "phi3", "qwen2",
                     "qwen3", "smollm3"})

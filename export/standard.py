@@ -14,8 +14,7 @@ import onnx
 import onnx_ir as ir
 
 from foldrank import strictjson
-from foldrank.bundle import FileEntry
-from foldrank.checkpoint import Checkpoint
+from foldrank.bundle.bundle import FileEntry
 from foldrank.digests import sha256_file
 from foldrank.errors import ExportError
 from foldrank.export.child import run_child
@@ -25,8 +24,9 @@ from foldrank.export.older import older_checkpoint
 from foldrank.export.ports import Ports, common_ports
 from foldrank.export.settings import genai_settings
 from foldrank.installed import missing
+from foldrank.model.checkpoint import Checkpoint
+from foldrank.model.readable import readable
 from foldrank.progress import SILENT, Progress
-from foldrank.readable import readable
 
 MODEL, DATA = "model.onnx", "model.onnx.data"
 OPTIMUM_PYTHON = "FOLDRANK_OPTIMUM_PYTHON"

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from foldrank import strictjson
-from foldrank.checkpoint import Checkpoint
 from foldrank.errors import SourceError
+from foldrank.model.checkpoint import Checkpoint
 
 TOKEN_IDS = {"bos_token_id": "bos_token", "eos_token_id": "eos_token", "pad_token_id": "pad_token"}
 """Keys of configs, and what the tokenizer's files call the same token. The builder fills them from class defaults."""

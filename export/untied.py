@@ -11,8 +11,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from foldrank.checkpoint import Checkpoint
-from foldrank.readable import fill
+from foldrank.model.checkpoint import Checkpoint
+from foldrank.model.readable import fill
 
 _TIED = "tie_word_embeddings"
 

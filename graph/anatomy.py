@@ -9,11 +9,11 @@ from pydantic import ValidationError
 
 from foldrank.edits.anatomy import Anatomy, BlockAnatomy, Matrix
 from foldrank.edits.storage import FewBits
-from foldrank.graph.blocks import Block, role_widths
-from foldrank.graph.decoder import Decoder
-from foldrank.graph.linears import stored_matrix
-from foldrank.graph.marks import PART, SITE
-from foldrank.graph.matrices import few_bits
+from foldrank.graph.linear.linears import stored_matrix
+from foldrank.graph.linear.marks import PART, SITE
+from foldrank.graph.linear.matrices import few_bits
+from foldrank.graph.view.blocks import Block, role_widths
+from foldrank.graph.view.decoder import Decoder
 from foldrank.sites import ROLES, Site
 
 

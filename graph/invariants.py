@@ -10,7 +10,7 @@ import onnx
 import onnx_ir as ir
 
 from foldrank.errors import InvariantBroken
-from foldrank.graph.cache import kv_pairs
+from foldrank.graph.dataflow.cache import kv_pairs
 
 
 def check_graph(model: ir.Model, stage: str, *, finished: bool = False) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from foldrank.graph.load import load_model
+from foldrank.graph.safe.load import load_model
 from foldrank.ports import Port
 
 

@@ -14,13 +14,13 @@ from typing import Any
 import onnx_ir as ir
 
 from foldrank import strictjson
-from foldrank.bundle import MANIFEST, Bundle, FileEntry, Manifest, seal
+from foldrank.bundle.bundle import MANIFEST, Bundle, FileEntry, Manifest, seal
+from foldrank.disk.staging import check_output, staged_folder, sync_file, sync_tree
 from foldrank.edits.anatomy import Anatomy
 from foldrank.errors import BundleError, PlanMismatch
-from foldrank.factors import FactorFile
 from foldrank.graph.anatomy import read_anatomy
 from foldrank.graph.invariants import check_file
-from foldrank.graph.load import load_model
+from foldrank.graph.safe.load import load_model
 from foldrank.passes.base import Quantizer
 from foldrank.passes.configs import shrink_config, shrink_genai_config
 from foldrank.passes.hashed_file import HashedFile
@@ -28,10 +28,10 @@ from foldrank.passes.link import link_model
 from foldrank.passes.pipeline import prepare, transform_in_place
 from foldrank.passes.proof import known_weights, proofs_beside
 from foldrank.passes.write import DATA, MODEL, stream_model
-from foldrank.planfile import Plan
+from foldrank.planfile.factors import FactorFile
+from foldrank.planfile.plan import Plan
 from foldrank.progress import SILENT, Progress
 from foldrank.reports.receipts import FORM, Receipts
-from foldrank.staging import check_output, staged_folder, sync_file, sync_tree
 from foldrank.versions import versions
 
 FACTORS = "factors.safetensors"

@@ -12,8 +12,8 @@ import onnx_ir as ir
 
 from foldrank.digests import WeightDigest
 from foldrank.edits.base import Part
-from foldrank.graph.decoder import View
-from foldrank.graph.weights import Array
+from foldrank.graph.linear.weights import Array
+from foldrank.graph.view.decoder import View
 from foldrank.reports.receipts import Row
 
 Quantizer = Callable[[Array, int, int, bool], tuple[Array, Array, Array | None]]

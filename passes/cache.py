@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from foldrank.graph.cache import echoes, kv_pairs
-from foldrank.graph.decoder import View
+from foldrank.graph.dataflow.cache import echoes, kv_pairs
+from foldrank.graph.view.decoder import View
 from foldrank.passes.base import Change, Effect, GraphPass, Receipt
 
 

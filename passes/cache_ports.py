@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator
 
 import onnx_ir as ir
 
-from foldrank.graph.cache import axes
+from foldrank.graph.dataflow.cache import axes
 
 
 def readers_left_behind(

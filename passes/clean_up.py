@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from foldrank.graph.decoder import View
+from foldrank.graph.view.decoder import View
 from foldrank.passes.base import Change, Effect, GraphPass, Receipt
 
 

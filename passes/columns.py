@@ -16,8 +16,8 @@ from itertools import accumulate
 import numpy as np
 import onnx_ir as ir
 
-from foldrank.graph.marks import BLOCK, MADE_BY
-from foldrank.graph.weights import add_initializer, lazily, read, set_initializer
+from foldrank.graph.linear.marks import BLOCK, MADE_BY
+from foldrank.graph.linear.weights import add_initializer, lazily, read, set_initializer
 
 _BY_COLUMN = frozenset({
     "Add", "Sub", "Mul", "Div", "Pow", "Sqrt", "Neg", "Abs", "Exp", "Erf", "Tanh", "Sigmoid", "HardSigmoid", "Relu",

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from foldrank.facts import BLOCKS
+from foldrank.model.facts import BLOCKS
 
 _PER_BLOCK = re.compile(r"layer|block|attention_types|no_rope")
 """Names of lists that may hold one entry per block; others of that length (token ids) mean something else."""

@@ -12,8 +12,8 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from foldrank.edits.base import BRANCHES, Branch
-from foldrank.graph.decoder import Linear, View
-from foldrank.graph.parts import parts_of
+from foldrank.graph.linear.parts import parts_of
+from foldrank.graph.view.decoder import Linear, View
 from foldrank.passes.base import Change, Effect, GraphPass, Receipt
 from foldrank.passes.pieces import DensePiece, Surgery
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from foldrank.errors import PassRefused
-from foldrank.graph.decoder import Decoder, View
+from foldrank.graph.view.decoder import Decoder, View
 from foldrank.passes.base import Change, Effect, GraphPass, Receipt
 from foldrank.passes.cache_ports import readers_left_behind, take_away
 

@@ -20,11 +20,11 @@ from foldrank.digests import WeightDigest
 from foldrank.edits.base import BRANCHES, Part
 from foldrank.edits.drop_branch import DropBranch
 from foldrank.errors import PassRefused, PlanMismatch
-from foldrank.graph.branches import SUMS, Join, join_of, linears_of, reached
-from foldrank.graph.decoder import Block, Decoder, Linear, View
-from foldrank.graph.marks import MADE_BY
-from foldrank.graph.membership import stream
-from foldrank.graph.skip_norms import merge_sum, without_sum
+from foldrank.graph.dataflow.membership import stream
+from foldrank.graph.linear.marks import MADE_BY
+from foldrank.graph.view.branches import SUMS, Join, join_of, linears_of, reached
+from foldrank.graph.view.decoder import Block, Decoder, Linear, View
+from foldrank.graph.view.skip_norms import merge_sum, without_sum
 from foldrank.passes.base import Change, Effect, GraphPass, Receipt, Stage, Work
 from foldrank.passes.cache_ports import readers_left_behind, take_away
 from foldrank.passes.clean_up import remove_dead

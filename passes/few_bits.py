@@ -14,9 +14,9 @@ import onnx_ir as ir
 from foldrank.digests import cast
 from foldrank.edits.storage import FewBits
 from foldrank.errors import PassRefused
-from foldrank.graph.linears import StoredMatrix, bias_of, initializer_at, stored_matrix
-from foldrank.graph.marks import BLOCK, MADE_BY, PART, SITE
-from foldrank.graph.weights import Array, add_initializer, lazily, read
+from foldrank.graph.linear.linears import StoredMatrix, bias_of, initializer_at, stored_matrix
+from foldrank.graph.linear.marks import BLOCK, MADE_BY, PART, SITE
+from foldrank.graph.linear.weights import Array, add_initializer, lazily, read
 from foldrank.passes.base import Change, Quantizer, Work
 from foldrank.sites import Site
 

@@ -16,11 +16,11 @@ import onnx_ir as ir
 from foldrank.digests import WeightDigest
 from foldrank.edits.fold_blocks import FoldBlocks
 from foldrank.errors import PassRefused, PlanMismatch
-from foldrank.graph.decoder import Block, Decoder, Linear, View
-from foldrank.graph.forms import Code
-from foldrank.graph.linears import initializer_at, tensor_at
-from foldrank.graph.marks import BLOCK, MADE_BY
-from foldrank.graph.weights import combination, set_initializer
+from foldrank.graph.dataflow.forms import Code
+from foldrank.graph.linear.linears import initializer_at, tensor_at
+from foldrank.graph.linear.marks import BLOCK, MADE_BY
+from foldrank.graph.linear.weights import combination, set_initializer
+from foldrank.graph.view.decoder import Block, Decoder, Linear, View
 from foldrank.passes.base import Change, Effect, GraphPass, Receipt, Stage, Work
 from foldrank.passes.drop_blocks import DropBlocks
 from foldrank.passes.proof import prove

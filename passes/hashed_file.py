@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from foldrank.bundle import FileEntry
+from foldrank.bundle.bundle import FileEntry
 
 _PIECE = 1 << 20
 """Bytes of one copy, between which the hash is told how far it may read."""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from foldrank.bundle import Bundle, FileEntry
+from foldrank.bundle.bundle import Bundle, FileEntry
 from foldrank.errors import PassRefused, SourceError
 from foldrank.passes.write import INLINE_BYTES, MODEL, in_graph
 

@@ -18,8 +18,8 @@ from foldrank.digests import cast
 from foldrank.edits.base import Part
 from foldrank.edits.low_rank import LowRank
 from foldrank.errors import PassRefused
-from foldrank.graph.decoder import Decoder, Linear, View
-from foldrank.graph.weights import Array, lazily
+from foldrank.graph.linear.weights import Array, lazily
+from foldrank.graph.view.decoder import Decoder, Linear, View
 from foldrank.passes.base import Change, Effect, GraphPass, Receipt, Stage, Work
 from foldrank.passes.pieces import DensePiece, PairPiece, Surgery, runs
 from foldrank.passes.proof import prove, replaced_digests

@@ -12,9 +12,9 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from foldrank.graph.decoder import Decoder, View
 from foldrank.graph.dialects import unnamed
-from foldrank.graph.marks import BLOCK, ROLES
+from foldrank.graph.linear.marks import BLOCK, ROLES
+from foldrank.graph.view.decoder import Decoder, View
 from foldrank.passes.base import Change, Effect, GraphPass, Receipt
 
 

@@ -13,10 +13,10 @@ from typing import TypeVar
 
 import onnx_ir as ir
 
-from foldrank.graph.decoder import Linear
-from foldrank.graph.linears import initializer_at, read_columns
-from foldrank.graph.marks import BLOCK, MADE_BY, PART, SITE
-from foldrank.graph.weights import add_initializer, lazily
+from foldrank.graph.linear.linears import initializer_at, read_columns
+from foldrank.graph.linear.marks import BLOCK, MADE_BY, PART, SITE
+from foldrank.graph.linear.weights import add_initializer, lazily
+from foldrank.graph.view.decoder import Linear
 from foldrank.sites import Site
 
 T = TypeVar("T")

@@ -22,16 +22,16 @@ from foldrank.edits.anatomy import Anatomy
 from foldrank.edits.base import Part
 from foldrank.errors import GraphNotRecognized, InvariantBroken, PlanMismatch
 from foldrank.graph.anatomy import read_anatomy
-from foldrank.graph.cache import echoes
-from foldrank.graph.decoder import Decoder, View
+from foldrank.graph.dataflow.cache import echoes
 from foldrank.graph.invariants import check_graph, unknown_ports
+from foldrank.graph.view.decoder import Decoder, View
 from foldrank.passes.base import GraphPass, Quantizer, Receipt, Stage, Work
 from foldrank.passes.cache import DropEchoes, RenumberCache, StateHeadSize
 from foldrank.passes.clean_up import CleanUp
 from foldrank.passes.declarations import SetDeclarations
 from foldrank.passes.mark_blocks import MarkBlocks
 from foldrank.passes.split_norms import SplitNorms
-from foldrank.planfile import Plan
+from foldrank.planfile.plan import Plan
 from foldrank.progress import SILENT, Progress, track
 
 

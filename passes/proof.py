@@ -18,8 +18,8 @@ import onnx_ir as ir
 from foldrank.digests import DTYPES, WeightDigest
 from foldrank.edits.base import Edit, Part
 from foldrank.errors import PlanMismatch
-from foldrank.graph.decoder import Decoder, Linear
-from foldrank.graph.stored import role_digests
+from foldrank.graph.view.decoder import Decoder, Linear
+from foldrank.graph.view.stored import role_digests
 from foldrank.sites import Site
 
 Known = Mapping[int, Mapping[str, str]]

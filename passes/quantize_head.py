@@ -10,9 +10,9 @@ import onnx_ir as ir
 
 from foldrank.edits.quantize_head import QuantizeHead
 from foldrank.errors import PassRefused, PlanMismatch
-from foldrank.graph.decoder import View
-from foldrank.graph.head import head_of
-from foldrank.graph.linears import stored_matrix
+from foldrank.graph.linear.head import head_of
+from foldrank.graph.linear.linears import stored_matrix
+from foldrank.graph.view.decoder import View
 from foldrank.passes.base import Effect, GraphPass, Quantizer, Receipt, Stage, Work
 from foldrank.passes.few_bits import Swap, quantizer_of
 

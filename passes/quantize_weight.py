@@ -16,8 +16,8 @@ from foldrank.digests import WeightDigest
 from foldrank.edits.base import Part
 from foldrank.edits.quantize_weight import QuantizeWeight
 from foldrank.errors import PassRefused
-from foldrank.graph.decoder import Decoder, Linear, View
-from foldrank.graph.marks import PART, SITE
+from foldrank.graph.linear.marks import PART, SITE
+from foldrank.graph.view.decoder import Decoder, Linear, View
 from foldrank.passes.base import Effect, GraphPass, Quantizer, Receipt, Stage, Work
 from foldrank.passes.few_bits import Swap, matrix_at, quantizer_of
 from foldrank.passes.proof import prove, replaced_digests

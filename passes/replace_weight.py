@@ -14,9 +14,9 @@ from foldrank.digests import cast
 from foldrank.edits.base import Part
 from foldrank.edits.replace_weight import ReplaceWeight
 from foldrank.errors import PassRefused
-from foldrank.graph.decoder import Decoder, Linear, View
-from foldrank.graph.marks import MADE_BY
-from foldrank.graph.weights import Array, lazily, read, set_initializer
+from foldrank.graph.linear.marks import MADE_BY
+from foldrank.graph.linear.weights import Array, lazily, read, set_initializer
+from foldrank.graph.view.decoder import Decoder, Linear, View
 from foldrank.passes.base import Change, Effect, GraphPass, Receipt, Stage, Work
 from foldrank.passes.proof import prove, replaced_digests
 from foldrank.passes.targets import column_spans, misfits, targets

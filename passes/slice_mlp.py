@@ -17,10 +17,10 @@ from foldrank.digests import cast
 from foldrank.edits.base import Part as Place
 from foldrank.edits.slice_mlp import SliceMlp
 from foldrank.errors import PassRefused
-from foldrank.graph.decoder import Decoder, Linear, View
-from foldrank.graph.linears import tensor_at
-from foldrank.graph.marks import BLOCK, MADE_BY
-from foldrank.graph.weights import Array, add_initializer, lazily, read, set_initializer
+from foldrank.graph.linear.linears import tensor_at
+from foldrank.graph.linear.marks import BLOCK, MADE_BY
+from foldrank.graph.linear.weights import Array, add_initializer, lazily, read, set_initializer
+from foldrank.graph.view.decoder import Decoder, Linear, View
 from foldrank.passes.base import Change, Effect, GraphPass, Receipt, Stage, Work
 from foldrank.passes.columns import Narrowing, Part, columns_kept, taken
 from foldrank.passes.proof import prove, replaced_digests

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from foldrank.graph.decoder import View
-from foldrank.graph.marks import MADE_BY
-from foldrank.graph.skip_norms import hides_blocks, take_apart
+from foldrank.graph.linear.marks import MADE_BY
+from foldrank.graph.view.decoder import View
+from foldrank.graph.view.skip_norms import hides_blocks, take_apart
 from foldrank.passes.base import Change, Effect, GraphPass, Receipt
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from foldrank.graph.decoder import Decoder, Linear
+from foldrank.graph.view.decoder import Decoder, Linear
 from foldrank.sites import Site
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from foldrank.bundle import FileEntry
-from foldrank.graph.weights import open_data
+from foldrank.bundle.bundle import FileEntry
+from foldrank.graph.linear.weights import open_data
 from foldrank.passes.hashed_file import HashedFile
 from foldrank.progress import SILENT, Progress, track
 

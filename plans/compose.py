@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from foldrank import context
 from foldrank.digests import WeightDigest, in_threads, sha256_array
 from foldrank.edits import Edit
 from foldrank.edits.base import Phase
 from foldrank.errors import SourceError
-from foldrank.facts import context_length, vocabulary
-from foldrank.opening import PLAIN, Opening
-from foldrank.plandocument import Calibration, Keep, PlanDocument, Source, Step
-from foldrank.planfile import Plan
+from foldrank.model import context
+from foldrank.model.facts import context_length, vocabulary
+from foldrank.model.opening import PLAIN, Opening
+from foldrank.planfile.document import Calibration, Keep, PlanDocument, Source, Step
+from foldrank.planfile.plan import Plan
 from foldrank.plans.depth.similarity import debiased_cka
 from foldrank.plans.method import Result, Task
 from foldrank.plans.models.decoder import Decoder, load_decoder
@@ -39,7 +39,7 @@ from foldrank.verified import sha256_of
 from foldrank.versions import versions
 
 if TYPE_CHECKING:
-    from foldrank.checkpoint import Checkpoint
+    from foldrank.model.checkpoint import Checkpoint
 
 WINDOW = 512
 """Tokens of a calibration window, or fewer where the model cannot use so many (`usable`)."""

@@ -12,8 +12,8 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 
 from foldrank.errors import SourceError
-from foldrank.opening import Opening
-from foldrank.token_rows import check_rows
+from foldrank.model.opening import Opening
+from foldrank.model.token_rows import check_rows
 
 Bos = Literal["auto", "always", "never"]
 """`auto`: what the tokenizer does by itself; `always`: its bos token; `never`: none."""

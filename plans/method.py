@@ -13,7 +13,7 @@ import numpy as np
 
 from foldrank.edits import Edit
 from foldrank.edits.base import Phase
-from foldrank.opening import PLAIN, Opening
+from foldrank.model.opening import PLAIN, Opening
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.shelf import MemoryShelf, Shelf
 from foldrank.progress import SILENT, Progress

@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 
 from foldrank.errors import SourceError
-from foldrank.opening import PLAIN, Ids, Opening
+from foldrank.model.opening import PLAIN, Ids, Opening
+from foldrank.model.readable import unmarked
+from foldrank.model.token_rows import check_rows
 from foldrank.plans.chats import Chat, rendered
 from foldrank.plans.encoding import Tokenizer, encoded, opening_of, spelled
 from foldrank.plans.formats import documents
 from foldrank.plans.records import Document
 from foldrank.plans.textfiles import characters, plain_name, read_bytes
-from foldrank.readable import unmarked
-from foldrank.token_rows import check_rows
 
 DEFAULTS = ("calibration", "validation")
 """The texts that are installed with foldrank, as `foldrank.texts/NAME.jsonl`."""

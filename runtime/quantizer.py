@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foldrank.errors import ProviderUnavailable
-from foldrank.runtime.providers import load_onnxruntime
+from foldrank.runtime.providers.provider import load_onnxruntime
 
 
 def quantize(

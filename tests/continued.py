@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from foldrank.runtime.decoding import OrtDecoder
-from foldrank.runtime.genai import GenaiDecoder
-from foldrank.runtime.providers import resolve
+from foldrank.runtime.decoding.decoder import OrtDecoder
+from foldrank.runtime.decoding.genai import GenaiDecoder
+from foldrank.runtime.providers.provider import resolve
 
 ROOT = Path(__file__).resolve().parent.parent
 PROMPT, COUNT = [72, 101, 108, 108, 111, 32], 10

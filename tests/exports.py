@@ -12,10 +12,10 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from foldrank.checkpoint import Checkpoint
 from foldrank.export.builder import check_architecture
 from foldrank.export.genai import check_windows, correct_scale
 from foldrank.export.trace import trace
+from foldrank.model.checkpoint import Checkpoint
 from foldrank.verbs.export import export
 
 

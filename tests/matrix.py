@@ -30,7 +30,7 @@ from tiny_families import TINY, save
 from torch_model import IDS, Model, edited
 
 from foldrank.errors import FoldrankError
-from foldrank.runtime.compare import kl_divergence, log_softmax
+from foldrank.runtime.proof.compare import kl_divergence, log_softmax
 from foldrank.versions import versions
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -7,8 +7,8 @@ from typing import Any
 
 import onnx_ir as ir
 
-from foldrank.graph.decoder import Decoder, read_decoder
-from foldrank.graph.load import load_model
+from foldrank.graph.safe.load import load_model
+from foldrank.graph.view.decoder import Decoder, read_decoder
 
 
 def view(decoder: Decoder) -> list[tuple[Any, ...]]:

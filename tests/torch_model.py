@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from synthetic import run_onnx, worst
 
-from foldrank.checkpoint import Checkpoint
 from foldrank.digests import WeightDigest, combine
 from foldrank.edits import Edit
 from foldrank.edits.drop_branch import DropBranch
@@ -23,12 +22,13 @@ from foldrank.edits.low_rank import LowRank
 from foldrank.edits.replace_weight import ReplaceWeight
 from foldrank.edits.slice_mlp import Channels, SliceMlp
 from foldrank.graph.invariants import check_file
-from foldrank.graph.load import load_model
+from foldrank.graph.safe.load import load_model
+from foldrank.model.checkpoint import Checkpoint
 from foldrank.passes.base import Quantizer
 from foldrank.passes.pipeline import transform
 from foldrank.passes.write import write_model
-from foldrank.plandocument import PlanDocument, Source
-from foldrank.planfile import Plan
+from foldrank.planfile.document import PlanDocument, Source
+from foldrank.planfile.plan import Plan
 from foldrank.plans.reference import reference_model
 from foldrank.sites import Site
 

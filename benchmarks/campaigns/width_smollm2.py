@@ -22,7 +22,7 @@ import torch
 from torch.nn import functional
 
 from foldrank.benchmarks.environment import environment
-from foldrank.checkpoint import Checkpoint
+from foldrank.model.checkpoint import Checkpoint
 from foldrank.plans.compose import calibration_windows
 from foldrank.plans.method import Task
 from foldrank.plans.models.decoder import Decoder, load_decoder

@@ -8,12 +8,12 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from foldrank.errors import GraphNotRecognized
-from foldrank.graph.cache import kv_pairs
+from foldrank.graph.dataflow.cache import kv_pairs
+from foldrank.graph.dataflow.membership import stream
+from foldrank.graph.dataflow.repeats import blocks_by_flow
 from foldrank.graph.dialects import Dialect
-from foldrank.graph.marks import ROLES, block_of
-from foldrank.graph.membership import stream
-from foldrank.graph.repeats import blocks_by_flow
-from foldrank.graph.roles import Roles, roles_by_flow
+from foldrank.graph.dialects.roles import Roles, roles_by_flow
+from foldrank.graph.linear.marks import ROLES, block_of
 
 NAME = "unnamed"
 _TABLES = {"GroupQueryAttention": 3, "RotaryEmbedding": 1, "MultiHeadAttention": 3}

@@ -27,7 +27,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings_dataclass
 
 from foldrank.edits.base import Phase
-from foldrank.opening import PLAIN, Opening
+from foldrank.model.opening import PLAIN, Opening
 from foldrank.plans.method import Method, Result, Task
 from foldrank.plans.solver.costs import Costs, CostTable, Latencies, Numbers, total
 from foldrank.plans.solver.fisher import Curves, fisher_moments, output_roots, predicted_losses

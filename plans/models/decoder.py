@@ -23,7 +23,7 @@ from foldrank.plans.models.families import FAMILIES, Family
 from foldrank.plans.models.loading import load_model
 
 if TYPE_CHECKING:
-    from foldrank.checkpoint import Checkpoint
+    from foldrank.model.checkpoint import Checkpoint
 
 BATCH_TOKENS = 4096
 """Tokens run through a block at once."""

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from foldrank.checkpoint import Checkpoint
 from foldrank.edits.base import BRANCHES, Branch
 from foldrank.errors import SourceError
+from foldrank.model.checkpoint import Checkpoint
 from foldrank.sites import ROLES
 
 

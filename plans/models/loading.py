@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from foldrank.errors import ProviderUnavailable, SourceError
+from foldrank.model.readable import readable
 from foldrank.plans.models.families import EAGER, check_family
 from foldrank.plans.models.names import prove_names, refuse_other_names
-from foldrank.readable import readable
 
 if TYPE_CHECKING:
-    from foldrank.checkpoint import Checkpoint
+    from foldrank.model.checkpoint import Checkpoint
 
 
 def load_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None, device: str = "cpu") -> Any:

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from foldrank.checkpoint_rules import embedding_table
 from foldrank.errors import SourceError
 from foldrank.installed import missing
+from foldrank.model.checkpoint_rules import embedding_table
+from foldrank.model.tensorfile import StoredTensor
 from foldrank.plans.models.prefixes import prefix_of
-from foldrank.tensorfile import StoredTensor
 
 if TYPE_CHECKING:
-    from foldrank.checkpoint import Checkpoint
+    from foldrank.model.checkpoint import Checkpoint
 
 _HEADS = ("lm_head.weight", "embed_out.weight")
 _OLD_BUFFERS = ("rotary_emb.inv_freq", "attention.bias", "attn.bias", "masked_bias", "position_ids")

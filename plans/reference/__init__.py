@@ -19,14 +19,14 @@ from foldrank.digests import WeightDigest
 from foldrank.edits import room
 from foldrank.edits.base import HEAD, Part
 from foldrank.errors import InvariantBroken, PlanMismatch
-from foldrank.planfile import Plan
+from foldrank.planfile.plan import Plan
 from foldrank.plans.models.loading import load_model
 from foldrank.plans.models.rounding import NAMES
 from foldrank.plans.reference.model import Model, matrix_of, take_apart
 from foldrank.sites import Site
 
 if TYPE_CHECKING:
-    from foldrank.checkpoint import Checkpoint
+    from foldrank.model.checkpoint import Checkpoint
 
 _OTHER_GRAPH = "give the checkpoint that the graph was made from"
 

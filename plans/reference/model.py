@@ -15,7 +15,7 @@ from torch import nn
 
 from foldrank.edits.anatomy import Anatomy, BlockAnatomy, Matrix
 from foldrank.edits.storage import FewBits
-from foldrank.facts import heads, kv_heads
+from foldrank.model.facts import heads, kv_heads
 from foldrank.plans.models.rounding import rounded
 from foldrank.plans.reference.unpacking import stack, unpack
 from foldrank.sites import ROLES

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from foldrank.errors import SourceError
-from foldrank.facts import context_length, vocabulary
-from foldrank.planfile import Plan
+from foldrank.model.facts import context_length, vocabulary
+from foldrank.planfile.plan import Plan
 from foldrank.plans.models.decoder import load_decoder
 from foldrank.plans.texts import Text, Windows, cut_windows, load_tokenizer, read_text
 from foldrank.plans.training.adapters import Kind
@@ -18,7 +18,7 @@ from foldrank.plans.training.recovery import WINDOW, Training, recover
 from foldrank.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from foldrank.checkpoint import Checkpoint
+    from foldrank.model.checkpoint import Checkpoint
 
 TOKENS = 262_144
 """Tokens of the text that are drawn, unless told otherwise."""

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from foldrank.plandocument import Keep, Step
-from foldrank.planfile import Plan
+from foldrank.planfile.document import Keep, Step
+from foldrank.planfile.plan import Plan
 from foldrank.plans.models.block import Block
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.solver.meter import Meter

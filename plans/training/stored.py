@@ -15,7 +15,7 @@ from torch import Tensor
 from foldrank.edits import Edit
 from foldrank.edits.base import Phase
 from foldrank.edits.replace_weight import ReplaceWeight
-from foldrank.planfile import Plan
+from foldrank.planfile.plan import Plan
 from foldrank.plans.low_rank.factoring import replaced_digests
 from foldrank.plans.models.block import Block
 from foldrank.plans.models.decoder import Decoder

@@ -10,8 +10,8 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from foldrank import strictjson
+from foldrank.disk.staging import write_atomically
 from foldrank.errors import PlanFormatError, SourceError
-from foldrank.staging import write_atomically
 
 _MAX_BYTES = 1 << 20
 

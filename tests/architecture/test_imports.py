@@ -39,6 +39,13 @@ PLANNING = ("models", "simulate", "depth", "low_rank", "width", "solver", "metho
 """Folders inside plans/, each of which may import those before it. `training` stands beside `methods`,
 `reference` knows `models` alone."""
 
+LADDERS = {
+    "src/foldrank": ("disk", "edits", "model", "bundle", "planfile"),
+    "graph": ("linear", "dataflow", "safe", "dialects", "view"),
+    "runtime": ("providers", "sessions", "decoding", "proof"),
+}
+"""Folders inside each of these, each of which may import those before it."""
+
 MAPPED = {"graph", "export", "plans", "passes", "runtime", "benchmarks", "verbs", "cli", "reporting"}
 
 INSIDE_FUNCTIONS = ("src/foldrank/cli/", "src/foldrank/__init__.py", "src/foldrank/__main__.py")
@@ -105,6 +112,18 @@ def test_folders_of_planning_import_one_way(root: Path) -> None:
             names = [m.split(".")[2] for m in imported(ast.parse(path.read_text()), top_level_only=False)
                      if m.startswith("foldrank.plans.")]
             found += [f"{path.name} imports {name}" for name in names if name in {*PLANNING, *beside} - may]
+    assert found == []
+
+
+@pytest.mark.parametrize("top", LADDERS)
+def test_folders_inside_import_one_way(top: str, root: Path) -> None:
+    package = "foldrank." + ("" if top == "src/foldrank" else f"{top}.")
+    found = []
+    for place, folder in enumerate(LADDERS[top]):
+        for path in sorted((root / top / folder).glob("*.py")):
+            names = [m.removeprefix(package).split(".")[0]
+                     for m in imported(ast.parse(path.read_text()), top_level_only=False) if m.startswith(package)]
+            found += [f"{folder}/{path.name} imports {name}" for name in names if name in LADDERS[top][place + 1:]]
     assert found == []
 
 

@@ -44,7 +44,7 @@ def test_transformers_js_continues_as_onnx_runtime_does(
 def test_transformers_js_reads_weights_in_several_files_and_a_config_of_multi_query(
     node_modules: Path, bundles: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from foldrank.bundle import Bundle, seal
+    from foldrank.bundle.bundle import Bundle, seal
     from foldrank.verbs.formats import transformers_js
 
     folder = tmp_path / "bundle"

@@ -3,7 +3,7 @@
 import pytest
 
 from foldrank.errors import ProviderUnavailable
-from foldrank.runtime.providers import resolve
+from foldrank.runtime.providers.provider import resolve
 
 
 @pytest.fixture(scope="session", autouse=True)

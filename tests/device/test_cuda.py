@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 import foldrank
-from foldrank.bundle import Bundle
-from foldrank.runtime.decoding import OrtDecoder
-from foldrank.runtime.genai import GenaiDecoder
-from foldrank.runtime.providers import Provider
-from foldrank.runtime.resident import ResidentDecoder
+from foldrank.bundle.bundle import Bundle
+from foldrank.runtime.decoding.decoder import OrtDecoder
+from foldrank.runtime.decoding.genai import GenaiDecoder
+from foldrank.runtime.decoding.resident import ResidentDecoder
+from foldrank.runtime.providers.provider import Provider
 from foldrank.verbs.bench import cost_table
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow]

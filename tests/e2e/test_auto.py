@@ -10,7 +10,7 @@ import pytest
 import foldrank
 from foldrank.edits.low_rank import LowRank
 from foldrank.edits.replace_weight import ReplaceWeight
-from foldrank.planfile import Plan
+from foldrank.planfile.plan import Plan
 
 pytestmark = pytest.mark.slow
 

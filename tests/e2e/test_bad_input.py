@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from foldrank.cli import main
-from foldrank.runtime.providers import Provider
+from foldrank.runtime.providers.provider import Provider
 
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"}
 
@@ -114,8 +114,9 @@ def test_compress_says_what_is_wrong_before_the_long_work(
     for verb in ("export", "plan"):
         monkeypatch.setattr(f"foldrank.verbs.compress_stages.{verb}",
                             lambda *_, **__: pytest.fail("the long work has begun"))
-    monkeypatch.setattr("foldrank.runtime.fallback.resolve", lambda name, options: Provider(name, options or {}))
-    monkeypatch.setattr("foldrank.runtime.fallback.probed", lambda _: {"starts": False, "reason": "no such driver"})
+    fallback = "foldrank.runtime.providers.fallback"
+    monkeypatch.setattr(f"{fallback}.resolve", lambda name, options: Provider(name, options or {}))
+    monkeypatch.setattr(f"{fallback}.probed", lambda _: {"starts": False, "reason": "no such driver"})
     monkeypatch.chdir(tmp_path)
     refused(here("compress", specs_5m, "-o", "out", *METHOD, *arguments), code, *says)
     assert list(tmp_path.iterdir()) == []

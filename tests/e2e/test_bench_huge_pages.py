@@ -10,8 +10,8 @@ from foldrank.benchmarks.huge_pages import compared
 from foldrank.benchmarks.paired import Setup
 from foldrank.benchmarks.schedule import ONE
 from foldrank.benchmarks.workload import Workload
-from foldrank.bundle import Bundle
-from foldrank.runtime.providers import resolve
+from foldrank.bundle.bundle import Bundle
+from foldrank.runtime.providers.provider import resolve
 
 SWITCH = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 

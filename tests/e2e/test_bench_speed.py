@@ -13,8 +13,8 @@ import pytest
 
 from foldrank.benchmarks.speed_plans import fold_plan
 from foldrank.benchmarks.workload import QUICK, Workload
-from foldrank.bundle import Bundle
-from foldrank.checkpoint import Checkpoint
+from foldrank.bundle.bundle import Bundle
+from foldrank.model.checkpoint import Checkpoint
 from foldrank.verbs.apply import apply
 from foldrank.verbs.bench import bench
 

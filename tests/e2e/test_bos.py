@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from foldrank.bundle import Bundle
+from foldrank.bundle.bundle import Bundle
 from foldrank.cli import main
 from foldrank.errors import BundleError, SourceError
 from foldrank.plans.texts import load_text
-from foldrank.runtime.decoding import OrtDecoder
-from foldrank.runtime.providers import resolve
-from foldrank.runtime.selftest import FILE, SelfTest
+from foldrank.runtime.decoding.decoder import OrtDecoder
+from foldrank.runtime.proof.selftest import FILE, SelfTest
+from foldrank.runtime.providers.provider import resolve
 from foldrank.verbs.reference import Known
 from foldrank.verbs.run import run
 from foldrank.verbs.selftest import add_selftest, selftest
@@ -207,7 +207,7 @@ def forbid_long_work(monkeypatch: pytest.MonkeyPatch) -> None:
     def begun(*_: object, **__: object) -> None:
         raise LongWork
 
-    for place in ("foldrank.plans.compose.load_decoder", "foldrank.checkpoint.check_finite",
+    for place in ("foldrank.plans.compose.load_decoder", "foldrank.model.checkpoint.check_finite",
                   "foldrank.verbs.export.export", "foldrank.verbs.validate.reference_of"):
         monkeypatch.setattr(place, begun)
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import foldrank
-from foldrank.bundle import Bundle
+from foldrank.bundle.bundle import Bundle
 from foldrank.errors import ProviderUnavailable
 from foldrank.verbs import bench, compress_stages
 from tests.nightly import NIGHTLY

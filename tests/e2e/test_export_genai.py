@@ -10,10 +10,10 @@ import onnx
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from foldrank.bundle import Bundle
+from foldrank.bundle.bundle import Bundle
 from foldrank.errors import ExportError, SourceError
-from foldrank.runtime.decoding import OrtDecoder
-from foldrank.runtime.providers import resolve
+from foldrank.runtime.decoding.decoder import OrtDecoder
+from foldrank.runtime.providers.provider import resolve
 from foldrank.verbs.export import export
 from foldrank.verbs.run import run
 

@@ -11,16 +11,16 @@ import pytest
 from nightly import NIGHTLY
 from tiny_families import TINY, save
 
-from foldrank.bundle import Bundle
-from foldrank.checkpoint import Checkpoint
+from foldrank.bundle.bundle import Bundle
+from foldrank.bundle.configs import context_length, head_size
 from foldrank.errors import ExportError, NotWritable, UnsafeModel
 from foldrank.export.exporters import run_exporter
 from foldrank.graph.summary import summary_of
-from foldrank.runtime.configs import context_length, head_size
-from foldrank.runtime.decoding import OrtDecoder
-from foldrank.runtime.providers import resolve
-from foldrank.runtime.tensorrt import refuse_unknown_operators
-from foldrank.runtime.tensorrt_profile import Ranges, profile
+from foldrank.model.checkpoint import Checkpoint
+from foldrank.runtime.decoding.decoder import OrtDecoder
+from foldrank.runtime.providers.provider import resolve
+from foldrank.runtime.providers.tensorrt import refuse_unknown_operators
+from foldrank.runtime.providers.tensorrt_profile import Ranges, profile
 from foldrank.verbs.export import export
 from foldrank.verbs.run import run
 

@@ -19,8 +19,8 @@ from synthetic import Shape, random_decoder, write_graph
 from tiny_families import EXPERTS, TINY, save
 
 from foldrank.errors import GraphNotRecognized, SourceError
-from foldrank.graph.decoder import read_decoder
-from foldrank.graph.load import load_model
+from foldrank.graph.safe.load import load_model
+from foldrank.graph.view.decoder import read_decoder
 from foldrank.verbs.export import export
 from foldrank.verbs.inspect import inspect
 from foldrank.verbs.plan import plan

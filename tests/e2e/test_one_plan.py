@@ -10,8 +10,8 @@ import pytest
 
 from foldrank.edits.fold_blocks import FoldBlocks
 from foldrank.edits.low_rank import LowRank
-from foldrank.runtime.decoding import OrtDecoder
-from foldrank.runtime.providers import resolve
+from foldrank.runtime.decoding.decoder import OrtDecoder
+from foldrank.runtime.providers.provider import resolve
 from foldrank.verbs.apply import apply
 from foldrank.verbs.export import export
 from foldrank.verbs.plan import plan

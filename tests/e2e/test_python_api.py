@@ -6,7 +6,7 @@ import pytest
 from nightly import NIGHTLY
 
 import foldrank
-from foldrank.bundle import Bundle
+from foldrank.bundle.bundle import Bundle
 
 pytestmark = pytest.mark.slow
 

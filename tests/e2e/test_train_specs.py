@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from nightly import NIGHTLY
 
-from foldrank.checkpoint import Checkpoint, check_finite
+from foldrank.model.checkpoint import Checkpoint, check_finite
 
 
 @NIGHTLY

@@ -11,15 +11,15 @@ import onnx
 import pytest
 import torch
 
-from foldrank.bundle import Bundle, seal
-from foldrank.checkpoint import Checkpoint
+from foldrank.bundle.bundle import Bundle, seal
 from foldrank.errors import BundleError, SourceError
+from foldrank.model.checkpoint import Checkpoint
 from foldrank.plans.reference import reference_model
 from foldrank.plans.texts import load_text, load_tokenizer, windows
 from foldrank.reports.validate import GraphProof
-from foldrank.runtime.decoding import OrtDecoder
-from foldrank.runtime.proof import prove
-from foldrank.runtime.providers import resolve
+from foldrank.runtime.decoding.decoder import OrtDecoder
+from foldrank.runtime.proof.graph_proof import prove
+from foldrank.runtime.providers.provider import resolve
 from foldrank.verbs.export import export
 from foldrank.verbs.validate import validate
 

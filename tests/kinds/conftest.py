@@ -16,14 +16,14 @@ from synthetic import Decoder, PlanMaker, Shape, random_decoder, run_onnx, worst
 from synthetic.strategies import Written
 from tiny_families import TINY, save
 
-from foldrank.checkpoint import Checkpoint
 from foldrank.digests import WeightDigest
 from foldrank.edits import Edit
-from foldrank.graph.load import load_model
+from foldrank.graph.safe.load import load_model
+from foldrank.model.checkpoint import Checkpoint
 from foldrank.passes.pipeline import transform
 from foldrank.passes.write import write_model
-from foldrank.plandocument import PlanDocument, Source
-from foldrank.planfile import Plan
+from foldrank.planfile.document import PlanDocument, Source
+from foldrank.planfile.plan import Plan
 from foldrank.plans.models.decoder import load_decoder
 from foldrank.plans.reference import reference_model
 from foldrank.plans.simulate import apply_edits

@@ -24,12 +24,12 @@ from foldrank.edits.base import BRANCHES
 from foldrank.edits.drop_branch import DropBranch
 from foldrank.errors import PassRefused, PlanMismatch
 from foldrank.graph.anatomy import read_anatomy
-from foldrank.graph.decoder import read_decoder
 from foldrank.graph.invariants import check_file
-from foldrank.graph.load import load_model
+from foldrank.graph.safe.load import load_model
+from foldrank.graph.view.decoder import read_decoder
 from foldrank.passes.pipeline import transform
 from foldrank.passes.write import write_model
-from foldrank.planfile import Plan
+from foldrank.planfile.plan import Plan
 from foldrank.plans.simulate import apply_edits
 from foldrank.sites import ROLES, Site
 from foldrank.verbs.inspect import inspect
@@ -39,7 +39,7 @@ import torch
 from tiny_families import TINY, save
 from torch_model import Model
 
-from foldrank.checkpoint import Checkpoint
+from foldrank.model.checkpoint import Checkpoint
 from foldrank.plans.models.decoder import load_decoder
 from foldrank.plans.reference import reference_model
 

@@ -13,7 +13,7 @@ pytest.importorskip("torch")
 from tiny_families import TINY, save
 from torch_model import Model, prove
 
-from foldrank.checkpoint import Checkpoint
+from foldrank.model.checkpoint import Checkpoint
 
 FIXTURES = {"llama": 6, "mistral": 5, "qwen2": 5, "gemma2": 6, "gpt2": 5, "opt": 5}
 """Blocks of each."""

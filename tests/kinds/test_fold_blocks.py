@@ -9,7 +9,7 @@ from synthetic import Decoder, PlanMaker
 
 from foldrank.edits.anatomy import BlockAnatomy, Matrix
 from foldrank.edits.fold_blocks import FoldBlocks
-from foldrank.graph.decoder import read_decoder
+from foldrank.graph.view.decoder import read_decoder
 
 FOLD = FoldBlocks(2, (1, 2, 3), {1: 0.5, 2: 0.5, 3: 0.0}, "top")
 

@@ -8,10 +8,10 @@ import torch
 from kind_rooms import ANATOMY, Edited, Rooms
 from synthetic import Decoder, PlanMaker
 
-from foldrank.checkpoint import Checkpoint
 from foldrank.digests import WeightDigest
 from foldrank.edits.low_rank import LowRank
-from foldrank.graph.decoder import read_decoder
+from foldrank.graph.view.decoder import read_decoder
+from foldrank.model.checkpoint import Checkpoint
 from foldrank.plans.models.decoder import load_decoder
 from foldrank.sites import Site
 

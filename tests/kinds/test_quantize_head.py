@@ -11,12 +11,12 @@ import torch
 from kind_rooms import ANATOMY, Rooms
 
 import foldrank
-from foldrank.checkpoint import Checkpoint
 from foldrank.digests import WeightDigest
 from foldrank.edits.quantize_head import QuantizeHead
 from foldrank.edits.storage import FewBits
 from foldrank.errors import PassRefused, PlanMismatch
-from foldrank.graph.load import load_model
+from foldrank.graph.safe.load import load_model
+from foldrank.model.checkpoint import Checkpoint
 from foldrank.passes.pipeline import transform
 from foldrank.plans.models.decoder import load_decoder
 from foldrank.runtime.quantizer import quantize

@@ -22,12 +22,12 @@ from foldrank.edits.quantize_head import QuantizeHead
 from foldrank.edits.quantize_weight import QuantizeWeight
 from foldrank.edits.storage import FewBits
 from foldrank.errors import PassRefused, PlanMismatch
-from foldrank.graph.decoder import read_decoder
-from foldrank.graph.head import head_of
-from foldrank.graph.load import load_model
+from foldrank.graph.linear.head import head_of
+from foldrank.graph.safe.load import load_model
+from foldrank.graph.view.decoder import read_decoder
 from foldrank.passes.pipeline import passes_for, transform
-from foldrank.plandocument import PlanDocument
-from foldrank.planfile import Plan
+from foldrank.planfile.document import PlanDocument
+from foldrank.planfile.plan import Plan
 from foldrank.plans.models.rounding import rounded
 from foldrank.runtime.quantizer import quantize
 from foldrank.sites import Site

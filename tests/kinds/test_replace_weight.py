@@ -8,11 +8,11 @@ import torch
 from kind_rooms import ANATOMY, Edited, Rooms
 from synthetic import Decoder, PlanMaker
 
-from foldrank.checkpoint import Checkpoint
 from foldrank.digests import WeightDigest
 from foldrank.edits.laws import check_edits
 from foldrank.edits.low_rank import LowRank
 from foldrank.edits.replace_weight import ReplaceWeight
+from foldrank.model.checkpoint import Checkpoint
 from foldrank.plans.models.decoder import load_decoder
 from foldrank.sites import Site
 

@@ -23,18 +23,18 @@ from synthetic import PlanMaker, Shape, random_decoder, run_onnx, widened, worst
 from synthetic.strategies import Written, law, written
 from torch_model import CLOSE, IDS, Model, edited
 
-from foldrank.checkpoint import Checkpoint
 from foldrank.digests import WeightDigest
 from foldrank.edits.quantize_weight import QuantizeWeight
 from foldrank.edits.slice_mlp import Channels, SliceMlp
 from foldrank.edits.storage import FewBits
 from foldrank.errors import PassRefused, PlanFormatError, PlanMismatch
-from foldrank.graph.decoder import read_decoder
-from foldrank.graph.load import load_model
+from foldrank.graph.safe.load import load_model
+from foldrank.graph.view.decoder import read_decoder
+from foldrank.model.checkpoint import Checkpoint
 from foldrank.passes.pipeline import transform
 from foldrank.passes.write import write_model
-from foldrank.plandocument import PlanDocument, Source
-from foldrank.planfile import Plan
+from foldrank.planfile.document import PlanDocument, Source
+from foldrank.planfile.plan import Plan
 from foldrank.plans.models.decoder import load_decoder
 from foldrank.plans.reference import reference_model
 from foldrank.plans.simulate import apply_edits

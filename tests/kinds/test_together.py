@@ -15,7 +15,7 @@ from synthetic import PlanMaker, Shape, random_decoder, run_onnx, worst
 from synthetic.strategies import Written, law
 
 from foldrank.edits.storage import FewBits
-from foldrank.graph.load import load_model
+from foldrank.graph.safe.load import load_model
 from foldrank.passes.pipeline import transform
 from foldrank.passes.write import write_model
 from foldrank.runtime.quantizer import quantize

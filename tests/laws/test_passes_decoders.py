@@ -17,12 +17,12 @@ from synthetic import PlanMaker, run_onnx, widened, worst
 from synthetic.decoders import NORMS
 from synthetic.strategies import Written, law, planned, written
 
-from foldrank.graph.decoder import read_decoder
 from foldrank.graph.invariants import check_file
-from foldrank.graph.load import load_model
+from foldrank.graph.safe.load import load_model
+from foldrank.graph.view.decoder import read_decoder
 from foldrank.passes.pipeline import transform
 from foldrank.passes.write import write_model
-from foldrank.planfile import Plan
+from foldrank.planfile.plan import Plan
 
 
 def changed(source: Path, plan: Plan, folder: Path) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from foldrank.bundle import Bundle, seal
+from foldrank.bundle.bundle import Bundle, seal
 from foldrank.digests import sha256_file
 from synthetic.decoders import Decoder
 from synthetic.genai import write_graph

@@ -12,8 +12,8 @@ from foldrank.edits.quantize_weight import QuantizeWeight
 from foldrank.edits.replace_weight import ReplaceWeight
 from foldrank.edits.slice_mlp import Channels, SliceMlp
 from foldrank.edits.storage import FewBits
-from foldrank.plandocument import PlanDocument, Source
-from foldrank.planfile import Plan
+from foldrank.planfile.document import PlanDocument, Source
+from foldrank.planfile.plan import Plan
 from foldrank.sites import Site
 from synthetic.decoders import ROLES, Decoder
 

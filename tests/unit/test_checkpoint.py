@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from foldrank.checkpoint import Checkpoint, check_finite
 from foldrank.errors import SourceError
+from foldrank.model.checkpoint import Checkpoint, check_finite
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 8, "num_hidden_layers": 3,

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from foldrank.checkpoint import Checkpoint
-from foldrank.context import SHORTEST, usable_window
-from foldrank.opening import PLAIN
+from foldrank.model.checkpoint import Checkpoint
+from foldrank.model.context import SHORTEST, usable_window
+from foldrank.model.opening import PLAIN
 from foldrank.plans.compose import calibration_windows, usable
 from foldrank.plans.models.decoder import load_decoder
 from foldrank.plans.models.losses import mean_loss

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from foldrank.facts import context_length, heads, width
+from foldrank.model.facts import context_length, heads, width
 
 
 @pytest.mark.parametrize(("config", "length"), [

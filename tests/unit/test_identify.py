@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from foldrank.checkpoint import Checkpoint
 from foldrank.errors import SourceError
-from foldrank.identify import identify
-from foldrank.readable import readable
+from foldrank.model.checkpoint import Checkpoint
+from foldrank.model.identify import identify
+from foldrank.model.readable import readable
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 8, "num_hidden_layers": 1,

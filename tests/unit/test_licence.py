@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from foldrank.licence import is_licence, licence_files, stated_licence
+from foldrank.model.licence import is_licence, licence_files, stated_licence
 from foldrank.reporting.card import model_card
 
 
@@ -76,8 +76,8 @@ def test_the_card_says_it_and_the_hub_reads_it(
 
 
 def test_a_bundle_carries_licence_and_notice_and_a_compressed_one_too(specs_5m: Path, tmp_path: Path) -> None:
-    from foldrank.checkpoint import Checkpoint
     from foldrank.export.finish import finish_files
+    from foldrank.model.checkpoint import Checkpoint
 
     (tmp_path / "checkpoint").mkdir()
     for path in specs_5m.iterdir():

@@ -13,7 +13,7 @@ from synthetic.bundles import write_bundle
 from synthetic.decoders import Shape, random_decoder
 
 import foldrank
-from foldrank.bundle import Bundle, seal
+from foldrank.bundle.bundle import Bundle, seal
 from foldrank.cli.main import cli
 from foldrank.digests import sha256_file
 from foldrank.errors import BundleError, ExportError, SourceError

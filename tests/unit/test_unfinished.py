@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from sample_reports import validation
 
+from foldrank.disk.staging import check_output
+from foldrank.disk.unfinished import Stages, notes, unfinished
 from foldrank.errors import ProviderUnavailable, SourceError
 from foldrank.installed import require
 from foldrank.reports.validate import FORM
-from foldrank.staging import check_output
-from foldrank.unfinished import Stages, notes, unfinished
 from foldrank.verbs.compress import _goes_on, _needed
 
 

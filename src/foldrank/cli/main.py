@@ -11,8 +11,8 @@ import click
 
 from foldrank import __version__
 from foldrank.cli import interrupts
+from foldrank.disk.unfinished import notes
 from foldrank.errors import FoldrankError
-from foldrank.unfinished import notes
 
 VERBS = ("doctor", "inspect", "export", "plan", "apply", "validate", "bench", "report", "compress", "run", "diff",
          "selftest", "package")

@@ -9,7 +9,7 @@ import click
 
 from foldrank.cli import output
 from foldrank.edits import KINDS, class_of
-from foldrank.planfile import Plan
+from foldrank.planfile.plan import Plan
 from foldrank.recipe import Recipe, read_recipe
 
 

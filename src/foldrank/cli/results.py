@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def show_validation(report: Validation) -> None:
     """The two proofs, apart."""
-    from foldrank.runtime.validation import blame
+    from foldrank.runtime.proof.validation import blame
 
     graph, quality = report.graph, report.quality
     output.say(f"graph proof: {_STATE[graph.passed]}{_proof_figures(graph)}{blame(graph.fault)}")

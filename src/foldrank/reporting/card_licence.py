@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from foldrank.licence import KEYS, is_licence
+from foldrank.model.licence import KEYS, is_licence
 from foldrank.reporting import lookup
 from foldrank.reporting.evidence import Evidence
 from foldrank.reporting.markdown import code

@@ -11,10 +11,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from foldrank import facts, strictjson
+from foldrank import strictjson
 from foldrank.edits import Edit, parse
 from foldrank.edits.base import Phase
 from foldrank.errors import BundleError
+from foldrank.model import facts
 from foldrank.reporting import lookup
 from foldrank.reports import bench, receipts, validate
 from foldrank.reports.bench import Bench

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from foldrank import facts
 from foldrank.edits import on_edits
 from foldrank.edits.anatomy import Anatomy, BlockAnatomy, Matrix
 from foldrank.edits.low_rank import rank_limit
 from foldrank.edits.sizes import bytes_by_part, bytes_each
+from foldrank.model import facts
 from foldrank.reporting import lookup
 from foldrank.reporting.evidence import Evidence
 

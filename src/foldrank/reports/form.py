@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import to_jsonable_python
 
 from foldrank import strictjson
-from foldrank.bundle import Bundle
+from foldrank.bundle.bundle import Bundle
 from foldrank.errors import BundleError
 
 STRICT = ConfigDict(extra="forbid", strict=True)

@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from foldrank.bundle import FileEntry
-from foldrank.checkpoint import Checkpoint
-from foldrank.checkpoint_rules import embedding_table
+from foldrank.bundle.bundle import FileEntry
 from foldrank.digests import DTYPES, cast
 from foldrank.errors import ExportError, SourceError
 from foldrank.export.genai import check_windows, correct_scale
 from foldrank.export.ports import common_ports
 from foldrank.export.standard import MODEL, finish
-from foldrank.graph.dequantized import rounded_linears
 from foldrank.graph.identify import refuse_others
-from foldrank.graph.load import load_model
+from foldrank.graph.safe.load import load_model
+from foldrank.graph.view.dequantized import rounded_linears
+from foldrank.model.checkpoint import Checkpoint
+from foldrank.model.checkpoint_rules import embedding_table
 from foldrank.passes.write import write_model
 from foldrank.progress import SILENT, Progress
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from foldrank.bundle import MANIFEST, Bundle, Manifest
-from foldrank.planfile import Plan
+from foldrank.bundle.bundle import MANIFEST, Bundle, Manifest
+from foldrank.planfile.plan import Plan
 from foldrank.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ def apply(
 
     Raises SourceError, BundleError, PlanFormatError, PlanMismatch, PassRefused, GraphNotRecognized, UnsafeModel.
     """
+    from foldrank.disk.staging import check_output
     from foldrank.passes.apply import apply_plan
-    from foldrank.staging import check_output
 
     check_output(output, force=force)
     plan = plan if isinstance(plan, Plan) else Plan.read(plan)

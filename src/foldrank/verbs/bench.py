@@ -11,15 +11,15 @@ from foldrank.benchmarks.bench import paired_bench
 from foldrank.benchmarks.cost_table import group_shapes, measure_costs
 from foldrank.benchmarks.peers import PEERS
 from foldrank.benchmarks.workload import ENGINES, FULL, QUICK
-from foldrank.bundle import Bundle
+from foldrank.bundle.bundle import Bundle
+from foldrank.disk.staging import write_atomically
 from foldrank.errors import SourceError
 from foldrank.plans.solver.costs import CostTable
 from foldrank.progress import SILENT, Progress
 from foldrank.reports.bench import FORM
-from foldrank.runtime.fallback import provider_for
-from foldrank.runtime.providers import resolve
-from foldrank.runtime.session import default_threads
-from foldrank.staging import write_atomically
+from foldrank.runtime.providers.fallback import provider_for
+from foldrank.runtime.providers.provider import resolve
+from foldrank.runtime.sessions.session import default_threads
 
 
 def bench(

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from foldrank.bundle import Bundle, source_differs
-from foldrank.checkpoint import Checkpoint
+from foldrank.bundle.bundle import Bundle, source_differs
+from foldrank.disk.staging import check_output, move_into_place, sync_tree
+from foldrank.disk.unfinished import unfinished
 from foldrank.errors import BundleError
 from foldrank.installed import missing, require
+from foldrank.model.checkpoint import Checkpoint
 from foldrank.progress import SILENT, Progress
 from foldrank.reports.validate import Validation
-from foldrank.staging import check_output, move_into_place, sync_tree
-from foldrank.unfinished import unfinished
 
 _GPU_ALIGN = 64
 
@@ -64,9 +64,9 @@ def compress(
     from foldrank.plans.compose import parse_all
     from foldrank.plans.models.families import check_family
     from foldrank.plans.request import aligned
-    from foldrank.runtime import validation
-    from foldrank.runtime.fallback import check_starts
-    from foldrank.runtime.providers import short_name
+    from foldrank.runtime.proof import validation
+    from foldrank.runtime.providers.fallback import check_starts
+    from foldrank.runtime.providers.provider import short_name
     from foldrank.verbs.compress_stages import Way
     from foldrank.verbs.plan import recovery
     from foldrank.verbs.reading import held_out, planning

@@ -13,17 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from foldrank.bundle import MANIFEST, Bundle
-from foldrank.checkpoint import Checkpoint
+from foldrank.bundle.bundle import MANIFEST, Bundle
 from foldrank.digests import sha256_file
+from foldrank.disk.staging import staged_folder
+from foldrank.disk.unfinished import Stages
+from foldrank.model.checkpoint import Checkpoint
 from foldrank.plans.resume import code_version
 from foldrank.progress import Progress
 from foldrank.reports.bench import FORM as SPEED
 from foldrank.reports.bench import Bench
 from foldrank.reports.validate import FORM as QUALITY
 from foldrank.reports.validate import Validation
-from foldrank.staging import staged_folder
-from foldrank.unfinished import Stages
 from foldrank.verbs.apply import apply
 from foldrank.verbs.bench import bench
 from foldrank.verbs.export import export

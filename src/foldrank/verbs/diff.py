@@ -6,10 +6,10 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from foldrank.bundle import MANIFEST, Bundle
+from foldrank.bundle.bundle import MANIFEST, Bundle
 from foldrank.errors import SourceError
-from foldrank.facts import blocks as count_blocks
-from foldrank.planfile import Plan
+from foldrank.model.facts import blocks as count_blocks
+from foldrank.planfile.plan import Plan
 from foldrank.reports.validate import FORM
 
 

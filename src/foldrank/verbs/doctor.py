@@ -6,9 +6,9 @@ from importlib import metadata
 from typing import Any
 
 from foldrank.errors import ProviderUnavailable
-from foldrank.runtime import environment
-from foldrank.runtime.fallback import probed
-from foldrank.runtime.providers import LONG_NAMES, resolve
+from foldrank.runtime.providers import environment
+from foldrank.runtime.providers.fallback import probed
+from foldrank.runtime.providers.provider import LONG_NAMES, resolve
 from foldrank.versions import versions
 
 

@@ -7,17 +7,17 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from foldrank.bundle import Bundle, seal
-from foldrank.checkpoint import Checkpoint, check_finite
+from foldrank.bundle.bundle import Bundle, seal
 from foldrank.digests import DTYPES
+from foldrank.disk.staging import check_output, staged_folder
 from foldrank.export.exporters import EXPORTERS, Exported, check_exporter, run_exporter
 from foldrank.export.untied import untied
-from foldrank.places import remember
+from foldrank.model.checkpoint import Checkpoint, check_finite
+from foldrank.model.places import remember
 from foldrank.plans.models.names import prove_names
 from foldrank.progress import SILENT, Progress
 from foldrank.reporting.card import model_card
-from foldrank.runtime.providers import short_name
-from foldrank.staging import check_output, staged_folder
+from foldrank.runtime.providers.provider import short_name
 from foldrank.verbs.adopt import adopt
 from foldrank.verbs.export_proof import ExportProof
 from foldrank.versions import versions

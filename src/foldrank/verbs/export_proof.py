@@ -13,20 +13,20 @@ from typing import Any
 import numpy as np
 import psutil
 
-from foldrank.checkpoint import Checkpoint
 from foldrank.digests import WeightDigest
 from foldrank.errors import FoldrankError, NotWritable, SourceError
-from foldrank.graph.dequantized import rounded_linears, rounds_activations
-from foldrank.graph.load import load_model
-from foldrank.graph.padding import Side, padding_sides
-from foldrank.graph.stored import stored_weights
+from foldrank.graph.safe.load import load_model
+from foldrank.graph.view.dequantized import rounded_linears, rounds_activations
+from foldrank.graph.view.padding import Side, padding_sides
+from foldrank.graph.view.stored import stored_weights
 from foldrank.installed import missing
+from foldrank.model.checkpoint import Checkpoint
 from foldrank.plans.models.families import FAMILIES
 from foldrank.progress import SILENT, Progress
-from foldrank.runtime.compare import Comparison
-from foldrank.runtime.decoding import OrtDecoder, Tokens
-from foldrank.runtime.proof import Criterion, Reference, beside_padding
-from foldrank.runtime.providers import load_onnxruntime, resolve
+from foldrank.runtime.decoding.decoder import OrtDecoder, Tokens
+from foldrank.runtime.proof.compare import Comparison
+from foldrank.runtime.proof.graph_proof import Criterion, Reference, beside_padding
+from foldrank.runtime.providers.provider import load_onnxruntime, resolve
 from foldrank.tolerances import EXPORT_PROOF_FP32, EXPORT_PROOF_KL_NATS
 from foldrank.verbs.export_window import Window, window_of
 from foldrank.verbs.own_noise import own_limit

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from foldrank.checkpoint import Checkpoint
-from foldrank.facts import context_length
-from foldrank.facts import vocabulary as vocabulary_of
+from foldrank.model.checkpoint import Checkpoint
+from foldrank.model.facts import context_length
+from foldrank.model.facts import vocabulary as vocabulary_of
 
 _SHORT, _LONG, _MOST, _PAST = 32, 256, 4096, 32
 _WORK = 10**12

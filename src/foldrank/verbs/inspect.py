@@ -9,16 +9,16 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from foldrank import facts
 from foldrank.errors import SourceError
-from foldrank.identify import refuse_gguf
+from foldrank.model import facts
+from foldrank.model.identify import refuse_gguf
 from foldrank.sites import PACKED, ROLES, Site
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from foldrank.checkpoint import Checkpoint
-    from foldrank.graph.decoder import Block, Decoder
+    from foldrank.graph.view.decoder import Block, Decoder
+    from foldrank.model.checkpoint import Checkpoint
 
 _DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 _TENSOR = re.compile(r"(?:\w+\.)*(?:layers|h)\.(\d+)\.([\w.]+)\.weight")
@@ -51,7 +51,7 @@ def inspect(path: Path | str) -> dict[str, Any]:
 
 
 def _bundle(path: Path) -> dict[str, Any]:
-    from foldrank.bundle import Bundle
+    from foldrank.bundle.bundle import Bundle
 
     bundle = Bundle.open(path)
     manifest = bundle.manifest
@@ -68,8 +68,8 @@ def _bundle(path: Path) -> dict[str, Any]:
 
 def _graph(path: Path) -> dict[str, Any]:
     from foldrank.graph.identify import refuse_others
-    from foldrank.graph.load import load_model
-    from foldrank.graph.skip_norms import read_apart
+    from foldrank.graph.safe.load import load_model
+    from foldrank.graph.view.skip_norms import read_apart
 
     model = load_model(path)
     refuse_others(model, path)
@@ -130,8 +130,8 @@ def _dtype(name: str) -> str:
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:
-    from foldrank.checkpoint import Checkpoint
-    from foldrank.identify import identify
+    from foldrank.model.checkpoint import Checkpoint
+    from foldrank.model.identify import identify
 
     checkpoint = Checkpoint.open(path, offline=True)
     tensors = checkpoint.tensors.values()
@@ -167,7 +167,7 @@ def _stored_sites(checkpoint: Checkpoint) -> Iterator[tuple[tuple[int, int], dic
 
 def _plan(path: Path) -> dict[str, Any]:
     from foldrank.edits import KINDS, class_of
-    from foldrank.planfile import Plan
+    from foldrank.planfile.plan import Plan
 
     plan = Plan.read(path)
     document = plan.document

@@ -6,8 +6,8 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-from foldrank.runtime.compare import Comparison
-from foldrank.runtime.decoding import Tokens
+from foldrank.runtime.decoding.decoder import Tokens
+from foldrank.runtime.proof.compare import Comparison
 from foldrank.tolerances import EXPORT_PROOF_NOISES, GRAPH_PROOF_FP32
 from foldrank.verbs.torch_logits import logits_of
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from foldrank.bundle import Bundle, FileEntry
+from foldrank.bundle.bundle import Bundle, FileEntry
+from foldrank.disk.staging import check_output, staged_folder
 from foldrank.progress import SILENT, Progress
-from foldrank.staging import check_output, staged_folder
 from foldrank.verbs.formats import writer
 from foldrank.verified import sha256_of
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from foldrank.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from foldrank.planfile import Plan
+    from foldrank.planfile.plan import Plan
     from foldrank.plans.training.recovering import Recovery
 
 
@@ -28,11 +28,11 @@ def plan(
     text starts with the beginning-of-text token: "auto" as the tokenizer does, "always", "never". Raises ValueError on
     wrong settings, SourceError on a checkpoint, text or output that cannot serve.
     """
-    from foldrank.checkpoint import Checkpoint, check_finite
+    from foldrank.disk.staging import check_output, staged_folder
+    from foldrank.model.checkpoint import Checkpoint, check_finite
     from foldrank.plans.compose import make_plan, parse_all
     from foldrank.plans.models.families import check_family
     from foldrank.plans.models.names import prove_names
-    from foldrank.staging import check_output, staged_folder
     from foldrank.verbs.reading import planning
 
     parse_all(methods)

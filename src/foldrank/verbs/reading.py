@@ -8,11 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from foldrank.facts import context_length, vocabulary
+from foldrank.model.facts import context_length, vocabulary
 from foldrank.plans.texts import Windows, cut_windows, load_tokenizer, read_text
 
 if TYPE_CHECKING:
-    from foldrank.checkpoint import Checkpoint
+    from foldrank.model.checkpoint import Checkpoint
     from foldrank.plans.training.recovering import Recovery
 
 _WINDOW = 512

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from foldrank.bundle import Bundle
-from foldrank.checkpoint import Checkpoint
+from foldrank.bundle.bundle import Bundle
 from foldrank.errors import SourceError
-from foldrank.graph.dequantized import matrices
-from foldrank.planfile import Plan
+from foldrank.graph.view.dequantized import matrices
+from foldrank.model.checkpoint import Checkpoint
+from foldrank.planfile.plan import Plan
 from foldrank.reports.validate import FewBitsKept
-from foldrank.runtime.proof import Reference
+from foldrank.runtime.proof.graph_proof import Reference
 from foldrank.verbs.rounded import GivenBits
 from foldrank.verbs.torch_logits import logits_of
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from foldrank.bundle import Bundle
+from foldrank.bundle.bundle import Bundle
+from foldrank.disk.staging import write_atomically
 from foldrank.errors import SourceError
 from foldrank.installed import require
 from foldrank.progress import SILENT, Progress
 from foldrank.reporting.card import model_card
-from foldrank.staging import write_atomically
 
 PAGE, PICTURES = "jinja2", "matplotlib"
 """What draws the page, and its pictures."""

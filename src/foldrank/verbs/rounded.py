@@ -8,19 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from foldrank.bundle import Bundle
-from foldrank.checkpoint import Checkpoint
+from foldrank.bundle.bundle import Bundle
 from foldrank.edits.anatomy import Anatomy
 from foldrank.edits.base import Phase
 from foldrank.errors import BundleError, NotWritable, PassRefused
 from foldrank.graph.anatomy import read_anatomy
-from foldrank.graph.dequantized import HEAD, Rounded, matrices, rounded_linears, rounds_activations
-from foldrank.graph.load import load_model
-from foldrank.graph.skip_norms import read_apart
-from foldrank.planfile import Plan
+from foldrank.graph.safe.load import load_model
+from foldrank.graph.view.dequantized import HEAD, Rounded, matrices, rounded_linears, rounds_activations
+from foldrank.graph.view.skip_norms import read_apart
+from foldrank.model.checkpoint import Checkpoint
+from foldrank.planfile.plan import Plan
 from foldrank.plans.method import Method
 from foldrank.reports.validate import FewBitsKept
-from foldrank.runtime.compare import Comparison
+from foldrank.runtime.proof.compare import Comparison
 from foldrank.sites import Site
 from foldrank.tolerances import ROUNDED_WEIGHT
 from foldrank.verbs.export_window import Window

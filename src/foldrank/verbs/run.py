@@ -7,16 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from foldrank.bundle import Bundle
-from foldrank.facts import vocabulary
+from foldrank.bundle.bundle import Bundle
 from foldrank.installed import missing
+from foldrank.model.facts import vocabulary
 from foldrank.plans.encoding import Prompts, opening_of
 from foldrank.plans.texts import load_tokenizer
-from foldrank.runtime.batch import with_onnxruntime
-from foldrank.runtime.fallback import provider_for
-from foldrank.runtime.genai import OFFERED
-from foldrank.runtime.generate import Generated, Sampling, with_genai
-from foldrank.runtime.providers import Provider
+from foldrank.runtime.decoding.batch import with_onnxruntime
+from foldrank.runtime.decoding.genai import OFFERED
+from foldrank.runtime.decoding.generate import Generated, Sampling, with_genai
+from foldrank.runtime.providers.fallback import provider_for
+from foldrank.runtime.providers.provider import Provider
 
 
 def run(

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from foldrank.bundle import Bundle
+from foldrank.bundle.bundle import Bundle
 from foldrank.errors import BundleError
-from foldrank.facts import vocabulary
-from foldrank.runtime.decoding import OrtDecoder
-from foldrank.runtime.fallback import provider_for
-from foldrank.runtime.selftest import FILE, ROWS, TOKENS, SelfTest, precision_of
+from foldrank.model.facts import vocabulary
+from foldrank.runtime.decoding.decoder import OrtDecoder
+from foldrank.runtime.proof.selftest import FILE, ROWS, TOKENS, SelfTest, precision_of
+from foldrank.runtime.providers.fallback import provider_for
 from foldrank.versions import versions
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from foldrank.runtime.proof import Reference, Tokens
+from foldrank.runtime.proof.graph_proof import Reference, Tokens
 
 
 def logits_of(network: Any) -> Reference:

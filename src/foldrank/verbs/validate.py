@@ -9,19 +9,19 @@ from typing import Any, Literal
 
 import numpy as np
 
-from foldrank.bundle import Bundle, source_differs
-from foldrank.checkpoint import Checkpoint
+from foldrank.bundle.bundle import Bundle, source_differs
 from foldrank.errors import BundleError, SourceError
-from foldrank.facts import vocabulary
-from foldrank.places import place_of
+from foldrank.model.checkpoint import Checkpoint
+from foldrank.model.facts import vocabulary
+from foldrank.model.places import place_of
 from foldrank.plans.texts import load_tokenizer
 from foldrank.progress import SILENT, Progress
 from foldrank.reports.validate import FORM, NOT_RUN, GraphProof, HeldOut, Sample, Validation
-from foldrank.runtime import quality, validation
-from foldrank.runtime.decoding import OrtDecoder
-from foldrank.runtime.fallback import provider_for
-from foldrank.runtime.proof import Tokens, prove
-from foldrank.runtime.providers import Provider
+from foldrank.runtime.decoding.decoder import OrtDecoder
+from foldrank.runtime.proof import quality, validation
+from foldrank.runtime.proof.graph_proof import Tokens, prove
+from foldrank.runtime.providers.fallback import provider_for
+from foldrank.runtime.providers.provider import Provider
 from foldrank.tolerances import MIN_POSITIONS
 from foldrank.verbs.reading import held_out
 from foldrank.verbs.reference import Known, reference_of

@@ -13,8 +13,8 @@ from synthetic import run_onnx
 
 from foldrank.benchmarks.big_bundle import measure, rewrite_synced
 from foldrank.benchmarks.random_bundle import write_random
-from foldrank.bundle import Bundle
-from foldrank.graph.load import load_model
+from foldrank.bundle.bundle import Bundle
+from foldrank.graph.safe.load import load_model
 from foldrank.verbs.apply import apply
 
 

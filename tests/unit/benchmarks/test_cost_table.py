@@ -19,7 +19,7 @@ from foldrank.cli.results import cost_rows
 from foldrank.errors import PlanFormatError
 from foldrank.plans.solver.costs import CostTable, Latencies, Timing, interpolated
 from foldrank.plans.solver.layout import GROUPS
-from foldrank.runtime.providers import Provider, resolve
+from foldrank.runtime.providers.provider import Provider, resolve
 
 
 @pytest.mark.parametrize("copies", [1, 3])

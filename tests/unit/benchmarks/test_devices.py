@@ -13,8 +13,8 @@ from foldrank.benchmarks.bandwidth import device_bandwidth
 from foldrank.benchmarks.energy import energy_counter
 from foldrank.reports.form import plain
 from foldrank.reports.machine import Environment
-from foldrank.runtime.gpu import Gpu, throttles
-from foldrank.runtime.providers import Provider
+from foldrank.runtime.providers.gpu import Gpu, throttles
+from foldrank.runtime.providers.provider import Provider
 
 
 class NVMLError(Exception):

@@ -15,10 +15,10 @@ from foldrank.benchmarks.paired import NULL, SPEED, Series, Setup
 from foldrank.benchmarks.schedule import FEW, ONE, WHOLE, Turns
 from foldrank.benchmarks.statistics import Estimate
 from foldrank.benchmarks.workload import Workload
-from foldrank.bundle import Bundle
+from foldrank.bundle.bundle import Bundle
 from foldrank.errors import BundleError
 from foldrank.reports.bench import NullTest, Phase, Speedup
-from foldrank.runtime.providers import Provider
+from foldrank.runtime.providers.provider import Provider
 from foldrank.verbs.bench import bench
 
 SETUP = Setup(Provider("cpu"), threads=2, vocabulary=100, seed=0)

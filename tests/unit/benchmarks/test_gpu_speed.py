@@ -6,10 +6,10 @@ import pytest
 
 from foldrank.benchmarks.gpu_speed import PLANS, Asked, bundles, plan_of
 from foldrank.benchmarks.random_checkpoint import shape_of, write_checkpoint
-from foldrank.checkpoint import Checkpoint
 from foldrank.edits.fold_blocks import FoldBlocks
 from foldrank.edits.low_rank import LowRank
 from foldrank.edits.quantize_weight import QuantizeWeight
+from foldrank.model.checkpoint import Checkpoint
 
 PARAMETERS = 2_000_000
 

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from foldrank.benchmarks.ideal import Work, count
 from foldrank.benchmarks.workload import Workload
 from foldrank.errors import GraphNotRecognized
-from foldrank.graph.load import load_model
+from foldrank.graph.safe.load import load_model
 
 HIDDEN, INNER, VOCABULARY, HEADS, KV_HEADS, HEAD = 12, 20, 50, 6, 2, 4
 ITEM = 4

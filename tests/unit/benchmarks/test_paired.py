@@ -19,7 +19,7 @@ from foldrank.benchmarks.statistics import Estimate, estimate
 from foldrank.benchmarks.workload import Workload
 from foldrank.errors import ProviderUnavailable, SourceError
 from foldrank.progress import SILENT
-from foldrank.runtime.providers import Provider
+from foldrank.runtime.providers.provider import Provider
 
 SCRIPT = Path(__file__).with_name("fake_worker.py")
 SETUP = Setup(Provider("cpu"), threads=1, vocabulary=10, seed=0)

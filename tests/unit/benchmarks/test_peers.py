@@ -17,8 +17,8 @@ from foldrank.benchmarks.peers import against, open_peer
 from foldrank.benchmarks.schedule import ONE
 from foldrank.benchmarks.workload import Profile, Workload
 from foldrank.errors import ProviderUnavailable
-from foldrank.runtime.decoding import OrtDecoder
-from foldrank.runtime.providers import Provider
+from foldrank.runtime.decoding.decoder import OrtDecoder
+from foldrank.runtime.providers.provider import Provider
 
 SETUP = Setup(Provider("cpu"), threads=1, vocabulary=10, seed=0)
 PROFILE = Profile("one", (Workload(4, 1, 4),), pairs=20)
@@ -44,7 +44,7 @@ def test_genai_is_left_its_own_threads(dense_5m: Path, monkeypatch: pytest.Monke
         opened.append(json.loads((Path(folder) / "genai_config.json").read_text()))
         assert (Path(folder) / "model.onnx.data").samefile(dense_5m / "model.onnx.data")
 
-    monkeypatch.setattr("foldrank.runtime.genai.load_genai", lambda: SimpleNamespace(Model=model))
+    monkeypatch.setattr("foldrank.runtime.decoding.genai.load_genai", lambda: SimpleNamespace(Model=model))
     open_peer("genai-default", dense_5m, "cpu", 1)
     ours = json.loads((dense_5m / "genai_config.json").read_text())
     assert ours["model"]["decoder"]["session_options"].pop("intra_op_num_threads") == 0

@@ -19,9 +19,9 @@ from foldrank.benchmarks.quality_judge import Judge
 from foldrank.benchmarks.quality_page import page, summary
 from foldrank.benchmarks.quality_picture import picture
 from foldrank.benchmarks.quality_recovered import Recoveries
-from foldrank.bundle import Bundle
-from foldrank.graph.load import load_model
-from foldrank.planfile import Plan
+from foldrank.bundle.bundle import Bundle
+from foldrank.graph.safe.load import load_model
+from foldrank.planfile.plan import Plan
 from foldrank.reports.bench import Speedup
 
 
@@ -37,7 +37,7 @@ def test_every_method_comes_before_a_second_seed() -> None:
 
 
 def test_figures_are_those_of_the_models_own_logits(specs_5m: Path) -> None:
-    from foldrank.checkpoint import Checkpoint
+    from foldrank.model.checkpoint import Checkpoint
     from foldrank.plans.models.decoder import load_decoder
 
     decoder = load_decoder(Checkpoint.open(specs_5m))
@@ -75,7 +75,7 @@ def test_cells_that_are_there_are_not_run_again(specs_5m: Path, tmp_path: Path) 
 def test_a_trained_cell_holds_what_was_before_and_judges_what_was_stored(
     shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from foldrank.checkpoint import Checkpoint
+    from foldrank.model.checkpoint import Checkpoint
     from foldrank.plans.models.decoder import load_decoder
 
     checkpoint = Checkpoint.open(shared / "models" / "specs-300k")

@@ -11,11 +11,11 @@ from click.testing import CliRunner
 
 from foldrank.benchmarks.random_checkpoint import main, parse_size, shape_of, write_checkpoint
 from foldrank.benchmarks.speed_plans import fold_plan, low_rank_plan, weight
-from foldrank.checkpoint import Checkpoint, check_finite
 from foldrank.edits.fold_blocks import FoldBlocks
 from foldrank.edits.low_rank import LowRank
 from foldrank.errors import SourceError
-from foldrank.planfile import Plan
+from foldrank.model.checkpoint import Checkpoint, check_finite
+from foldrank.planfile.plan import Plan
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from foldrank.benchmarks import paired
 from foldrank.benchmarks.paired import NULL, SPEED, Setup, run
 from foldrank.benchmarks.workload import Profile, Workload
 from foldrank.errors import ProviderUnavailable
-from foldrank.runtime.providers import Provider
+from foldrank.runtime.providers.provider import Provider
 
 SETUP = Setup(Provider("cpu"), threads=1, vocabulary=10, seed=0)
 WORKLOAD = Workload(4, 1, 4)

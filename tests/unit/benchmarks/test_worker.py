@@ -14,7 +14,7 @@ import pytest
 from foldrank.benchmarks.worker import Worker, measure, memory, pin, serve, threads_now, whole_cores_first
 from foldrank.benchmarks.workload import Workload
 from foldrank.errors import ProviderUnavailable, SourceError
-from foldrank.runtime.decoding import Tokens
+from foldrank.runtime.decoding.decoder import Tokens
 
 
 class SleepingDecoder:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from foldrank.bundle import Bundle, seal
+from foldrank.bundle.bundle import Bundle, seal
+from foldrank.disk.staging import staged_folder
 from foldrank.errors import BundleError, SourceError
-from foldrank.staging import staged_folder
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_an_existing_output_is_refused_without_force_and_replaced_whole_with_it(
 
 
 def test_what_a_killed_run_left_is_swept_by_the_next_and_a_living_one_is_not(tmp_path: Path) -> None:
-    program = ("import os, signal, sys, time\nfrom foldrank.staging import staged_folder\n"
+    program = ("import os, signal, sys, time\nfrom foldrank.disk.staging import staged_folder\n"
                "signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it\n"
                "with staged_folder(sys.argv[1]) as stage:\n    print(stage, flush=True)\n    time.sleep(60)")
     runs = [subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "out")], stdout=subprocess.PIPE, text=True)

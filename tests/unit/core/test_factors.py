@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from foldrank.errors import PlanFormatError
-from foldrank.factors import FactorFile, write_factors
+from foldrank.planfile.factors import FactorFile, write_factors
 
 A = np.arange(6, dtype="<f4").reshape(2, 3)
 B = np.arange(4, dtype="<f4").reshape(4, 1)

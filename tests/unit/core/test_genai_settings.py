@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from foldrank import strictjson
-from foldrank.bundle import Bundle, seal
+from foldrank.bundle.bundle import Bundle, seal
+from foldrank.bundle.genai_settings import settings
 from foldrank.cli.main import main
 from foldrank.errors import BundleError
-from foldrank.genai_settings import settings
-from foldrank.runtime.genai import GenaiDecoder
-from foldrank.runtime.providers import Provider
+from foldrank.runtime.decoding.genai import GenaiDecoder
+from foldrank.runtime.providers.provider import Provider
 
 SOUND: dict[str, Any] = {
     "model": {"type": "llama", "eos_token_id": [1, 2], "context_length": 8, "vocab_size": 9, "decoder": {
@@ -82,7 +82,7 @@ def test_a_setting_that_is_not_on_the_list_is_refused_by_name(
 def test_every_verb_that_opens_a_bundle_refuses_it(
     tmp_path: Path, verb: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("foldrank.planfile.Plan.read", lambda folder: None)  # apply reads its plan first
+    monkeypatch.setattr("foldrank.planfile.plan.Plan.read", lambda folder: None)  # apply reads its plan first
     change, says = HOSTILE[0]
     folder = str(_bundle(tmp_path / "b", "genai_config.json", _with(change)))
     more = {"run": ["--prompt", "x"], "validate": ["--reference", folder], "bench": ["--baseline", folder],
@@ -134,7 +134,7 @@ def test_the_library_is_given_our_file_and_never_the_bundles(
         def overlay(self, text: str) -> None: ...
 
     library = SimpleNamespace(Config=Config, Model=lambda config: config)
-    monkeypatch.setattr("foldrank.runtime.genai.load_genai", lambda: library)
+    monkeypatch.setattr("foldrank.runtime.decoding.genai.load_genai", lambda: library)
     decoder = GenaiDecoder.open(folder, Provider("cpu"), capacity=8, threads=1)
     assert seen[0].is_dir()
     del decoder

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from foldrank.bundle import seal
+from foldrank.bundle.bundle import seal
 from foldrank.cli.main import main
 
 GENAI: dict[str, Any] = {"model": {"type": "llama", "context_length": 8, "vocab_size": 9, "decoder": {
@@ -112,7 +112,7 @@ def _bundle(folder: Path, evil: Path, files: dict[str, str], out: Path) -> Path:
 def _ends(arguments: list[str], bundle: Path, model: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> int | str:
     named = {"BUNDLE": bundle, "MODEL": model, "PLAN": out / "plan"}
     given = [str(named.get(word, word)).replace("OUT", str(out)) for word in arguments]
-    monkeypatch.setattr("foldrank.planfile.Plan.read", lambda folder: None)  # apply reads its plan first
+    monkeypatch.setattr("foldrank.planfile.plan.Plan.read", lambda folder: None)  # apply reads its plan first
     monkeypatch.chdir(bundle)  # where `import evil` would find it
     with pytest.raises(SystemExit) as left:
         main(given)

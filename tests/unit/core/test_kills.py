@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from foldrank import renaming, staging
-from foldrank.bundle import Bundle, seal
+from foldrank.bundle.bundle import Bundle, seal
+from foldrank.disk import renaming, staging
+from foldrank.disk.staging import staged_folder
 from foldrank.errors import SourceError
-from foldrank.staging import staged_folder
 
 _CALLS = ("rename", "replace", "unlink", "mkdir", "rmdir", "open", "fsync")
 
@@ -99,7 +99,7 @@ def test_a_kill_while_reports_are_written_leaves_all_of_the_old_or_all_of_the_ne
         died = _dies_at(n, lambda folder=folder, new=new: Bundle.open(folder).with_files(new))
         read_only = pytest.MonkeyPatch()
         with read_only.context() as patch:  # stands for a read-only mount, which root could not be refused otherwise
-            patch.setattr("foldrank.journal.finish", _refuse)
+            patch.setattr("foldrank.disk.journal.finish", _refuse)
             seen = Bundle.open(folder)
             assert (seen.json("reports/a.json"), seen.json("deep/er/b.json")) in (("old", None), ("new", 1))
         now = Bundle.open(folder)
@@ -167,7 +167,7 @@ def test_no_room_or_a_read_only_disk_is_a_source_error_and_the_bundle_is_unharme
     def full(folder: Path) -> None:
         raise OSError(number, os.strerror(number), str(folder))
 
-    monkeypatch.setattr("foldrank.journal.sync_tree", full)
+    monkeypatch.setattr("foldrank.disk.journal.sync_tree", full)
     with pytest.raises(SourceError, match="cannot be written") as refused:
         opened.with_files({"reports/a.json": b"1"})
     assert refused.value.exit_code == 3

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from foldrank.places import place_of, remember
+from foldrank.model.places import place_of, remember
 
 SOURCE = {"name": "m", "config_sha256": "a" * 64, "weights_sha256": "b" * 64}
 

@@ -12,9 +12,9 @@ from foldrank.digests import WeightDigest, combine
 from foldrank.edits.fold_blocks import FoldBlocks
 from foldrank.edits.low_rank import LowRank, rank_limit
 from foldrank.errors import PlanFormatError
-from foldrank.factors import FactorFile
-from foldrank.plandocument import Calibration, Keep, PlanDocument, Source, Step
-from foldrank.planfile import Plan
+from foldrank.planfile.document import Calibration, Keep, PlanDocument, Source, Step
+from foldrank.planfile.factors import FactorFile
+from foldrank.planfile.plan import Plan
 from foldrank.sites import PACKED, ROLES, Site
 
 DIGEST = WeightDigest.of(np.ones((3, 4), np.float32))

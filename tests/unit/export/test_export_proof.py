@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from foldrank.bundle import Bundle
+from foldrank.bundle.bundle import Bundle
 from foldrank.errors import NotWritable
 from foldrank.export.exporters import run_exporter
 from foldrank.verbs.export import export

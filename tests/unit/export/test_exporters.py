@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from foldrank.bundle import FileEntry
+from foldrank.bundle.bundle import FileEntry
 from foldrank.errors import ExportError, NotWritable
 from foldrank.export import exporters
 from foldrank.export.exporters import run_exporter

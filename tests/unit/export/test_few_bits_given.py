@@ -13,17 +13,17 @@ from nightly import NIGHTLY
 from onnx import numpy_helper
 
 import foldrank
-from foldrank.bundle import Bundle
-from foldrank.checkpoint import Checkpoint
+from foldrank.bundle.bundle import Bundle
 from foldrank.edits.fold_blocks import FoldBlocks
 from foldrank.errors import BundleError, ExportError, NotWritable, PassRefused
-from foldrank.graph.dequantized import matrix, rounded_linears
-from foldrank.graph.load import load_model
-from foldrank.planfile import Plan
+from foldrank.graph.safe.load import load_model
+from foldrank.graph.view.dequantized import matrix, rounded_linears
+from foldrank.model.checkpoint import Checkpoint
+from foldrank.planfile.plan import Plan
 from foldrank.reports.validate import FewBitsKept, GraphProof
-from foldrank.runtime.decoding import OrtDecoder
-from foldrank.runtime.proof import prove
-from foldrank.runtime.providers import resolve
+from foldrank.runtime.decoding.decoder import OrtDecoder
+from foldrank.runtime.proof.graph_proof import prove
+from foldrank.runtime.providers.provider import resolve
 from foldrank.verbs.export import export
 from foldrank.verbs.inspect import inspect
 from foldrank.verbs.reference import reference_of

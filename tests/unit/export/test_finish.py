@@ -9,9 +9,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from foldrank import strictjson
-from foldrank.checkpoint import Checkpoint
 from foldrank.errors import ExportError
 from foldrank.export.finish import finish_files, finish_graph
+from foldrank.model.checkpoint import Checkpoint
 
 GENAI = {"model": {"context_length": 64, "decoder": {"head_size": 16, "session_options": {"provider_options": []}}}}
 

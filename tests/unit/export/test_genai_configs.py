@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from foldrank import strictjson
-from foldrank.checkpoint import Checkpoint
+from foldrank.bundle.genai_settings import settings
 from foldrank.export.builder import known_architectures
 from foldrank.export.finish import finish_files
 from foldrank.export.ports import Ports, sizes
 from foldrank.export.settings import genai_settings
-from foldrank.genai_settings import settings
+from foldrank.model.checkpoint import Checkpoint
 from tests.tiny_families import TINY, save
 
 BUILT = [name for name, tiny in TINY.items() if tiny.architecture in known_architectures() and name != "gemma3"]

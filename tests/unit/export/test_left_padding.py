@@ -7,10 +7,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from foldrank.bundle import Bundle
+from foldrank.bundle.bundle import Bundle
 from foldrank.export.left_padding import take_left_padding
-from foldrank.runtime.decoding import OrtDecoder
-from foldrank.runtime.providers import resolve
+from foldrank.runtime.decoding.decoder import OrtDecoder
+from foldrank.runtime.providers.provider import resolve
 
 ROWS = 5
 TOKENS = 24

@@ -36,7 +36,7 @@ def test_a_newer_release_is_taken(
 def test_auto_says_both_exporters_reasons_on_an_old_release(
     specs_5m: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from foldrank.checkpoint import Checkpoint
+    from foldrank.model.checkpoint import Checkpoint
 
     monkeypatch.setattr(needed, "release", lambda _: (4, 57))
     with pytest.raises(exporters.ExportError, match=r"transformers 5\.15 .*genai exporter before it.* 5\.2 "):

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from foldrank import strictjson
-from foldrank.checkpoint import Checkpoint
 from foldrank.export.older import older_checkpoint, older_config
+from foldrank.model.checkpoint import Checkpoint
 
 
 @pytest.mark.parametrize(("config", "added"), [

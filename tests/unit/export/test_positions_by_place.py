@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from foldrank.runtime.decoding import OrtDecoder
-from foldrank.runtime.proof import beside_padding
-from foldrank.runtime.providers import resolve
+from foldrank.runtime.decoding.decoder import OrtDecoder
+from foldrank.runtime.proof.graph_proof import beside_padding
+from foldrank.runtime.providers.provider import resolve
 from foldrank.verbs.export import export
 
 pytest.importorskip("onnxruntime")

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from foldrank.checkpoint import Checkpoint
 from foldrank.export.finish import finish_files
 from foldrank.export.token_ids import token_ids
+from foldrank.model.checkpoint import Checkpoint
 
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 

@@ -12,9 +12,9 @@ import pytest
 from safetensors.numpy import load_file
 
 import foldrank
-from foldrank.bundle import Bundle
-from foldrank.checkpoint import Checkpoint
+from foldrank.bundle.bundle import Bundle
 from foldrank.export.untied import untied
+from foldrank.model.checkpoint import Checkpoint
 from foldrank.verbs.inspect import inspect
 
 

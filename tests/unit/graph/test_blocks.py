@@ -11,8 +11,8 @@ from synthetic import Shape, random_decoder
 from synthetic.standard import write_standard
 
 from foldrank.errors import GraphNotRecognized, PassRefused
-from foldrank.graph.decoder import read_decoder
-from foldrank.graph.load import load_model
+from foldrank.graph.safe.load import load_model
+from foldrank.graph.view.decoder import read_decoder
 from foldrank.passes.drop_blocks import DropBlocks
 
 

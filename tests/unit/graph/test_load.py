@@ -16,8 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 from synthetic import Shape, random_decoder, write_graph
 
 from foldrank.errors import SourceError, UnsafeModel
-from foldrank.graph.load import MAX_PROTO, load_model
-from foldrank.graph.weights import read
+from foldrank.graph.linear.weights import read
+from foldrank.graph.safe.load import MAX_PROTO, load_model
 
 DATA = "model.onnx.data"
 
@@ -268,7 +268,8 @@ def test_memory_stays_bounded(model: onnx.ModelProto, tmp_path: Path, name: str)
     BROKEN[name][0](model)
     (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
     program = (
-        "import resource, sys; from foldrank.graph.load import load_model; from foldrank.errors import UnsafeModel\n"
+        "import resource, sys\nfrom foldrank.errors import UnsafeModel\n"
+        "from foldrank.graph.safe.load import load_model\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\nbefore = peak()\n"
         "try: load_model(sys.argv[1])\nexcept UnsafeModel: print(peak() - before)"
     )

@@ -5,8 +5,8 @@ from pathlib import Path
 import onnx_ir as ir
 import pytest
 
-from foldrank.graph.load import load_model
-from foldrank.graph.padding import padding_sides
+from foldrank.graph.safe.load import load_model
+from foldrank.graph.view.padding import padding_sides
 
 
 @pytest.fixture

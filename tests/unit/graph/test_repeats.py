@@ -15,8 +15,8 @@ from onnx import helper, numpy_helper
 from synthetic import Shape, random_decoder, write_graph, write_standard
 
 from foldrank.errors import GraphNotRecognized
-from foldrank.graph.decoder import read_decoder
-from foldrank.graph.load import load_model
+from foldrank.graph.safe.load import load_model
+from foldrank.graph.view.decoder import read_decoder
 
 DECODER = random_decoder(Shape(blocks=5), seed=1)
 

@@ -14,8 +14,8 @@ from synthetic import Decoder, Shape, random_decoder, write_graph, write_standar
 
 from foldrank.graph.summary import summary_of
 from foldrank.ports import Port
-from foldrank.runtime.providers import resolve
-from foldrank.runtime.session import open_session
+from foldrank.runtime.providers.provider import resolve
+from foldrank.runtime.sessions.session import open_session
 
 
 def as_onnx_reads_it(path: Path) -> tuple[Counter[tuple[str, str]], list[str], list[str]]:

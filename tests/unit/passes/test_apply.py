@@ -10,10 +10,10 @@ import onnx
 import pytest
 from synthetic import Decoder, PlanMaker, Shape, random_decoder, run_onnx, worst, write_bundle
 
-from foldrank.bundle import Bundle
+from foldrank.bundle.bundle import Bundle
 from foldrank.digests import sha256_file
-from foldrank.graph.load import load_model
-from foldrank.graph.weights import read
+from foldrank.graph.linear.weights import read
+from foldrank.graph.safe.load import load_model
 from foldrank.verbs.apply import apply
 
 IDS = np.random.default_rng(1).integers(0, 50, 24)

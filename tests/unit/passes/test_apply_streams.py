@@ -14,10 +14,10 @@ import pytest
 from onnx.external_data_helper import set_external_data
 from synthetic import PlanMaker, Shape, random_decoder, run_onnx, worst, write_bundle
 
-from foldrank.bundle import Bundle, seal
+from foldrank.bundle.bundle import Bundle, seal
 from foldrank.digests import sha256_file
 from foldrank.errors import PlanMismatch, SourceError
-from foldrank.graph.load import load_model
+from foldrank.graph.safe.load import load_model
 from foldrank.passes.hashed_file import HashedFile
 from foldrank.verbs.apply import apply
 
@@ -71,7 +71,7 @@ def test_several_data_files_become_one(tmp_path: Path, places: list[tuple[str, i
 @pytest.mark.parametrize("start", [(1 << 31) - 4096, (1 << 32) - 4096])
 def test_offsets_beyond_32_bits(tmp_path: Path, start: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A hole stands for the weights before; its digest is not what is tested, so the bundle is not proved again."""
-    monkeypatch.setattr("foldrank.bundle.sha256_of", lambda path: "0" * 64)
+    monkeypatch.setattr("foldrank.bundle.bundle.sha256_of", lambda path: "0" * 64)
     dense = dense_of(tmp_path, [("model.onnx.data", start)])
     made = plan_for(dense)
     small = apply(dense, made.plan(), tmp_path / "small")

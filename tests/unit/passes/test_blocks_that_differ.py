@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 from synthetic import PlanMaker, Shape, random_decoder, write_standard
 
 from foldrank.errors import FoldrankError, GraphNotRecognized, PassRefused
-from foldrank.graph.load import load_model
+from foldrank.graph.safe.load import load_model
 from foldrank.passes.pipeline import transform
 
 DECODER = random_decoder(Shape(blocks=6, packed=False), seed=1)

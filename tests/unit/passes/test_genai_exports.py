@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 from synthetic import run_onnx, worst
 
-from foldrank.bundle import Bundle, seal
+from foldrank.bundle.bundle import Bundle, seal
 from foldrank.digests import WeightDigest, combine, sha256_file
 from foldrank.edits import Edit
 from foldrank.edits.fold_blocks import FoldBlocks
 from foldrank.edits.low_rank import LowRank
 from foldrank.errors import PassRefused
 from foldrank.export.child import run_child
-from foldrank.graph.decoder import read_decoder
-from foldrank.graph.load import load_model
-from foldrank.plandocument import PlanDocument, Source
-from foldrank.planfile import Plan
+from foldrank.graph.safe.load import load_model
+from foldrank.graph.view.decoder import read_decoder
+from foldrank.planfile.document import PlanDocument, Source
+from foldrank.planfile.plan import Plan
 from foldrank.sites import Site
 from foldrank.verbs.apply import apply
 

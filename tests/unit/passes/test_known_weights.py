@@ -10,11 +10,11 @@ import pytest
 from synthetic import ROLES, Decoder, PlanMaker, Shape, random_decoder, write_bundle
 
 import foldrank.passes.proof
-from foldrank.bundle import Bundle, seal
+from foldrank.bundle.bundle import Bundle, seal
 from foldrank.digests import sha256_file
 from foldrank.errors import BundleError, PlanMismatch
-from foldrank.graph.stored import stored_weights
-from foldrank.planfile import Plan
+from foldrank.graph.view.stored import stored_weights
+from foldrank.planfile.plan import Plan
 from foldrank.verbs.apply import apply
 
 

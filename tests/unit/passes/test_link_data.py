@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from synthetic import PlanMaker, Shape, random_decoder, run_onnx, worst, write_bundle
 
-from foldrank.bundle import Bundle
+from foldrank.bundle.bundle import Bundle
 from foldrank.cli.main import main
 from foldrank.digests import sha256_file
 from foldrank.errors import PassRefused, SourceError

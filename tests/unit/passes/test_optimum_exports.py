@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from foldrank.errors import PassRefused, PlanMismatch
-from foldrank.graph.decoder import Decoder, read_decoder
-from foldrank.graph.load import load_model
+from foldrank.graph.safe.load import load_model
+from foldrank.graph.view.decoder import Decoder, read_decoder
 from foldrank.passes.pipeline import transform
 
 pytest.importorskip("torch")

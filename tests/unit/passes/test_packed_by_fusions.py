@@ -10,10 +10,10 @@ import onnx_ir as ir
 from onnx import helper, numpy_helper
 from synthetic import PlanMaker, Shape, random_decoder, run_onnx, worst, write_standard
 
-from foldrank.graph.decoder import read_decoder
 from foldrank.graph.dialects.torch_export import DIALECT
-from foldrank.graph.load import load_model
-from foldrank.graph.parts import biases_of
+from foldrank.graph.linear.parts import biases_of
+from foldrank.graph.safe.load import load_model
+from foldrank.graph.view.decoder import read_decoder
 from foldrank.passes.pipeline import transform
 from foldrank.passes.write import write_model
 

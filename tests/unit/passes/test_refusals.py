@@ -15,18 +15,18 @@ import pytest
 from onnx import numpy_helper
 from synthetic import Decoder, PlanMaker, Shape, random_decoder, worst, write_bundle, write_graph
 
-from foldrank.bundle import Bundle
+from foldrank.bundle.bundle import Bundle
 from foldrank.edits.fold_blocks import FoldBlocks
 from foldrank.edits.low_rank import LowRank
 from foldrank.errors import GraphNotRecognized, InvariantBroken, PassRefused, PlanMismatch, SourceError
-from foldrank.graph.decoder import View, read_decoder
 from foldrank.graph.invariants import check_graph
-from foldrank.graph.load import load_model
+from foldrank.graph.safe.load import load_model
+from foldrank.graph.view.decoder import View, read_decoder
 from foldrank.passes.drop_blocks import DropBlocks
 from foldrank.passes.fold_blocks import FoldWeights
 from foldrank.passes.low_rank import FactorLinears
 from foldrank.passes.pipeline import run, transform
-from foldrank.planfile import Plan
+from foldrank.planfile.plan import Plan
 from foldrank.sites import Site
 from foldrank.verbs.apply import apply
 

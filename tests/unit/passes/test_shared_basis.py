@@ -8,8 +8,8 @@ from torch_model import Planned, prove
 
 import foldrank
 from foldrank.edits.low_rank import LowRank
-from foldrank.graph.load import load_model
-from foldrank.planfile import Plan
+from foldrank.graph.safe.load import load_model
+from foldrank.planfile.plan import Plan
 
 
 def test_neighbours_read_one_initializer_and_compute_what_the_plan_says(shared: Path, tmp_path: Path) -> None:

@@ -16,10 +16,10 @@ from onnx import TensorProto, helper
 from synthetic import Decoder, PlanMaker, Shape, random_decoder, run_onnx, worst, write_graph
 
 from foldrank.errors import GraphNotRecognized
-from foldrank.graph.decoder import read_decoder
 from foldrank.graph.invariants import check_file
-from foldrank.graph.load import load_model
-from foldrank.graph.skip_norms import take_apart
+from foldrank.graph.safe.load import load_model
+from foldrank.graph.view.decoder import read_decoder
+from foldrank.graph.view.skip_norms import take_apart
 from foldrank.passes.pipeline import transform
 from foldrank.passes.write import write_model
 from foldrank.verbs.inspect import inspect

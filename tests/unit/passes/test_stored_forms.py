@@ -15,12 +15,12 @@ from synthetic import ROLES, Decoder, PlanMaker, Shape, random_decoder, run_onnx
 from synthetic.standard import write_standard
 
 from foldrank.errors import PassRefused
-from foldrank.graph.decoder import read_decoder
 from foldrank.graph.invariants import check_file
-from foldrank.graph.load import load_model
+from foldrank.graph.safe.load import load_model
+from foldrank.graph.view.decoder import read_decoder
 from foldrank.passes.pipeline import transform
 from foldrank.passes.write import write_model
-from foldrank.planfile import Plan
+from foldrank.planfile.plan import Plan
 
 IDS = np.random.default_rng(1).integers(0, 50, 11)
 DECODER = random_decoder(Shape(width=64, mlp=96, biased=True), seed=1)

@@ -11,8 +11,8 @@ from anonymous import strip_names
 from same_view import same_view
 
 from foldrank.errors import PassRefused
-from foldrank.graph.decoder import read_decoder
-from foldrank.graph.load import load_model
+from foldrank.graph.safe.load import load_model
+from foldrank.graph.view.decoder import read_decoder
 from foldrank.passes.pipeline import transform
 
 pytest.importorskip("torch")

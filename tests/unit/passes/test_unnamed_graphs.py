@@ -12,9 +12,9 @@ from nightly import AT_NIGHT
 from same_view import same_view
 from synthetic import PlanMaker, Shape, random_decoder, run_onnx, worst, write_graph
 
-from foldrank.graph.decoder import read_decoder
 from foldrank.graph.invariants import check_file
-from foldrank.graph.load import load_model
+from foldrank.graph.safe.load import load_model
+from foldrank.graph.view.decoder import read_decoder
 from foldrank.passes.pipeline import transform
 from foldrank.passes.write import write_model
 

@@ -17,12 +17,12 @@ from onnx import TensorProto, helper, numpy_helper
 from synthetic import Decoder, PlanMaker, Shape, random_decoder, run_onnx, worst, write_graph, write_standard
 
 from foldrank.errors import PassRefused, PlanMismatch
-from foldrank.graph.decoder import read_decoder
 from foldrank.graph.invariants import check_file
-from foldrank.graph.load import load_model
+from foldrank.graph.safe.load import load_model
+from foldrank.graph.view.decoder import read_decoder
 from foldrank.passes.pipeline import transform
 from foldrank.passes.write import write_model
-from foldrank.planfile import Plan
+from foldrank.planfile.plan import Plan
 
 IDS = np.random.default_rng(1).integers(0, 50, 11)
 DECODER = random_decoder(Shape(packed=False, biased=True), seed=1)

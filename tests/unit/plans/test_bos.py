@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from foldrank.checkpoint import Checkpoint
-from foldrank.context import usable
 from foldrank.errors import SourceError
-from foldrank.opening import PLAIN, Opening
-from foldrank.plandocument import read_document
+from foldrank.model.checkpoint import Checkpoint
+from foldrank.model.context import usable
+from foldrank.model.opening import PLAIN, Opening
+from foldrank.planfile.document import read_document
 from foldrank.plans import compose
 from foldrank.plans.chats import Chat
 from foldrank.plans.encoding import Prompts, encoded, opening_of

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from foldrank.checkpoint import Checkpoint
 from foldrank.edits.fold_blocks import FoldBlocks
 from foldrank.edits.low_rank import LowRank
 from foldrank.errors import PlanMismatch, SourceError
-from foldrank.planfile import Plan
+from foldrank.model.checkpoint import Checkpoint
+from foldrank.planfile.plan import Plan
 from foldrank.plans.compose import make_plan, parse_all, run_all
 from foldrank.plans.models.decoder import load_decoder
 from foldrank.plans.reference import reference_model

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from foldrank.checkpoint import Checkpoint
 from foldrank.edits.fold_blocks import FoldBlocks
 from foldrank.errors import SourceError
+from foldrank.model.checkpoint import Checkpoint
 from foldrank.plans.low_rank.grams import block_statistics
 from foldrank.plans.models.block import watch_inputs
 from foldrank.plans.models.decoder import Decoder, load_decoder

@@ -12,10 +12,10 @@ import torch
 from tiny_families import EXPERTS, TINY, save
 
 from foldrank.benchmarks.planning import naive_similarity
-from foldrank.checkpoint import Checkpoint
 from foldrank.edits.fold_blocks import FoldBlocks
 from foldrank.edits.low_rank import LowRank
 from foldrank.errors import SourceError
+from foldrank.model.checkpoint import Checkpoint
 from foldrank.plans.compose import calibration_windows, make_plan, parse_all, plan_of, run_all, usable
 from foldrank.plans.method import Result, Task
 from foldrank.plans.methods import slm

@@ -12,8 +12,8 @@ import pytest
 import tiny_families
 from safetensors.numpy import load_file, save_file
 
-from foldrank.checkpoint import Checkpoint
 from foldrank.errors import SourceError
+from foldrank.model.checkpoint import Checkpoint
 from foldrank.plans.models.loading import load_model
 from foldrank.plans.models.names import prove_names
 

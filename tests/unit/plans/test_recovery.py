@@ -14,8 +14,8 @@ from foldrank.digests import WeightDigest
 from foldrank.edits.fold_blocks import FoldBlocks
 from foldrank.edits.low_rank import LowRank
 from foldrank.edits.replace_weight import ReplaceWeight
-from foldrank.plandocument import PlanDocument, Source
-from foldrank.planfile import Plan
+from foldrank.planfile.document import PlanDocument, Source
+from foldrank.planfile.plan import Plan
 from foldrank.plans.method import Task
 from foldrank.plans.methods import quantize
 from foldrank.plans.methods.dipsvd import Settings, run

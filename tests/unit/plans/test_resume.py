@@ -20,7 +20,7 @@ import torch
 
 import foldrank
 from foldrank.benchmarks.random_checkpoint import Shape, write_checkpoint
-from foldrank.planfile import Plan
+from foldrank.planfile.plan import Plan
 from foldrank.plans.compose import parse_all, run_all
 from foldrank.plans.models.block import Block
 from foldrank.plans.models.decoder import Decoder

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from foldrank import strictjson
-from foldrank.bundle import seal
+from foldrank.bundle.bundle import seal
 from foldrank.digests import WeightDigest
 from foldrank.edits import Edit
 from foldrank.edits.fold_blocks import FoldBlocks
 from foldrank.edits.low_rank import LowRank, rank_limit
 from foldrank.installed import missing
-from foldrank.plandocument import Calibration, Keep, PlanDocument, Source, Step
+from foldrank.planfile.document import Calibration, Keep, PlanDocument, Source, Step
 from foldrank.reporting import picture
 from foldrank.sites import Site
 from tests.sample_reports import benchmark, validation

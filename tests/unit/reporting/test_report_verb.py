@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from foldrank.bundle import Bundle
+from foldrank.bundle.bundle import Bundle
 from foldrank.cli.main import cli
 from foldrank.errors import BundleError, ProviderUnavailable, SourceError
 from foldrank.verbs.report import report

@@ -14,10 +14,10 @@ from click.testing import CliRunner
 from foldrank.cli import main
 from foldrank.errors import SourceError
 from foldrank.plans.texts import load_tokenizer
-from foldrank.runtime.batch import batches, continued, padded, padding_side, with_onnxruntime
-from foldrank.runtime.decoding import OrtDecoder
-from foldrank.runtime.generate import Sampling, check_prompts, choose
-from foldrank.runtime.providers import resolve
+from foldrank.runtime.decoding.batch import batches, continued, padded, padding_side, with_onnxruntime
+from foldrank.runtime.decoding.decoder import OrtDecoder
+from foldrank.runtime.decoding.generate import Sampling, check_prompts, choose
+from foldrank.runtime.providers.provider import resolve
 from foldrank.verbs.run import run
 
 CPU = resolve("cpu")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foldrank.errors import ValidationFailed
-from foldrank.runtime.compare import Comparison, check_finite, kl_divergence, log_softmax, pieces
+from foldrank.runtime.proof.compare import Comparison, check_finite, kl_divergence, log_softmax, pieces
 
 LOGITS = np.random.default_rng(0).normal(size=(7, 11)).astype(np.float32) * 5
 

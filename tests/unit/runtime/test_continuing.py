@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from foldrank.reporting.snippets import CONTINUED
-from foldrank.runtime.decoding import OrtDecoder
-from foldrank.runtime.providers import resolve
+from foldrank.runtime.decoding.decoder import OrtDecoder
+from foldrank.runtime.providers.provider import resolve
 
 
 class _Tokens:

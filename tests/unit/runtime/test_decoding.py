@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from foldrank.bundle.configs import head_size
 from foldrank.errors import GraphNotRecognized, ProviderUnavailable, SourceError
-from foldrank.runtime.configs import head_size
-from foldrank.runtime.decoding import CacheLayout, Logits, OrtDecoder, Tokens, shares_buffer
-from foldrank.runtime.genai import GenaiDecoder
-from foldrank.runtime.providers import Provider, resolve
-from foldrank.runtime.session import open_session
+from foldrank.runtime.decoding.decoder import CacheLayout, Logits, OrtDecoder, Tokens, shares_buffer
+from foldrank.runtime.decoding.genai import GenaiDecoder
+from foldrank.runtime.providers.provider import Provider, resolve
+from foldrank.runtime.sessions.session import open_session
 
 CPU = resolve("cpu")
 IDS = np.random.default_rng(5).integers(1, 4000, (3, 24))

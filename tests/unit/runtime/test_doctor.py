@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from foldrank import small_graphs
-from foldrank.runtime import fallback as module
-from foldrank.runtime.fallback import probed
-from foldrank.runtime.probe import probe
+from foldrank.runtime.providers import fallback as module
+from foldrank.runtime.providers.fallback import probed
+from foldrank.runtime.sessions.probe import probe
 from foldrank.verbs.doctor import doctor
 
 

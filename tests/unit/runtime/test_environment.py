@@ -2,7 +2,7 @@
 
 import pytest
 
-from foldrank.runtime.environment import number, older, problems
+from foldrank.runtime.providers.environment import number, older, problems
 
 SOUND = {"onnxruntime": "1.32.0", "onnxruntime-genai": "0.18.0", "torch": "2.13.0+cpu", "transformers": "5.23.0",
          "onnx": "1.23.2", "protobuf": "7.36.2"}

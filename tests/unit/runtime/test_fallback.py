@@ -11,10 +11,11 @@ import pytest
 
 from foldrank.cli import main
 from foldrank.errors import ProviderUnavailable
-from foldrank.runtime import fallback, providers
-from foldrank.runtime.fallback import provider_for
-from foldrank.runtime.providers import Provider
-from foldrank.runtime.session import open_session
+from foldrank.runtime.providers import fallback
+from foldrank.runtime.providers import provider as providers
+from foldrank.runtime.providers.fallback import provider_for
+from foldrank.runtime.providers.provider import Provider
+from foldrank.runtime.sessions.session import open_session
 from foldrank.small_graphs import square
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"

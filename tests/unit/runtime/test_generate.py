@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from foldrank.errors import SourceError
-from foldrank.runtime.generate import Sampling, check_prompts, choose
+from foldrank.runtime.decoding.generate import Sampling, check_prompts, choose
 
 LOGITS = np.log(np.array([0.1, 0.5, 0.15, 0.25]))
 

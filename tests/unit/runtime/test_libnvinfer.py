@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from foldrank.errors import ProviderUnavailable
-from foldrank.runtime import libnvinfer
-from foldrank.runtime.libnvinfer import load_tensorrt, package_folders, version_text
+from foldrank.runtime.providers import libnvinfer
+from foldrank.runtime.providers.libnvinfer import load_tensorrt, package_folders, version_text
 
 NAMES = ["libnvinfer.so.10", "libnvinfer_plugin.so.10", "libnvonnxparser.so.10"]
 
@@ -95,7 +95,7 @@ def test_the_real_loader_makes_them_known_to_later_ones(tmp_path: Path) -> None:
         subprocess.run(made, check=True)
     program = (
         "import ctypes, pathlib, sys\n"
-        "from foldrank.runtime.libnvinfer import load_tensorrt\n"
+        "from foldrank.runtime.providers.libnvinfer import load_tensorrt\n"
         "print(load_tensorrt(folders=[pathlib.Path(sys.argv[1])]), ctypes.CDLL(None).getInferLibVersion())\n"
     )
     environment = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path / "none")}

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from foldrank.runtime.profiling import STEPS, profiled, summary
-from foldrank.runtime.providers import Provider
+from foldrank.runtime.decoding.profiling import STEPS, profiled, summary
+from foldrank.runtime.providers.provider import Provider
 
 
 def node(ts: int, dur: int, op: str, provider: str = "CPU", suffix: str = "kernel_time") -> dict[str, Any]:

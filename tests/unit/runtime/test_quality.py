@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from foldrank.errors import ValidationFailed
-from foldrank.runtime.quality import Sums, common_prefix, greedy_prefix, measure
+from foldrank.runtime.proof.quality import Sums, common_prefix, greedy_prefix, measure
 
 VOCABULARY = 5
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from foldrank.runtime.decoding import OrtDecoder
-from foldrank.runtime.providers import Provider
-from foldrank.runtime.resident import ResidentDecoder, open_decoder
+from foldrank.runtime.decoding.decoder import OrtDecoder
+from foldrank.runtime.decoding.resident import ResidentDecoder, open_decoder
+from foldrank.runtime.providers.provider import Provider
 
 CPU = Provider("cpu")
 PROMPT = np.array([[5, 17, 300, 41, 7], [900, 2, 33, 33, 1024]])

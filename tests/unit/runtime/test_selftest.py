@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from foldrank.bundle import Bundle
-from foldrank.checkpoint import Checkpoint
+from foldrank.bundle.bundle import Bundle
 from foldrank.errors import BundleError, ValidationFailed
-from foldrank.runtime.compare import kl_divergence, log_softmax
-from foldrank.runtime.providers import Provider
-from foldrank.runtime.selftest import FILE, LIKELIEST, Seen, SelfTest, precision_of
+from foldrank.model.checkpoint import Checkpoint
+from foldrank.runtime.proof.compare import kl_divergence, log_softmax
+from foldrank.runtime.proof.selftest import FILE, LIKELIEST, Seen, SelfTest, precision_of
+from foldrank.runtime.providers.provider import Provider
 from foldrank.verbs.reference import reference_of
 from foldrank.verbs.selftest import add_selftest, selftest
 

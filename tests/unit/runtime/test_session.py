@@ -13,9 +13,10 @@ import pytest
 from onnx import TensorProto, helper
 
 from foldrank.errors import FoldrankError, ProviderUnavailable, SourceError, UnsafeModel
-from foldrank.runtime import providers, session
-from foldrank.runtime.providers import Provider, resolve, short_name
-from foldrank.runtime.session import default_threads, open_session
+from foldrank.runtime.providers import provider as providers
+from foldrank.runtime.providers.provider import Provider, resolve, short_name
+from foldrank.runtime.sessions import session
+from foldrank.runtime.sessions.session import default_threads, open_session
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def test_options_are_passed_through_as_they_are(monkeypatch: pytest.MonkeyPatch)
 def test_a_missing_library_is_an_environment_error_with_the_command() -> None:
     code = (
         "import sys; sys.modules['onnxruntime'] = None\n"
-        "from foldrank.runtime.providers import resolve\n"
+        "from foldrank.runtime.providers.provider import resolve\n"
         "try: resolve('cpu')\n"
         "except Exception as error: print(type(error).__name__, error)\n"
     )
@@ -75,7 +76,7 @@ def test_telemetry_is_off_before_the_library_is_imported() -> None:
         "    def find_spec(self, name, *_):\n"
         "        if name == 'onnxruntime': print(os.environ.get('ORT_DISABLE_TELEMETRY'))\n"
         "sys.meta_path.insert(0, Spy())\n"
-        "from foldrank.runtime.providers import resolve\n"
+        "from foldrank.runtime.providers.provider import resolve\n"
         "resolve('cpu')\n"
     )
     environment = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}

@@ -12,13 +12,14 @@ from synthetic import Shape, random_decoder, write_graph, write_standard
 
 from foldrank.errors import ProviderUnavailable, SourceError
 from foldrank.graph.summary import summary_of
-from foldrank.runtime import libnvinfer, providers, tensorrt_cache
-from foldrank.runtime.fallback import provider_for
-from foldrank.runtime.probe import probe
-from foldrank.runtime.providers import Provider, resolve
-from foldrank.runtime.session import open_session
-from foldrank.runtime.tensorrt import precision, prepared
-from foldrank.runtime.tensorrt_profile import GIVEN
+from foldrank.runtime.providers import libnvinfer, tensorrt_cache
+from foldrank.runtime.providers import provider as providers
+from foldrank.runtime.providers.fallback import provider_for
+from foldrank.runtime.providers.provider import Provider, resolve
+from foldrank.runtime.providers.tensorrt import precision, prepared
+from foldrank.runtime.providers.tensorrt_profile import GIVEN
+from foldrank.runtime.sessions.probe import probe
+from foldrank.runtime.sessions.session import open_session
 from foldrank.small_graphs import square
 from foldrank.verbs import run as verb
 

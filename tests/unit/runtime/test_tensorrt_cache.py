@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from foldrank.errors import UnsafeModel
-from foldrank.runtime import tensorrt_cache
-from foldrank.runtime.tensorrt_cache import FORGET_S, cache_options, cards_and_driver, engine_digest
+from foldrank.runtime.providers import tensorrt_cache
+from foldrank.runtime.providers.tensorrt_cache import FORGET_S, cache_options, cards_and_driver, engine_digest
 
 CARD = {"cards": ["NVIDIA H200"], "driver": "580.1"}
 ENGINE, TIMING = "trt_engine_cache_path", "trt_timing_cache_path"

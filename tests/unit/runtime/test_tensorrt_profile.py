@@ -12,10 +12,10 @@ from synthetic import Decoder, Shape, random_decoder, worst, write_standard
 from foldrank.errors import GraphNotRecognized
 from foldrank.graph.summary import summary_of
 from foldrank.ports import Port
-from foldrank.runtime.proof import rows_at_once
-from foldrank.runtime.providers import resolve
-from foldrank.runtime.session import open_session
-from foldrank.runtime.tensorrt_profile import GIVEN, OURS, ROWS, Range, Ranges, check_options, profile
+from foldrank.runtime.proof.graph_proof import rows_at_once
+from foldrank.runtime.providers.provider import resolve
+from foldrank.runtime.providers.tensorrt_profile import GIVEN, OURS, ROWS, Range, Ranges, check_options, profile
+from foldrank.runtime.sessions.session import open_session
 
 SMALL = {"profile_batch": "1:2:3", "profile_prompt": "1:2:9", "profile_past": "0:5:11"}
 TOKENS = "tensor(int64)"

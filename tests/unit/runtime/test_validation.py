@@ -6,7 +6,7 @@ import pytest
 
 from foldrank.reports.form import Gate
 from foldrank.reports.validate import NOT_RUN, GraphProof, Quality
-from foldrank.runtime.validation import gates, share, verdict
+from foldrank.runtime.proof.validation import gates, share, verdict
 
 GOOD = GraphProof(reference="it", positions=9, argmax_agreement=1.0, max_relative_error=1e-6, kl_nats=0.0,
                   measure="max_relative_error", limit=1e-4, passed=True)

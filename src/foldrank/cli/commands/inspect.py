@@ -22,7 +22,7 @@ def command(path: Path, as_json: bool, quiet: bool, verbose: bool) -> None:
     if as_json:
         output.emit_json(found)
     elif found["kind"] == "plan":
-        from foldrank.planfile import Plan
+        from foldrank.planfile.plan import Plan
 
         plans.show(Plan.read(path))
     else:

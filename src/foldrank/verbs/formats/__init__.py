@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable
 from pathlib import Path
 
-from foldrank.bundle import Bundle, FileEntry
+from foldrank.bundle.bundle import Bundle, FileEntry
 from foldrank.progress import Progress
 
 FORMATS = {

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from foldrank import strictjson
-from foldrank.bundle import Bundle, FileEntry
+from foldrank.bundle.bundle import Bundle, FileEntry
 from foldrank.errors import BundleError, ExportError
-from foldrank.graph.load import load_model
-from foldrank.licence import is_licence
+from foldrank.graph.safe.load import load_model
+from foldrank.model.licence import is_licence
 from foldrank.passes.shards import write_shards
 from foldrank.progress import Progress
 from foldrank.reporting.card import packaged_card

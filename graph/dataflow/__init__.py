@@ -1,0 +1,1 @@
+"""What flows where: cache pairs, order, boundaries of blocks, and what repeats."""

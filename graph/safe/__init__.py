@@ -1,0 +1,1 @@
+"""Load a graph that a stranger wrote: wire format, laws, external data."""

@@ -1,0 +1,1 @@
+"""Proof of a graph, the cost of an approximation, and the verdict over both."""

@@ -1,0 +1,1 @@
+"""Execution providers: which there are, which really start, and what TensorRT needs."""

@@ -1,0 +1,1 @@
+"""Sessions of ONNX Runtime, what their nodes take, and whether a provider runs them."""

@@ -1,0 +1,1 @@
+"""A bundle on disk: its manifest, and the configs that other libraries read."""

@@ -1,0 +1,143 @@
+"""Folders that appear whole or not at all: built beside their place, synced, renamed.
+
+Knows nothing of what is written into them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import glob
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from foldrank.disk.renaming import exchange, rename_new, restore
+from foldrank.errors import SourceError
+
+_NEWBORN_S = 5.0
+"""Age below which a stage without a lock may belong to a run that is about to take it."""
+
+
+@contextlib.contextmanager
+def staged_folder(target: Path | str, *, force: bool = False) -> Iterator[Path]:
+    """Give an empty sibling of `target`; on success sync it and rename it into place, else remove it.
+
+    Raises SourceError where the target exists (without `force`), its parent does not, or the disk is full.
+    """
+    target = Path(target).expanduser().absolute()
+    check_output(target, force=force)
+    with workspace(target) as stage:
+        yield stage
+        sync_tree(stage)
+        move_into_place(stage, target, force=force)
+
+
+@contextlib.contextmanager
+def workspace(target: Path | str) -> Iterator[Path]:
+    """Give an empty sibling of `target` for the work that leads to it, removed at the end whatever happens.
+
+    Raises SourceError where it cannot be made or the disk fills up.
+    """
+    target = Path(target).expanduser().absolute()
+    stage, lock = None, None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(target)
+        stage = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+        lock = locked(stage)
+        stage.chmod(0o755)
+        yield stage
+    except OSError as error:
+        raise _plain(target, error) from error
+    finally:
+        if stage is not None:
+            shutil.rmtree(stage, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def check_output(target: Path | str, *, force: bool = False) -> None:
+    """Refuse early what `staged_folder` would refuse: an output that exists. Raises SourceError."""
+    target = Path(target).expanduser().absolute()
+    if os.path.lexists(target) and not force:
+        raise SourceError(target, "exists already", "choose another -o, or --force to replace it")
+    if os.path.lexists(target) and (target.is_symlink() or not target.is_dir()):
+        raise SourceError(target, "is not a folder", "choose another -o")
+    if target == Path.cwd() or target in Path.cwd().parents:
+        raise SourceError(target, "holds the current folder", "choose another -o")
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file beside its place, sync it, rename it."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            Path(file.name).chmod(0o644)
+            os.replace(file.name, path)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
+
+
+def sync_tree(folder: Path) -> None:
+    """fsync every file and folder below, and the folder itself."""
+    for directory, _, names in os.walk(folder, topdown=False):
+        for name in [*names, "."]:
+            sync_file(os.path.join(directory, name))
+
+
+def sync_file(path: Path | str) -> None:
+    """fsync a file or folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def move_into_place(stage: Path, target: Path, *, force: bool = False) -> None:
+    """Rename a finished folder to its place, on the same file system. What appeared there is refused, or with `force`,
+    where it is a folder, exchanged: `stage` holds it then. Raises SourceError, OSError."""
+    try:
+        rename_new(stage, target)
+    except FileExistsError:
+        if not force:
+            what = "appeared while this ran"
+            raise SourceError(target, what, "choose another -o, or --force to replace it") from None
+        check_output(target, force=True)
+        exchange(stage, target)
+        if stage.is_symlink() or not stage.is_dir():  # it was swapped for a file since the check: give it back
+            exchange(stage, target)
+            raise SourceError(target, "is not a folder", "choose another -o") from None
+    sync_file(target.parent)
+
+
+def locked(folder: Path) -> int | None:
+    """Descriptor that holds the folder's lock until it is closed, or None where another process holds it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _sweep(target: Path) -> None:
+    """Undo what runs towards the same target left that were killed: nobody locks it."""
+    restore(target)
+    for stage in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
+        if time.time() - stage.stat().st_mtime > _NEWBORN_S and (lock := locked(stage)) is not None:
+            shutil.rmtree(stage, ignore_errors=True)
+            os.close(lock)
+
+
+def _plain(target: Path, error: OSError) -> SourceError:
+    what = f"cannot be written: {error.strerror or error}"
+    return SourceError(error.filename or target, what, "nothing was left behind; make room or choose another -o")

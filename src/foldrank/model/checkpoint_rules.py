@@ -1,0 +1,116 @@
+"""What a config.json may ask for, and whether it speaks of the tensors beside it.
+
+A tensor that is missing would be filled with random numbers by the loading library, which only warns.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from foldrank import strictjson
+from foldrank.errors import SourceError
+from foldrank.model import facts
+from foldrank.model.tensorfile import StoredTensor
+
+_BLOCK = re.compile(r"(?:^|\.)(?:layers|h|blocks|layer)\.(\d+)\.(.+)$")
+_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
+_HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
+_PLAIN = {"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "smollm3", "olmo"}
+"""Families whose projections have exactly the shapes that the config's sizes give."""
+
+
+def remote_code(folder: Path, config: Mapping[str, Any]) -> Path | None:
+    """The file that brings or asks for code of its own, if any: `auto_map`, or `trust_remote_code` at any depth."""
+    if _asks(config):
+        return folder / "config.json"
+    for name in ("tokenizer_config.json", "generation_config.json"):
+        path = folder / name
+        try:
+            if path.is_file() and _asks(strictjson.read_foreign(path)):
+                return path
+        except (OSError, strictjson.JsonError) as error:
+            raise SourceError(path, str(error), "fetch the checkpoint again") from None
+    return None
+
+
+def _asks(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(key in ("auto_map", "trust_remote_code") and inner for key, inner in value.items()) or any(
+            map(_asks, value.values())
+        )
+    return isinstance(value, list) and any(map(_asks, value))
+
+
+def config_problems(config: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> list[str]:
+    """Every disagreement that names and shapes show, without reading a weight."""
+    text = facts.text_config(config)
+    blocks: dict[int, dict[str, StoredTensor]] = defaultdict(dict)
+    for name, tensor in tensors.items():
+        if match := _BLOCK.search(name):
+            blocks[int(match[1])][match[2]] = tensor
+    return [*_counts(text, blocks), *_embedding(text, tensors), *_uneven(text, blocks), *_shapes(text, blocks)]
+
+
+def embedding_table(tensors: Mapping[str, StoredTensor]) -> StoredTensor | None:
+    """The tensor that holds the embedding of tokens, by the names that families give it."""
+    return next((tensor for name, tensor in tensors.items() if name.endswith(_EMBEDDINGS)), None)
+
+
+def _counts(text: Mapping[str, Any], blocks: Mapping[int, Any]) -> Iterator[str]:
+    wanted = facts.blocks(text) or 0
+    if set(blocks) != set(range(wanted)):
+        missing = sorted(set(range(wanted)) - set(blocks))[:5]
+        extra = sorted(set(blocks) - set(range(wanted)))[:5]
+        yield f"it speaks of {wanted} blocks, the weights of {len(blocks)} (missing {missing}, beyond {extra})"
+    kinds = text.get("layer_types")
+    if isinstance(kinds, list) and len(kinds) != wanted:
+        yield f"layer_types has {len(kinds)} entries for {wanted} blocks"
+
+
+def _embedding(text: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> Iterator[str]:
+    table = embedding_table(tensors)
+    wanted = (facts.vocabulary(text), facts.width(text))
+    if table is None:
+        yield "no embedding table among the weights"
+    elif None not in wanted and table.shape != wanted and "word_embed_proj_dim" not in text:
+        yield f"{table.name} is {table.shape}, vocab_size and hidden_size say {wanted}"
+    if text.get("tie_word_embeddings") is False and not any(n.endswith(_HEADS) for n in tensors):
+        yield "tie_word_embeddings is false, but there is no lm_head.weight"
+
+
+def _uneven(text: Mapping[str, Any], blocks: Mapping[int, dict[str, StoredTensor]]) -> Iterator[str]:
+    """Blocks of one kind hold the same tensors of the same shapes; mixtures and shared caches are not that regular."""
+    if not blocks or any("expert" in key or "shared_layers" in key for key in text):
+        return
+    kinds = text.get("layer_types") or []
+    first: dict[Any, int] = {}
+    for number in sorted(blocks):
+        kind = kinds[number] if number < len(kinds) else None
+        model = blocks[first.setdefault(kind, number)]
+        for suffix in sorted(set(model) ^ set(blocks[number])):
+            lacking, having = (number, first[kind]) if suffix in model else (first[kind], number)
+            yield f"block {lacking} has no {suffix}, block {having} has"
+
+
+def _shapes(text: Mapping[str, Any], blocks: Mapping[int, dict[str, StoredTensor]]) -> Iterator[str]:
+    if text.get("model_type") not in _PLAIN or not {"hidden_size", "num_attention_heads"} <= set(text):
+        return
+    width, heads, head, inner = (fact(text) or 0 for fact in (facts.width, facts.heads, facts.head_size,
+                                                              facts.mlp_width))
+    keys = (facts.kv_heads(text) or 0) * head
+    wanted = {
+        "self_attn.q_proj": (heads * head, width), "self_attn.k_proj": (keys, width),
+        "self_attn.v_proj": (keys, width), "self_attn.o_proj": (width, heads * head),
+        "mlp.gate_proj": (inner, width), "mlp.up_proj": (inner, width), "mlp.down_proj": (width, inner),
+    }
+    for number, block in sorted(blocks.items()):
+        for name, shape in wanted.items():
+            tensor = block.get(f"{name}.weight")
+            if tensor is not None and tensor.shape != shape:
+                yield f"{tensor.name} is {tensor.shape}, the sizes say {shape}"
+            if tensor is None and name not in ("mlp.gate_proj",):
+                yield f"block {number} has no {name}.weight"
