@@ -105,7 +105,7 @@ def write_checkpoint(
         _json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": index})
         _json(folder / "config.json", _config(shape, dtype))
         _json(folder / "generation_config.json", {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0})
-        _write_tokenizer(folder)
+        write_tokenizer(folder)
         (folder / "README.md").write_text(_README.format(parameters=shape.parameters, seed=seed), encoding="utf-8")
     return output
 
@@ -142,8 +142,8 @@ def _config(shape: Shape, dtype: str) -> dict[str, object]:
     }
 
 
-def _write_tokenizer(folder: Path) -> None:
-    """A byte-level tokenizer: end of text, then the 256 bytes."""
+def write_tokenizer(folder: Path) -> None:
+    """Write a byte-level tokenizer: end of text, then the 256 bytes."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: number for number, token in enumerate(["<|end|>", *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))

@@ -1,4 +1,4 @@
-"""Fixtures every test may use: the bundled model and the shared material beside the checkout."""
+"""Fixtures every test may use: the bundled model, and small ones made once per test run."""
 
 from __future__ import annotations
 
@@ -65,12 +65,13 @@ def specs_5m() -> Path:
 
 
 @pytest.fixture(scope="session")
-def shared() -> Path:
-    """Real exports and checkpoints kept beside the checkout; tests that need them skip without."""
-    folder = ROOT.parent / "shared"
-    if not folder.is_dir():
-        pytest.skip("no ../shared beside the checkout")
-    return folder
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """FAMILY/checkpoint, random, and FAMILY/optimum, the graph that optimum-onnx makes of it, of each family that
+    optimum_graphs.py has. Nobody may write into it."""
+    pytest.importorskip("transformers")
+    from optimum_graphs import write_all
+
+    return _once(tmp_path_factory, "tiny", write_all)
 
 
 @pytest.fixture(scope="session")
@@ -82,12 +83,12 @@ def dense_5m(specs_5m: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def traced_llama(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def traced_llama(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny Llama through the transformers exporter, once per test run: half a minute."""
     pytest.importorskip("transformers.exporters")
     from foldrank.verbs.export import export
 
-    checkpoint = shared / "fixtures" / "tiny" / "llama" / "checkpoint"
+    checkpoint = tiny_models / "llama" / "checkpoint"
     return _once(tmp_path_factory, "traced", lambda folder: export(checkpoint, folder, exporter="transformers",
                                                                    offline=True))
 

@@ -34,7 +34,6 @@ from foldrank.runtime.proof.compare import kl_divergence, log_softmax
 from foldrank.versions import versions
 
 ROOT = Path(__file__).resolve().parent.parent
-SHARED = ROOT.parent / "shared"
 RESULTS = ROOT / "benchmarks" / "results" / "families.json"
 LIMITS = {"fp32": {"error": 1e-4}, "fp16": {"kl_nats": 1e-4}}
 """Of each figure of a cell; a window of fp16 is held to KL, as its logits cannot be held to an absolute error."""
@@ -127,7 +126,7 @@ def cell(family: str, exporter: str, dtype: str, exports: Path, only: str | None
     row: dict[str, Any] = {"family": family, "exporter": exporter, "dtype": dtype}
     checkpoint = exports / family
     if not (checkpoint / "config.json").is_file():
-        save(TINY[family], checkpoint, SHARED)
+        save(TINY[family], checkpoint)
     begun = time.perf_counter()
     try:
         graph = exported(exporter, checkpoint, exports / f"{family}-{exporter}-{dtype}", dtype)

@@ -1,16 +1,16 @@
 """Tiny random checkpoints of every family, made on the fly: six blocks, heads of 16, nothing trivially 0 or 1.
 
-Knows configs of transformers. Knows nothing of foldrank.
+Knows configs of transformers. Knows nothing of foldrank but its byte tokenizer.
 """
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+from foldrank.benchmarks.random_checkpoint import write_tokenizer
+
 ENDS_APART = ["sliding_attention", *["full_attention"] * 4, "sliding_attention"]
 SIZES = {
     "hidden_size": 40, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 72,
@@ -89,8 +89,8 @@ EXPERTS: dict[str, Tiny] = {
 """Mixtures of experts, which are refused by name."""
 
 
-def save(tiny: Tiny, folder: Path, shared: Path, *, seed: int = 1) -> Path:
-    """Write the checkpoint, norms and biases random too, with the byte tokenizer of ../shared beside it."""
+def save(tiny: Tiny, folder: Path, *, seed: int = 1) -> Path:
+    """Write the checkpoint, norms and biases random too, with a byte tokenizer beside it."""
     import torch
     import transformers
 
@@ -102,6 +102,5 @@ def save(tiny: Tiny, folder: Path, shared: Path, *, seed: int = 1) -> Path:
             torch.nn.init.uniform_(parameter, low, low + 1.0)
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
-    for name in TOKENIZER:
-        shutil.copy(shared / "fixtures" / "tiny" / "llama" / "checkpoint" / name, folder / name)
+    write_tokenizer(folder)
     return folder

@@ -14,12 +14,12 @@ Bundles = dict[str, Path]
 
 
 @pytest.fixture(scope="session")
-def squeezed(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Bundles], Bundles]:
+def squeezed(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Bundles], Bundles]:
     """Dense bundles of the tiny Llama to compressed ones, by name, all by one plan."""
     from foldrank.verbs.apply import apply
     from foldrank.verbs.plan import plan
 
-    checkpoint = shared / "fixtures" / "tiny" / "llama" / "checkpoint"
+    checkpoint = tiny_models / "llama" / "checkpoint"
     once = plan(checkpoint, methods=METHODS, calibration_tokens=1024)
     folder = tmp_path_factory.mktemp("squeezed")
     return lambda dense: {name: apply(path, once, folder / name).path for name, path in dense.items()}
@@ -27,13 +27,14 @@ def squeezed(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
 
 @pytest.fixture(scope="session")
 def bundles(
-    shared: Path, traced_llama: Path, squeezed: Callable[[Bundles], Bundles], tmp_path_factory: pytest.TempPathFactory
+    tiny_models: Path, traced_llama: Path, squeezed: Callable[[Bundles], Bundles],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Bundles:
     """By name: GroupQueryAttention (genai) and standard operators (transformers), each also compressed. Read only."""
     pytest.importorskip("onnxruntime_genai")
     from foldrank.verbs.export import export
 
-    checkpoint = shared / "fixtures" / "tiny" / "llama" / "checkpoint"
+    checkpoint = tiny_models / "llama" / "checkpoint"
     genai = export(checkpoint, tmp_path_factory.mktemp("dense") / "genai", exporter="genai").path
     dense = {"genai": genai, "standard": traced_llama}
     return dense | {f"{name}-small": path for name, path in squeezed(dense).items()}

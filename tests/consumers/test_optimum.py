@@ -18,13 +18,13 @@ Bundles = dict[str, Path]
 
 @pytest.mark.slow
 def test_three_consumers_say_the_same_of_three_exporters_bundles_dense_and_compressed(
-    shared: Path, request: pytest.FixtureRequest, tmp_path: Path
+    tiny_models: Path, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     if (python := optimum_python()) is None:
         pytest.skip("no environment with optimum-onnx: make optimum-env")
     made: Bundles = request.getfixturevalue("bundles")
     squeezed: Callable[[Bundles], Bundles] = request.getfixturevalue("squeezed")
-    tiny = shared / "fixtures" / "tiny" / "llama"
+    tiny = tiny_models / "llama"
     adopted = {"optimum": export(tiny / "checkpoint", tmp_path / "optimum", exporter="optimum",
                                  graph=tiny / "optimum").path}
     dense = {name: path for name, path in made.items() if not name.endswith("-small")} | adopted

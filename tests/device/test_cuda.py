@@ -42,8 +42,8 @@ def test_the_graph_proof_passes(dense_fp16: Bundle, small_fp16: Bundle) -> None:
     *((family, dtype) for family in ("llama", "qwen2", "mistral", "gemma2") for dtype in ("fp16", "bf16")),
     ("gpt2", "fp16"), ("opt", "fp16"),  # of standard operators, which are not written in bf16
 ])
-def test_every_core_family_is_computed_as_planned(shared: Path, tmp_path: Path, family: str, dtype: str) -> None:
-    checkpoint = shutil.copytree(shared / "fixtures" / "tiny" / family / "checkpoint", tmp_path / "checkpoint")
+def test_every_core_family_is_computed_as_planned(tiny_models: Path, tmp_path: Path, family: str, dtype: str) -> None:
+    checkpoint = shutil.copytree(tiny_models / family / "checkpoint", tmp_path / "checkpoint")
     dense = foldrank.export(checkpoint, tmp_path / "dense", dtype=dtype, provider="cuda", offline=True)
     methods = ["dipsvd:keep=0.8,align=2"]
     if family != "gemma2":  # its blocks are of two kinds in turn: none folds with its neighbour

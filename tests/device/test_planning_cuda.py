@@ -13,10 +13,9 @@ METHODS = ["slm:keep=0.75", "dipsvd:keep=0.8", "dipsvd:keep=0.8,inputs=sequentia
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_plans_agree(shared: Path, method: str) -> None:
-    model = shared / "models" / "specs-300k"
+def test_plans_agree(specs_5m: Path, method: str) -> None:
     here, there = (
-        foldrank.plan(model, methods=[method], device=device, calibration_tokens=4096).document
+        foldrank.plan(specs_5m, methods=[method], device=device, calibration_tokens=4096).document
         for device in ("cpu", "cuda")
     )
     assert here.predicted["keep"] == pytest.approx(there.predicted["keep"], abs=0.01)
@@ -28,7 +27,7 @@ def test_plans_agree(shared: Path, method: str) -> None:
     assert folds[0] == folds[1]
 
 
-def test_auto_and_recovery_run_there(shared: Path) -> None:
-    plan = foldrank.plan(shared / "models" / "specs-300k", methods=["auto:keep=0.9,effort=low"], device="cuda",
+def test_auto_and_recovery_run_there(specs_5m: Path) -> None:
+    plan = foldrank.plan(specs_5m, methods=["auto:keep=0.9,effort=low"], device="cuda",
                          calibration_tokens=4096, recover="factors", recover_steps=20)
     assert plan.document.predicted["keep"] <= 0.9

@@ -168,9 +168,9 @@ def test_a_truncated_bare_graph_is_refused(copy: Path, tmp_path: Path, here: Her
         refused(here("inspect", copy / "model.onnx"), 4, "model.onnx")
 
 
-def test_a_plan_of_another_model_is_refused(shared: Path, plan: Path, tmp_path: Path, here: Here) -> None:
+def test_a_plan_of_another_model_is_refused(tiny_models: Path, plan: Path, tmp_path: Path, here: Here) -> None:
     other = tmp_path / "other"
-    assert here("export", shared / "models" / "specs-300k", "-o", other).returncode == 0
+    assert here("export", tiny_models / "llama" / "checkpoint", "-o", other).returncode == 0
     refused(here("apply", other, plan, "-o", tmp_path / "out"), 4, "specs-5m")
     assert not (tmp_path / "out").exists()
 

@@ -42,14 +42,14 @@ def test_there_are_fifteen() -> None:
 @NIGHTLY
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
-def test_from_checkpoint_to_report(name: str, shared: Path, tmp_path: Path) -> None:
-    _whole(_compressed(save(TINY[name], tmp_path / "model", shared), tmp_path / "out"))
+def test_from_checkpoint_to_report(name: str, tmp_path: Path) -> None:
+    _whole(_compressed(save(TINY[name], tmp_path / "model"), tmp_path / "out"))
 
 
 def test_a_run_that_failed_late_goes_on_from_what_it_finished(
-    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, output = save(TINY["qwen3"], tmp_path / "model", shared), tmp_path / "out"
+    model, output = save(TINY["qwen3"], tmp_path / "model"), tmp_path / "out"
     begun: list[str] = []
     for broken in ("apply", "bench", None):
         with monkeypatch.context() as patched:

@@ -75,8 +75,8 @@ def check_ports(bundle: Bundle, blocks: int) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_an_optimum_graph_is_adopted_as_it_is(family: str, shared: Path, tmp_path: Path) -> None:
-    source = shared / "fixtures" / "tiny" / family
+def test_an_optimum_graph_is_adopted_as_it_is(family: str, tiny_models: Path, tmp_path: Path) -> None:
+    source = tiny_models / family
     made = export(source / "checkpoint", tmp_path / "out", exporter="optimum", graph=source / "optimum")
     check_ports(made, 5 if family in ("mistral", "qwen2", "gpt2", "opt") else 6)
     # The gpt2 graph has lost its mask, and with it any notion of padding; optimum traced gemma2 through SDPA, which
@@ -87,8 +87,8 @@ def test_an_optimum_graph_is_adopted_as_it_is(family: str, shared: Path, tmp_pat
     assert (found["engine"], len(found["tokens"])) == ("onnxruntime-genai", 8)
 
 
-def test_a_bundle_for_tensorrt_is_of_standard_operators_and_tells_genai_cuda(shared: Path, tmp_path: Path) -> None:
-    source = shared / "fixtures" / "tiny" / "llama"
+def test_a_bundle_for_tensorrt_is_of_standard_operators_and_tells_genai_cuda(tiny_models: Path, tmp_path: Path) -> None:
+    source = tiny_models / "llama"
     options = {"dtype": "fp32", "provider": "tensorrt"}
     with pytest.raises(NotWritable, match="cpu and cuda only"):
         run_exporter("genai", Checkpoint.open(source / "checkpoint"), tmp_path, **options)
@@ -110,9 +110,9 @@ def check_shapes_for_tensorrt(bundle: Bundle) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", *(pytest.param(family, marks=NIGHTLY) for family in ("gemma2", "gpt2"))])
 def test_transformers_exporters_make_a_bundle(
-    family: str, shared: Path, tmp_path: Path, request: pytest.FixtureRequest
+    family: str, tiny_models: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    checkpoint = shared / "fixtures" / "tiny" / family / "checkpoint"
+    checkpoint = tiny_models / family / "checkpoint"
     if family == "llama":
         made = Bundle.open(request.getfixturevalue("traced_llama"))
     else:
@@ -145,15 +145,15 @@ def test_without_optimum_the_way_to_it_is_told(
 
 
 @pytest.mark.parametrize(("other", "reason"), [("mistral", "beyond those of a decoder of 5"), ("gemma2", "embedding")])
-def test_a_graph_of_another_checkpoint_is_refused(other: str, reason: str, shared: Path, tmp_path: Path) -> None:
-    tiny = shared / "fixtures" / "tiny"
+def test_a_graph_of_another_checkpoint_is_refused(other: str, reason: str, tiny_models: Path, tmp_path: Path) -> None:
+    tiny = tiny_models
     with pytest.raises(ExportError, match=reason):
         export(tiny / other / "checkpoint", tmp_path / "out", exporter="optimum", graph=tiny / "llama" / "optimum")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_adopted_graph_has_the_dtype_it_has(shared: Path, tmp_path: Path) -> None:
-    tiny = shared / "fixtures" / "tiny" / "llama"
+def test_an_adopted_graph_has_the_dtype_it_has(tiny_models: Path, tmp_path: Path) -> None:
+    tiny = tiny_models / "llama"
     with pytest.raises(ExportError, match="is fp32, not fp16; --dtype fp32"):
         export(tiny / "checkpoint", tmp_path / "out", exporter="optimum", graph=tiny / "optimum", dtype="fp16")
     with pytest.raises(ValueError, match="which exporter made"):
@@ -167,18 +167,18 @@ def test_bfloat16_is_refused_because_it_cannot_be_proved(exporter: str, specs_5m
     assert list(tmp_path.iterdir()) == []
 
 
-def test_optimum_is_not_asked_for_attention_that_it_would_change(shared: Path, tmp_path: Path) -> None:
-    checkpoint = shared / "fixtures" / "tiny" / "gemma2" / "checkpoint"
+def test_optimum_is_not_asked_for_attention_that_it_would_change(tiny_models: Path, tmp_path: Path) -> None:
+    checkpoint = tiny_models / "gemma2" / "checkpoint"
     with pytest.raises(ExportError, match="which optimum-onnx leaves out; --exporter transformers or genai"):
         export(checkpoint, tmp_path / "out", exporter="optimum")
-    falcon = save(TINY["falcon-alibi"], tmp_path / "falcon", shared)
+    falcon = save(TINY["falcon-alibi"], tmp_path / "falcon")
     with pytest.raises(ExportError, match=r"ALiBi.*gives other logits than transformers' eager attention"):
         export(falcon, tmp_path / "out", exporter="optimum")
     assert [path.name for path in tmp_path.iterdir()] == ["falcon"]
 
 
-def test_a_damaged_graph_is_refused(shared: Path, tmp_path: Path) -> None:
-    tiny = shared / "fixtures" / "tiny" / "llama"
+def test_a_damaged_graph_is_refused(tiny_models: Path, tmp_path: Path) -> None:
+    tiny = tiny_models / "llama"
     bad = Path(shutil.copytree(tiny / "optimum", tmp_path / "bad")) / "model.onnx"
     bad.write_bytes(bad.read_bytes()[:5000])
     with pytest.raises(UnsafeModel):

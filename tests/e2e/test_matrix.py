@@ -46,7 +46,6 @@ def same_as_recorded(family: str, exporter: str, folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("family", "exporter"), SAMPLE)
-@pytest.mark.usefixtures("shared")
 def test_a_sample_of_cells_computes_what_the_plans_say(family: str, exporter: str, tmp_path: Path) -> None:
     same_as_recorded(family, exporter, tmp_path)
 
@@ -54,7 +53,6 @@ def test_a_sample_of_cells_computes_what_the_plans_say(family: str, exporter: st
 @pytest.mark.slow
 @NIGHTLY
 @pytest.mark.parametrize(("family", "exporter"), CELLS)
-@pytest.mark.usefixtures("shared")
 def test_every_cell_computes_what_the_plans_say(family: str, exporter: str, tmp_path: Path) -> None:
     if (family, exporter) not in KNOWN:
         pytest.skip("not among the recorded cells")
@@ -75,8 +73,8 @@ def test_no_recorded_cell_failed() -> None:
 
 
 @pytest.mark.parametrize("family", EXPERTS)
-def test_a_mixture_of_experts_is_refused_by_name(family: str, shared: Path, tmp_path: Path) -> None:
-    checkpoint = save(EXPERTS[family], tmp_path / family, shared)
+def test_a_mixture_of_experts_is_refused_by_name(family: str, tmp_path: Path) -> None:
+    checkpoint = save(EXPERTS[family], tmp_path / family)
     for verb in (
         lambda: plan(checkpoint, methods=["dipsvd:keep=0.8"]), lambda: inspect(checkpoint),
         lambda: export(checkpoint, tmp_path / "out", exporter="transformers"),

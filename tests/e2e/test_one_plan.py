@@ -30,10 +30,10 @@ def logits(bundle: Path, ids: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.slow
-def test_one_plan_fits_every_export_of_its_checkpoint(shared: Path, traced_llama: Path, tmp_path: Path) -> None:
+def test_one_plan_fits_every_export_of_its_checkpoint(tiny_models: Path, traced_llama: Path, tmp_path: Path) -> None:
     if importlib.util.find_spec("onnxruntime_genai") is None:
         pytest.skip("needs onnxruntime-genai")
-    tiny = shared / "fixtures" / "tiny" / "llama"
+    tiny = tiny_models / "llama"
     checkpoint = tiny / "checkpoint"
     once = plan(checkpoint, methods=METHODS, calibration_tokens=2048)
     assert once.of(FoldBlocks)

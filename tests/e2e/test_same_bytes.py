@@ -36,9 +36,9 @@ NAMED = "ziggurat"
 PLACE = re.compile(rb"/(?:home|root|tmp|usr|var|work|opt|Users|mnt)/[\w.-]+")
 
 
-def made_in(folder: Path, seed: int, shared: Path, exporters: list[str]) -> subprocess.Popen[bytes]:
+def made_in(folder: Path, seed: int, tiny_models: Path, exporters: list[str]) -> subprocess.Popen[bytes]:
     """Start the recipe in a folder, with a home, a temporary folder and hash seed of its own."""
-    source = shared / "fixtures" / "tiny" / "llama"
+    source = tiny_models / "llama"
     for name in ("home", "temporary"):
         (folder / name).mkdir(parents=True)
     shutil.copytree(source / "checkpoint", folder / "tiny")
@@ -61,12 +61,12 @@ def contents(folder: Path) -> dict[str, bytes]:
     ["genai", "optimum"], pytest.param(["transformers"], marks=NIGHTLY),
 ], ids=",".join)
 def test_two_places_make_the_same_files_and_none_tells_of_its_place(
-    exporters: list[str], shared: Path, tmp_path: Path
+    exporters: list[str], tiny_models: Path, tmp_path: Path
 ) -> None:
     if "genai" in exporters:
         pytest.importorskip("onnxruntime_genai")
     places = [tmp_path / "one", tmp_path / "two" / "deeper" / "down"]
-    running = [made_in(place, seed, shared, exporters) for seed, place in enumerate(places)]
+    running = [made_in(place, seed, tiny_models, exporters) for seed, place in enumerate(places)]
     for process in running:
         assert process.communicate()[1].decode()[-2000:] * bool(process.returncode) == ""
     first, second = map(contents, places)

@@ -200,24 +200,24 @@ def test_fine_tuned_weights_under_the_same_config_are_another_checkpoint(
         checked(copy, export(tuned, tmp_path / "other"))
 
 
-def test_the_dense_bundle_of_another_model_is_refused(copy: Bundle, shared: Path, tmp_path: Path) -> None:
-    other = export(shared / "models" / "specs-300k", tmp_path / "other")
+def test_the_dense_bundle_of_another_model_is_refused(copy: Bundle, tiny_models: Path, tmp_path: Path) -> None:
+    other = export(tiny_models / "llama" / "checkpoint", tmp_path / "other")
     with pytest.raises(BundleError, match="was not exported from the checkpoint"):
         checked(copy, other)
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "mistral"])
-def test_other_families_pass(shared: Path, tmp_path: Path, family: str) -> None:
-    made = export(shared / "fixtures" / "tiny" / family / "checkpoint", tmp_path / family)
+def test_other_families_pass(tiny_models: Path, tmp_path: Path, family: str) -> None:
+    made = export(tiny_models / family / "checkpoint", tmp_path / family)
     assert checked(made, made)["graph"]["passed"] is True
 
 
 @pytest.mark.parametrize("spelling", [
     {"rope_theta": 500.0}, {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}},
 ])
-def test_a_rope_base_of_its_own_reaches_the_graph(shared: Path, tmp_path: Path, spelling: dict[str, Any]) -> None:
+def test_a_rope_base_of_its_own_reaches_the_graph(tiny_models: Path, tmp_path: Path, spelling: dict[str, Any]) -> None:
     """transformers 5 moves rope_theta into rope_parameters; graph and reference must read either spelling alike."""
-    source = shared / "fixtures" / "tiny" / "llama" / "checkpoint"
+    source = tiny_models / "llama" / "checkpoint"
     model = Path(shutil.copytree(source, tmp_path / "model"))
     config = {k: v for k, v in json.loads((model / "config.json").read_text()).items() if "rope" not in k}
     (model / "config.json").write_text(json.dumps(config | spelling))

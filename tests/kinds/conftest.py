@@ -54,9 +54,9 @@ def edited(decoder: tuple[Decoder, str], tmp_path: Path) -> Edited:
 
 
 @pytest.fixture(scope="session")
-def tiny(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """A Qwen2 of six blocks, biased, with random norms."""
-    return Checkpoint.open(save(TINY["qwen2"], tmp_path_factory.mktemp("kinds") / "qwen2", shared))
+    return Checkpoint.open(save(TINY["qwen2"], tmp_path_factory.mktemp("kinds") / "qwen2"))
 
 
 @pytest.fixture

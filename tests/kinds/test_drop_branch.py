@@ -201,10 +201,10 @@ def test_branches_of_few_bits_leave_as_others_do(tmp_path: Path) -> None:
       if name not in ("llama", "gemma2", "gpt2", "opt", "gptneox", "falcon")),
 ])
 def test_reference_and_planner_compute_the_model_without_its_branches(
-    family: str, shared: Path, tmp_path: Path
+    family: str, tmp_path: Path
 ) -> None:
     """And the reference decodes with its cache as without."""
-    checkpoint = Checkpoint.open(save(TINY[family], tmp_path / family, shared))
+    checkpoint = Checkpoint.open(save(TINY[family], tmp_path / family))
     model = Model(checkpoint.path)
     for drop in SIX:
         model.drop(*drop)
@@ -230,10 +230,10 @@ def test_reference_and_planner_compute_the_model_without_its_branches(
         if role in BRANCHES[branch])
 
 
-def test_norms_leave_with_the_branch_they_serve(shared: Path, tmp_path: Path) -> None:
+def test_norms_leave_with_the_branch_they_serve(tmp_path: Path) -> None:
     """Read off what moves the block's output: a tensor that is counted does, one that is not does not."""
     for family in ("gemma2", "olmo2", "gptneox", "falcon", "falcon-grouped", "falcon-alibi"):
-        decoder = load_decoder(Checkpoint.open(save(TINY[family], tmp_path / family, shared)))
+        decoder = load_decoder(Checkpoint.open(save(TINY[family], tmp_path / family)))
         hidden = torch.randn(1, 5, decoder.embed(np.zeros((1, 1), np.int64)).shape[-1])
         for branch in BRANCHES:
             block = decoder.blocks[2].without(branch)

@@ -21,8 +21,10 @@ FIXTURES = {"llama": 6, "mistral": 5, "qwen2": 5, "gemma2": 6, "gpt2": 5, "opt":
 
 @pytest.mark.parametrize("family", [
     "gemma2", "opt", *(pytest.param(name, marks=NIGHTLY) for name in FIXTURES if name not in ("gemma2", "opt"))])
-def test_graphs_of_optimum_compute_the_model_without_its_branches(shared: Path, tmp_path: Path, family: str) -> None:
-    folder, last = shared / "fixtures" / "tiny" / family, FIXTURES[family] - 1
+def test_graphs_of_optimum_compute_the_model_without_its_branches(
+    tiny_models: Path, tmp_path: Path, family: str
+) -> None:
+    folder, last = tiny_models / family, FIXTURES[family] - 1
     model = Model(folder / "checkpoint")
     for block, branch in (*SIX[:4], (last, "attention")):
         model.drop(block, branch)
@@ -38,7 +40,7 @@ GENAI = pytest.mark.skipif(importlib.util.find_spec("onnxruntime_genai") is None
 @GENAI
 @pytest.mark.parametrize("family", [
     "gemma2", *(pytest.param(name, marks=NIGHTLY) for name in ("llama", "qwen3", "granite", "phi3"))])
-def test_a_bundle_is_written_read_and_run(family: str, shared: Path, tmp_path: Path) -> None:
+def test_a_bundle_is_written_read_and_run(family: str, tmp_path: Path) -> None:
     """Of a graph that the model builder made: configs count blocks and pairs, onnxruntime-genai goes on with the tokens
     that ONNX Runtime does."""
     from continued import genai_tokens, own_tokens
@@ -47,7 +49,7 @@ def test_a_bundle_is_written_read_and_run(family: str, shared: Path, tmp_path: P
     from foldrank.verbs.diff import diff
     from foldrank.verbs.export import export
 
-    checkpoint = save(TINY[family], tmp_path / family, shared)
+    checkpoint = save(TINY[family], tmp_path / family)
     dense = export(checkpoint, tmp_path / "dense", exporter="genai", offline=True)
     model = Model(checkpoint)
     for drop in SIX:

@@ -39,8 +39,8 @@ def test_planner_and_reference_agree(rooms: Rooms, tiny: Checkpoint) -> None:
     assert (dense - reference).abs().max() > 1e-2
 
 
-def test_another_head_is_refused(shared: Path) -> None:
-    folder = shared / "fixtures" / "tiny" / "llama"
+def test_another_head_is_refused(tiny_models: Path) -> None:
+    folder = tiny_models / "llama"
     model = load_model(folder / "optimum" / "model.onnx")
     methods = ["quantize:bits=4,block_size=16,accuracy=0,head=true"]
     plan = foldrank.plan(folder / "checkpoint", methods=methods, calibration_tokens=256)

@@ -72,8 +72,8 @@ def test_the_planner_rounds_as_the_quantizer_does(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_quantized_graph_computes_what_pytorch_does(family: str, shared: Path, tmp_path: Path) -> None:
-    folder = shared / "fixtures" / "tiny" / family
+def test_a_quantized_graph_computes_what_pytorch_does(family: str, tiny_models: Path, tmp_path: Path) -> None:
+    folder = tiny_models / family
     with_head = f"{EXACT},head=true"
     methods = ["dipsvd:keep=0.7,align=1", EXACT] if family in ("llama", "gpt2") else [with_head]
     plan = foldrank.plan(folder / "checkpoint", methods=methods, calibration_tokens=256)
@@ -93,14 +93,14 @@ def test_a_quantized_graph_computes_what_pytorch_does(family: str, shared: Path,
 
 
 @functools.cache
-def llama_plan(shared: Path, *methods: str) -> Plan:
-    checkpoint = shared / "fixtures" / "tiny" / "llama" / "checkpoint"
+def llama_plan(tiny_models: Path, *methods: str) -> Plan:
+    checkpoint = tiny_models / "llama" / "checkpoint"
     return foldrank.plan(checkpoint, methods=list(methods), calibration_tokens=256)
 
 
-def test_a_changed_weight_and_an_unknown_site_are_refused(shared: Path) -> None:
-    model = load_model(shared / "fixtures" / "tiny" / "llama" / "optimum" / "model.onnx")
-    plan = llama_plan(shared, EXACT)
+def test_a_changed_weight_and_an_unknown_site_are_refused(tiny_models: Path) -> None:
+    model = load_model(tiny_models / "llama" / "optimum" / "model.onnx")
+    plan = llama_plan(tiny_models, EXACT)
     first = plan.of(QuantizeWeight)[0]
     other = replace(first, replaces=(WeightDigest.of(np.zeros((3, 3), np.float32)),))
     with pytest.raises(PlanMismatch, match=str(first.site)):
@@ -111,10 +111,10 @@ def test_a_changed_weight_and_an_unknown_site_are_refused(shared: Path) -> None:
     assert not any(node.op_type == "MatMulNBits" for node in model.graph)
 
 
-def test_roles_of_one_packed_weight_are_stored_alike(shared: Path) -> None:
+def test_roles_of_one_packed_weight_are_stored_alike(tiny_models: Path) -> None:
     """A pair of q, k, v has one A: storing k in another way, or not at all, cannot be done."""
-    model = load_model(shared / "fixtures" / "tiny" / "llama" / "optimum" / "model.onnx")
-    plan = llama_plan(shared, "dipsvd:keep=0.3,align=1,packed=joint", EXACT)
+    model = load_model(tiny_models / "llama" / "optimum" / "model.onnx")
+    plan = llama_plan(tiny_models, "dipsvd:keep=0.3,align=1,packed=joint", EXACT)
     assert any(edit.site.role == "qkv" for edit in plan.of(LowRank))
     site = next(edit.site for edit in plan.of(LowRank) if edit.site.role == "qkv")
     key = Site(site.block, ("k",))
@@ -131,20 +131,20 @@ def with_edits(plan: Plan, *quantized: QuantizeWeight) -> Plan:
     return replace(plan, document=replace(plan.document, edits=edits))
 
 
-def test_a_plan_says_what_it_stores_and_needs_a_quantizer(shared: Path, tmp_path: Path) -> None:
-    plan = llama_plan(shared, "quantize:bits=8,symmetric=false")
+def test_a_plan_says_what_it_stores_and_needs_a_quantizer(tiny_models: Path, tmp_path: Path) -> None:
+    plan = llama_plan(tiny_models, "quantize:bits=8,symmetric=false")
     plan.write(tmp_path)
     again = Plan.read(tmp_path)
     assert again.of(QuantizeWeight) == plan.of(QuantizeWeight)
     assert {edit.storage for edit in again.of(QuantizeWeight)} == {FewBits(8, 32, False, 4)}
     assert again.rounds_activations
-    assert not llama_plan(shared, EXACT).rounds_activations
+    assert not llama_plan(tiny_models, EXACT).rounds_activations
     with pytest.raises(ValueError, match="a quantizer is needed"):
         passes_for(again)
 
 
-def test_the_order_of_edits_is_law(shared: Path) -> None:
-    plan = llama_plan(shared, "dipsvd:keep=0.7,align=1", EXACT)
+def test_the_order_of_edits_is_law(tiny_models: Path) -> None:
+    plan = llama_plan(tiny_models, "dipsvd:keep=0.7,align=1", EXACT)
     document = plan.document
     for edits, said in (
         ((*plan.of(QuantizeWeight), *plan.of(LowRank)), "low_rank comes before quantize_weight"),
@@ -158,6 +158,6 @@ def test_the_order_of_edits_is_law(shared: Path) -> None:
     (["quantize:bits=3"], "bits"), (["quantize:block_size=24"], "block_size"), (["quantize:keep=0.5"], "keep"),
     ([EXACT, "dipsvd:keep=0.8"], "replace weights come before those that store in few bits"),
 ])
-def test_wrong_settings_are_told(methods: list[str], said: str, shared: Path) -> None:
+def test_wrong_settings_are_told(methods: list[str], said: str, tiny_models: Path) -> None:
     with pytest.raises(ValueError, match=said):
-        llama_plan(shared, *methods)
+        llama_plan(tiny_models, *methods)

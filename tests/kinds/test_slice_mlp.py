@@ -123,10 +123,10 @@ CUTS = {0: slice(0, None, 2), 1: slice(3, 30), 3: slice(1, None, 3)}
 
 @pytest.mark.parametrize("family", ["gpt2", "opt", *(("llama", "gemma2") if AT_NIGHT else ())])
 def test_exports_of_families_planner_and_reference_agree_with_masked_pytorch(
-    family: str, shared: Path, tmp_path: Path
+    family: str, tiny_models: Path, tmp_path: Path
 ) -> None:
     """Conv1D, Gemm and biases; cut alone, and with pairs and few bits after."""
-    folder = shared / "fixtures" / "tiny" / family
+    folder = tiny_models / family
     model = Model(folder / "checkpoint")
     width = len(model.weight(0, "down"))
     for block, cut in CUTS.items():

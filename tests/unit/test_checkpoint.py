@@ -66,8 +66,8 @@ def test_the_header_places_every_tensor_where_its_bytes_are(folder: Path) -> Non
         assert np.array_equal(np.frombuffer(data, place.dtype).reshape(place.shape), wanted)
 
 
-def test_real_checkpoints_of_other_families_open(shared: Path) -> None:
-    for path in sorted((shared / "fixtures" / "tiny").glob("*/checkpoint")):
+def test_real_checkpoints_of_other_families_open(tiny_models: Path) -> None:
+    for path in sorted((tiny_models).glob("*/checkpoint")):
         check_finite(Checkpoint.open(path))
 
 

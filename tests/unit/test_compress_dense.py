@@ -10,10 +10,10 @@ from foldrank.verbs import compress_stages
 
 
 def test_the_dense_bundle_of_another_checkpoint_is_refused_early(
-    dense_5m: Path, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dense_5m: Path, tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(compress_stages, "plan", lambda *_, **__: pytest.fail("the long work has begun"))
     with pytest.raises(BundleError, match=r"was not exported from checkpoint \(config.json differs\); leave --dense"):
-        foldrank.compress(shared / "fixtures/tiny/llama/checkpoint", tmp_path / "out", methods=["slm:keep=0.75"],
+        foldrank.compress(tiny_models / "llama" / "checkpoint", tmp_path / "out", methods=["slm:keep=0.75"],
                           dense=dense_5m)
     assert list(tmp_path.iterdir()) == []

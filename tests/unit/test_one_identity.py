@@ -23,16 +23,16 @@ METHODS = ["shortgpt:keep=0.8"]
 
 
 @pytest.fixture
-def checkpoint(shared: Path, tmp_path: Path) -> Path:
-    made = Path(shutil.copytree(shared / "fixtures" / "tiny" / "llama" / "checkpoint", tmp_path / "model"))
+def checkpoint(tiny_models: Path, tmp_path: Path) -> Path:
+    made = Path(shutil.copytree(tiny_models / "llama" / "checkpoint", tmp_path / "model"))
     for path in made.iterdir():
         path.chmod(0o644)
     return made
 
 
 @pytest.fixture
-def graph(shared: Path) -> onnx.ModelProto:
-    return onnx.load(shared / "fixtures" / "tiny" / "llama" / "optimum" / "model.onnx")
+def graph(tiny_models: Path) -> onnx.ModelProto:
+    return onnx.load(tiny_models / "llama" / "optimum" / "model.onnx")
 
 
 def said(verbs: list[Callable[[], Any]], kind: type[FoldrankError]) -> set[str]:
@@ -50,9 +50,9 @@ def of_checkpoint(path: Path, out: Path) -> set[str]:
                  lambda: foldrank.compress(path, out, methods=METHODS)], SourceError)
 
 
-def of_graph(model: onnx.ModelProto, shared: Path, folder: Path) -> set[str]:
+def of_graph(model: onnx.ModelProto, tiny_models: Path, folder: Path) -> set[str]:
     onnx.save(model, folder / "model.onnx")
-    given = shared / "fixtures" / "tiny" / "llama" / "checkpoint"
+    given = tiny_models / "llama" / "checkpoint"
     return said([lambda: inspect(folder / "model.onnx"),
                  lambda: export(given, folder / "out", exporter="optimum", graph=folder / "model.onnx")],
                 GraphNotRecognized)
@@ -88,8 +88,8 @@ def test_a_quantised_checkpoint_is_named_by_its_tensors(
 
 
 @pytest.mark.parametrize("name", ["model.gguf", "model.onnx", "model.bin"])
-def test_a_gguf_file_is_one_whatever_it_is_called(name: str, shared: Path, tmp_path: Path) -> None:
-    path, given = tmp_path / name, shared / "fixtures" / "tiny" / "llama" / "checkpoint"
+def test_a_gguf_file_is_one_whatever_it_is_called(name: str, tiny_models: Path, tmp_path: Path) -> None:
+    path, given = tmp_path / name, tiny_models / "llama" / "checkpoint"
     path.write_bytes(b"GGUF\3\0\0\0")
     found = of_checkpoint(path, tmp_path / "out")
     found |= said([lambda: export(given, tmp_path / "out", exporter="optimum", graph=path)], SourceError)
@@ -97,7 +97,7 @@ def test_a_gguf_file_is_one_whatever_it_is_called(name: str, shared: Path, tmp_p
                      "give the safetensors checkpoint that it was converted from"}
 
 
-def test_a_merged_graph_is_named(graph: onnx.ModelProto, shared: Path, tmp_path: Path) -> None:
+def test_a_merged_graph_is_named(graph: onnx.ModelProto, tiny_models: Path, tmp_path: Path) -> None:
     """As optimum's older versions merged them: one flag, an If, a decoder in each branch."""
     made = helper.make_tensor_value_info("made", TensorProto.FLOAT, [None])
     weights = [helper.make_tensor(name, TensorProto.FLOAT, [2, 2], [1.0] * 4) for name in ("a", "b")]
@@ -106,25 +106,25 @@ def test_a_merged_graph_is_named(graph: onnx.ModelProto, shared: Path, tmp_path:
     graph.graph.input.append(helper.make_tensor_value_info("use_cache_branch", TensorProto.BOOL, [1]))
     graph.graph.node.append(helper.make_node("If", ["use_cache_branch"], ["chosen"], "choice", then_branch=branch,
                                              else_branch=branch))
-    found = of_graph(graph, shared, tmp_path)
+    found = of_graph(graph, tiny_models, tmp_path)
     assert len(found) == 1
     assert "is a merged graph: an If chooses between two decoders" in found.pop()
 
 
-def test_half_precision_inside_fp32_borders_is_named(graph: onnx.ModelProto, shared: Path, tmp_path: Path) -> None:
+def test_half_precision_inside_fp32_borders_is_named(graph: onnx.ModelProto, tiny_models: Path, tmp_path: Path) -> None:
     float16 = pytest.importorskip("onnxruntime.transformers.float16")
-    (found,) = of_graph(float16.convert_float_to_float16(graph, keep_io_types=True), shared, tmp_path)
+    (found,) = of_graph(float16.convert_float_to_float16(graph, keep_io_types=True), tiny_models, tmp_path)
     assert found.startswith("computes in half precision inside fp32 inputs and outputs: a Cast behind past_key_values.")
 
 
-def test_half_precision_throughout_is_a_decoder(graph: onnx.ModelProto, shared: Path, tmp_path: Path) -> None:
+def test_half_precision_throughout_is_a_decoder(graph: onnx.ModelProto, tmp_path: Path) -> None:
     float16 = pytest.importorskip("onnxruntime.transformers.float16")
     onnx.save(float16.convert_float_to_float16(graph), tmp_path / "model.onnx")
     assert {row["dtype"] for row in inspect(tmp_path / "model.onnx")["sites"]} == {"fp16"}
 
 
-def test_inspect_names_the_axes(shared: Path) -> None:
-    axes = inspect(shared / "fixtures" / "tiny" / "llama" / "optimum" / "model.onnx")["axes"]
+def test_inspect_names_the_axes(tiny_models: Path) -> None:
+    axes = inspect(tiny_models / "llama" / "optimum" / "model.onnx")["axes"]
     assert axes["input_ids"] == ["batch_size", "sequence_length"]
     assert axes["past_key_values.0.key"] == ["batch_size", 2, "past_sequence_length", 16]
     assert axes["logits"][-1] == 260

@@ -113,8 +113,8 @@ def test_counts_the_real_export_as_its_config_says(dense_5m: Path) -> None:
     assert found.attention_flops == 4 * blocks * heads * head
 
 
-def test_counts_the_same_decoder_alike_as_another_exporter_wrote_it(shared: Path) -> None:
-    folder = shared / "fixtures" / "tiny" / "llama" / "optimum"
+def test_counts_the_same_decoder_alike_as_another_exporter_wrote_it(tiny_models: Path) -> None:
+    folder = tiny_models / "llama" / "optimum"
     config = json.loads((folder / "config.json").read_text())
     found = count(load_model(folder / "model.onnx"), folder)
     hidden, inner, blocks = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]

@@ -73,12 +73,12 @@ def test_cells_that_are_there_are_not_run_again(specs_5m: Path, tmp_path: Path) 
 
 
 def test_a_trained_cell_holds_what_was_before_and_judges_what_was_stored(
-    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from foldrank.model.checkpoint import Checkpoint
     from foldrank.plans.models.decoder import load_decoder
 
-    checkpoint = Checkpoint.open(shared / "models" / "specs-300k")
+    checkpoint = Checkpoint.open(tiny_models / "models" / "specs-300k")
     decoder = load_decoder(checkpoint)
     dense = Judge(decoder, np.random.default_rng(0).integers(0, 512, size=(4, 64)))
     cell = Cell("specs-300k", "svd", 0.6, 0, "factors")
@@ -148,9 +148,9 @@ def test_the_committed_page_is_that_of_the_committed_results(root: Path) -> None
 
 
 def test_only_cells_that_are_there_and_were_not_timed_are_timed_and_equal_graphs_once(
-    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, plans = shared / "models" / "specs-300k", tmp_path / "plans"
+    model, plans = tiny_models / "models" / "specs-300k", tmp_path / "plans"
     path, timed = tmp_path / "quality.json", []
     methods = ("slm", "unified_skip", "sleb", "laco", "svd:align=2", "shortgpt")
     keys = {method: Cell(model.name, method, 0.9, 0).key for method in methods}

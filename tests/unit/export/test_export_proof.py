@@ -25,8 +25,8 @@ def _scaled(source: Path, folder: Path, rope: dict[str, Any]) -> Path:
     return model
 
 
-def test_scaling_that_the_builder_leaves_out_is_refused_with_its_size(shared: Path, tmp_path: Path) -> None:
-    model = _scaled(shared / "fixtures/tiny/llama/checkpoint", tmp_path, {"rope_type": "linear", "factor": 4.0})
+def test_scaling_that_the_builder_leaves_out_is_refused_with_its_size(tiny_models: Path, tmp_path: Path) -> None:
+    model = _scaled(tiny_models / "llama" / "checkpoint", tmp_path, {"rope_type": "linear", "factor": 4.0})
     with pytest.raises(NotWritable, match=r"not the checkpoint's model against PyTorch on 32 tokens: "
                                           r"max_relative_error .*limit 1e-05; --exporter transformers"):
         export(model, tmp_path / "out", exporter="genai")

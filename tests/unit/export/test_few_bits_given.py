@@ -54,22 +54,22 @@ def quantised(
     return out
 
 
-def adopted(shared: Path, folder: Path, family: str = "llama", **how: Any) -> Bundle:
-    tiny = shared / "fixtures" / "tiny" / family
+def adopted(tiny_models: Path, folder: Path, family: str = "llama", **how: Any) -> Bundle:
+    tiny = tiny_models / family
     graph = quantised(tiny / "optimum" / "model.onnx", folder / "graph", **how)
     return export(tiny / "checkpoint", folder / "dense", exporter="optimum", graph=graph)
 
 
 @pytest.fixture(scope="module")
-def dense(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def dense(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """4 bits, symmetric, blocks of 32, the head too, activations as they are."""
-    return adopted(shared, tmp_path_factory.mktemp("few"))
+    return adopted(tiny_models, tmp_path_factory.mktemp("few"))
 
 
 @pytest.fixture(scope="module")
-def plan(shared: Path) -> Plan:
+def plan(tiny_models: Path) -> Plan:
     """Folds that copy a block other than the one whose place they take."""
-    return foldrank.plan(shared / "fixtures/tiny/llama/checkpoint", methods=["slm:keep=0.7,rule=top"],
+    return foldrank.plan(tiny_models / "llama" / "checkpoint", methods=["slm:keep=0.7,rule=top"],
                          calibration_tokens=256)
 
 
@@ -88,8 +88,8 @@ def changed(bundle: Bundle, name: str, slot: int, change: Any) -> Bundle:
     return bundle
 
 
-def proved(small: Bundle, dense: Bundle, shared: Path) -> GraphProof:
-    known = reference_of(small, Checkpoint.open(shared / "fixtures/tiny/llama/checkpoint"), dense)
+def proved(small: Bundle, dense: Bundle, tiny_models: Path) -> GraphProof:
+    known = reference_of(small, Checkpoint.open(tiny_models / "llama" / "checkpoint"), dense)
     decoder = OrtDecoder.open(small.path, resolve("cpu"), threads=1)
     found = prove(decoder, known.logits, IDS, described=known.described, precision=known.precision)
     return replace(found, few_bits_kept=known.kept)
@@ -115,9 +115,9 @@ def test_an_adopted_graph_is_proved_against_the_weights_it_holds(dense: Bundle) 
     pytest.param("llama", {"form": "QDQ", "block_size": 128}, "kl_nats", 43, marks=NIGHTLY),
 ], ids=["8-bits", "qdq", "asymmetric", "rounds-activations", "qdq-symmetric"])
 def test_every_form_of_few_bits_is_read(
-    shared: Path, tmp_path: Path, family: str, how: dict[str, Any], precision: str, weights: int
+    tiny_models: Path, tmp_path: Path, family: str, how: dict[str, Any], precision: str, weights: int
 ) -> None:
-    proof = adopted(shared, tmp_path, family, **how).manifest.export_proof
+    proof = adopted(tiny_models, tmp_path, family, **how).manifest.export_proof
     assert proof is not None
     assert (proof["passed"], proof["measure"], proof["rounded_weights"]) == (True, precision, weights)
     assert float(proof["value"] or 0) < 1e-5
@@ -143,8 +143,8 @@ def test_a_matrix_is_what_onnx_runtime_multiplies_by(storage: tuple[int, int, bo
     assert not np.allclose(read * 1.01, found, rtol=1e-5, atol=1e-6)
 
 
-def test_a_fold_of_it_is_proved(folded: Bundle, dense: Bundle, plan: Plan, shared: Path) -> None:
-    found = proved(folded, dense, shared)
+def test_a_fold_of_it_is_proved(folded: Bundle, dense: Bundle, plan: Plan, tiny_models: Path) -> None:
+    found = proved(folded, dense, tiny_models)
     assert all(fold.coefficients[fold.blocks[-1]] == 1.0 for fold in plan.of(FoldBlocks))
     assert (found.passed, found.measure) == (True, "max_relative_error")
     assert found.max_relative_error is not None
@@ -154,11 +154,11 @@ def test_a_fold_of_it_is_proved(folded: Bundle, dense: Bundle, plan: Plan, share
 
 
 def test_the_scales_of_a_weight_one_percent_off_fail_the_proof(
-    folded: Bundle, dense: Bundle, plan: Plan, shared: Path
+    folded: Bundle, dense: Bundle, plan: Plan, tiny_models: Path
 ) -> None:
     block = plan.of(FoldBlocks)[0].into
     name = f"layers.{block}/mlp/down_proj"
-    found = proved(changed(folded, name, 2, lambda scales: scales * np.float32(1.01)), dense, shared)
+    found = proved(changed(folded, name, 2, lambda scales: scales * np.float32(1.01)), dense, tiny_models)
     assert found.passed is False
     assert found.few_bits_kept is not None
     assert (found.few_bits_kept.passed, found.few_bits_kept.differ) == (False, [f"block.{block:02d}.down"])
@@ -182,18 +182,18 @@ def test_the_reference_must_be_of_the_graph_that_was_folded(folded: Bundle, dens
         GivenBits.of(folded, plan, Bundle.open(dense_5m))
 
 
-def test_low_rank_over_few_bits_is_refused_by_name(dense: Bundle, shared: Path, tmp_path: Path) -> None:
-    made = foldrank.plan(shared / "fixtures/tiny/llama/checkpoint", methods=["dipsvd:keep=0.8"], calibration_tokens=256)
+def test_low_rank_over_few_bits_is_refused_by_name(dense: Bundle, tiny_models: Path, tmp_path: Path) -> None:
+    made = foldrank.plan(tiny_models / "llama" / "checkpoint", methods=["dipsvd:keep=0.8"], calibration_tokens=256)
     with pytest.raises(PassRefused, match=r"block\.00\..*not plain matrices"):
         foldrank.apply(dense, made, tmp_path / "small")
     with pytest.raises(PassRefused, match=r"block\.00\.\w+: its graph came with 43 .*which dipsvd cannot replace"):
-        foldrank.compress(shared / "fixtures/tiny/llama/checkpoint", tmp_path / "small", dense=dense.path,
+        foldrank.compress(tiny_models / "llama" / "checkpoint", tmp_path / "small", dense=dense.path,
                           methods=["shortgpt:keep=0.8", "dipsvd:keep=0.8"])
     assert not (tmp_path / "small").exists()
 
 
-def test_weights_that_are_no_rounding_of_the_checkpoint_are_refused(shared: Path, tmp_path: Path) -> None:
-    tiny = shared / "fixtures" / "tiny" / "llama"
+def test_weights_that_are_no_rounding_of_the_checkpoint_are_refused(tiny_models: Path, tmp_path: Path) -> None:
+    tiny = tiny_models / "llama"
     graph = quantised(tiny / "optimum" / "model.onnx", tmp_path / "graph")
     model = onnx.load(graph / "model.onnx")
     first, second = (next(n for n in model.graph.node if f"layers.{b}/mlp/up_proj" in n.name) for b in (1, 2))
@@ -203,9 +203,9 @@ def test_weights_that_are_no_rounding_of_the_checkpoint_are_refused(shared: Path
         export(tiny / "checkpoint", tmp_path / "out", exporter="optimum", graph=graph)
 
 
-def test_the_builders_own_int4_graph_is_adopted_and_folded(shared: Path, plan: Plan, tmp_path: Path) -> None:
+def test_the_builders_own_int4_graph_is_adopted_and_folded(tiny_models: Path, plan: Plan, tmp_path: Path) -> None:
     builder = pytest.importorskip("onnxruntime_genai.models.builder")
-    checkpoint = shared / "fixtures" / "tiny" / "llama" / "checkpoint"
+    checkpoint = tiny_models / "llama" / "checkpoint"
     how = ("", str(checkpoint), str(tmp_path / "int4"), "int4", "cpu", str(tmp_path / "cache"))
     builder.create_model(*how, **builder.parse_extra_options(*how, []))
     with pytest.raises(ValueError, match="which exporter made"):
@@ -216,7 +216,7 @@ def test_the_builders_own_int4_graph_is_adopted_and_folded(shared: Path, plan: P
     assert (proof["passed"], proof["measure"], proof["rounded_weights"]) == (True, "kl_nats", 43)
     assert made.manifest.padding == ["left", "right"]
     small = foldrank.apply(made, plan, tmp_path / "small")
-    found = proved(small, made, shared)
+    found = proved(small, made, tiny_models)
     assert (found.passed, found.measure) == (True, "kl_nats")
     assert found.few_bits_kept is not None
     assert found.few_bits_kept.compared == 4 * 5 + 1

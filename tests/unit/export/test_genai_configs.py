@@ -22,9 +22,9 @@ GENERATION = {"do_sample": True, "temperature": 0.6, "top_k": 20, "top_p": 0.95,
 
 
 @pytest.fixture(scope="module")
-def made(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Checkpoint]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Checkpoint]:
     """Checkpoints of all families, with a generation config that says something."""
-    folders = {name: save(tiny, tmp_path_factory.mktemp(name), shared) for name, tiny in TINY.items()}
+    folders = {name: save(tiny, tmp_path_factory.mktemp(name)) for name, tiny in TINY.items()}
     for folder in folders.values():
         (folder / "generation_config.json").write_text(json.dumps(GENERATION))
     return {name: Checkpoint.open(folder) for name, folder in folders.items()}

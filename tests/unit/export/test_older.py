@@ -33,8 +33,8 @@ def test_settings_are_said_again_and_none_is_replaced(config: dict[str, Any], ad
     assert older_config({"text_config": config}) == {"text_config": config | added}
 
 
-def test_a_checkpoint_keeps_its_files_and_the_original_its_config(shared: Path, tmp_path: Path) -> None:
-    source = Path(shutil.copytree(shared / "fixtures" / "tiny" / "llama" / "checkpoint", tmp_path / "checkpoint"))
+def test_a_checkpoint_keeps_its_files_and_the_original_its_config(tiny_models: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(tiny_models / "llama" / "checkpoint", tmp_path / "checkpoint"))
     os.chmod(source / "config.json", 0o644)
     config = strictjson.read(source / "config.json")
     config.pop("rope_theta", None)
@@ -49,8 +49,10 @@ def test_a_checkpoint_keeps_its_files_and_the_original_its_config(shared: Path, 
     assert (made / "model.safetensors").read_bytes() == before["model.safetensors"]
 
 
-def test_weights_under_another_name_and_a_byte_order_mark_reach_the_older_library(shared: Path, tmp_path: Path) -> None:
-    source = Path(shutil.copytree(shared / "fixtures" / "tiny" / "llama" / "checkpoint", tmp_path / "checkpoint"))
+def test_weights_under_another_name_and_a_byte_order_mark_reach_the_older_library(
+    tiny_models: Path, tmp_path: Path
+) -> None:
+    source = Path(shutil.copytree(tiny_models / "llama" / "checkpoint", tmp_path / "checkpoint"))
     (source / "model.safetensors").rename(source / "consolidated.safetensors")
     (source / "tokenizer_config.json").chmod(0o644)
     (source / "tokenizer_config.json").write_bytes(b"\xef\xbb\xbf" + (source / "tokenizer_config.json").read_bytes())

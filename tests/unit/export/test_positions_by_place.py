@@ -15,9 +15,9 @@ from foldrank.verbs.export import export
 pytest.importorskip("onnxruntime")
 
 
-def test_optimums_gemma2_is_padded_on_the_left_alone(shared: Path, tmp_path: Path) -> None:
+def test_optimums_gemma2_is_padded_on_the_left_alone(tiny_models: Path, tmp_path: Path) -> None:
     """On the right the next token takes the place after the padding: its rotation is another."""
-    tiny = shared / "fixtures" / "tiny" / "gemma2"
+    tiny = tiny_models / "gemma2"
     bundle = export(tiny / "checkpoint", tmp_path / "out", exporter="optimum", graph=tiny / "optimum")
     assert bundle.manifest.padding == ["left"]
     decoder = OrtDecoder.open(bundle.path, resolve("cpu"), threads=1)

@@ -56,9 +56,9 @@ OTHERS: dict[str, tuple[Tiny, str]] = {
 
 @NIGHTLY
 @pytest.mark.parametrize("name", SCALED)
-def test_auto_ends_with_an_exporter_that_writes_the_scaling(name: str, shared: Path, tmp_path: Path) -> None:
+def test_auto_ends_with_an_exporter_that_writes_the_scaling(name: str, tmp_path: Path) -> None:
     tiny, exporter, scaled_from = SCALED[name]
-    made = export(save(tiny, tmp_path / "model", shared), tmp_path / "out").manifest
+    made = export(save(tiny, tmp_path / "model"), tmp_path / "out").manifest
     proof = made.export_proof
     assert proof is not None
     assert (made.exporter, proof["passed"], proof["scaled_from"]) == (exporter, True, scaled_from)
@@ -69,17 +69,17 @@ def test_auto_ends_with_an_exporter_that_writes_the_scaling(name: str, shared: P
 
 @NIGHTLY
 @pytest.mark.parametrize("name", OTHERS)
-def test_auto_ends_with_a_sound_export_of_other_forms(name: str, shared: Path, tmp_path: Path) -> None:
+def test_auto_ends_with_a_sound_export_of_other_forms(name: str, tmp_path: Path) -> None:
     tiny, exporter = OTHERS[name]
-    made = export(save(tiny, tmp_path / "model", shared), tmp_path / "out").manifest
+    made = export(save(tiny, tmp_path / "model"), tmp_path / "out").manifest
     assert made.export_proof is not None
     assert (made.exporter, made.export_proof["passed"]) == (exporter, True)
     assert (made.exporter_reason is None) == (exporter == "genai")
 
 
-def test_a_head_size_that_the_operator_does_not_take_is_one_line(shared: Path, tmp_path: Path) -> None:
+def test_a_head_size_that_the_operator_does_not_take_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(NotWritable, match=r"does not run in ONNX Runtime: .*head_size shall be a multiple of 16.*"
                                           r"; --exporter transformers") as raised:
-        export(save(OTHERS["head of 8"][0], tmp_path / "model", shared), tmp_path / "out", exporter="genai")
+        export(save(OTHERS["head of 8"][0], tmp_path / "model"), tmp_path / "out", exporter="genai")
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "out").exists()

@@ -17,9 +17,9 @@ IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 @pytest.fixture
-def silent(shared: Path, tmp_path: Path) -> Path:
+def silent(tiny_models: Path, tmp_path: Path) -> Path:
     """The tiny Llama, whose files name no special token at all."""
-    source = shared / "fixtures" / "tiny" / "llama" / "checkpoint"
+    source = tiny_models / "llama" / "checkpoint"
     folder = Path(shutil.copytree(source, tmp_path / "tiny", copy_function=shutil.copyfile))
     for name in ("generation_config.json", "special_tokens_map.json"):
         (folder / name).unlink(missing_ok=True)

@@ -19,8 +19,8 @@ from foldrank.verbs.inspect import inspect
 
 
 @pytest.fixture
-def other_head(shared: Path, tmp_path: Path) -> Path:
-    source = shared / "fixtures" / "tiny" / "llama" / "checkpoint"
+def other_head(tiny_models: Path, tmp_path: Path) -> Path:
+    source = tiny_models / "llama" / "checkpoint"
     folder = Path(shutil.copytree(source, tmp_path / "tiny", copy_function=shutil.copyfile))
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))

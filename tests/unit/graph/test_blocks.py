@@ -17,9 +17,9 @@ from foldrank.passes.drop_blocks import DropBlocks
 
 
 @pytest.fixture
-def llama(shared: Path) -> ir.Model:
+def llama(tiny_models: Path) -> ir.Model:
     """Six blocks, as optimum wrote them."""
-    return load_model(shared / "fixtures" / "tiny" / "llama" / "optimum" / "model.onnx")
+    return load_model(tiny_models / "llama" / "optimum" / "model.onnx")
 
 
 def named(model: ir.Model, name: str) -> ir.Node:

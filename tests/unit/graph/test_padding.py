@@ -38,9 +38,9 @@ def test_tokens_picked_without_a_look_at_the_mask_take_the_right(rolled: ir.Mode
 
 
 @pytest.mark.parametrize(("family", "sides"), [("llama", ("left",)), ("mistral", ("left",)), ("gemma2", None)])
-def test_graphs_that_are_told_positions_take_the_left(shared: Path, family: str, sides: object) -> None:
+def test_graphs_that_are_told_positions_take_the_left(tiny_models: Path, family: str, sides: object) -> None:
     """Without positions a graph makes them from the mask or counts places: it does not tell."""
-    model = load_model(shared / "fixtures" / "tiny" / family / "optimum" / "model.onnx")
+    model = load_model(tiny_models / family / "optimum" / "model.onnx")
     assert padding_sides(model) == sides
 
 

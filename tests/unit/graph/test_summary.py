@@ -40,8 +40,8 @@ def test_graphs_of_exporters_are_read_as_onnx_reads_them(
 
 
 @pytest.mark.parametrize("family", ["gemma2", "gpt2", "llama", "mistral", "opt", "qwen2"])
-def test_ports_are_those_of_a_session(family: str, shared: Path) -> None:
-    path = shared / "fixtures" / "tiny" / family / "optimum" / "model.onnx"
+def test_ports_are_those_of_a_session(family: str, tiny_models: Path) -> None:
+    path = tiny_models / family / "optimum" / "model.onnx"
     found, session = summary_of(path), open_session(path, resolve("cpu"), threads=1)
     assert (found.inputs, found.outputs) == (session.inputs, session.outputs)
     assert found.operators == as_onnx_reads_it(path)[0]

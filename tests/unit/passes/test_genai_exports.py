@@ -43,21 +43,21 @@ Export = tuple[Path, Bundle]
 
 
 @pytest.fixture(scope="session")
-def export(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Export]:
+def export(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Export]:
     """Export a tiny checkpoint once per session: (checkpoint, dense bundle)."""
     done: dict[tuple[str, str], Export] = {}
 
     def make(name: str, precision: str = "fp32") -> Export:
         if (name, precision) not in done:
-            done[name, precision] = _export(shared, tmp_path_factory.mktemp("export"), name, precision)
+            done[name, precision] = _export(tiny_models, tmp_path_factory.mktemp("export"), name, precision)
         return done[name, precision]
 
     return make
 
 
-def _export(shared: Path, folder: Path, name: str, precision: str) -> Export:
+def _export(tiny_models: Path, folder: Path, name: str, precision: str) -> Export:
     checkpoint = folder / "checkpoint"
-    shutil.copytree(shared / "fixtures" / "tiny" / name.partition("-")[0] / "checkpoint", checkpoint)
+    shutil.copytree(tiny_models / name.partition("-")[0] / "checkpoint", checkpoint)
     out = folder / "dense"
     command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", str(checkpoint), "-o", str(out),
                "-p", precision, "-e", "cpu", "-c", str(folder / "cache")]

@@ -22,19 +22,19 @@ GATED = ("llama", "mistral", "qwen2", "gemma2")
 UNIFORM = ("llama", "mistral", "qwen2", "gpt2", "opt")
 
 
-def fixture(shared: Path, family: str) -> tuple[Path, Path]:
+def fixture(tiny_models: Path, family: str) -> tuple[Path, Path]:
     """(checkpoint, graph)."""
-    folder = shared / "fixtures" / "tiny" / family
+    folder = tiny_models / family
     return folder / "checkpoint", folder / "optimum" / "model.onnx"
 
 
-def decoder_of(shared: Path, family: str) -> Decoder:
-    return read_decoder(load_model(fixture(shared, family)[1]))
+def decoder_of(tiny_models: Path, family: str) -> Decoder:
+    return read_decoder(load_model(fixture(tiny_models, family)[1]))
 
 
-def proves(shared: Path, folder: Path, family: str, edit: Callable[[Model], Model]) -> Path:
+def proves(tiny_models: Path, folder: Path, family: str, edit: Callable[[Model], Model]) -> Path:
     """`prove`, with the checkpoint edited."""
-    checkpoint, graph = fixture(shared, family)
+    checkpoint, graph = fixture(tiny_models, family)
     model = edit(Model(checkpoint))
     if family == "gemma2":  # optimum traces SDPA, which leaves the soft cap of attention out: no Tanh before a Softmax
         for layer in model.layers:
@@ -43,9 +43,9 @@ def proves(shared: Path, folder: Path, family: str, edit: Callable[[Model], Mode
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_reads_blocks_sites_and_heads(shared: Path, family: str) -> None:
-    checkpoint, _ = fixture(shared, family)
-    decoder, model = decoder_of(shared, family), Model(checkpoint)
+def test_reads_blocks_sites_and_heads(tiny_models: Path, family: str) -> None:
+    checkpoint, _ = fixture(tiny_models, family)
+    decoder, model = decoder_of(tiny_models, family), Model(checkpoint)
     config = model.model.config
     assert decoder.dialect == "optimum"
     assert [block.number for block in decoder.blocks] == list(range(FAMILIES[family]))
@@ -62,9 +62,9 @@ def test_reads_blocks_sites_and_heads(shared: Path, family: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_empty_plan_keeps_every_initializer(shared: Path, tmp_path: Path, family: str) -> None:
-    changed = load_model(proves(shared, tmp_path, family, lambda m: m))
-    before = load_model(fixture(shared, family)[1])
+def test_empty_plan_keeps_every_initializer(tiny_models: Path, tmp_path: Path, family: str) -> None:
+    changed = load_model(proves(tiny_models, tmp_path, family, lambda m: m))
+    before = load_model(fixture(tiny_models, family)[1])
     assert set(changed.graph.initializers) == set(before.graph.initializers)
     assert (changed.ir_version, changed.graph.opset_imports) == (before.ir_version, before.graph.opset_imports)
     for name, value in before.graph.initializers.items():
@@ -86,27 +86,28 @@ FOLDS = [(2, "start", "top"), (2, "middle", "mean"), (2, "end", "top"), (4, "sta
     *(pytest.param(length, where, "mean" if like == "top" else "top", marks=NIGHTLY) for length, where, like in FOLDS),
 ])
 @pytest.mark.parametrize("family", UNIFORM)
-def test_folds(shared: Path, tmp_path: Path, family: str, length: int, where: str, like: str) -> None:
+def test_folds(tiny_models: Path, tmp_path: Path, family: str, length: int, where: str, like: str) -> None:
     blocks = window(FAMILIES[family], length, where)
     if like == "top":
-        proves(shared, tmp_path, family, lambda m: m.fold(blocks, {b: float(b == blocks[-1]) for b in blocks}, "top"))
+        upper = {b: float(b == blocks[-1]) for b in blocks}
+        proves(tiny_models, tmp_path, family, lambda m: m.fold(blocks, upper, "top"))
     else:
         mean = dict.fromkeys(blocks, 1 / length)
-        proves(shared, tmp_path, family, lambda m: m.fold(blocks, mean, "bottom", into=blocks[-1]))
+        proves(tiny_models, tmp_path, family, lambda m: m.fold(blocks, mean, "bottom", into=blocks[-1]))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_low_rank_on_every_role(shared: Path, tmp_path: Path, family: str) -> None:
+def test_low_rank_on_every_role(tiny_models: Path, tmp_path: Path, family: str) -> None:
     def every_role(model: Model) -> Model:
         for i, role in enumerate(model.roles):
             model.low_rank(f"block.{i % FAMILIES[family]:02d}.{role}", 5 + i)
         return model
 
-    proves(shared, tmp_path, family, every_role)
+    proves(tiny_models, tmp_path, family, every_role)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_packed_pairs_and_a_fold_together(shared: Path, tmp_path: Path, family: str) -> None:
+def test_packed_pairs_and_a_fold_together(tiny_models: Path, tmp_path: Path, family: str) -> None:
     """The merged block itself gets pairs; gemma2's neighbours are of different kinds, so its blocks only leave."""
     blocks, into = ((1, 2, 3), 1) if family == "gemma2" else ((1, 2), 2)
     values = {1: 1.0, 2: 0.0, 3: 0.0} if family == "gemma2" else {1: 0.75, 2: 0.5}
@@ -116,26 +117,27 @@ def test_packed_pairs_and_a_fold_together(shared: Path, tmp_path: Path, family: 
         model.low_rank("block.00.gate_up" if family in GATED else "block.00.up", 11)
         return model
 
-    proves(shared, tmp_path, family, both)
+    proves(tiny_models, tmp_path, family, both)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_replaced_weights(shared: Path, tmp_path: Path, family: str) -> None:
-    proves(shared, tmp_path, family, lambda m: m.replace("block.01.v").replace("block.02.up").replace("block.03.qkv"))
+def test_replaced_weights(tiny_models: Path, tmp_path: Path, family: str) -> None:
+    proves(tiny_models, tmp_path, family,
+           lambda m: m.replace("block.01.v").replace("block.02.up").replace("block.03.qkv"))
 
 
-def test_gemma2_merges_blocks_of_one_kind_alone(shared: Path, tmp_path: Path) -> None:
-    checkpoint, graph = fixture(shared, "gemma2")
+def test_gemma2_merges_blocks_of_one_kind_alone(tiny_models: Path, tmp_path: Path) -> None:
+    checkpoint, graph = fixture(tiny_models, "gemma2")
     model = Model(checkpoint).fold((1, 2), {1: 0.0, 2: 1.0})
     with pytest.raises(PassRefused, match=r"different kinds: .*Slice.*Expand"):
         transform(load_model(graph), model.plan())
-    proves(shared, tmp_path, "gemma2", lambda m: m.fold((1, 2, 3), {1: 0.5, 2: 0.0, 3: 0.5}, "top"))
+    proves(tiny_models, tmp_path, "gemma2", lambda m: m.fold((1, 2, 3), {1: 0.5, 2: 0.0, 3: 0.5}, "top"))
 
 
 @pytest.mark.parametrize("family", ["qwen2", "gpt2", "opt"])
-def test_weights_are_proved_by_content(shared: Path, family: str) -> None:
+def test_weights_are_proved_by_content(tiny_models: Path, family: str) -> None:
     """A plan of a checkpoint in which two numbers of one weight are exchanged."""
-    checkpoint, graph = fixture(shared, family)
+    checkpoint, graph = fixture(tiny_models, family)
     for role in Model(checkpoint).roles:
         model = Model(checkpoint)
         matrix = model._matrix(model.layers[2], role).data

@@ -12,8 +12,8 @@ from foldrank.graph.safe.load import load_model
 from foldrank.planfile.plan import Plan
 
 
-def test_neighbours_read_one_initializer_and_compute_what_the_plan_says(shared: Path, tmp_path: Path) -> None:
-    folder = shared / "fixtures" / "tiny" / "llama"
+def test_neighbours_read_one_initializer_and_compute_what_the_plan_says(tiny_models: Path, tmp_path: Path) -> None:
+    folder = tiny_models / "llama"
     (tmp_path / "plan").mkdir()
     foldrank.plan(
         folder / "checkpoint", methods=["basis_sharing:keep=0.5,align=1"], calibration_tokens=512

@@ -28,13 +28,13 @@ FAMILIES = [
 
 
 @pytest.fixture(scope="session")
-def export(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Export:
+def export(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Export:
     """Export a tiny checkpoint once per session: (checkpoint, decode graph)."""
     done: dict[str, tuple[Path, Path]] = {}
 
     def make(name: str) -> tuple[Path, Path]:
         if name not in done:
-            checkpoint = shared / "fixtures" / "tiny" / name.partition("-")[0] / "checkpoint"
+            checkpoint = tiny_models / name.partition("-")[0] / "checkpoint"
             folder = tmp_path_factory.mktemp("export")
             if name.endswith("-plain"):
                 done[name] = checkpoint, plainly(checkpoint, folder, "fp32")

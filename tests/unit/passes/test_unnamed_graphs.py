@@ -24,8 +24,8 @@ from torch_model import Model, prove
 FAMILIES = ("llama", "mistral", "qwen2", "gemma2", "gpt2", "opt")
 
 
-def fixture(shared: Path, family: str) -> tuple[Path, Path]:
-    folder = shared / "fixtures" / "tiny" / family
+def fixture(tiny_models: Path, family: str) -> tuple[Path, Path]:
+    folder = tiny_models / family
     return folder / "checkpoint", folder / "optimum" / "model.onnx"
 
 
@@ -43,8 +43,8 @@ def edited(family: str, checkpoint: Path) -> Model:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_optimum_graphs_without_names(shared: Path, tmp_path: Path, family: str) -> None:
-    checkpoint, graph = fixture(shared, family)
+def test_optimum_graphs_without_names(tiny_models: Path, tmp_path: Path, family: str) -> None:
+    checkpoint, graph = fixture(tiny_models, family)
     bare = strip_names(graph, tmp_path / "bare" / "model.onnx")
     same_view(graph, bare)
     small = prove(bare, edited(family, checkpoint), tmp_path / "small")
@@ -56,8 +56,10 @@ def test_optimum_graphs_without_names(shared: Path, tmp_path: Path, family: str)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_graphs_that_onnxruntime_optimised_with_and_without_names(shared: Path, tmp_path: Path, family: str) -> None:
-    checkpoint, graph = fixture(shared, family)
+def test_graphs_that_onnxruntime_optimised_with_and_without_names(
+    tiny_models: Path, tmp_path: Path, family: str
+) -> None:
+    checkpoint, graph = fixture(tiny_models, family)
     basic = optimised(graph, tmp_path / "basic" / "model.onnx")
     bare = strip_names(basic, tmp_path / "bare" / "model.onnx", numbered=True)
     same_view(basic, bare)

@@ -173,8 +173,10 @@ def test_a_chat_template_that_writes_the_token_itself_does_not_write_it_twice(ch
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "tokenizer.json"])
-def test_a_byte_order_mark_in_a_file_of_the_tokenizer_changes_nothing(shared: Path, tmp_path: Path, name: str) -> None:
-    source = shared / "fixtures" / "tiny" / "llama" / "checkpoint"
+def test_a_byte_order_mark_in_a_file_of_the_tokenizer_changes_nothing(
+    tiny_models: Path, tmp_path: Path, name: str
+) -> None:
+    source = tiny_models / "llama" / "checkpoint"
     folder = Path(shutil.copytree(source, tmp_path / "model"))
     (folder / name).write_bytes(b"\xef\xbb\xbf" + (source / name).read_bytes())
     found, wanted = (encoded(load_tokenizer(path), ["Größe of the thing"], special=True) for path in (folder, source))

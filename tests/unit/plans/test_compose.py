@@ -101,9 +101,9 @@ def test_reference_decodes_with_its_cache_as_without(made: Plan, checkpoint: Che
     assert model.config.num_hidden_layers == 9
 
 
-def test_reference_refuses_a_plan_of_another_model(made: Plan, shared: Path, checkpoint: Checkpoint) -> None:
+def test_reference_refuses_a_plan_of_another_model(made: Plan, tiny_models: Path, checkpoint: Checkpoint) -> None:
     with pytest.raises(PlanMismatch, match="another sha256"):
-        reference_model(Checkpoint.open(shared / "models" / "specs-300k"), made)
+        reference_model(Checkpoint.open(tiny_models / "llama" / "checkpoint"), made)
 
 
 def test_methods_see_the_model_as_left_before_and_folds_come_first(made: Plan) -> None:
@@ -127,9 +127,9 @@ def test_keep_one_plans_nothing(checkpoint: Checkpoint) -> None:
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "gpt2", "opt"])
 def test_every_known_family_plans_and_its_reference_runs(
-    shared: Path, family: str, tmp_path: Path, ids: np.ndarray
+    tiny_models: Path, family: str, tmp_path: Path, ids: np.ndarray
 ) -> None:
-    folder = shared / "fixtures" / "tiny" / family / "checkpoint"
+    folder = tiny_models / family / "checkpoint"
     methods = ["slm:keep=0.8,rule=mean", "dipsvd:keep=0.7,align=4,packed=split"]
     plan = plan_verb(folder, tmp_path / "plan", methods=methods, calibration_tokens=2048)
     assert plan.document.calibration is not None
@@ -138,9 +138,9 @@ def test_every_known_family_plans_and_its_reference_runs(
     assert torch.isfinite(model(input_ids=torch.from_numpy(ids)).logits).all()
 
 
-def test_kinds_that_alternate_are_refused_by_a_fold_and_nothing_is_left(shared: Path, tmp_path: Path) -> None:
+def test_kinds_that_alternate_are_refused_by_a_fold_and_nothing_is_left(tiny_models: Path, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="is of another kind"):
-        plan_verb(shared / "fixtures" / "tiny" / "gemma2" / "checkpoint", tmp_path / "plan", methods=["slm:keep=0.7"])
+        plan_verb(tiny_models / "gemma2" / "checkpoint", tmp_path / "plan", methods=["slm:keep=0.7"])
     assert list(tmp_path.iterdir()) == []
 
 

@@ -35,8 +35,8 @@ def test_blocks_in_a_row_are_the_model(make_model: MakeModel, ids: np.ndarray, a
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "gemma2", "gpt2", "opt"])
-def test_real_checkpoints_of_the_known_families(shared: Path, family: str, ids: np.ndarray) -> None:
-    checkpoint = Checkpoint.open(shared / "fixtures" / "tiny" / family / "checkpoint")
+def test_real_checkpoints_of_the_known_families(tiny_models: Path, family: str, ids: np.ndarray) -> None:
+    checkpoint = Checkpoint.open(tiny_models / family / "checkpoint")
     decoder = load_decoder(checkpoint)
     with torch.no_grad():
         theirs = decoder.model(input_ids=torch.from_numpy(ids), use_cache=False).logits

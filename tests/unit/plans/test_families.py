@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,13 +31,13 @@ METHODS = {
 
 
 @pytest.fixture(scope="module")
-def made(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Checkpoint]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Checkpoint]:
     """The tiny checkpoint of that name; norms and biases are random too."""
     known: dict[str, Checkpoint] = {}
 
     def make(family: str) -> Checkpoint:
         if family not in known:
-            folder = save({**TINY, **EXPERTS}[family], tmp_path_factory.mktemp(family), shared)
+            folder = save({**TINY, **EXPERTS}[family], tmp_path_factory.mktemp(family))
             known[family] = Checkpoint.open(folder)
         return known[family]
 

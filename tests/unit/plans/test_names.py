@@ -21,9 +21,9 @@ Weights = dict[str, np.ndarray]
 
 
 @pytest.fixture
-def tiny(shared: Path, tmp_path: Path) -> Path:
+def tiny(tiny_models: Path, tmp_path: Path) -> Path:
     """A copy of the tiny untied Llama that a test may spoil."""
-    source = shared / "fixtures" / "tiny" / "llama" / "checkpoint"
+    source = tiny_models / "llama" / "checkpoint"
     return Path(shutil.copytree(source, tmp_path / "tiny", copy_function=shutil.copyfile))
 
 
@@ -92,8 +92,8 @@ def test_a_head_that_equals_the_embedding_stays_tied(tiny: Path) -> None:
 
 
 @pytest.mark.parametrize("family", sorted(tiny_families.TINY))
-def test_every_familys_own_checkpoint_is_the_model(family: str, shared: Path, tmp_path: Path) -> None:
-    saved = tiny_families.save(tiny_families.TINY[family], tmp_path / family, shared)
+def test_every_familys_own_checkpoint_is_the_model(family: str, tmp_path: Path) -> None:
+    saved = tiny_families.save(tiny_families.TINY[family], tmp_path / family)
     assert prove_names(Checkpoint.open(saved)).notes == []
 
 
@@ -124,8 +124,8 @@ def test_an_adapter_is_told_with_its_base(tiny: Path, tmp_path: Path, alone: boo
         Checkpoint.open(folder)
 
 
-def test_names_that_transformers_itself_completes_are_no_fault(shared: Path, tmp_path: Path) -> None:
-    source = shared / "fixtures" / "tiny" / "gpt2" / "checkpoint"
+def test_names_that_transformers_itself_completes_are_no_fault(tiny_models: Path, tmp_path: Path) -> None:
+    source = tiny_models / "gpt2" / "checkpoint"
     folder = Path(shutil.copytree(source, tmp_path / "gpt2", copy_function=shutil.copyfile))
     mask = np.tril(np.ones((1, 1, 8, 8), np.float32))
 

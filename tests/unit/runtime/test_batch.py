@@ -31,7 +31,7 @@ def folder(request: pytest.FixtureRequest) -> Path:
     """GroupQueryAttention; rotary positions, with full and sliding attention; none are told; learned positions."""
     if request.param == "genai":
         return request.getfixturevalue("dense_5m")
-    return request.getfixturevalue("shared") / "fixtures" / "tiny" / request.param / "optimum"
+    return request.getfixturevalue("tiny_models") / request.param / "optimum"
 
 
 @pytest.fixture

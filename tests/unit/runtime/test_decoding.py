@@ -93,9 +93,9 @@ def test_engines_and_caches_generate_the_same_tokens(
     assert (library.generate(IDS, 32)[0] == wanted[0]).all()
 
 
-def test_a_graph_with_positions_and_a_growing_cache_decodes_padded_on_the_left(shared: Path) -> None:
+def test_a_graph_with_positions_and_a_growing_cache_decodes_padded_on_the_left(tiny_models: Path) -> None:
     """optimum's graph takes position_ids, so that its rows may be padded where batch generation pads them."""
-    decoder = OrtDecoder.open(shared / "fixtures" / "tiny" / "llama" / "optimum", CPU, threads=1)
+    decoder = OrtDecoder.open(tiny_models / "llama" / "optimum", CPU, threads=1)
     ids: Tokens = IDS % 250
     mask = np.ones_like(ids)
     mask[1, :10] = 0

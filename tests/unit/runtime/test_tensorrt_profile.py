@@ -87,8 +87,8 @@ def test_a_graph_runs_at_each_shape_and_computes_what_it_should(part: int, stand
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "opt"])
-def test_graphs_of_optimum_have_profiles_for_all_dynamic_inputs(family: str, shared: Path) -> None:
-    inputs = summary_of(shared / "fixtures" / "tiny" / family / "optimum" / "model.onnx").inputs
+def test_graphs_of_optimum_have_profiles_for_all_dynamic_inputs(family: str, tiny_models: Path) -> None:
+    inputs = summary_of(tiny_models / family / "optimum" / "model.onnx").inputs
     for found in made(inputs):
         assert set(found) == set(inputs)
         (batch, prompt), past = found["input_ids"], found["past_key_values.0.key"][2]
