@@ -56,7 +56,7 @@ def checkpoint(family: str, folder: Path, *, seed: int = 0) -> Path:
 
 def filled(family: str, weights: Path, folder: Path) -> Path:
     """Write what optimum-onnx makes of a checkpoint of that family: the graph, and the files it takes along."""
-    shutil.copytree(weights, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    shutil.copytree(weights, folder, ignore=shutil.ignore_patterns("*.safetensors"), dirs_exist_ok=True)
     model = onnx.load_from_string(gzip.decompress((RECORDED / family / GRAPH).read_bytes()))
     tensors = load_file(weights / "model.safetensors")
     for initializer in model.graph.initializer:

@@ -14,15 +14,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 
+import optimum_graphs
 import output_digests
 from tiny_families import TINY, save
 
 import foldrank
 
-SHARED = Path(__file__).resolve().parents[3] / "shared"
-ADOPTED = SHARED / "fixtures" / "tiny"
-"""Checkpoints with a graph of optimum-onnx beside each: adopted, since that exporter takes long."""
-
+GRAPH = "optimum"
+"""Folder beside a checkpoint with the graph of optimum-onnx, which is adopted: that exporter takes long."""
 PLANS: dict[str, dict[str, Any]] = {
     "fold": {"methods": ["slm:keep=0.84,windows=4"]},
     "drop": {"methods": ["shortgpt:keep=0.67,windows=4,tokens=128"]},
@@ -77,16 +76,17 @@ def families(*, slow: Sequence[str] = ()) -> list[Family]:
         exports |= {"genai fp16": {"exporter": "genai", "dtype": "fp16"}} if name == "llama" else {}
         exports |= {exporter: {"exporter": exporter} for exporter in slow}
         plans = PLANS | (MORE_PLANS if name in MORE_OF else {})
-        found.append(Family(name, partial(save, tiny, shared=SHARED), plans, exports))
-    for place in sorted(ADOPTED.iterdir()) if ADOPTED.is_dir() else ():
-        found.append(Family(f"{place.name} of optimum", partial(_given, place / "checkpoint"),
-                            {name: PLANS[name] for name in FEW_PLANS},
-                            {"adopted": {"exporter": "optimum", "graph": place / "optimum"}}))
+        found.append(Family(name, partial(save, tiny), plans, exports))
+    for name in optimum_graphs.FAMILIES:
+        found.append(Family(f"{name} of optimum", partial(_with_graph, name), {plan: PLANS[plan] for plan in FEW_PLANS},
+                            {"adopted": {"exporter": "optimum", "graph": GRAPH}}))
     return found
 
 
-def _given(checkpoint: Path, _: Path) -> Path:
-    return checkpoint
+def _with_graph(family: str, folder: Path) -> Path:
+    made = optimum_graphs.checkpoint(family, folder)
+    optimum_graphs.filled(family, made, folder.parent / GRAPH)
+    return made
 
 
 def planned(checkpoint: Path, made: Path, asked: dict[str, Any], first: Path) -> Outcome:
@@ -104,7 +104,8 @@ def exported(checkpoint: Path, bundle: Path, options: dict[str, Any], *, again: 
     """A dense bundle's files. Not `again`: one that lies there, from an earlier record, is taken."""
     if again or not bundle.is_dir():
         bundle.parent.mkdir(parents=True, exist_ok=True)
-        foldrank.export(checkpoint, bundle, offline=True, force=True, **options)
+        graph = {"graph": checkpoint.parent / options["graph"]} if "graph" in options else {}
+        foldrank.export(checkpoint, bundle, offline=True, force=True, **options | graph)
     return {"files": output_digests.digests(bundle) | {"inspect": output_digests.of_value(_told(bundle))}}
 
 

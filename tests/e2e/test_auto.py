@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def made(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """As `compress` goes, but for the bench, and validated on fewer positions."""
-    folder, model = tmp_path_factory.mktemp("auto"), tiny_models / "models" / "specs-300k"
+    folder, model = tmp_path_factory.mktemp("auto"), tiny_models / "llama" / "checkpoint"
     dense = foldrank.export(model, folder / "dense", offline=True)
     plan = foldrank.plan(model, methods=["auto:keep=0.8,effort=low"], calibration_tokens=4096, recover="norms",
                          recover_tokens=8192, recover_steps=6, offline=True)

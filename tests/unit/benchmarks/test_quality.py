@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from tiny_families import TINY, save
 
 from foldrank.benchmarks import quality_decode, quality_recovered
 from foldrank.benchmarks.quality import main, run_cell
@@ -72,25 +73,32 @@ def test_cells_that_are_there_are_not_run_again(specs_5m: Path, tmp_path: Path) 
     assert "cannot be reached" in made[Cell(specs_5m.name, "slm", 0.01, 0).key]["refused"]
 
 
+@pytest.fixture(scope="module")
+def eight_blocks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of as many blocks."""
+    shape = replace(TINY["llama"], options={**TINY["llama"].options, "num_hidden_layers": 8})
+    return save(shape, tmp_path_factory.mktemp("quality") / "eight")
+
+
 def test_a_trained_cell_holds_what_was_before_and_judges_what_was_stored(
-    tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    eight_blocks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from foldrank.model.checkpoint import Checkpoint
     from foldrank.plans.models.decoder import load_decoder
 
-    checkpoint = Checkpoint.open(tiny_models / "models" / "specs-300k")
+    checkpoint = Checkpoint.open(eight_blocks)
     decoder = load_decoder(checkpoint)
-    dense = Judge(decoder, np.random.default_rng(0).integers(0, 512, size=(4, 64)))
-    cell = Cell("specs-300k", "svd", 0.6, 0, "factors")
+    dense = Judge(decoder, np.random.default_rng(0).integers(0, 256, size=(4, 64)))
+    cell = Cell("eight", "svd", 0.6, 0, "factors")
     recoveries = Recoveries(checkpoint, dense, None, 16_384, 12)
     found = run_cell(cell, checkpoint, dense, recoveries, tmp_path)
-    plain = run_cell(Cell("specs-300k", "svd", 0.6, 0), checkpoint, dense)
+    plain = run_cell(Cell("eight", "svd", 0.6, 0), checkpoint, dense)
     assert found["before"]["kl_nats"] == plain["kl_nats"]
     assert found["kept"] == plain["kept"]
     assert found["kl_nats"] < 0.9 * plain["kl_nats"]
     assert (found["recovery_steps"], found["recovery_tokens"]) == (12, 16_384)
     assert cell.key.endswith("recover=factors")
-    kept = Plan.read(tmp_path / Cell("specs-300k", "svd", 0.6, 0).file_name)  # the plan as it was before training
+    kept = Plan.read(tmp_path / Cell("eight", "svd", 0.6, 0).file_name)  # the plan as it was before training
     assert "recover" not in [step.method for step in kept.document.steps]
     monkeypatch.setattr(quality_recovered, "recover", None)  # an equal plan is not trained again
     again = run_cell(cell, checkpoint, dense, recoveries)
@@ -148,9 +156,9 @@ def test_the_committed_page_is_that_of_the_committed_results(root: Path) -> None
 
 
 def test_only_cells_that_are_there_and_were_not_timed_are_timed_and_equal_graphs_once(
-    tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    eight_blocks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, plans = tiny_models / "models" / "specs-300k", tmp_path / "plans"
+    model, plans = eight_blocks, tmp_path / "plans"
     path, timed = tmp_path / "quality.json", []
     methods = ("slm", "unified_skip", "sleb", "laco", "svd:align=2", "shortgpt")
     keys = {method: Cell(model.name, method, 0.9, 0).key for method in methods}
