@@ -25,7 +25,7 @@ import numpy as np
 import onnxruntime.capi.onnxruntime_pybind11_state as ort_errors
 from continued import genai_tokens, optimum_python, optimum_tokens, own_tokens
 from exports import EXPORTERS, exported
-from running import Graph
+from synthetic import Graph
 from tiny_families import TINY, save
 from torch_model import IDS, Model, edited
 

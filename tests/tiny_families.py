@@ -41,10 +41,14 @@ class Tiny:
         return bool(getattr(transformers, self.config)(**self.options).tie_word_embeddings)
 
 
+def llama(**sizes: Any) -> Tiny:
+    """A Llama of these sizes."""
+    return Tiny("LlamaForCausalLM", "LlamaConfig", sizes)
+
+
 TINY: dict[str, Tiny] = {
-    "llama": Tiny("LlamaForCausalLM", "LlamaConfig", {**SIZES, "tie_word_embeddings": True}),
-    "llama-untied": Tiny("LlamaForCausalLM", "LlamaConfig", {
-        **SIZES, "attention_bias": True, "mlp_bias": True, "num_key_value_heads": 1}),
+    "llama": llama(**SIZES, tie_word_embeddings=True),
+    "llama-untied": llama(**{**SIZES, "num_key_value_heads": 1}, attention_bias=True, mlp_bias=True),
     "mistral": Tiny("MistralForCausalLM", "MistralConfig", {**SIZES, "sliding_window": 8}),
     "qwen2": Tiny("Qwen2ForCausalLM", "Qwen2Config", OWN_HEAD),
     "qwen3": Tiny("Qwen3ForCausalLM", "Qwen3Config", SIZES),
@@ -89,8 +93,8 @@ EXPERTS: dict[str, Tiny] = {
 """Mixtures of experts, which are refused by name."""
 
 
-def save(tiny: Tiny, folder: Path, *, seed: int = 1) -> Path:
-    """Write the checkpoint, norms and biases random too, with a byte tokenizer beside it."""
+def random_model(tiny: Tiny, *, seed: int = 1) -> Any:
+    """The model in float32, norms and biases random too, for inference."""
     import torch
     import transformers
 
@@ -100,7 +104,12 @@ def save(tiny: Tiny, folder: Path, *, seed: int = 1) -> Path:
         if parameter.ndim == 1:
             low = 0.5 if path.endswith("weight") else -0.5
             torch.nn.init.uniform_(parameter, low, low + 1.0)
+    return model.requires_grad_(False).eval()
+
+
+def save(tiny: Tiny, folder: Path, *, seed: int = 1) -> Path:
+    """Write the random model as a checkpoint, with a byte tokenizer beside it."""
     folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder)
+    random_model(tiny, seed=seed).save_pretrained(folder)
     write_tokenizer(folder)
     return folder

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import LlamaConfig, LlamaForCausalLM
+from tiny_families import llama, random_model
 
 from foldrank.benchmarks.planning import naive_similarity
 from foldrank.plans.depth.windows import Bounds, Memo, Outcome, merge_windows, search_threshold
@@ -24,16 +24,9 @@ IDS = np.random.default_rng(0).integers(0, 61, size=(4, 12))
 
 
 def random_llama(blocks: int, seed: int, spread: float = 0.15) -> Any:
-    config = LlamaConfig(
-        hidden_size=24, num_attention_heads=3, num_key_value_heads=1, head_dim=10, intermediate_size=36,
-        num_hidden_layers=blocks, vocab_size=61, max_position_embeddings=32, initializer_range=spread,
-    )
-    torch.manual_seed(seed)
-    model = LlamaForCausalLM(config)
-    for name, parameter in model.named_parameters():
-        if "norm" in name:
-            torch.nn.init.uniform_(parameter, 0.5, 1.5)
-    return model.requires_grad_(False).eval()
+    tiny = llama(hidden_size=24, num_attention_heads=3, num_key_value_heads=1, head_dim=10, intermediate_size=36,
+                 num_hidden_layers=blocks, vocab_size=61, max_position_embeddings=32, initializer_range=spread)
+    return random_model(tiny, seed=seed)
 
 
 def folded(model: Any, **options: Any) -> tuple[Any, Decoder]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
+import tiny_families
+from tiny_families import TINY
 
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.solver.costs import Numbers
@@ -21,25 +23,12 @@ EFFORT = Effort(8, 8, 8, (0.5,))
 
 
 def random_model(blocks: int = 5, *, seed: int = 0, architecture: str = "llama", spread: float = 0.25) -> Any:
-    """A random grouped-query model in float32; Qwen2 has biases (randomised too)."""
-    from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
-
+    """A random grouped-query model in float32; Qwen2 has biases."""
     sizes = {
         "hidden_size": 42, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 8, "intermediate_size": 72,
         "num_hidden_layers": blocks, "vocab_size": 61, "max_position_embeddings": 64, "initializer_range": spread,
     }
-    torch.manual_seed(seed)
-    if architecture == "llama":
-        model: Any = LlamaForCausalLM(LlamaConfig(**sizes))
-    else:
-        model = Qwen2ForCausalLM(Qwen2Config(**sizes))
-        for name, parameter in model.named_parameters():
-            if name.endswith("bias"):
-                torch.nn.init.normal_(parameter)
-    for name, parameter in model.named_parameters():
-        if "norm" in name:
-            torch.nn.init.uniform_(parameter, 0.5, 1.5)
-    return model.requires_grad_(False).eval()
+    return tiny_families.random_model(replace(TINY[architecture], options=sizes), seed=seed)
 
 
 @pytest.fixture(scope="session")
