@@ -21,6 +21,8 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
+sys.path.insert(0, str(Path(__file__).resolve().parent / "support"))
+
 import numpy as np
 import onnxruntime.capi.onnxruntime_pybind11_state as ort_errors
 from continued import genai_tokens, optimum_python, optimum_tokens, own_tokens

@@ -4,8 +4,8 @@
     python benchmarks/campaigns/same_output.py record after.json            with the new tree's interpreter
     python benchmarks/campaigns/same_output.py compare before.json after.json
 
-A cell is a dense export, a plan or an applied plan of one family of tests/tiny_families.py; a record holds one line of
-JSON a cell. `record` run again goes on where it stopped; `compare` names what differs and exits with 1.
+A cell is a dense export, a plan or an applied plan of one family of tests/support/tiny_families.py; a record holds one
+line of JSON a cell. `record` run again goes on where it stopped; `compare` names what differs and exits with 1.
 Both trees are asked through `foldrank`'s verbs alone. Exporters that take up to a minute a family are asked for by name
 (`--slow optimum transformers`); `--dense FOLDER` lets the second record take the exports of the first.
 """

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from consumers.stepping import continued, with_onnxruntime
+from stepping import continued, with_onnxruntime
 
 pytest.importorskip("lm_eval", reason="needs lm-eval: make consumers")
 TEXT = "A valve opens. The pump runs."

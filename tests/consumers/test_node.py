@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from consumers.stepping import TOLERANCE, continued, error, in_node, with_onnxruntime
 from continued import COUNT, PROMPT, own_tokens
+from stepping import TOLERANCE, continued, error, in_node, with_onnxruntime
 
 from foldrank.plans.texts import load_tokenizer
 from foldrank.verbs.package import package

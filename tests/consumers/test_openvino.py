@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from consumers.stepping import TOLERANCE, continued, error, with_onnxruntime
 from continued import COUNT, PROMPT
+from stepping import TOLERANCE, continued, error, with_onnxruntime
 
 openvino = pytest.importorskip("openvino", reason="needs openvino: make consumers")
 

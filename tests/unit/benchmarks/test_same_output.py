@@ -10,8 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-
-from tests.tiny_families import TINY
+from tiny_families import TINY
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_families import TINY, save
 
 from foldrank import strictjson
 from foldrank.bundle.genai_settings import settings
@@ -13,7 +14,6 @@ from foldrank.export.finish import finish_files
 from foldrank.export.ports import Ports, sizes
 from foldrank.export.settings import genai_settings
 from foldrank.model.checkpoint import Checkpoint
-from tests.tiny_families import TINY, save
 
 BUILT = [name for name, tiny in TINY.items() if tiny.architecture in known_architectures() and name != "gemma3"]
 """Families of which the builder (0.18) writes settings; on the random Gemma 3 it misses a key of its config."""

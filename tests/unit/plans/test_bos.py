@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bos import with_bos
 
 from foldrank.errors import SourceError
 from foldrank.model.checkpoint import Checkpoint
@@ -23,7 +24,6 @@ from foldrank.plans.methods.auto import shortened, split
 from foldrank.plans.texts import Text, cut_windows, load_text, load_tokenizer, windows
 from foldrank.plans.training.recovering import Recovery, recovery_windows
 from foldrank.verbs.plan import plan
-from tests.bos import with_bos
 
 BOS = 4095
 IDS = np.arange(1, 61)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sample_reports import benchmark, validation
 
 from foldrank import strictjson
 from foldrank.bundle.bundle import seal
@@ -19,7 +20,6 @@ from foldrank.installed import missing
 from foldrank.planfile.document import Calibration, Keep, PlanDocument, Source, Step
 from foldrank.reporting import picture
 from foldrank.sites import Site
-from tests.sample_reports import benchmark, validation
 
 CHARTS = ("bytes_chart", "context_chart", "quality_chart", "roofline", "similarity_map", "spectra", "speed_chart")
 BLOCKS = 12

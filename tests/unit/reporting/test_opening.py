@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sample_reports import validation
 
 from foldrank.cli import output
 from foldrank.recipe import Recipe, read_recipe
 from foldrank.reporting.section_quality import _text
 from foldrank.reports import validate
-from tests.sample_reports import validation
 
 REPORT = validate.FORM.parse(validation())
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sample_reports import benchmark, validation
 
 from foldrank import strictjson
 from foldrank.errors import BundleError
 from foldrank.reporting import picture
 from foldrank.reporting.page import compose
-from tests.sample_reports import benchmark, validation
 
 Maker = Callable[..., Path]
 VOID = {"meta", "link", "img", "br", "hr", "input"}

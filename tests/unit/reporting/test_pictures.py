@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib import colors, image
+from sample_reports import benchmark
 
 from foldrank.reporting.evidence import Evidence
 from foldrank.reporting.page import compose
@@ -20,7 +21,6 @@ from foldrank.reporting.spectra import Spectrum, read, spectra
 from foldrank.reporting.speed_chart import before_after, speedups
 from foldrank.reports.bench import FORM, Speedup
 from foldrank.sites import Site
-from tests.sample_reports import benchmark
 
 Maker = Callable[..., Path]
 

@@ -2,7 +2,7 @@
 write. A server that has imported them forks a child for every export.
 
 What a child process itself is asked for (tests/unit/export/test_builder.py) runs in one of its own, and so does
-whatever the command line is asked to export (tests/e2e/test_whole_way.py).
+whatever the command line is asked to export (tests/exports/test_whole_way.py).
 """
 
 from __future__ import annotations

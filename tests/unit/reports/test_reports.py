@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sample_reports import benchmark, validation
 
 from foldrank.errors import BundleError
 from foldrank.reports import bench, receipts, validate
 from foldrank.reports.form import Form, Gate, plain
 from foldrank.reports.validate import NOT_RUN
-from tests.sample_reports import benchmark, validation
 
 RECEIPT = {"pass": "fold_weights", "effect": "approximate", "where": "block.02", "bytes_before": 9, "bytes_after": 3,
            "reason": "blocks 2 to 4 become 1 x 4"}

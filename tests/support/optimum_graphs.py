@@ -1,9 +1,9 @@
 """Graphs that optimum-onnx 0.1.0 itself wrote, with the weights of a checkpoint made here: six families.
 
-data/optimum/<family> holds the config and the graph without its weights: in the place of each, the initializer's
+tests/data/optimum/<family> holds the config and the graph without its weights: in the place of each, the initializer's
 doc_string names the checkpoint's tensor and, behind a blank, the form it is in (FORMS).
 
-    python tests/optimum_graphs.py [FAMILY …]    # record them anew, with the interpreter of `make optimum-env`
+    python tests/support/optimum_graphs.py [FAMILY …]    # record them anew, with the interpreter of `make optimum-env`
 
 Knows nothing of foldrank but its byte tokenizer.
 """
@@ -27,7 +27,7 @@ from safetensors.numpy import load_file
 
 from foldrank.benchmarks.random_checkpoint import write_tokenizer
 
-RECORDED = Path(__file__).resolve().parent / "data" / "optimum"
+RECORDED = Path(__file__).resolve().parents[1] / "data" / "optimum"
 FAMILIES = tuple(sorted(path.name for path in RECORDED.iterdir()))
 GRAPH = "model.onnx.gz"
 FORMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 def made(root: Path, specs_5m: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict]:
     folder = tmp_path_factory.mktemp("whole")
     found = subprocess.run(
-        [sys.executable, str(root / "tests" / "short_bench.py"), "compress", str(specs_5m), "--method",
+        [sys.executable, str(root / "tests" / "support" / "short_bench.py"), "compress", str(specs_5m), "--method",
          "slm:keep=0.75", "--method", "dipsvd:keep=0.8", "--calibration-tokens", "8192",
          "--dense", str(folder / "dense"), "-o", str(folder / "small"), "--json",
          "--save-recipe", str(folder / "recipe.yaml")],

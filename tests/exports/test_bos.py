@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bos import with_bos
 
 from foldrank.bundle.bundle import Bundle
 from foldrank.cli import main
@@ -21,7 +22,6 @@ from foldrank.verbs.reference import Known
 from foldrank.verbs.run import run
 from foldrank.verbs.selftest import add_selftest, selftest
 from foldrank.verbs.validate import validate
-from tests.bos import with_bos
 
 BOS, ROWS, BEYOND = 4095, 4096, "<|extra|>"
 METHOD, WORDS = ("--method", "slm:keep=0.75"), ("--calibration", "words.txt")

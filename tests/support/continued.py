@@ -14,7 +14,7 @@ from foldrank.runtime.decoding.decoder import OrtDecoder
 from foldrank.runtime.decoding.genai import GenaiDecoder
 from foldrank.runtime.providers.provider import resolve
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PROMPT, COUNT = [72, 101, 108, 108, 111, 32], 10
 
 
@@ -44,7 +44,7 @@ def optimum_rows(
     python: Path, bundles: Sequence[Path], prompts: Sequence[Sequence[int]]
 ) -> dict[Path, list[list[int]] | str]:
     """The same of several prompts in one batch, padded on the left."""
-    program = str(ROOT / "tests" / "optimum_load.py")
+    program = str(Path(__file__).with_name("optimum_load.py"))
     command = [str(python), program, json.dumps(prompts), str(COUNT), *map(str, bundles)]
     quiet = {**os.environ, "HF_HUB_OFFLINE": "1", "ORT_DISABLE_TELEMETRY": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=quiet)

@@ -1,6 +1,6 @@
 """Program for an interpreter that has optimum-onnx: load bundles with ORTModelForCausalLM, print their greedy tokens.
 
-    python tests/optimum_load.py PROMPTS(JSON) COUNT BUNDLE…    ->    JSON: bundle -> tokens of each, or its error
+    python optimum_load.py PROMPTS(JSON) COUNT BUNDLE…    ->    JSON: bundle -> tokens of each, or its error
 
 Prompts go in one batch, short ones padded on the left, as generate() wants them.
 

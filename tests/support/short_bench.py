@@ -1,4 +1,4 @@
-"""foldrank with a short bench: `python tests/short_bench.py compress MODEL ...`. For tests that ask of a `compress`
+"""foldrank with a short bench: `python short_bench.py compress MODEL ...`. For tests that ask of a `compress`
 whether all of it is there and fits together; what the bench measures is asked in test_bench_speed.
 
 Also for a test process itself: `monkeypatch.setattr(bench, "QUICK", SHORT)`.

@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from nightly import NIGHTLY
+from short_bench import SHORT
+from tiny_families import TINY, save
 
 import foldrank
 from foldrank.bundle.bundle import Bundle
 from foldrank.errors import ProviderUnavailable
 from foldrank.verbs import bench, compress_stages
-from tests.nightly import NIGHTLY
-from tests.short_bench import SHORT
-from tests.tiny_families import TINY, save
 
 FAMILIES = [name for name in TINY if "-" not in name]
 
