@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -57,3 +58,11 @@ def make_search() -> Callable[..., Search]:
         return Search(original, Meter.of(decoder, measuring), terms, effort, 0.5)
 
     return made
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where this test's plans keep their findings."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("FOLDRANK_NO_CACHE", raising=False)
+    return tmp_path / "foldrank" / "plans"

@@ -1,15 +1,12 @@
-"""Findings on disk: kept when a plan is cut short, gone when it is made, never taken from another plan or owner."""
+"""A plan that was cut short goes on where it was, and not from findings of other code."""
 
 from __future__ import annotations
 
-import json
-import os
 import pkgutil
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,110 +21,11 @@ from foldrank.planfile.plan import Plan
 from foldrank.plans.compose import parse_all, run_all
 from foldrank.plans.models.block import Block
 from foldrank.plans.models.decoder import Decoder
-from foldrank.plans.resume import FolderShelf, code_version, open_shelf
+from foldrank.plans.resume import FolderShelf, code_version
 from foldrank.plans.shelf import Finding, MemoryShelf, Shelf, States, walk
 from foldrank.progress import SILENT
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.delenv("FOLDRANK_NO_CACHE", raising=False)
-    return tmp_path / "foldrank" / "plans"
-
-
-def test_what_is_put_comes_back_bit_for_bit_and_by_rows(tmp_path: Path) -> None:
-    shelf = FolderShelf(tmp_path).under("a stage")
-    a = torch.randn(5, 3)[:, :2].T
-    shelf.put("x", Finding({"a": a, "losses": torch.rand(4, dtype=torch.float64)}, {"n": 3, "f": 0.1}))
-    held = FolderShelf(tmp_path).under("a stage").get("x")
-    assert held is not None
-    assert dict(held.values) == {"n": 3, "f": 0.1}
-    assert sorted(held.tensors) == ["a", "losses"]
-    assert held.tensors.get("b") is None
-    assert torch.equal(held.tensors["a"], a)
-    assert torch.equal(held.rows("a", 1), a[:1])
-    assert FolderShelf(tmp_path).under("another").get("x") is None
-    shelf.drop("x")
-    assert shelf.get("x") is None
-    assert not list(tmp_path.rglob("*.draft"))
-
-
-def cut_short(cache: Path) -> Path:
-    """The folder of a plan that failed after it had found `x`."""
-    shelf = open_shelf("inputs")
-    shelf.__enter__().put("x", Finding(values={"n": 1}))
-    shelf.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
-    (folder,) = cache.iterdir()
-    return folder
-
-
-def test_folder_stays_when_a_plan_fails_and_goes_when_it_is_made(cache: Path) -> None:
-    def plan(*, fails: bool) -> Finding | None:
-        with open_shelf("inputs") as shelf:
-            found = shelf.get("x")
-            shelf.put("x", Finding(values={"n": 1}))
-            if fails:
-                raise RuntimeError("cut short")
-            return found
-
-    with pytest.raises(RuntimeError):
-        plan(fails=True)
-    with open_shelf("other inputs") as shelf:
-        assert shelf.get("x") is None
-    found = plan(fails=False)
-    assert found is not None
-    assert list(cache.iterdir()) == []
-
-
-def test_a_plan_that_is_refused_leaves_nothing(cache: Path) -> None:
-    shelf = open_shelf("inputs")
-    shelf.__enter__().put("x", Finding(values={"n": 1}))
-    assert shelf.__exit__(ValueError, ValueError("keep"), None) is not True
-    assert list(cache.iterdir()) == []
-
-
-@pytest.mark.parametrize("owner", [
-    {"pid": 2**22 + 1, "boot_id": None}, {"pid": 1, "boot_id": "another boot"}, "", {"pid": "x"},
-], ids=["dead", "rebooted", "empty", "nonsense"])
-def test_a_lock_whose_owner_is_gone_is_taken_over(cache: Path, owner: Any) -> None:
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    folder = cut_short(cache)
-    if isinstance(owner, dict) and owner.get("boot_id", "") is None:
-        owner["boot_id"] = boot
-    (folder / "lock").write_text(json.dumps(owner) if owner else "")
-    with open_shelf("inputs") as shelf:
-        assert shelf.get("x") is not None
-        assert json.loads((folder / "lock").read_text()) == {"pid": os.getpid(), "boot_id": boot}
-
-
-def test_beside_a_living_owner_a_plan_works_in_a_folder_of_its_own(cache: Path) -> None:
-    with open_shelf("inputs") as first:
-        first.put("x", Finding(values={"n": 1}))
-        with open_shelf("inputs") as second:
-            assert second.get("x") is None
-            second.put("x", Finding(values={"n": 2}))
-        held = first.get("x")
-        assert held is not None
-        assert held.values["n"] == 1
-    assert list(cache.iterdir()) == []
-
-
-def test_what_was_left_a_month_ago_is_thrown_away(cache: Path) -> None:
-    old, young = cache / "old", cache / "young"
-    for folder in (old, young):
-        folder.mkdir(parents=True)
-    os.utime(old, (time.time() - 40 * 24 * 3600,) * 2)
-    with open_shelf("inputs"):
-        assert not old.exists()
-        assert young.exists()
-
-
-def test_without_a_cache_findings_stay_in_memory(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FOLDRANK_NO_CACHE", "1")
-    with open_shelf("inputs") as shelf:
-        assert isinstance(shelf, MemoryShelf)
-    assert not cache.exists()
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.mark.parametrize("cut", [0, 1, 2, 3])
@@ -161,7 +59,6 @@ def test_a_walk_goes_on_at_the_block_it_was_cut_short_in(
 
 
 ASKED: Any = {"methods": ["dipsvd:keep=0.7,packed=joint"], "calibration_tokens": 512}
-
 PROGRAM = f"""
 import sys, time
 import foldrank

@@ -218,3 +218,9 @@ def drawn_once() -> Iterator[None]:
         for chart in CHARTS:
             patched.setattr(f"foldrank.reporting.{chart}.picture", remembered)
         yield
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made and not written out, which is what takes long: for tests that read only words."""
+    monkeypatch.setattr(picture, "inline_svg", lambda *_: '<svg role="img"></svg>')
