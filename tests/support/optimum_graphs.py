@@ -70,9 +70,11 @@ def filled(family: str, weights: Path, folder: Path) -> Path:
 
 
 def write_all(folder: Path) -> None:
-    """Write every family: FAMILY/checkpoint, and FAMILY/optimum with the graph."""
+    """Write every family, all or nothing: FAMILY/checkpoint, and FAMILY/optimum with the graph."""
+    draft = folder.with_name(f"{folder.name}.draft")
     for family in FAMILIES:
-        filled(family, checkpoint(family, folder / family / "checkpoint"), folder / family / "optimum")
+        filled(family, checkpoint(family, draft / family / "checkpoint"), draft / family / "optimum")
+    draft.rename(folder)
 
 
 def emptied(graph: Path, weights: Path) -> onnx.ModelProto:
