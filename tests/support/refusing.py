@@ -29,10 +29,12 @@ def graph_of(decoder: Decoder, folder: Path, change: Callable[[onnx.ModelProto],
 
 
 def picture(model: ir.Model) -> str:
+    """A digest of the whole graph."""
     return hashlib.sha256(ir.to_proto(model).SerializeToString(deterministic=True)).hexdigest()
 
 
 def made(decoder: Decoder = DECODER) -> PlanMaker:
+    """An empty plan of the decoder."""
     return PlanMaker(decoder, "0" * 64)
 
 
@@ -47,4 +49,5 @@ def refuses(model: ir.Model, plan: Plan, error: type[Exception], *matches: str) 
 
 
 def node(proto: onnx.ModelProto, name: str) -> onnx.NodeProto:
+    """By its name."""
     return next(n for n in proto.graph.node if n.name == name)
