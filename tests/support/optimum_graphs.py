@@ -38,11 +38,14 @@ FORMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def checkpoint(family: str, folder: Path, *, seed: int = 0) -> Path:
-    """Write the family's checkpoint, random, norms and biases too, beside its config as transformers 4 wrote it."""
+    """Write the family's checkpoint, random, norms and biases too, beside its config as transformers 4 wrote it.
+
+    Two families share no tensor, though their first ones have one shape.
+    """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    torch.manual_seed(seed)
+    torch.manual_seed(len(FAMILIES) * seed + FAMILIES.index(family))
     model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(RECORDED / family))
     with torch.no_grad():
         for parameter in model.parameters():
