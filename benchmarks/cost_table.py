@@ -1,4 +1,4 @@
-"""Time dense and paired MatMuls of a model's shapes through ONNX Runtime: the table that a time budget is kept by.
+"""Time dense, narrower and paired MatMuls of a model's shapes through ONNX Runtime: the table a time budget is kept by.
 
 One token at a time, as decoding does, or more (rows of a batch, a prompt). Every product is a graph of its own with its
 weights inside; all of them run in turn, round after round, so that a disturbance meets all alike, and the median of the
@@ -20,12 +20,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import onnx
-from onnx import helper
 
 from foldrank.benchmarks.environment import environment
+from foldrank.benchmarks.products import DTYPES, copies_of, write_product
+from foldrank.edits.base import BRANCHES
 from foldrank.edits.low_rank import rank_limit
-from foldrank.plans.solver.costs import CostTable, Shape, Timing
+from foldrank.plans.solver.costs import CostTable, Narrower, Shape, Timing
 from foldrank.plans.solver.layout import GROUPS
 from foldrank.progress import SILENT, Progress
 from foldrank.runtime.decoding.resident import GRAPH_OPTION
@@ -37,15 +37,11 @@ from foldrank.sites import Site
 SHARES = (0.02, 0.05, 0.1, 0.25, 0.45, 0.7, 0.9, 1.0)
 """Ranks measured, as shares of the largest that stores fewer numbers than W."""
 
-_DTYPES: dict[str, type[np.floating[Any]]] = {"fp32": np.float32, "fp16": np.float16}
+WIDTHS, WIDTH_MULTIPLE = (0.25, 0.5, 0.75), 64
+"""Widths of MLPs measured, as shares of their channels, in multiples of what suits every provider."""
 
 ROUNDS, RUNS = 15, 20
 """Rounds over all products; runs of each in a round, timed together."""
-
-ON_GPU_BYTES, ON_GPU_COPIES = 2**28, 64
-"""On a GPU: bytes of W's copies in one graph, several times the cache of today's cards; and copies at most."""
-
-_NOISE, _PAGE = "noise", 4096
 
 ON_GPU_MULTIPLE = 8
 """On a GPU ranks are rounded to this: rows of 16 bytes in fp16, without which cuBLAS takes slower kernels."""
@@ -64,50 +60,69 @@ def group_shapes(sites: Iterable[Mapping[str, Any]]) -> set[Shape]:
     return {*found.values(), *alone}
 
 
+def narrower_shapes(sites: Iterable[Mapping[str, Any]]) -> set[Shape]:
+    """[in, out] of an MLP's products, alone and together, with some of its channels."""
+    mlp = [entry for entry in sites if set(Site.parse(entry["site"]).roles) <= set(BRANCHES["mlp"])]
+    down = {tuple(entry["shape"]) for entry in mlp if entry["site"].endswith(".down")}
+    found: set[Shape] = set()
+    for channels, out in down:
+        up = [n_out for n_in, n_out in group_shapes(mlp) - {(channels, out)} if n_in == out]
+        for share in WIDTHS:
+            width = max(1, round(share * channels / WIDTH_MULTIPLE)) * WIDTH_MULTIPLE
+            if width < channels:
+                found |= {(width, out), *((out, n_out * width // channels) for n_out in up)}
+    return found
+
+
 def measure_costs(
     shapes: Iterable[Shape], provider: Provider, *, threads: int, dtype: str = "fp32", tokens: int = 1, seed: int = 0,
-    rounds: int = ROUNDS, progress: Progress = SILENT,
+    rounds: int = ROUNDS, progress: Progress = SILENT, narrower: Iterable[Shape] = (),
 ) -> CostTable:
-    """Time every shape for so many tokens at once (rows times positions), numbers as `dtype`, all on the device.
+    """Time every shape for so many tokens at once (rows times positions), numbers as `dtype`, all on the device; those
+    of narrower MLPs without pairs.
 
     Raises ProviderUnavailable where the provider does not start, ValueError for a dtype numpy lacks.
     """
-    if dtype not in _DTYPES:
-        raise ValueError(f"cost table: no products of {dtype} are timed; one of {', '.join(_DTYPES)}")
+    if dtype not in DTYPES:
+        raise ValueError(f"cost table: no products of {dtype} are timed; one of {', '.join(DTYPES)}")
     if provider.short == "cuda":
         provider = replace(provider, options={GRAPH_OPTION: "1", **provider.options})
-    wanted = sorted(set(shapes))
+    ranks = {shape: (None, *ranks_of(shape, provider)) for shape in sorted(set(shapes))}
+    ranks = dict.fromkeys(sorted(set(narrower) - set(ranks)), (None,)) | ranks
+    wanted = sorted(ranks)
     turns = [wanted] if provider.device == "cpu" else [[shape] for shape in wanted]  # a card holds one shape's copies
     rng = np.random.default_rng(seed)
     medians: dict[tuple[Shape, int | None], float] = {}
     progress.start("cost table", len(turns) * (rounds + 1))
     for turn in turns:
-        medians |= _medians(turn, provider, rng, threads, dtype, tokens, rounds, progress)
+        medians |= _medians({shape: ranks[shape] for shape in turn}, provider, rng, threads, dtype, tokens, rounds,
+                            progress)
     progress.finish("cost table")
     card = Gpu.of(provider)
     return CostTable(
         tuple(
-            Timing(shape, medians[shape, None], {rank: medians[shape, rank] for rank in ranks_of(shape, provider)})
-            for shape in wanted
+            Timing(shape, medians[shape, None], {rank: medians[shape, rank] for rank in ranks[shape] if rank})
+            for shape in wanted if len(ranks[shape]) > 1
         ),
         {**environment(threads), "provider": provider.name, "dtype": dtype, "tokens": tokens, "rounds": rounds,
          "runs": RUNS, "seed": seed, "options": dict(provider.options), "gpu": card and card.facts()},
+        tuple(Narrower(shape, medians[shape, None]) for shape in wanted if len(ranks[shape]) == 1),
     )
 
 
 def _medians(
-    shapes: Iterable[Shape], provider: Provider, rng: np.random.Generator, threads: int, dtype: str, tokens: int,
-    rounds: int, progress: Progress,
+    ranks: Mapping[Shape, Iterable[int | None]], provider: Provider, rng: np.random.Generator, threads: int,
+    dtype: str, tokens: int, rounds: int, progress: Progress,
 ) -> dict[tuple[Shape, int | None], float]:
     """Milliseconds of each shape's product and of its pairs, all open at once and taking turns."""
     with TemporaryDirectory() as name:
         folder, runs = Path(name), {}
-        for shape in shapes:
+        for shape, wanted in ranks.items():
             copies = copies_of(shape, dtype, provider)
-            for rank in (None, *ranks_of(shape, provider)):
+            for rank in wanted:
                 path = write_product(folder, shape, rank, rng, dtype, copies)
                 session = open_session(path, provider, threads=threads, spinning="in_runs")
-                x = rng.standard_normal((1, tokens, shape[0]), dtype=np.float32).astype(_DTYPES[dtype])
+                x = rng.standard_normal((1, tokens, shape[0]), dtype=np.float32).astype(DTYPES[dtype])
                 runs[shape, rank] = (session.handle, _bound(session, x, shape[1]), copies)
         samples: dict[Any, list[float]] = {entry: [] for entry in runs}
         for _ in range(rounds + 1):
@@ -115,63 +130,6 @@ def _medians(
                 samples[entry].append(_milliseconds(handle, binding) / copies)
             progress.advance("cost table")
     return {entry: float(np.median(times[1:])) for entry, times in samples.items()}  # the first round warms up
-
-
-def copies_of(shape: Shape, dtype: str, provider: Provider) -> int:
-    """How often a graph computes the product of that shape: once on a CPU."""
-    return 1 if provider.device == "cpu" else max(2, min(ON_GPU_COPIES, -(-ON_GPU_BYTES // weight_bytes(shape, dtype))))
-
-
-def write_product(
-    folder: Path, shape: Shape, rank: int | None, rng: np.random.Generator, dtype: str = "fp32", copies: int = 1
-) -> Path:
-    """Write a graph that computes x @ W, or (x @ A) @ B; so many times, each with weights of its own.
-
-    Its weights are parts of one file of noise, which all graphs of the folder share.
-    """
-    n_in, n_out = shape
-    sizes = [shape] if rank is None else [(n_in, rank), (rank, n_out)]
-    kind = helper.np_dtype_to_tensor_dtype(np.dtype(_DTYPES[dtype]))
-    nodes, weights, start = [], [], 0
-    for copy in range(copies):
-        values = ["x", f"y{copy}"] if rank is None else ["x", f"h{copy}", f"y{copy}"]
-        for i, size in enumerate(sizes):
-            weight, length = f"w{copy}.{i}", weight_bytes(size, dtype)
-            weights.append(_stored(weight, kind, size, start, length))
-            nodes.append(helper.make_node("MatMul", [values[i], weight], [values[i + 1]], name=f"m{copy}.{i}"))
-            start += -(-length // _PAGE) * _PAGE
-    _lengthen(folder / _NOISE, start, rng, dtype)
-    x, *outputs = (helper.make_tensor_value_info(name, kind, [1, "tokens", size])
-                   for name, size in [("x", n_in), *((f"y{copy}", n_out) for copy in range(copies))])
-    model = helper.make_model(helper.make_graph(nodes, "product", [x], outputs, weights),
-                              opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
-    path = folder / f"{n_in}x{n_out}.{rank}.onnx"
-    onnx.save(model, str(path))
-    return path
-
-
-def _stored(name: str, kind: int, size: Shape, start: int, length: int) -> onnx.TensorProto:
-    """A weight whose numbers lie in the file of noise."""
-    where = {"location": _NOISE, "offset": start, "length": length}
-    return onnx.TensorProto(
-        name=name, data_type=kind, dims=size, data_location=onnx.TensorProto.EXTERNAL,
-        external_data=[onnx.StringStringEntryProto(key=key, value=str(value)) for key, value in where.items()],
-    )
-
-
-def _lengthen(noise: Path, size: int, rng: np.random.Generator, dtype: str) -> None:
-    """Write the file, or add to it, until it has so many bytes: one piece of random numbers over and over."""
-    have = noise.stat().st_size if noise.exists() else 0
-    if have < size:
-        piece = rng.standard_normal(2**20, dtype=np.float32).astype(_DTYPES[dtype])
-        with noise.open("ab") as file:
-            for _ in range(-(-(size - have) // piece.nbytes)):
-                piece.tofile(file)
-
-
-def weight_bytes(shape: Shape, dtype: str) -> int:
-    """Of one matrix of that shape."""
-    return shape[0] * shape[1] * np.dtype(_DTYPES[dtype]).itemsize
 
 
 def ranks_of(shape: Shape, provider: Provider) -> tuple[int, ...]:

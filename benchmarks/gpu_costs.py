@@ -14,7 +14,8 @@ import click
 
 from foldrank import strictjson
 from foldrank.benchmarks.bandwidth import device_bandwidth
-from foldrank.benchmarks.cost_table import group_shapes, measure_costs, weight_bytes
+from foldrank.benchmarks.cost_table import group_shapes, measure_costs
+from foldrank.benchmarks.products import weight_bytes
 from foldrank.benchmarks.random_checkpoint import Shape, parse_size, shape_of
 from foldrank.disk.staging import write_atomically
 from foldrank.edits.low_rank import rank_limit

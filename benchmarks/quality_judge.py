@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,9 +29,14 @@ class Judge:
     ids: np.ndarray
 
     @cached_property
-    def dense(self) -> list[Tensor]:
+    def hidden(self) -> list[Tensor]:
+        """What the dense model gives before its final norm, by window [1, T, C]: logits of all would fill memory."""
+        return [self.decoder.forward(row[None]) for row in self.ids]
+
+    @property
+    def dense(self) -> Iterator[Tensor]:
         """Log probabilities [T - 1, V] of the dense model for every window."""
-        return [_logs(self.decoder, row[None]) for row in self.ids]
+        return (_logs(self.decoder, hidden) for hidden in self.hidden)
 
     @property
     def perplexity(self) -> float:
@@ -43,7 +49,7 @@ class Judge:
         """Perplexity over dense, KL in nats, top-1 agreement of a compressed model."""
         sums = np.zeros(3)
         for row, dense in zip(self.ids, self.dense, strict=True):
-            small_logs = _logs(small, row[None])
+            small_logs = _logs(small, small.forward(row[None]))
             sums += [
                 float((dense - small_logs).gather(-1, _targets(row, dense)).sum()),
                 float((dense.exp() * (dense - small_logs)).sum()),
@@ -67,7 +73,7 @@ def _targets(row_T: np.ndarray, logs: Tensor) -> Tensor:
     return torch.from_numpy(row_T[1:, None]).to(logs.device)
 
 
-def _logs(decoder: Decoder, ids_1T: np.ndarray) -> Tensor:
+def _logs(decoder: Decoder, hidden_1TC: Tensor) -> Tensor:
     """Log probabilities [T - 1, V] of the tokens but the first, float64."""
     with torch.no_grad():
-        return decoder.logits(decoder.forward(ids_1T))[0, :-1].to(torch.float64).log_softmax(-1)
+        return decoder.logits(hidden_1TC)[0, :-1].to(torch.float64).log_softmax(-1)

@@ -1,17 +1,19 @@
-"""auto: one solver that chooses, block by block, between folding and the rank of every site, by measured loss.
+"""auto: one solver that chooses, block by block, between folding it, dropping a branch, narrowing its MLP, and the rank
+of every site, by measured loss.
 
 Budget in numbers (`keep`), bytes of the whole model's weights (`bytes`, stored as `dtype`), or time of the blocks'
 matrix products by a measured cost table (`speedup` with `cost_table`). Given a table, no pair is chosen that takes
 longer than its dense site, whatever the budget is in.
 
-Six parts, in `solver/`. `fisher.py` predicts what every rank of every site costs in nats (two-sided whitening).
+Seven parts, in `solver/`. `fisher.py` predicts what every rank of every site costs in nats (two-sided whitening),
+`narrowing.py` what every width of an MLP does.
 `staged.py` lets a mixed-integer program (`program.py`) choose all at once, in few stages, from losses measured at each.
 `search.py` goes down in steps instead, the best measured move for what it saves: all there is with effort=low, beside
 the program with effort=high, in its place where that finds no way. The search that ends with the lowest measured loss
-is kept; `improving.py` moves single ranks at its end. `block_refit.py` fits each block so that it makes up for what
-lies below it, so dense sites change too (`replace_weight` edits). The calibration windows are split: every fourth
-measures, the others give Gram matrices, so that a choice is judged on text it was not fit to. Only the last fit of the
-chosen layout sees all of them. The same seed gives the same plan.
+is kept; `improving.py` moves single ranks and widths at its end. `block_refit.py` fits each block so that it makes up
+for what lies below it, so dense sites change too (`replace_weight` edits). The calibration windows are split: every
+fourth measures, the others give Gram matrices, so that a choice is judged on text it was not fit to. Only the last fit
+of the chosen layout sees all of them. The same seed gives the same plan.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ from foldrank.plans.solver.journal import Journal
 from foldrank.plans.solver.layout import Layout, Packed, Shapes, dense_layout, numbers_stored
 from foldrank.plans.solver.meter import Meter
 from foldrank.plans.solver.moves import Terms
+from foldrank.plans.solver.narrowing import Narrowings, narrowings
 from foldrank.plans.solver.original import Original, shapes_of
 from foldrank.plans.solver.search import Effort, Search, State
 from foldrank.plans.solver.staged import Stages
@@ -59,7 +62,8 @@ SEARCH_WINDOW = 256
 
 @settings_dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class Settings:
-    """Exactly one of keep, bytes and speedup is given. `fold=false` keeps all blocks. `align`: of ranks above 1.
+    """Exactly one of keep, bytes and speedup is given. `fold`, `drop`, `narrow`, `factor`: whether blocks may become
+    one, branches leave, MLPs lose channels, matrices become pairs. `align`: of ranks above 1; `width_align`: of widths.
 
     `packed`: q, k, v and gate, up as one site each (joint), or as the model holds them (split). By default split, and
     joint where a cost table says what products take: one product more is not free.
@@ -72,7 +76,11 @@ class Settings:
     dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
     effort: Literal["low", "normal", "high"] = "normal"
     align: Annotated[int, Field(ge=1)] = 4
+    width_align: Annotated[int, Field(ge=1)] = 16
     fold: bool = True
+    drop: bool = True
+    narrow: bool = True
+    factor: bool = True
     packed: Packed | None = None
 
     @property
@@ -85,6 +93,8 @@ class Settings:
             raise ValueError("give exactly one of keep, bytes, speedup")
         if self.speedup is not None and self.cost_table is None:
             raise ValueError("speedup needs cost_table=FILE.json, which `foldrank bench --cost-table` measures")
+        if not (self.fold or self.drop or self.narrow or self.factor):
+            raise ValueError("nothing is left to choose: one of fold, drop, narrow, factor is to be true")
 
 
 @dataclass(frozen=True)
@@ -109,10 +119,10 @@ def run(task: Task, settings: Settings) -> Result:
     if total(layout, shapes, budget.costs) <= budget.limit:
         return Result(decoder, edits=(), kept=1.0)
     found, state = _best(task, settings, budget, layout, shapes, split(shortened(task.ids, task.opening), task.opening))
-    whole = Original.of(decoder, task.ids, found.original.roots, settings.sites)
+    whole = Original.of(decoder, task.ids, found.original.roots, settings.sites, found.original.orders)
     final = replace(found, original=whole).build(state.layout)
     kept = numbers_stored(final.layout, shapes) / numbers_stored(layout, shapes)
-    return fitted_result(task, settings.sites, final, kept, _predicted(found, state), _diagnostics(found, state))
+    return fitted_result(task, whole, final, kept, _predicted(found, state), _diagnostics(found, state))
 
 
 METHOD = Method("auto", Settings, run, phase=Phase.BLOCKS, until=Phase.WEIGHTS)
@@ -173,8 +183,13 @@ def _best(
     count = max(1, SEARCH_TOKENS // fitting.shape[1])
     used = fitting[:: max(1, len(fitting) // count)][:count]
     moments = fisher_moments(task.decoder, used, task.seed, settings.sites)
-    terms = _terms(task, settings, budget, shapes, predicted_losses(task.decoder, moments, used.size, task.progress))
-    original = Original.of(task.decoder, used, output_roots(moments), settings.sites)
+    roots = output_roots(moments)
+    narrower = (narrowings(task.decoder, moments, roots, used.size, settings.width_align, task.progress)
+                if settings.narrow else {})
+    terms = _terms(task, settings, budget, shapes, narrower,
+                   predicted_losses(task.decoder, moments, used.size, task.progress))
+    orders = {number: held.order for number, held in narrower.items()}
+    original = Original.of(task.decoder, used, roots, settings.sites, orders)
     meter = Meter.of(task.decoder, measuring)
     effort = EFFORTS[settings.effort]
 
@@ -194,7 +209,9 @@ def _best(
     return found, exchanged(found, state, budget.limit)
 
 
-def _terms(task: Task, settings: Settings, budget: Budget, shapes: Shapes, curves: Curves) -> Terms:
+def _terms(
+    task: Task, settings: Settings, budget: Budget, shapes: Shapes, narrower: Narrowings, curves: Curves
+) -> Terms:
     decoder = task.decoder
     kinds = {block.number: block.likeness for block in decoder.blocks}
     folded = any(block.origin for block in decoder.blocks)
@@ -203,7 +220,10 @@ def _terms(task: Task, settings: Settings, budget: Budget, shapes: Shapes, curve
         held = [kinds[number] for number in range(low, high + 1)] if settings.fold and not folded else []
         return bool(held) and all(kind == held[0] for kind in held)
 
-    return Terms(shapes, budget.costs, curves, settings.align, budget.allowed, alike)
+    def allowed(shape: tuple[int, int], rank: int) -> bool:
+        return settings.factor and budget.allowed(shape, rank)
+
+    return Terms(shapes, budget.costs, curves, settings.align, allowed, alike, narrower, settings.drop)
 
 
 def _predicted(found: Search, state: State) -> Mapping[str, float | int]:

@@ -26,7 +26,6 @@ import torch
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings_dataclass
 from torch import Tensor
-from torch.nn import functional
 
 from foldrank.edits.base import Phase
 from foldrank.plans.depth import branches
@@ -34,6 +33,7 @@ from foldrank.plans.depth.branches import Cut, Place, cut_down, result
 from foldrank.plans.method import Method, Result, Task
 from foldrank.plans.methods import llm_drop
 from foldrank.plans.models.decoder import Decoder
+from foldrank.plans.models.words import Words
 from foldrank.plans.shelf import Figures
 from foldrank.progress import Progress
 
@@ -46,21 +46,19 @@ class Settings(branches.Settings):
     tokens: Annotated[int, Field(ge=2)] = 128
 
 
-def log_probabilities(decoder: Decoder, hidden_NTC: Tensor) -> list[Tensor]:
-    """Of the next token, by window [1, T, V], where the last block's output is this."""
+def words(decoder: Decoder, hidden_NTC: Tensor) -> Words:
+    """What the model says of next tokens, where the last block's output is this."""
     with torch.no_grad():
-        return [functional.log_softmax(decoder.logits(window).float(), dim=-1) for window in hidden_NTC.split(1)]
+        return Words.joined(Words.of(decoder.logits(window)) for window in hidden_NTC.split(1))
 
 
-def divergence(original: list[Tensor], decoder: Decoder, hidden_NTC: Tensor) -> float:
+def divergence(original: Words, decoder: Decoder, hidden_NTC: Tensor) -> float:
     """Mean KL(original || this) in nats a token, where the last block's output is this."""
-    total, count = 0.0, 0
+    total = 0.0
     with torch.no_grad():
-        for wanted, window in zip(original, hidden_NTC.split(1), strict=True):
-            found = functional.log_softmax(decoder.logits(window).float(), dim=-1)
-            total += float((wanted.exp() * (wanted - found)).sum(dtype=torch.float64))
-            count += window.shape[1]
-    return total / count
+        for place, window in enumerate(hidden_NTC.split(1)):
+            total += float(original[place : place + 1].divergence(decoder.logits(window)).sum(dtype=torch.float64))
+    return total / (hidden_NTC.shape[0] * hidden_NTC.shape[1])
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ class Prefixes:
                     hidden = self.cut.source.run(block, hidden)
         return hidden
 
-    def divergence(self, original: list[Tensor], place: Place) -> float:
+    def divergence(self, original: Words, place: Place) -> float:
         """That of the model with one branch less."""
         return divergence(original, self.cut.source, self.without(place))
 
@@ -101,7 +99,7 @@ class Greedy:
 
     source: Decoder
     ids: np.ndarray
-    original: list[Tensor]
+    original: Words
     figures: Figures
     progress: Progress
     freed: Callable[[Cut, Place], float] | None
@@ -138,7 +136,7 @@ class Greedy:
 def run(task: Task, settings: Settings) -> Result:
     """Drop them. Raises as `cut_down`."""
     ids, decoder, keep = settings.ids(task), task.decoder, settings.keep
-    original, figures = log_probabilities(decoder, decoder.forward(ids)), Figures(task.shelf, "divergences")
+    original, figures = words(decoder, decoder.forward(ids)), Figures(task.shelf, "divergences")
     ways: list[Callable[[Cut, Place], float] | None] = [None]
     if keep is not None:
         ways = [lambda cut, place: cut.kept - cut.without(place).kept,

@@ -79,6 +79,11 @@ class Decoder:
         inside = {id(p) for p in self.model.get_submodule(self.family.layers).parameters()}
         return [p for p in self.model.parameters() if id(p) not in inside]
 
+    @property
+    def vocabulary(self) -> int:
+        """Words that it knows: columns of its logits."""
+        return len(self.model.get_output_embeddings().weight)
+
     def embed(self, ids_NT: np.ndarray) -> Tensor:
         """Input of the first block [N, T, C]."""
         return first_input(self.model, self.family.layers, torch.from_numpy(ids_NT).to(self.device))

@@ -7,8 +7,10 @@ model, X' what it reads in the original, W its weight there. The new weight mini
 
 where D, for the two sites that write to the residual stream, is how far the compressed stream is behind the original
 (error feed-forward, as in SAES-SVD); elsewhere D = 0. A pair is the best truncation of V under the metric G + e. So the
-sites that stay dense mend what the others lose, at no cost in size. Where the Fisher matrix F of a site's outputs is
-known the truncation is best under both, tr(F (V - A B)^T (G + e) (V - A B)): errors count for what they cost in nats.
+sites that stay dense mend what the others lose, at no cost in size. Of a narrower MLP X are the channels that stay, X'
+are all: down makes up for those that left. Without an MLP o makes up for it, without attention down does. Where the
+Fisher matrix F of a site's outputs is known the truncation is best under both, tr(F (V - A B)^T (G + e) (V - A B)):
+errors count for what they cost in nats.
 
 Cost of a block: it runs once (its original too, where `Original` no longer holds it), two products over all tokens a
 site (float32, summed in float64), one solve [I, I] and one eigenproblem [min(I, O)] a site, in float64.
@@ -28,8 +30,9 @@ from foldrank.plans.low_rank.grams import cross_gram
 from foldrank.plans.low_rank.truncation import truncations, weighted_pair
 from foldrank.plans.low_rank.whitening import Metric
 from foldrank.plans.models.block import Block
-from foldrank.plans.solver.layout import GROUPS, Packed, Roles, Span
-from foldrank.plans.solver.original import Original, sites
+from foldrank.plans.simulate.slice_mlp import sliced
+from foldrank.plans.solver.layout import DOWN, GROUPS, Packed, Roles, Span, branch_of
+from foldrank.plans.solver.original import Original, applied, sites
 
 PRIOR = 4096
 """What pulls a refit weight to the old one weighs as much as so many tokens of white input. Perplexity over dense in
@@ -60,26 +63,34 @@ def refit(
     decoder = original.decoder
     source = decoder.blocks[original.position(span.source)]
     into = replace(decoder.blocks[original.position(span.low)], tensors=source.tensors)
-    task = _Task(original, original.inputs(span.source), span, source, hidden_NTC, prior)
+    if span.width is not None:
+        into = sliced(into, original.orders[span.source].kept(span.width))
+    if span.dropped is not None:
+        into = into.without(span.dropped)
+    task = _Task(original, original.inputs(span.source), span, source, into, hidden_NTC, prior)
     if like is not None:
         task.take(*like)
     with torch.no_grad(), _rewired(into, original.packed, task.weight):
         output = decoder.run_whole(into, hidden_NTC)
     weights = {
         role: part for roles, weight in task.weights.items()
-        for role, part in zip(roles, weight.split(_widths(source, roles), dim=1), strict=True)
+        for role, part in zip(roles, weight.split(_widths(into, roles), dim=1), strict=True)
     }
     return Fitted(into.with_weights(weights), task.pairs, output)
 
 
 @dataclass
 class _Task:
-    """Fits one block while it runs: `weight` is asked for each site with the input the site is about to read."""
+    """Fits one block while it runs: `weight` is asked for each site with the input the site is about to read.
+
+    `source`: the block whose outputs are wanted; `into`: what is left of it, before anything is fit.
+    """
 
     original: Original
     inputs: Mapping[Roles, Tensor]
     span: Span
     source: Block
+    into: Block
     hidden: Tensor
     prior: float
     weights: dict[Roles, Tensor] = field(default_factory=dict)
@@ -90,11 +101,12 @@ class _Task:
 
     def take(self, span: Span, fitted: Fitted) -> None:
         """What both spans have the same of, in order: a site changes what the sites above it read."""
-        if (span.low, span.high, span.source) != (self.span.low, self.span.high, self.span.source):
+        if replace(span, ranks={}, width=None) != replace(self.span, ranks={}, width=None):
             return
         for group in GROUPS:
-            held = [roles for roles in sites(self.source, self.original.packed) if set(roles) <= set(group)]
-            same = [roles for roles in held if span.ranks.get(roles) == self.span.ranks.get(roles)]
+            held = [roles for roles in sites(self.into, self.original.packed) if set(roles) <= set(group)]
+            same = [roles for roles in held if span.ranks.get(roles) == self.span.ranks.get(roles)
+                    and (span.width == self.span.width or branch_of(roles) == "attention")]
             for roles in same:
                 self.weights[roles] = torch.cat([fitted.block.weight(role) for role in roles], dim=1)
                 if roles in fitted.pairs:
@@ -122,10 +134,11 @@ class _Task:
         return self.last[1]
 
     def _fit(self, roles: Roles, read: Tensor, pull: Tensor, metric: Metric) -> Tensor:
-        old = torch.cat([self.source.weight(role) for role in roles], dim=1).to(torch.float64)
+        old = torch.cat([self.into.weight(role) for role in roles], dim=1).to(torch.float64)
+        whole = self.source.weight("down").to(torch.float64) if roles == DOWN else old
         wanted = self.inputs[roles]
-        goal = self._cross(read, wanted) @ old + pull * old
-        if self.original.additive and roles in (("o",), ("down",)):
+        goal = self._cross(read, wanted) @ whole + pull * old
+        if self.original.additive and roles in (("o",), DOWN):
             goal += cross_gram(read, self._behind(roles))
         found = torch.linalg.solve(metric.matrix, goal)
         rank = self.span.ranks.get(roles)
@@ -151,11 +164,16 @@ class _Task:
         """What the stream lacks [tokens, C] besides the site's own output in the original."""
         states, position = self.original.states, self.original.position(self.span.source)
         lacking = (states[position] - self.hidden).flatten(0, 1)
+        beyond = (states[self.original.position(self.span.high) + 1] - states[position + 1]).flatten(0, 1)
         if roles == ("o",):
-            return lacking
-        assert self.behind is not None
-        beyond = states[self.original.position(self.span.high) + 1] - states[position + 1]
-        return lacking + self.behind + beyond.flatten(0, 1)
+            return lacking + beyond + self._given(DOWN) if self.span.dropped == "mlp" else lacking
+        behind = self._given(("o",)) if self.span.dropped == "attention" else self.behind
+        assert behind is not None
+        return lacking + behind + beyond
+
+    def _given(self, roles: Roles) -> Tensor:
+        """What a branch that left added to the stream in the original [tokens, C]."""
+        return applied(self.source, roles, self.inputs[roles])
 
 
 @contextmanager
@@ -168,8 +186,9 @@ def _rewired(block: Block, packed: Packed, weight: Callable[[Roles, Tensor], Ten
 
         return compute
 
-    linears = {path: block.module.get_submodule(path) for path in block.family.linears}
-    for path, held in block.family.linears.items():
+    held_by = {path: held for path, held in block.family.linears.items() if set(held) <= set(block.roles)}
+    linears = {path: block.module.get_submodule(path) for path in held_by}
+    for path, held in held_by.items():
         linears[path].forward = forward(linears[path], held)
     try:
         yield

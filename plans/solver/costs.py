@@ -1,7 +1,7 @@
 """What a layout costs: numbers stored, or time measured on the target machine. Knows no tensors.
 
-A cost table holds milliseconds of x @ W and of (x @ A) @ B by shape and rank, one decoded token at a time, as
-`foldrank bench --cost-table` measures them.
+A cost table holds milliseconds of x @ W and of (x @ A) @ B by shape and rank, and of x @ W with some of an MLP's
+channels, one decoded token at a time, as `foldrank bench --cost-table` measures them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 
 from foldrank import strictjson
 from foldrank.errors import PlanFormatError
-from foldrank.plans.solver.layout import Layout, Shapes, site_numbers
+from foldrank.plans.solver.layout import Layout, Shapes, Span, site_numbers
 
 Shape = tuple[int, int]
 
@@ -66,11 +66,24 @@ class Timing:
 
 
 @checked_dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
+class Narrower:
+    """Milliseconds of one product [in, out] of a narrower MLP."""
+
+    shape: tuple[int, int]
+    dense_ms: float
+
+    def __post_init__(self) -> None:
+        if self.dense_ms <= 0:
+            raise ValueError(f"the time of {self.shape} must be above 0")
+
+
+@checked_dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
 class CostTable:
-    """Times measured on one machine; `environment` says which."""
+    """Times measured on one machine; `environment` says which. `narrower`: none in tables of earlier versions."""
 
     timings: tuple[Timing, ...]
     environment: dict[str, Any]
+    narrower: tuple[Narrower, ...] = ()
     schema: str = "foldrank.costs/1"
 
     @classmethod
@@ -94,9 +107,10 @@ _TABLE: TypeAdapter[CostTable] = TypeAdapter(CostTable)
 
 @dataclass(frozen=True)
 class Latencies:
-    """Milliseconds from a table; between ranks measured, and below the smallest, on a straight line (never below)."""
+    """Milliseconds from a table; between ranks and widths measured on a straight line, below the smallest as that."""
 
     timings: Mapping[Shape, Timing]
+    dense: Mapping[Shape, float]
 
     @classmethod
     def of(cls, table: CostTable, shapes: Shapes) -> Latencies:
@@ -105,12 +119,21 @@ class Latencies:
         if missing := sorted({shape for shape in shapes.values() if shape not in known}):
             listed = ", ".join(f"{i}x{o}" for i, o in missing)
             raise ValueError(f"the cost table has no times of {listed}; measure this model with bench --cost-table")
-        return cls(known)
+        narrower = {held.shape: held.dense_ms for held in table.narrower}
+        return cls(known, narrower | {timing.shape: timing.dense_ms for timing in table.timings})
 
     def site(self, shape: Shape, rank: int | None) -> float:
         """Of x @ W, or of (x @ A) @ B at a rank."""
-        timing = self.timings[shape]
-        return timing.dense_ms if rank is None else interpolated(timing.pair_ms, rank)
+        if rank is not None:
+            return interpolated(self.timings[shape].pair_ms, rank)
+        return self.dense[shape] if shape in self.dense else self._between(shape)
+
+    def _between(self, shape: Shape) -> float:
+        """Of a product that was not measured, by those with as many rows, or as many columns: the longer time."""
+        rows, columns = shape
+        lines = [({n: ms for (n, other), ms in self.dense.items() if other == columns}, rows),
+                 ({n: ms for (other, n), ms in self.dense.items() if other == rows}, columns)]
+        return max(interpolated(line, size) for line, size in lines if line and max(line) >= size)
 
     def block(self) -> float:
         """Not in the table: a block's norms and its attention are left out, so time won by folding is understated."""
@@ -131,7 +154,10 @@ def interpolated(times: Mapping[int, float], rank: int) -> float:
 
 def total(layout: Layout, shapes: Shapes, costs: Costs) -> float:
     """Cost of a layout."""
-    return sum(
-        costs.block() + sum(costs.site(shape, span.ranks.get(roles)) for roles, shape in shapes.items())
-        for span in layout
-    )
+    return sum(of_span(span, shapes, costs) for span in layout)
+
+
+def of_span(span: Span, shapes: Shapes, costs: Costs) -> float:
+    """Cost of one block."""
+    return costs.block() + sum(
+        costs.site(shape, span.ranks.get(roles)) for roles, shape in span.shapes(shapes).items())

@@ -1,4 +1,5 @@
-"""From refit blocks to what a method gives back: folds, pairs, and new weights for the sites that stayed dense.
+"""From refit blocks to what a method gives back: folds, dropped branches, narrower MLPs, pairs, and new weights for
+the sites that stayed dense.
 
 Knows nothing of how the blocks were chosen or fit.
 """
@@ -14,31 +15,33 @@ import torch
 from torch import Tensor
 
 from foldrank.edits import Edit
-from foldrank.edits.base import WeightEdit
-from foldrank.edits.fold_blocks import FoldBlocks
+from foldrank.edits.base import BRANCHES, WeightEdit
 from foldrank.edits.low_rank import LowRank
 from foldrank.edits.replace_weight import ReplaceWeight
+from foldrank.edits.slice_mlp import Channels, SliceMlp
 from foldrank.plans.low_rank.factoring import replaced_digests
 from foldrank.plans.method import Result, Task
 from foldrank.plans.models.block import Block, Pair
 from foldrank.plans.solver.block_refit import Fitted
 from foldrank.plans.solver.layout import Packed, Span
-from foldrank.plans.solver.original import sites
+from foldrank.plans.solver.original import Original, sites
 from foldrank.plans.solver.search import State
 from foldrank.sites import Site
 
 
 def fitted_result(
-    task: Task, packed: Packed, state: State, kept: float, predicted: Mapping[str, float | int],
+    task: Task, original: Original, state: State, kept: float, predicted: Mapping[str, float | int],
     diagnostics: Mapping[str, Any],
 ) -> Result:
     """The model with these blocks, and the edits that lead a graph there."""
-    folds: list[FoldBlocks] = [span.fold for span in state.layout if span.fold is not None]
-    edits: list[Edit] = list(folds)
     blocks = [_as_told(task, span, fitted) for span, fitted in zip(state.layout, state.fitted, strict=True)]
+    edits: list[Edit] = [span.fold for span in state.layout if span.fold is not None]
+    edits += [span.drop for span in state.layout if span.drop is not None]
+    edits += [_slice(task, span, block, original) for span, block in zip(state.layout, blocks, strict=True)
+              if span.width is not None]
     arrays: dict[str, np.ndarray] = {}
     for block in blocks:
-        for edit, named in _site_edits(task, packed, block):
+        for edit, named in _site_edits(task, original.packed, block):
             edits.append(edit)
             arrays |= {name: np.ascontiguousarray(array.cpu().numpy()) for name, array in named.items()}
     return Result(
@@ -53,6 +56,15 @@ def _as_told(task: Task, span: Span, fitted: Fitted) -> Block:
     if (fold := span.fold) is not None:
         origin = tuple((number, fold.coefficients[number]) for number in fold.blocks)
     return replace(fitted.block, origin=origin, pairs=pairs)
+
+
+def _slice(task: Task, span: Span, block: Block, original: Original) -> SliceMlp:
+    """Which channels stay; what becomes of the matrices themselves is edits of their own."""
+    roles = tuple(role for role in BRANCHES["mlp"] if role in block.roles)
+    shape = task.decoder.block(span.low).weight("down").shape
+    kept = original.orders[span.source].kept(len(block.weight("down")))
+    return SliceMlp(span.low, (shape[0], shape[1]), Channels(tuple(kept.tolist())), None, None,
+                    replaced_digests(task.source.blocks, block, roles))
 
 
 def _site_edits(task: Task, packed: Packed, block: Block) -> Iterator[tuple[WeightEdit, dict[str, Tensor]]]:

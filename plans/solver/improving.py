@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
 
+from foldrank.edits.low_rank import rank_limit
+from foldrank.plans.solver.costs import of_span
 from foldrank.plans.solver.journal import Step
-from foldrank.plans.solver.moves import Move, Unit
+from foldrank.plans.solver.layout import Layout, Span, with_span
+from foldrank.plans.solver.moves import Move, Terms, Unit
 from foldrank.plans.solver.search import Search, State, name
 from foldrank.progress import track
 
@@ -19,20 +22,66 @@ Change = tuple[Move, ...]
 
 
 def filled(search: Search, state: State, limit: float) -> State:
-    """What a search saved too much is spent on higher ranks, as long as that is measured to pay."""
+    """What a search saved too much is spent on higher ranks and wider MLPs, as long as that is measured to pay."""
     def raises(state: State) -> Sequence[Change]:
-        return [(move,) for move in search.terms.raises(state.layout, limit - search.terms.cost(state.layout))]
+        room = limit - search.terms.cost(state.layout)
+        return [(move,) for move in raised(search.terms, state.layout, room)]
 
     return _improved(search, state, raises, count())
 
 
 def exchanged(search: Search, state: State, limit: float) -> State:
-    """Ranks go from pairs where they are worth less to pairs where they are worth more, while that pays."""
+    """Ranks and channels go from where they are worth less to where they are worth more, while that pays."""
     def exchanges(state: State) -> Sequence[Change]:
-        return [*search.terms.exchanges(state.layout, limit - search.terms.cost(state.layout))]
+        return [*swapped(search.terms, state.layout, limit - search.terms.cost(state.layout))]
 
     most = search.effort.exchanges
     return _improved(search, state, exchanges, track(range(most), "exchanges", most, search.progress))
+
+
+def raised(terms: Terms, layout: Layout, room: float) -> list[Move]:
+    """Every pair with a higher rank, every narrow MLP with more channels, that costs at most `room` more: the next step
+    up, and the highest."""
+    found = []
+    for position, span in enumerate(layout):
+        for unit, steps in _steps_up(terms, span):
+            moves = []
+            for step in steps:
+                saved = of_span(span, terms.shapes, terms.costs) - of_span(step, terms.shapes, terms.costs)
+                if -saved <= room:
+                    nats = terms.predicted(step) - terms.predicted(span)
+                    moves.append(Move(position, with_span(layout, position, step), unit, saved, nats))
+            found += moves[:1] + moves[1:][-1:]
+    return found
+
+
+def swapped(terms: Terms, layout: Layout, room: float) -> Iterator[Change]:
+    """One pair a rank lower or one MLP a step narrower, then another as much higher as that and the `room` allow."""
+    for position, span in enumerate(layout):
+        for unit, lowered in _steps_down(terms, span):
+            down = terms.step(layout, position, lowered, unit)
+            if down is not None:
+                yield from ((down, up) for up in raised(terms, down.layout, room + down.saved) if up.key != down.key)
+
+
+def _steps_up(terms: Terms, span: Span) -> Iterator[tuple[Unit, list[Span]]]:
+    """All there are, by what they change, the smallest first."""
+    for roles, held in span.ranks.items():
+        shape, least = terms.shapes[roles], (held // terms.align + 1) * terms.align
+        yield (roles,), [span.with_ranks({roles: rank}) for rank in range(least, rank_limit(*shape) + 1, terms.align)
+                         if terms.allowed(shape, rank)]
+    if span.width is not None:
+        wider = [width for width in terms.narrowings[span.source].widths if width > span.width]
+        yield "width", [*map(span.narrow, wider), span.narrow(None)]
+
+
+def _steps_down(terms: Terms, span: Span) -> Iterator[tuple[Unit, Span]]:
+    """The next of each."""
+    for roles, held in span.ranks.items():
+        yield (roles,), span.with_ranks({roles: (held - 1) // terms.align * terms.align or 1})
+    if span.width is not None:
+        below = [width for width in terms.narrowings[span.source].widths if width < span.width]
+        yield from (("width", span.narrow(width)) for width in below[-1:])
 
 
 def _improved(

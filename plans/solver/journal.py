@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from foldrank.plans.shelf import Finding, Shelf
 from foldrank.plans.solver.layout import Layout, Span
@@ -60,8 +60,8 @@ class Journal:
 
 
 def _span(held: Mapping[str, Any]) -> Span:
-    return Span(held["low"], held["high"], held["source"], {tuple(roles): rank for roles, rank in held["ranks"]})
+    return Span(**{**held, "ranks": {tuple(roles): rank for roles, rank in held["ranks"]}})
 
 
 def _unit(held: Any) -> Unit:
-    return held if isinstance(held, str) else tuple(tuple(roles) for roles in held)
+    return cast(Unit, held if isinstance(held, str) else tuple(tuple(roles) for roles in held))

@@ -1,23 +1,41 @@
-"""The choices open at a layout: lower the ranks of a site or of a whole branch of one block, or fold two neighbours.
+"""The choices open at a layout: lower the ranks of a site or of a whole branch of one block, narrow its MLP, drop a
+branch, or fold two neighbours.
 
 Knows shapes, costs and predicted losses; no tensors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
 
-from foldrank.edits.low_rank import rank_limit
-from foldrank.plans.solver.costs import Costs, total
+from foldrank.edits.base import BRANCHES, LAST
+from foldrank.plans.solver.costs import Costs, of_span, total
 from foldrank.plans.solver.fisher import Curves
-from foldrank.plans.solver.layout import BRANCHES, Layout, Roles, Shapes, Span, merged, rank_of_share, with_span
+from foldrank.plans.solver.layout import (
+    Layout,
+    Roles,
+    Shapes,
+    Span,
+    attentions,
+    branch_of,
+    merged,
+    rank_of_share,
+    with_span,
+)
+from foldrank.plans.solver.narrowing import Narrowing
 
 SHARES = (0.7, 0.45, 0.25, 0.1, 0.0)
 """Shares of a dense site's numbers that a step down goes to; the last is rank 1, all but removed."""
 
-Unit = tuple[Roles, ...] | str
-"""What a move lowers: sites together, or the fold it makes ("top", "bottom")."""
+WIDTHS = (0.9, 0.75, 0.5, 0.25, 0.0)
+"""Shares of an MLP's channels that a step goes down to; the last is the narrowest there is."""
+
+Unit = tuple[Roles, ...] | Literal["width", "attention", "mlp", "top", "bottom"]
+"""What a move changes: ranks of sites together, the width of an MLP, the branch it drops, or the fold it makes."""
+
+FOLDS: Final = frozenset({"top", "bottom"})
 
 
 @dataclass(frozen=True)
@@ -40,7 +58,10 @@ class Move:
 
 @dataclass(frozen=True)
 class Terms:
-    """What moves are made from. `allowed(shape, rank)`: may a pair stand there; `alike(low, high)`: may blocks fold."""
+    """What moves are made from. `allowed(shape, rank)`: may a pair stand there; `alike(low, high)`: may blocks fold.
+
+    `narrowings`: what MLPs of other widths are expected to cost, by source number; `drops`: may branches leave.
+    """
 
     shapes: Shapes
     costs: Costs
@@ -48,61 +69,86 @@ class Terms:
     align: int
     allowed: Callable[[tuple[int, int], int], bool]
     alike: Callable[[int, int], bool]
+    narrowings: Mapping[int, Narrowing] = field(default_factory=dict)
+    drops: bool = False
 
     def cost(self, layout: Layout) -> float:
         """Cost of a layout."""
         return total(layout, self.shapes, self.costs)
 
     def predicted(self, span: Span) -> float:
-        """Nats the ranks of a block are expected to cost."""
-        return sum(float(self.curves[span.source][roles][rank]) for roles, rank in span.ranks.items())
+        """Nats that what became of a block is expected to cost, folds aside."""
+        curves = self.curves[span.source]
+        found = sum(float(curves[roles][rank]) for roles, rank in span.ranks.items())
+        if span.width is not None:
+            found += self.narrowings[span.source].nats[span.width]
+        if span.dropped is not None:
+            found += float(curves[(LAST[span.dropped],)][0])
+        return found
+
+    def narrowing(self, span: Span) -> Narrowing | None:
+        """What other widths of its MLP are expected to cost; None where it has none, or holds pairs."""
+        paired = any(branch_of(roles) == "mlp" for roles in span.ranks)
+        return None if paired or span.dropped == "mlp" else self.narrowings.get(span.source)
+
+    def pairable(self, span: Span) -> list[Roles]:
+        """The sites that are pairs or may become some: not those of a narrower MLP."""
+        return [roles for roles in span.shapes(self.shapes) if span.width is None or branch_of(roles) != "mlp"]
+
+    def step(self, layout: Layout, position: int, span: Span, unit: Unit) -> Move | None:
+        """The move to another span at a position; None where that saves nothing."""
+        before = layout[position]
+        saved = of_span(before, self.shapes, self.costs) - of_span(span, self.shapes, self.costs)
+        nats = max(self.predicted(span) - self.predicted(before), 0.0)
+        return Move(position, with_span(layout, position, span), unit, saved, nats) if saved > 0 else None
 
     def moves(self, layout: Layout, need: float) -> list[Move]:
         """Every move open that saves something; none saves more than it must to meet the `need`.
 
         A fold saves what it saves: one that is too large is open where nothing else is left.
         """
-        found = [move for position in range(len(layout)) for move in self._lowered(layout, position, need)]
+        found = [move for position in range(len(layout))
+                 for kind in (self._lowered, self._narrowed, self._dropped) for move in kind(layout, position, need)]
         folds = [move for position in range(len(layout) - 1) for move in self._folded(layout, position)]
         found += [move for move in folds if move.saved <= need]
         return found or (folds if need > 0 else [])
 
     def probes(self, layout: Layout, need: float) -> list[Move]:
-        """One move of every kind at every place: a site about halfway, a branch all but removed, two blocks folded."""
+        """One move of every kind at every place: a site or a width about halfway, a branch dropped (where branches may
+        not be, all but removed), two blocks folded."""
         kinds: dict[tuple[int, Unit], list[Move]] = {}
         for move in self.moves(layout, need):
             kinds.setdefault(move.key, []).append(move)
-        return [moves[-1 if isinstance(unit, str) or len(unit) > 1 else len(moves) // 2]
-                for (_, unit), moves in kinds.items()]
+        return [moves[-1 if whole(unit) else len(moves) // 2] for (_, unit), moves in kinds.items()
+                if not (self.drops and not isinstance(unit, str) and len(unit) > 1)]
 
-    def raises(self, layout: Layout, room: float) -> list[Move]:
-        """Every pair with a higher rank that costs at most `room` more: the next rank, and the highest."""
-        found = []
-        for position, span in enumerate(layout):
-            for roles, held in span.ranks.items():
-                shape, least = self.shapes[roles], (held // self.align + 1) * self.align
-                known = room + self.costs.site(shape, held)
-                ranks = [rank for rank in range(least, rank_limit(*shape) + 1, self.align)
-                         if self.allowed(shape, rank) and self.costs.site(shape, rank) <= known]
-                for rank in {*ranks[:1], *ranks[-1:]}:
-                    raised = span.with_ranks({roles: rank})
-                    made = with_span(layout, position, raised)
-                    gained = self.predicted(raised) - self.predicted(span)
-                    found.append(Move(position, made, (roles,), self.cost(layout) - self.cost(made), gained))
-        return found
+    def _narrowed(self, layout: Layout, position: int, need: float) -> Iterator[Move]:
+        span, moves = layout[position], []
+        known = self.narrowing(span)
+        if known is None:
+            return
+        for width in (w for w in reversed(known.widths) if span.width is None or w < span.width):
+            move = self.step(layout, position, span.narrow(width), "width")
+            moves += [(width, move)] if move is not None else []
+            if move is not None and move.saved >= need:
+                break
+        wanted = {max((w for w, _ in moves if w <= share * known.whole), default=moves[-1][0])
+                  for share in WIDTHS if moves}
+        yield from (move for width, move in moves if width in wanted)
 
-    def exchanges(self, layout: Layout, room: float) -> Iterator[tuple[Move, Move]]:
-        """One pair a rank lower, then another pair as much higher as that and the `room` allow."""
-        for position, span in enumerate(layout):
-            for roles, held in span.ranks.items():
-                lowered = span.with_ranks({roles: (held - 1) // self.align * self.align or 1})
-                made, cost = with_span(layout, position, lowered), self.predicted(lowered) - self.predicted(span)
-                down = self._move(layout, made, position, (roles,), cost)
-                if down is not None:
-                    yield from ((down, up) for up in self.raises(made, room + down.saved) if up.key != down.key)
+    def _dropped(self, layout: Layout, position: int, need: float) -> Iterator[Move]:
+        span = layout[position]
+        if not self.drops or span.dropped is not None:
+            return
+        for branch in BRANCHES:
+            if branch == "attention" and attentions(layout) == 1:
+                continue
+            move = self.step(layout, position, span.without(branch), branch)
+            if move is not None and move.saved <= need:
+                yield move
 
     def _lowered(self, layout: Layout, position: int, need: float) -> Iterator[Move]:
-        for unit in self._units():
+        for unit in self._units(layout[position]):
             seen: set[tuple[int, ...]] = set()
             for share in SHARES:
                 move = self._at_share(layout, position, unit, share)
@@ -115,9 +161,10 @@ class Terms:
                     seen.add(ranks)
                     yield move
 
-    def _units(self) -> list[tuple[Roles, ...]]:
-        branches = [tuple(roles for roles in self.shapes if set(roles) <= set(branch)) for branch in BRANCHES]
-        return [(roles,) for roles in self.shapes] + [branch for branch in branches if len(branch) > 1]
+    def _units(self, span: Span) -> list[tuple[Roles, ...]]:
+        held = self.pairable(span)
+        branches = [tuple(roles for roles in held if branch_of(roles) == branch) for branch in BRANCHES]
+        return [(roles,) for roles in held] + [branch for branch in branches if len(branch) > 1]
 
     def _landing(self, layout: Layout, position: int, unit: tuple[Roles, ...], low: float, need: float) -> Move | None:
         """The move with the highest share that still saves what is needed."""
@@ -141,24 +188,22 @@ class Terms:
             elif not self.allowed(shape, rank):
                 return None
             ranks[roles] = rank
-        lowered = span.with_ranks(ranks)
-        return self._move(layout, with_span(layout, position, lowered), position, unit,
-                          self.predicted(lowered) - self.predicted(span))
+        return self.step(layout, position, span.with_ranks(ranks), unit)
 
     def _folded(self, layout: Layout, position: int) -> Iterator[Move]:
         below, above = layout[position], layout[position + 1]
         if not self.alike(below.low, above.high):
             return
-        for name, left in (("top", below), ("bottom", above)):
-            nothing = left.with_ranks(dict.fromkeys(self.shapes, 1))
+        folds: tuple[tuple[Unit, Span], ...] = (("top", below), ("bottom", above))
+        for name, left in folds:
+            nothing = Span(left.low, left.high, left.source, dict.fromkeys(self.shapes, 1))
             expected = self.predicted(nothing) - self.predicted(left)
             made = merged(layout, position, top=name == "top")
-            move = self._move(layout, made, position, name, expected, span=2)
-            if move is not None:
-                yield move
+            saved = self.cost(layout) - self.cost(made)
+            if saved > 0:
+                yield Move(position, made, name, saved, max(expected, 0.0), span=2)
 
-    def _move(
-        self, layout: Layout, made: Layout, position: int, unit: Unit, predicted: float, span: int = 1
-    ) -> Move | None:
-        saved = self.cost(layout) - self.cost(made)
-        return Move(position, made, unit, saved, max(predicted, 0.0), span) if saved > 0 else None
+
+def whole(unit: Unit) -> bool:
+    """Whether a move of this kind is all or nothing, or is tried at its end: a branch, a fold."""
+    return unit != "width" if isinstance(unit, str) else len(unit) > 1

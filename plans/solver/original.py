@@ -15,6 +15,7 @@ from torch import Tensor
 from foldrank.plans.models.block import Block, watch_inputs
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.solver.layout import GROUPS, Packed, Roles, Shapes
+from foldrank.plans.width.channels import Order
 
 KEPT = 1 << 27
 """Numbers (float32) that are kept of what sites read in the original: half a gibibyte."""
@@ -25,6 +26,7 @@ class Original:
     """The model to be matched: its hidden states [N, T, C] before every block and after the last.
 
     `roots` (`fisher.output_roots`): what errors at a site's outputs cost, by block number; equal where it has none.
+    `orders`: channels of every MLP, those that stay longest first, by block number.
     """
 
     decoder: Decoder
@@ -32,19 +34,20 @@ class Original:
     additive: bool
     roots: Mapping[int, Mapping[Roles, Tensor]] = field(default_factory=dict)
     packed: Packed = "joint"
+    orders: Mapping[int, Order] = field(default_factory=dict)
     _known: dict[int, dict[Roles, Tensor]] = field(default_factory=dict)
 
     @classmethod
     def of(
         cls, decoder: Decoder, ids_NT: np.ndarray, roots: Mapping[int, Mapping[Roles, Tensor]] | None = None,
-        packed: Packed = "joint",
+        packed: Packed = "joint", orders: Mapping[int, Order] | None = None,
     ) -> Original:
         """Run the original once."""
         states = [decoder.embed(ids_NT)]
         with torch.no_grad():
             for block in decoder.blocks:
                 states.append(decoder.run(block, states[-1]))
-        found = cls(decoder, tuple(states), True, roots or {}, packed)
+        found = cls(decoder, tuple(states), True, roots or {}, packed, orders or {})
         return replace(found, additive=found._adds_branches())
 
     def position(self, number: int) -> int:
@@ -82,7 +85,7 @@ class Original:
         block = self.decoder.blocks[0]
         with torch.no_grad():
             read = self.inputs(block.number)
-            written = sum(_applied(block, roles, read[roles]) for roles in (("o",), ("down",)))
+            written = sum(applied(block, roles, read[roles]) for roles in (("o",), ("down",)))
         change = (self.states[1] - self.states[0]).flatten(0, 1)
         return bool((change - written).norm() <= 1e-3 * change.norm())
 
@@ -90,7 +93,7 @@ class Original:
 def sites(block: Block, packed: Packed) -> tuple[Roles, ...]:
     """The sites of a block, in the order in which it applies them."""
     if packed == "split":
-        held = block.family.linears.values()
+        held = [roles for roles in block.family.linears.values() if set(roles) <= set(block.roles)]
         return tuple(sorted(held, key=lambda roles: [roles[0] in group for group in GROUPS].index(True)))
     found = (tuple(role for role in group if role in block.roles) for group in GROUPS)
     return tuple(group for group in found if group)
@@ -114,7 +117,8 @@ def _numbers(held: Iterable[Mapping[Roles, Tensor]]) -> int:
     return sum({tensor.data_ptr(): tensor.numel() for read in held for tensor in read.values()}.values())
 
 
-def _applied(block: Block, roles: Roles, read: Tensor) -> Tensor:
+def applied(block: Block, roles: Roles, read: Tensor) -> Tensor:
+    """What the linear of a site alone in its linear gives [tokens, O] for what it reads [tokens, I], bias and all."""
     path = block.family.path(roles[0])
     bias = block.tensors.get(f"{path}.bias")
     result = read @ block.weight(roles[0])

@@ -1,8 +1,8 @@
 """The best choice among options whose costs and losses add up: a mixed-integer linear program, solved by HiGHS.
 
-Every site of every block is covered by exactly one option: it alone at some rank or dense, it and its branch together,
-or a fold that does away with its block. Minimise the summed loss, the summed cost at most `limit`. Knows no tensors and
-no graphs; that losses add up is the caller's assumption.
+Every site of every block is covered by exactly one option: it alone at some rank or dense, it and its branch together
+(all but removed, dropped, or an MLP of some width), or a fold that does away with its block. Minimise the summed loss,
+the summed cost at most `limit`. Knows no tensors and no graphs; that losses add up is the caller's assumption.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
+from foldrank.edits.base import Branch
 from foldrank.plans.solver.layout import Roles
 
 GAP = 1e-4
@@ -28,7 +29,8 @@ Cell = tuple[int, Roles]
 
 @dataclass(frozen=True)
 class Option:
-    """What may become of some sites. `nats`: loss against the present model; `fold`: positions that it joins, or ()."""
+    """What may become of some sites. `nats`: loss against the present model; `fold`: positions that it joins, or ();
+    `width`: channels that an MLP keeps; `dropped`: the branch that leaves."""
 
     cells: tuple[Cell, ...]
     cost: float
@@ -37,20 +39,30 @@ class Option:
     fold: tuple[int, ...] = ()
     source: int = -1
     """Position of the block whose weights a fold keeps."""
+    width: int | None = None
+    dropped: Branch | None = None
 
 
-def choose(options: Sequence[Option], limit: float) -> tuple[Option, ...] | None:
-    """The options with the least summed loss that cover every cell once within the limit; None where none do."""
+def choose(options: Sequence[Option], limit: float, spare: int = 0) -> tuple[Option, ...] | None:
+    """The options with the least summed loss that cover every cell once within the limit; None where none do.
+
+    `spare`: blocks that may lose their attention, folds that do away with one counted. A block loses one branch at
+    most.
+    """
     cells = {cell: row for row, cell in enumerate(sorted({cell for option in options for cell in option.cells}))}
     cover = [(cells[cell], column) for column, option in enumerate(options) for cell in option.cells]
     joined = [(position, column) for column, option in enumerate(options) for position in option.fold]
+    dropped = [(option.cells[0][0], column) for column, option in enumerate(options) if option.dropped is not None]
     constraints = [
-        LinearConstraint(_incidence(cover, len(cells), len(options)), 1, 1),
+        LinearConstraint(_incidence(cover, len(options)), 1, 1),
         LinearConstraint(np.array([[option.cost for option in options]]) / limit, -np.inf, 1),
     ]
     if joined:
-        blocks = 1 + max(position for position, _ in joined)
-        constraints.append(LinearConstraint(_incidence(joined, blocks, len(options)), -np.inf, 1))
+        constraints.append(LinearConstraint(_incidence(joined, len(options)), -np.inf, 1))
+    if dropped:
+        gone = [float(bool(option.fold) or option.dropped == "attention") for option in options]
+        constraints += [LinearConstraint(_incidence(dropped, len(options)), -np.inf, 1),
+                        LinearConstraint(np.array([gone]), -np.inf, spare)]
     found = milp(
         [option.nats for option in options], integrality=np.ones(len(options)), bounds=Bounds(0, 1),
         constraints=constraints, options={"mip_rel_gap": GAP, "node_limit": NODES},
@@ -60,6 +72,6 @@ def choose(options: Sequence[Option], limit: float) -> tuple[Option, ...] | None
     return tuple(option for option, chosen in zip(options, found.x, strict=True) if chosen > 0.5)
 
 
-def _incidence(entries: Sequence[tuple[int, int]], rows: int, columns: int) -> csr_array:
+def _incidence(entries: Sequence[tuple[int, int]], columns: int) -> csr_array:
     row, column = np.array(entries).T
-    return csr_array((np.ones(len(entries)), (row, column)), shape=(rows, columns))
+    return csr_array((np.ones(len(entries)), (row, column)), shape=(int(row.max()) + 1, columns))

@@ -15,7 +15,7 @@ from torch import Tensor
 from foldrank.plans.models.block import Block
 from foldrank.plans.solver.block_refit import Fitted, refit
 from foldrank.plans.solver.journal import Factors, Journal, Step
-from foldrank.plans.solver.layout import Layout
+from foldrank.plans.solver.layout import Layout, attentions, with_span
 from foldrank.plans.solver.meter import Meter
 from foldrank.plans.solver.moves import Move, Terms, Unit
 from foldrank.plans.solver.original import Original
@@ -186,21 +186,20 @@ class Search:
         for trial in finalists[1:]:
             move = trial.move
             apart = all(move.position != other.move.position for other in taken)
+            made = with_span(layout, move.position, move.layout[move.position]) if move.span == 1 else layout
             if best.move.span == move.span == 1 and apart and trial.score <= CLOSE * best.score and (
-                saved + move.saved <= need
+                saved + move.saved <= need and attentions(made)
             ):
-                layout = tuple(
-                    move.layout[i] if i == move.position else span for i, span in enumerate(layout)
-                )
+                layout = made
                 taken.append(trial)
                 saved += move.saved
-        made = best.made
-        if made is None or len(taken) > 1:
-            made = self.build(layout, state, min(trial.move.position for trial in taken))
+        after = best.made
+        if after is None or len(taken) > 1:
+            after = self.build(layout, state, min(trial.move.position for trial in taken))
         for trial in taken:
             self.steps.append(Step(trial.move.key[0], name(trial.move.unit), trial.move.saved, trial.move.predicted,
-                                   trial.added, made.loss))
-        return made
+                                   trial.added, after.loss))
+        return after
 
 
 def name(unit: Unit) -> str:

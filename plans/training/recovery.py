@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from foldrank.planfile.document import Keep, Step
 from foldrank.planfile.plan import Plan
 from foldrank.plans.models.block import Block
 from foldrank.plans.models.decoder import Decoder
+from foldrank.plans.models.words import Words
 from foldrank.plans.solver.meter import Meter
 from foldrank.plans.training.adapters import RATES, Adapter, Kind, adapter
 from foldrank.plans.training.stored import Stored
@@ -94,7 +94,7 @@ def _train(
         optimizer.zero_grad()
         ids = ids_NT[np.sort(rows)]
         with torch.enable_grad():
-            _distillation(stored, stored.blocks(adapted.apply()), ids, teacher.logs(ids)).backward()
+            _distillation(stored, stored.blocks(adapted.apply()), ids, teacher.words(ids)).backward()
         torch.nn.utils.clip_grad_norm_(adapted.parameters, 1.0)
         optimizer.step()
         schedule.step()
@@ -136,14 +136,13 @@ def _share(step: int, steps: int) -> float:
     return (step + 1) / warm if step < warm else 0.5 + 0.5 * math.cos(math.pi * (step - warm) / max(1, steps - warm))
 
 
-def _distillation(stored: Stored, blocks: tuple[Block, ...], ids_BT: np.ndarray, wanted_BTV: Tensor) -> Tensor:
+def _distillation(stored: Stored, blocks: tuple[Block, ...], ids_BT: np.ndarray, wanted: Words) -> Tensor:
     """Mean KL(dense || compressed) in nats a token."""
     source = stored.source
     hidden = source.embed(ids_BT)
     for block in blocks:
         hidden = source.run(block, hidden)
-    found = source.logits(hidden).log_softmax(-1)
-    return functional.kl_div(found, wanted_BTV, reduction="sum", log_target=True) / ids_BT.size
+    return wanted.divergence(source.logits(hidden)).sum() / ids_BT.size
 
 
 def _held_out(stored: Stored, matrices: Mapping[str, Tensor], meter: Meter) -> float:

@@ -142,6 +142,11 @@ class Edit(abc.ABC):
         """Where many alike are told as one. None: each is told by its own sentence."""
         return None
 
+    @property
+    def beside(self) -> str:
+        """A word or two beside its block in a picture of all blocks; empty where that shows it otherwise, or not."""
+        return ""
+
     @abc.abstractmethod
     def row(self) -> Any:
         """What `inspect --json` says of it."""

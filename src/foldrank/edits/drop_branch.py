@@ -47,6 +47,11 @@ class DropBranch(Edit):
         """In words."""
         return f"Block {self.block} has no {_NAMES[self.branch]} any more."
 
+    @property
+    def beside(self) -> str:
+        """`no MLP`."""
+        return f"no {_NAMES[self.branch]}"
+
     @classmethod
     def gist(cls, edits: Sequence[DropBranch]) -> str:
         """`Attention dropped in blocks 3, 5. MLP dropped in blocks 8.`"""

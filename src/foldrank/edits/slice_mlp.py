@@ -151,6 +151,11 @@ class SliceMlp(Edit):
         """In words."""
         return f"{self.name}: keeps {self._kept}."
 
+    @property
+    def beside(self) -> str:
+        """`MLP 75%`."""
+        return f"MLP {len(self.channels) / self.shape[0]:.0%}"
+
     @classmethod
     def gist(cls, edits: Sequence[SliceMlp]) -> str:
         """`MLPs of 24 blocks keep 384 to 1520 of 1536 channels.`"""

@@ -67,12 +67,14 @@ class Missing:
 
 @dataclass(frozen=True)
 class Block:
-    """A source block in the strip: its number there, its number in the bundle (None: it left), what it became."""
+    """A source block in the strip: its number there, its number in the bundle (None: it left), what it became, and
+    what it lost."""
 
     source: int
     now: int | None
     fold: int | None
     label: str
+    beside: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,10 +87,12 @@ class Strip:
 
 @dataclass(frozen=True)
 class Rank:
-    """A rank-grid cell: chosen rank and its share of the largest possible rank; None: the site stayed dense."""
+    """A rank-grid cell: chosen rank and its share of the largest possible rank; None: the site stayed dense, or is
+    gone."""
 
     rank: int | None = None
     share: float = 1.0
+    gone: bool = False
 
 
 @dataclass(frozen=True)

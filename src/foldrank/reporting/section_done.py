@@ -51,27 +51,34 @@ def _steps(evidence: Evidence) -> Table:
 
 
 def _blocks(evidence: Evidence) -> list[Part]:
-    """Every source block: whether it stays, and with which others it became one."""
+    """Every source block: whether it stays, with which others it became one, and what it lost."""
     count = evidence.source_blocks or 0
     left = surviving(evidence.edits, count)
     folds = [edit.touch for edit in evidence.edits if edit.phase is Phase.BLOCKS]
-    if len(left) == count and not folds:
+    said: dict[int, list[str]] = {}
+    for edit in evidence.edits:
+        if edit.beside:
+            for block in _blocks_of(edit.touch.parts):
+                said.setdefault(block, []).append(edit.beside)
+    if len(left) == count and not folds and not said:
         return [Text("No blocks were folded.")]
     fold_of = {block: (i, _blocks_of(touch.writes)) for i, touch in enumerate(folds)
                for block in _blocks_of(touch.reads)}
-    strip = Strip(tuple(_block(b, left.index(b) if b in left else None, fold_of.get(b)) for b in range(count)))
-    return [Text(f"{count} blocks became {len(left)}."), strip]
+    strip = Strip(tuple(_block(b, left.index(b) if b in left else None, fold_of.get(b), ", ".join(said.get(b, [])))
+                        for b in range(count)))
+    sentence = f"{count} blocks became {len(left)}." if len(left) < count else f"All {count} blocks stay."
+    return [Text(sentence), strip]
 
 
 def _blocks_of(parts: Iterable[EditedPart]) -> list[int]:
     return sorted({part.block for part in parts if isinstance(part, Site)})
 
 
-def _block(source: int, now: int | None, fold: tuple[int, list[int]] | None) -> Block:
+def _block(source: int, now: int | None, fold: tuple[int, list[int]] | None, beside: str) -> Block:
     if fold is None:
-        return Block(source, now, None, "kept" if now is not None else "left")
+        return Block(source, now, None, "kept" if now is not None else "left", beside)
     number, into = fold
-    return Block(source, now, number, "merged" if source in into else f"left, folded into {into[0]}")
+    return Block(source, now, number, "merged" if source in into else f"left, folded into {into[0]}", beside)
 
 
 _TALL = 24
@@ -89,18 +96,25 @@ def _ranks(evidence: Evidence) -> list[Part]:
             roles += [role] if role not in roles else []
     if not chosen:
         return [Text("No weight was replaced by a low-rank pair.")]
+    gone = frozenset[EditedPart]().union(*(edit.touch.removes for edit in evidence.edits))
     order = ("q", "k", "v", "qkv", "o", "gate", "up", "gate_up", "down")
     roles.sort(key=lambda role: order.index(role) if role in order else len(order))
     grid = RankGrid(
         tuple(roles),
         tuple(
-            (f"block {block}", tuple(chosen.get(block, {}).get(role, Rank()) for role in roles))
+            (f"block {block}",
+             tuple(chosen.get(block, {}).get(role, _without_pair(block, role, gone)) for role in roles))
             for block in surviving(evidence.edits, evidence.source_blocks or 0)
         ),
     )
     sentence = ("Ranks of the pairs by source block and role; the bar is the share of the largest rank that still "
                 "saves anything.")
     return [Text(sentence), grid if len(grid.rows) <= _TALL else Fold(f"Ranks of {len(grid.rows)} blocks", (grid,))]
+
+
+def _without_pair(block: int, role: str, gone: frozenset[EditedPart]) -> Rank:
+    parts = Site.parse(f"block.{block:02d}.{role}").parts
+    return Rank(gone=set(parts) <= gone)
 
 
 def _predicted(evidence: Evidence) -> list[Part]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from foldrank.benchmarks.bench import paired_bench
-from foldrank.benchmarks.cost_table import group_shapes, measure_costs
+from foldrank.benchmarks.cost_table import group_shapes, measure_costs, narrower_shapes
 from foldrank.benchmarks.peers import PEERS
 from foldrank.benchmarks.workload import ENGINES, FULL, QUICK
 from foldrank.bundle.bundle import Bundle
@@ -57,7 +57,7 @@ def cost_table(
     provider_options: Mapping[str, str] | None = None, threads: int | None = None, tokens: int = 1, seed: int = 0,
     progress: Progress = SILENT,
 ) -> CostTable:
-    """Time dense and paired MatMuls of a dense bundle's shapes and dtype at several ranks and write the table as JSON.
+    """Time MatMuls of a dense bundle's shapes and dtype, whole, narrower and as pairs; write the table as JSON.
 
     `tokens`: how many are computed at once (rows of a batch, or a prompt's); decoding at batch 1 is 1.
 
@@ -66,10 +66,10 @@ def cost_table(
     from foldrank.verbs.inspect import inspect
 
     dense = _open(bundle)
-    shapes = group_shapes(inspect(dense.path)["sites"])
+    sites = inspect(dense.path)["sites"]
     on = resolve(provider, provider_options)
-    made = measure_costs(shapes, on, threads=threads or default_threads(), dtype=dense.manifest.dtype, tokens=tokens,
-                         seed=seed, progress=progress)
+    made = measure_costs(group_shapes(sites), on, threads=threads or default_threads(), dtype=dense.manifest.dtype,
+                         tokens=tokens, seed=seed, progress=progress, narrower=narrower_shapes(sites))
     try:
         write_atomically(Path(output).expanduser(), made.text().encode())
     except OSError as error:

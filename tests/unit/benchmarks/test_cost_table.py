@@ -6,18 +6,11 @@ import numpy as np
 import onnx
 import pytest
 
-from foldrank.benchmarks.cost_table import (
-    ON_GPU_COPIES,
-    ON_GPU_MULTIPLE,
-    copies_of,
-    group_shapes,
-    measure_costs,
-    ranks_of,
-    write_product,
-)
+from foldrank.benchmarks.cost_table import ON_GPU_MULTIPLE, group_shapes, measure_costs, narrower_shapes, ranks_of
+from foldrank.benchmarks.products import ON_GPU_COPIES, copies_of, write_product
 from foldrank.cli.results import cost_rows
 from foldrank.errors import PlanFormatError
-from foldrank.plans.solver.costs import CostTable, Latencies, Timing, interpolated
+from foldrank.plans.solver.costs import CostTable, Latencies, Narrower, Timing, interpolated
 from foldrank.plans.solver.layout import GROUPS
 from foldrank.runtime.providers.provider import Provider, resolve
 
@@ -65,14 +58,37 @@ def test_sites_stand_alone_and_with_those_that_read_their_input() -> None:
     assert group_shapes(single + rest) == {(8, 16), (8, 8), (8, 4), (20, 8)}
 
 
+def test_a_narrower_mlp_has_fewer_columns_before_down_and_fewer_rows_in_it() -> None:
+    mlp = [{"site": "block.00.down", "shape": [512, 96]}, {"site": "block.00.o", "shape": [96, 96]}]
+    single = [{"site": f"block.00.{role}", "shape": [96, 512]} for role in ("gate", "up")]
+    packed = [{"site": "block.00.gate_up", "shape": [96, 1024]}]
+    down = {(width, 96) for width in (128, 256, 384)}
+    joint = {(96, 2 * width) for width in (128, 256, 384)}
+    assert narrower_shapes(mlp + packed) == down | joint
+    assert narrower_shapes(mlp + single) == down | joint | {(96, width) for width in (128, 256, 384)}
+    assert narrower_shapes(mlp + single[1:]) == down | {(96, width) for width in (128, 256, 384)}
+    assert narrower_shapes([{"site": "block.00.down", "shape": [32, 8]}]) == set()
+
+
+def test_times_of_widths_lie_between_those_measured() -> None:
+    table = CostTable((Timing((10, 40), 4.0, {1: 1.0}), Timing((20, 10), 3.0, {1: 1.0})), {},
+                      (Narrower((10, 20), 2.0), Narrower((10, 10), 1.5)))
+    times = Latencies.of(table, {GROUPS[2]: (10, 40), GROUPS[3]: (20, 10)})
+    assert [times.site((10, columns), None) for columns in (40, 30, 20, 10, 5)] == [4.0, 3.0, 2.0, 1.5, 1.5]
+    assert times.site((15, 10), None) == pytest.approx(2.25), "between (10, 10) and (20, 10)"
+
+
 def test_a_measured_table_reads_back_and_larger_products_take_longer(tmp_path: Path) -> None:
-    table = measure_costs([(1024, 2048), (32, 64)], resolve("cpu", None), threads=1, rounds=5)
+    table = measure_costs([(1024, 2048), (32, 64)], resolve("cpu", None), threads=1, rounds=5,
+                          narrower=[(1024, 256), (32, 64)])
     path = tmp_path / "t.json"
     path.write_text(table.text())
     assert CostTable.read(path) == table
     times = Latencies.of(table, {GROUPS[0]: (1024, 2048), GROUPS[1]: (32, 64)})
     assert times.site((1024, 2048), None) > times.site((32, 64), None)
     assert times.site((1024, 2048), 14) < times.site((1024, 2048), None)
+    assert [held.shape for held in table.narrower] == [(1024, 256)]
+    assert times.site((1024, 256), None) < times.site((1024, 512), None) < times.site((1024, 2048), None)
     assert table.environment["threads"] == 1
 
 

@@ -17,6 +17,7 @@ from foldrank.plans.solver.costs import Numbers
 from foldrank.plans.solver.fisher import fisher_moments, output_roots, predicted_losses
 from foldrank.plans.solver.meter import Meter
 from foldrank.plans.solver.moves import Terms
+from foldrank.plans.solver.narrowing import narrowings
 from foldrank.plans.solver.original import Original, shapes_of
 from foldrank.plans.solver.search import Effort, Search
 
@@ -46,15 +47,18 @@ def ids() -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def make_search() -> Callable[..., Search]:
-    """A search of the solver, joint sites, budget in numbers: from windows that measure and windows that fit."""
+    """A search of the solver, joint sites, widths in steps of 8, budget in numbers: from windows that measure and
+    windows that fit."""
     def made(
         decoder: Decoder, measuring: np.ndarray, fitting: np.ndarray, effort: Effort = EFFORT
     ) -> Search:
         moments = fisher_moments(decoder, fitting, 0)
+        roots = output_roots(moments)
+        narrower = narrowings(decoder, moments, roots, fitting.size, 8)
         terms = Terms(shapes_of(decoder.blocks[0], "joint"), Numbers(),
                       predicted_losses(decoder, moments, fitting.size), 1, lambda _shape, _rank: True,
-                      lambda _low, _high: True)
-        original = Original.of(decoder, fitting, output_roots(moments))
+                      lambda _low, _high: True, narrower, drops=True)
+        original = Original.of(decoder, fitting, roots, orders={number: n.order for number, n in narrower.items()})
         return Search(original, Meter.of(decoder, measuring), terms, effort, 0.5)
 
     return made

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from foldrank.edits.base import BRANCHES, WeightEdit
+from foldrank.edits.drop_branch import DropBranch
 from foldrank.edits.fold_blocks import FoldBlocks
 from foldrank.edits.low_rank import LowRank
 from foldrank.edits.replace_weight import ReplaceWeight
+from foldrank.edits.slice_mlp import SliceMlp
 from foldrank.errors import PlanFormatError
 from foldrank.plans.method import Result, Task
 from foldrank.plans.methods.auto import Settings, run, shortened, split
@@ -28,17 +31,26 @@ MakeModel = Callable[..., Any]
 
 
 def solved(decoder: Decoder, ids: np.ndarray, **options: Any) -> Result:
-    return run(Task(decoder, ids, 0, source=decoder), Settings(**{"effort": "low", "align": 1, **options}))
+    settings = Settings(**{"effort": "low", "align": 1, "width_align": 4, **options})
+    return run(Task(decoder, ids, 0, source=decoder), settings)
 
 
 def stored_numbers(decoder: Decoder, result: Result) -> int:
     """Numbers in the sites, counted from the edits alone."""
-    gone = {b for e in result.edits if isinstance(e, FoldBlocks) for b in e.leaving}
-    numbers = sum(block.site_parameters for block in decoder.blocks if block.number not in gone)
+    numbers = {(block.number, role): block.weight(role).numel() for block in decoder.blocks for role in block.roles}
     for edit in result.edits:
-        if isinstance(edit, LowRank):
-            numbers -= edit.shape[0] * edit.shape[1] - edit.rank * sum(edit.shape)
-    return numbers
+        if isinstance(edit, FoldBlocks):
+            numbers = {site: count for site, count in numbers.items() if site[0] not in edit.leaving}
+        elif isinstance(edit, DropBranch):
+            numbers = {site: count for site, count in numbers.items()
+                       if site[0] != edit.block or site[1] not in BRANCHES[edit.branch]}
+        elif isinstance(edit, SliceMlp):
+            for role in edit.roles:
+                numbers[edit.block, role] = edit.shape[1] * len(edit.channels)
+        elif isinstance(edit, LowRank):
+            share = edit.rank * sum(edit.shape) / len(edit.site.roles)
+            numbers |= {(edit.site.block, role): share for role in edit.site.roles}
+    return round(sum(numbers.values()))
 
 
 @pytest.mark.parametrize("keep", [0.95, 0.7, 0.4])
@@ -159,7 +171,8 @@ def table(decoder: Decoder, folder: Path, *, slow: Collection[tuple[int, int]] =
 def test_no_pair_stands_where_it_is_measured_slower(make_model: MakeModel, ids: np.ndarray, tmp_path: Path) -> None:
     decoder = Decoder.of(make_model(3))
     slow = shapes_of(decoder.blocks[0], "joint")[GROUPS[2]]
-    result = solved(decoder, ids, keep=0.7, fold=False, cost_table=table(decoder, tmp_path, slow=[slow]))
+    result = solved(decoder, ids, keep=0.7, fold=False, drop=False, narrow=False,
+                    cost_table=table(decoder, tmp_path, slow=[slow]))
     pairs = [edit for edit in result.edits if isinstance(edit, LowRank)]
     assert pairs
     assert all(edit.shape != slow for edit in pairs)
@@ -177,9 +190,49 @@ def test_where_no_pair_pays_a_fold_may_save_more_than_it_must(
 ) -> None:
     decoder = Decoder.of(make_model(3))
     slow = set(shapes_of(decoder.blocks[0], "joint").values())
-    result = solved(decoder, ids, speedup=1.1, effort=effort, cost_table=table(decoder, tmp_path, slow=slow))
+    result = solved(decoder, ids, speedup=1.1, effort=effort, drop=False, narrow=False,
+                    cost_table=table(decoder, tmp_path, slow=slow))
     assert not [edit for edit in result.edits if isinstance(edit, LowRank)]
     assert stored_numbers(decoder, result) == decoder.site_parameters * 2 // 3
+
+
+@pytest.mark.parametrize("effort", ["low", "normal"])
+def test_where_no_pair_pays_narrower_mlps_do(
+    make_model: MakeModel, ids: np.ndarray, tmp_path: Path, effort: str
+) -> None:
+    decoder = Decoder.of(make_model(3))
+    slow = set(shapes_of(decoder.blocks[0], "joint").values())
+    result = solved(decoder, ids, speedup=1.1, effort=effort, cost_table=table(decoder, tmp_path, slow=slow))
+    assert not [edit for edit in result.edits if isinstance(edit, LowRank)]
+    assert [edit for edit in result.edits if isinstance(edit, SliceMlp)]
+    share = stored_numbers(decoder, result) / decoder.site_parameters
+    assert 0.95 / 1.1 < share <= 1 / 1.1, "widths meet a budget that whole blocks would overshoot"
+
+
+def test_what_costs_nothing_is_what_leaves(make_model: MakeModel, ids: np.ndarray) -> None:
+    """An attention that writes nothing goes; so do the channels that down does not read."""
+    model = make_model(4)
+    model.model.layers[1].self_attn.o_proj.weight.zero_()
+    model.model.layers[2].mlp.down_proj.weight[:, ::3] = 0
+    decoder = Decoder.of(model)
+    attention = sum(decoder.blocks[1].weight(role).numel() for role in BRANCHES["attention"])
+    channels = 24 * 3 * 42
+    result = solved(decoder, ids, keep=1 - (attention + channels) / decoder.site_parameters, effort="normal")
+    assert result.predicted["auto.measured_nats"] < 1e-5
+    assert {(e.block, e.branch) for e in result.edits if isinstance(e, DropBranch)} == {(1, "attention")}
+    (narrow,) = (edit for edit in result.edits if isinstance(edit, SliceMlp))
+    assert narrow.block == 2
+    assert set(narrow.channels.numbers) == {c for c in range(72) if c % 3}
+
+
+def test_one_attention_stays(make_model: MakeModel, ids: np.ndarray) -> None:
+    model = make_model(3)
+    for layer in model.model.layers:
+        layer.self_attn.o_proj.weight.zero_()
+    for effort in ("low", "normal"):
+        result = solved(Decoder.of(model), ids, keep=0.45, effort=effort, fold=False, factor=False)
+        dropped = [e for e in result.edits if isinstance(e, DropBranch) and e.branch == "attention"]
+        assert len(dropped) == 2
 
 
 @pytest.mark.parametrize("text", ["auto", "auto:keep=0.5,bytes=10", "auto:speedup=2", "auto:keep=0.5,effort=most"])
@@ -233,10 +286,10 @@ def test_sites_are_what_was_asked_and_the_result_is_the_plans(
 ) -> None:
     """Logits of the model with the edits' own matrices put into the weights are those of the result."""
     decoder = Decoder.of(make_model(3, architecture=architecture))
-    result = solved(decoder, ids, keep=0.6, packed=packed, fold=False)
+    result = solved(decoder, ids, keep=0.6, packed=packed, fold=False, drop=False)
     wanted = {("q", "k", "v"), ("o",), ("gate", "up"), ("down",)} if packed == "joint" else {
         (role,) for role in ("q", "k", "v", "o", "gate", "up", "down")}
-    assert {edit.site.roles for edit in result.edits if not isinstance(edit, FoldBlocks)} == wanted
+    assert {edit.site.roles for edit in result.edits if isinstance(edit, WeightEdit)} == wanted
     assert stored_numbers(decoder, result) <= 0.6 * decoder.site_parameters
     blocks = {block.number: block for block in decoder.blocks}
     for edit in result.edits:

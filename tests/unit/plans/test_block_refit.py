@@ -17,6 +17,7 @@ from foldrank.plans.solver.block_refit import refit
 from foldrank.plans.solver.fisher import fisher_moments, output_roots
 from foldrank.plans.solver.layout import Packed, Roles, Span
 from foldrank.plans.solver.original import Original, sites
+from foldrank.plans.width.channels import Order
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen2"])
@@ -47,6 +48,44 @@ def test_a_refit_that_takes_over_a_like_one_is_the_refit_from_nothing(
             assert found.pairs.keys() == alone.pairs.keys()
             for role in decoder.blocks[1].roles:
                 torch.testing.assert_close(found.block.weight(role), alone.block.weight(role), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2"])
+def test_a_block_without_a_branch_or_some_channels_is_taken_over_like_any_other(
+    make_model: Callable[..., Any], ids: np.ndarray, architecture: str
+) -> None:
+    decoder = Decoder.of(make_model(3, architecture=architecture))
+    orders = {1: Order(torch.arange(72), (72, 40, 24), (0.0, 1.0, 2.0))}
+    original = Original.of(decoder, ids, orders=orders)
+    hidden, span = original.states[1], Span(1, 1, 1)
+    spans = [span, span.narrow(40), span.narrow(24), span.without("mlp"), span.without("attention"),
+             span.without("attention").narrow(24), span.narrow(24).with_ranks({("o",): 5})]
+    fitted = {str(made): refit(original, made, hidden) for made in spans}
+    for before in spans:
+        for made in spans:
+            found, wanted = refit(original, made, hidden, like=(before, fitted[str(before)])), fitted[str(made)]
+            torch.testing.assert_close(found.output, wanted.output, rtol=0, atol=0)
+            assert {role: found.block.weight(role).shape for role in found.block.roles} == {
+                role: wanted.block.weight(role).shape for role in wanted.block.roles}
+
+
+def test_what_is_left_makes_up_for_what_left(make_model: Callable[..., Any], ids: np.ndarray) -> None:
+    """Against weights as they were: with every channel a copy of another, half of them do all of it; and an attention
+    alone does better once it is fit to the whole block's output."""
+    model = make_model(3)
+    mlp = model.model.layers[1].mlp
+    for linear in (mlp.gate_proj, mlp.up_proj):
+        linear.weight[36:] = linear.weight[:36]
+    decoder = Decoder.of(model)
+    original = Original.of(decoder, ids, orders={1: Order(torch.arange(72), (72, 36), (0.0, 1.0))})
+    hidden, wanted = original.states[1], original.states[2]
+
+    def error(output: torch.Tensor) -> float:
+        return float((output - wanted).norm() / (wanted - hidden).norm())
+
+    assert error(refit(original, Span(1, 1, 1).narrow(36), hidden, prior=1e-3).output) < 1e-4
+    alone = decoder.run(decoder.blocks[1].without("mlp"), hidden)
+    assert error(refit(original, Span(1, 1, 1).without("mlp"), hidden, prior=1.0).output) < 0.9 * error(alone)
 
 
 def test_nothing_is_taken_over_from_a_block_of_other_source(make_model: Callable[..., Any], ids: np.ndarray) -> None:

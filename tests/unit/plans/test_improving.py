@@ -10,7 +10,7 @@ import pytest
 
 from foldrank.plans.methods.auto import split
 from foldrank.plans.models.decoder import Decoder
-from foldrank.plans.solver.improving import exchanged, filled
+from foldrank.plans.solver.improving import exchanged, filled, raised, swapped
 from foldrank.plans.solver.layout import GROUPS, dense_layout
 from foldrank.plans.solver.search import Effort, Search
 
@@ -26,16 +26,34 @@ def test_what_is_left_of_the_budget_goes_to_ranks_that_pay(
     layout = dense_layout((0, 1, 2))
     low = (layout[0].with_ranks({GROUPS[0]: 2, GROUPS[3]: 1}), *layout[1:])
     room = terms.costs.site(terms.shapes[GROUPS[0]], 5) - terms.costs.site(terms.shapes[GROUPS[0]], 2)
-    raises = terms.raises(low, room)
+    raises = raised(terms, low, room)
     assert {next(iter(move.unit)) for move in raises} == {GROUPS[0], GROUPS[3]}
     assert all(0 < -move.saved <= room and move.predicted <= 0 for move in raises)
-    assert terms.raises(low, 0) == terms.raises(layout, room) == []
+    assert raised(terms, low, 0) == raised(terms, layout, room) == []
     before = search.build(low)
     after = filled(search, before, terms.cost(low) + room)
     assert after.loss < before.loss
     assert terms.cost(low) < terms.cost(after.layout) <= terms.cost(low) + room
     assert all(search.build(move.layout).loss >= after.loss - 1e-9
-               for move in terms.raises(after.layout, terms.cost(low) + room - terms.cost(after.layout)))
+               for move in raised(terms, after.layout, terms.cost(low) + room - terms.cost(after.layout)))
+
+
+def test_channels_go_where_they_are_worth_more(
+    make_model: MakeModel, make_search: Callable[..., Search], ids: np.ndarray
+) -> None:
+    """One MLP cut to the bone and one hardly: each step up is the next width or the widest that fits, whole at last."""
+    decoder = Decoder.of(make_model(3))
+    search = make_search(decoder, *split(ids), Effort(8, 4, 8, (0.5,), exchanges=10))
+    terms, price = search.terms, 3 * 42
+    layout = dense_layout((0, 1, 2))
+    low = (layout[0].narrow(16), layout[1].narrow(64), layout[2])
+    steps = {(move.position, move.layout[move.position].width): -move.saved for move in raised(terms, low, 20 * price)}
+    assert steps == {(0, 24): 8 * price, (0, 32): 16 * price, (1, None): 8 * price}
+    downs = {(down.position, down.layout[down.position].width) for down, _ in swapped(terms, low, 0)}
+    assert downs == {(1, 56)}, "16 of 72 is as narrow as it gets"
+    after = exchanged(search, start := search.build(low), terms.cost(low))
+    assert after.loss < start.loss
+    assert terms.cost(after.layout) <= terms.cost(low)
 
 
 @pytest.mark.parametrize("builds", [0, 1, 3, 1000])

@@ -14,6 +14,7 @@ from foldrank.digests import WeightDigest
 from foldrank.edits.fold_blocks import FoldBlocks
 from foldrank.edits.low_rank import LowRank
 from foldrank.edits.replace_weight import ReplaceWeight
+from foldrank.edits.slice_mlp import SliceMlp
 from foldrank.planfile.document import PlanDocument, Source
 from foldrank.planfile.plan import Plan
 from foldrank.plans.method import Task
@@ -129,20 +130,22 @@ def test_a_plan_without_matrices_has_no_factors_to_train(make_model: MakeModel, 
         recover(Decoder.of(make_model(4)), plan, text[:1], Training("lora", steps=1))
 
 
+@pytest.mark.parametrize(("narrow", "kind"), [(False, LowRank), (True, SliceMlp)])
 def test_edits_that_were_replaced_weights_are_trained_in_place(
-    make_model: MakeModel, ids: np.ndarray, text: np.ndarray
+    make_model: MakeModel, ids: np.ndarray, text: np.ndarray, narrow: bool, kind: type
 ) -> None:
     from foldrank.plans.methods.auto import Settings as AutoSettings
     from foldrank.plans.methods.auto import run as solve
 
     decoder = Decoder.of(make_model(3))
-    made = solve(Task(decoder, ids, 0, source=decoder), AutoSettings(keep=0.7, effort="low", align=1))
+    made = solve(Task(decoder, ids, 0, source=decoder), AutoSettings(
+        keep=0.7, effort="low", align=1, narrow=narrow, drop=False))
     source = Source("tiny", "0" * 64, "x", 3, {})
     plan = Plan(PlanDocument(source, None, (), {}, {}, made.edits), dict(made.arrays))
     found = recover(decoder, plan, text, Training("factors", steps=8, measured=2))
     assert found.plan.edits == plan.edits
     assert any(isinstance(edit, ReplaceWeight) for edit in plan.edits)
-    assert any(isinstance(edit, LowRank) for edit in plan.edits)
+    assert any(isinstance(edit, kind) for edit in plan.edits)
     assert found.curve[-1][1] < found.curve[0][1]
 
 
@@ -186,9 +189,9 @@ def test_the_teacher_tells_each_window_as_the_model_does_and_computes_it_once(
     monkeypatch.setattr(Decoder, "forward", lambda self, ids: asked.append(len(ids)) or forward(self, ids))
     wanted = model(input_ids=torch.from_numpy(text[:6]), use_cache=False).logits.detach().log_softmax(-1)
     for rows in ([0, 1], [1, 2], [3, 0], [4, 5, 1]):
-        torch.testing.assert_close(teacher.logs(text[rows]), wanted[rows], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(teacher.words(text[rows]).logs, wanted[rows], rtol=1e-5, atol=1e-5)
     assert asked == [2, 1, 1, 2]
-    teacher.logs(text[[0]])
+    teacher.words(text[[0]])
     assert asked[-1] == 1, "the oldest of six left when only four had room"
 
 
