@@ -182,12 +182,13 @@ def _best(
     measuring, fitting = windows
     count = max(1, SEARCH_TOKENS // fitting.shape[1])
     used = fitting[:: max(1, len(fitting) // count)][:count]
-    moments = fisher_moments(task.decoder, used, task.seed, settings.sites)
+    moments = fisher_moments(task.decoder, used, task.seed, settings.sites, task.progress)
     roots = output_roots(moments)
     narrower = (narrowings(task.decoder, moments, roots, used.size, settings.width_align, task.progress)
                 if settings.narrow else {})
     terms = _terms(task, settings, budget, shapes, narrower,
                    predicted_losses(task.decoder, moments, used.size, task.progress))
+    del moments  # gigabytes
     orders = {number: held.order for number, held in narrower.items()}
     original = Original.of(task.decoder, used, roots, settings.sites, orders)
     meter = Meter.of(task.decoder, measuring)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from foldrank.plans.low_rank.truncation import decompose
+from foldrank.plans.low_rank.truncation import truncation_losses
 from foldrank.plans.low_rank.whitening import Metric
 from foldrank.plans.models.block import Block
 from foldrank.plans.models.decoder import Decoder
@@ -50,6 +50,10 @@ class Moments:
 DAMPING = 0.1
 """Share of the mean that is added to the diagonal of F. KL in nats on text not fit to, specs-300k at keep 0.9, one
 layout, at 1 / 0.3 / 0.1 / 0.01: 0.0765 / 0.0743 / 0.0740 / 0.0739; with F left out 0.0892."""
+
+AT_ONCE = 512
+"""Tokens of a backward pass: what every site reads and its slopes are held for so many, a megabyte a token for a model
+of 30 blocks of width 576."""
 
 WIDEST = 4096
 """Outputs of a site up to which F is held: its size is the square of that."""
@@ -88,27 +92,32 @@ def _root(fisher_OO: Tensor) -> Tensor:
 
 def curve(weight_IO: Tensor, inputs: Metric, outputs: Metric) -> Curve:
     """Expected loss at each rank of one site, from the means G [I, I] and F [O, O] over tokens."""
-    _, losses = decompose(weight_IO.to(torch.float64) @ outputs.root, inputs)
-    return losses / 2
+    return truncation_losses(weight_IO.to(torch.float64) @ outputs.root, inputs) / 2
 
 
 def fisher_moments(
-    decoder: Decoder, ids_NT: np.ndarray, seed: int, packed: Packed = "joint"
+    decoder: Decoder, ids_NT: np.ndarray, seed: int, packed: Packed = "joint", progress: Progress = SILENT
 ) -> dict[int, Moments]:
-    """Moments of every block, window after window, by block number. Cost: a backward pass."""
+    """Moments of every block, some windows at a time, by block number.
+
+    Cost: a backward pass, and for each site a product of its inputs and one of its outputs with themselves: in float32,
+    sums over windows in float64.
+    """
     generator = torch.Generator(decoder.device).manual_seed(seed)
     found = {block.number: Moments() for block in decoder.blocks}
-    for row in ids_NT:
-        _add_window(decoder, row[None], found, generator, packed)
+    size = max(1, AT_ONCE // ids_NT.shape[1])
+    starts = range(0, len(ids_NT), size)
+    for start in track(starts, "gradients", len(starts), progress):
+        _add_windows(decoder, ids_NT[start : start + size], found, generator, packed)
     return found
 
 
-def _add_window(
-    decoder: Decoder, ids_1T: np.ndarray, found: dict[int, Moments], generator: torch.Generator, packed: Packed
+def _add_windows(
+    decoder: Decoder, ids_NT: np.ndarray, found: dict[int, Moments], generator: torch.Generator, packed: Packed
 ) -> None:
     watched: list[tuple[Moments, Roles, Tensor, list[Tensor]]] = []
     with torch.enable_grad():
-        hidden = decoder.embed(ids_1T).requires_grad_()
+        hidden = decoder.embed(ids_NT).requires_grad_()
         for block in decoder.blocks:
             with _outputs(block, packed) as seen:
                 hidden = decoder.run(block, hidden)
@@ -116,7 +125,7 @@ def _add_window(
                 (found[block.number], roles, read, [written[role] for role in roles if role in written])
                 for roles, (read, written) in seen.items()
             ]
-        logits = decoder.logits(hidden)[0]
+        logits = decoder.logits(hidden).flatten(0, 1)
         with torch.no_grad():
             drawn = torch.multinomial(logits.softmax(-1), 1, generator=generator)
         loss = -logits.log_softmax(-1).gather(-1, drawn).sum()
@@ -125,9 +134,9 @@ def _add_window(
     for moments, roles, read, written in watched:
         slopes = torch.cat([next(gradients) for _ in written], dim=-1)
         if read is not last:
-            last, summed = read, _squared(read) + moments.inputs.get(roles, 0)
+            last, summed = read, _added(moments.inputs.get(roles), read)
         moments.inputs[roles] = summed
-        moments.outputs[roles] = _squared(slopes) + moments.outputs.get(roles, 0)
+        moments.outputs[roles] = _added(moments.outputs.get(roles), slopes)
 
 
 @contextmanager
@@ -153,10 +162,11 @@ def _outputs(block: Block, packed: Packed) -> Iterator[dict[Roles, tuple[Tensor,
             handle.remove()
 
 
-def _squared(rows_NTX: Tensor) -> Tensor:
-    """x^T x [X, X] over tokens."""
-    rows = rows_NTX.detach().flatten(0, -2).to(torch.float64)
-    return rows.T @ rows
+def _added(sums_XX: Tensor | None, rows_NTX: Tensor) -> Tensor:
+    """The sums with x^T x over these tokens."""
+    rows = rows_NTX.detach().flatten(0, -2)
+    found = rows.T @ rows
+    return found.to(torch.float64) if sums_XX is None else sums_XX.add_(found)
 
 
 def _weight(block: Block, roles: Roles) -> Tensor:
