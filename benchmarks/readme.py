@@ -113,12 +113,30 @@ def _width(data: dict[str, Any]) -> str:
     rows = [
         (f"`{row['method']}`", f"{row['keep']:.3f}", f"{row['perplexity_over_dense']:.3f}",
          f"{min(row['widths'].values()):,} to {max(row['widths'].values()):,}", f"{row['planning_cpu_s']:,}")
-        for row in data["rows"]
+        for row in data["rows"] if "widths" in row
     ]
-    note = (f"{data['model']}. {data['calibration_tokens']:,} tokens of calibration; perplexity on "
+    return f"{_texts(data)}\n\n" + _table(("method", "block weights kept", "perplexity over dense",
+                                          "channels of an MLP", "planning, CPU s"), rows)
+
+
+def _branches(data: dict[str, Any]) -> str:
+    rows = [
+        (f"`{row['method']}`", f"{row['keep']:.3f}", f"{row['perplexity_over_dense']:.3f}",
+         ", ".join(_dropped(row["dropped"], branch) for branch in ("attention", "mlp")
+                   if any(branch in place for place in row["dropped"])), f"{row['planning_cpu_s']:,}")
+        for row in data["rows"] if "dropped" in row
+    ]
+    return f"{_texts(data)}\n\n" + _table(("method", "block weights kept", "perplexity over dense", "dropped",
+                                          "planning, CPU s"), rows)
+
+
+def _dropped(places: Sequence[str], branch: str) -> str:
+    return f"{branch} {' '.join(str(int(p.split('.')[1])) for p in places if p.endswith(branch))}"
+
+
+def _texts(data: dict[str, Any]) -> str:
+    return (f"{data['model']}. {data['calibration_tokens']:,} tokens of calibration; perplexity on "
             f"{data['held_out_tokens']:,} held-out tokens, dense {data['dense_perplexity']:.2f}.")
-    return note + "\n\n" + _table(("method", "block weights kept", "perplexity over dense", "channels of an MLP",
-                                    "planning, CPU s"), rows)
 
 
 def _planning(data: dict[str, Any]) -> str:
@@ -204,14 +222,14 @@ def _planning_large(data: dict[str, Any]) -> str:
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "demo": _demo, "cpu_speed": _cpu_speed, "huge_pages": _huge_pages, "few_bits": _few_bits, "planning": _planning,
-    "width_smollm2": _width,
+    "width_smollm2": _width, "branches_smollm2": _branches,
     "apply_cost": _apply_cost, "big_bundle": _big_bundle, "quality": summary,
     "quality_recovered": partial(summary, recovered=True),
     "families": families, "consumers": consumers, "gpu_speed_1b": _gpu_speed, "gpu_speed_100m": _gpu_speed,
     "gpu_few_bits_1b": _gpu_speed, "gpu_few_bits_100m": _gpu_speed, "gpu_costs": _gpu_costs,
     "planning_search": _planning_search, "planning_7b_gpu": _planning_large, "planning_1b": _planning_large,
 }
-SOURCES = {"consumers": "families", "quality_recovered": "quality"}
+SOURCES = {"consumers": "families", "quality_recovered": "quality", "branches_smollm2": "width_smollm2"}
 """Tables drawn from a file of another name."""
 
 

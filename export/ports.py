@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from foldrank.errors import ExportError
+from foldrank.export.bfloat16 import compute_in_fp32, without_kernel
 from foldrank.model.checkpoint import Checkpoint
 
 _TOKENS = ("input_ids", "attention_mask", "position_ids")
@@ -49,12 +50,14 @@ def sizes(checkpoint: Checkpoint) -> tuple[int, int]:
 
 
 def common_ports(model: ir.Model, checkpoint: Checkpoint, *, dtype: str) -> Ports:
-    """Give inputs and outputs their common names and the cache its real head size.
+    """Give inputs and outputs their common names and the cache its real head size; sums in bfloat16 run in fp32.
 
     Refuses, leaving the names as they are, a graph with other inputs or outputs, or of another number of blocks, head
     size, vocabulary or dtype than checkpoint and caller say. Raises ExportError with all reasons.
     """
     graph = model.graph
+    if dtype != "bf16":
+        compute_in_fp32(graph)
     for value in (*graph.inputs, *graph.outputs):
         _settle_axes(value)
     names = {value: _common(value.name or "") for value in (*graph.inputs, *graph.outputs)}
@@ -110,9 +113,9 @@ def _misfits(
     if len(set(inputs)) != len(inputs) or len(set(outputs)) != len(outputs):
         yield "two of its inputs or outputs mean the same"
     yield from fixed_axes((*graph.inputs, *graph.outputs))
-    if dtype != "bf16" and (odd_node := next(filter(_to_bf16, graph), None)) is not None:
-        yield (f"{odd_node.name} rounds to bfloat16 inside an {dtype} graph, as the model's own code does, and ONNX "
-               "Runtime has no such kernels for the CPU")
+    if dtype != "bf16" and (odd_node := without_kernel(graph)) is not None:
+        yield (f"{odd_node.name} is a {odd_node.op_type} in bfloat16 inside an {dtype} graph, for which ONNX Runtime "
+               "has no kernel on the CPU")
     for value, name in names.items():
         if name in past | present:
             yield from _cache_misfits(value, name, head_size, dtype, is_input=name in past)
@@ -132,11 +135,6 @@ def fixed_axes(values: Iterable[ir.Value]) -> Iterator[str]:
         if found := [f"{what} {dims[i]}" for i, what in axes if i < len(dims) and isinstance(dims[i], int)]:
             yield f"{value.name} has a fixed {' and '.join(found)}"
             return
-
-
-def _to_bf16(node: ir.Node) -> bool:
-    target = node.attributes.get("to") if node.op_type == "Cast" else None
-    return target is not None and target.as_int() == ir.DataType.BFLOAT16
 
 
 def _cache_misfits(value: ir.Value, name: str, head_size: int, dtype: str, *, is_input: bool) -> Iterator[str]:

@@ -103,17 +103,17 @@ def check_dtype(dtype: str) -> None:
 
 
 def check_attention(checkpoint: Checkpoint) -> None:
-    """Raise ExportError where SDPA, which optimum-onnx traces, is not the attention of the checkpoint.
+    """Raise ExportError where what optimum-onnx traces is not the attention of the checkpoint.
 
-    It leaves a soft cap of the scores out; with Falcon's ALiBi it gives other logits than transformers' own eager form.
+    It takes SDPA, which leaves a soft cap of the scores out, and leaves out that Falcon rounds ALiBi to bfloat16.
     """
-    remedy = "--exporter transformers or genai"
-    if checkpoint.text_config.get("attn_logit_softcapping"):
+    text = checkpoint.text_config
+    if text.get("attn_logit_softcapping"):
         what = "its attention scores are soft-capped, which optimum-onnx leaves out"
-        raise ExportError(checkpoint.path, what, remedy)
-    if checkpoint.text_config.get("alibi"):
-        raise ExportError(checkpoint.path, "its attention is biased by distance (ALiBi), which optimum-onnx traces in "
-                          "a form that gives other logits than transformers' eager attention", remedy)
+        raise ExportError(checkpoint.path, what, "--exporter transformers or genai")
+    if text.get("alibi"):
+        raise ExportError(checkpoint.path, "its attention is biased by distance (ALiBi) in bfloat16, which "
+                          "optimum-onnx does in fp32: other logits from some 256 tokens on", "--exporter transformers")
 
 
 def finish(

@@ -1,4 +1,4 @@
-"""Narrower MLPs on a real pretrained model: perplexity over dense on held-out text, by method and setting.
+"""Narrower MLPs and fewer branches on a real pretrained model: perplexity over dense on held-out text, by setting.
 
     python examples/smollm2.py smollm2
     python benchmarks/campaigns/width_smollm2.py smollm2 --json benchmarks/results/width_smollm2.json
@@ -24,6 +24,7 @@ from torch.nn import functional
 from foldrank.benchmarks.environment import environment
 from foldrank.model.checkpoint import Checkpoint
 from foldrank.plans.compose import calibration_windows
+from foldrank.plans.depth.branches import places
 from foldrank.plans.method import Task
 from foldrank.plans.models.decoder import Decoder, load_decoder
 from foldrank.plans.request import parse
@@ -33,6 +34,8 @@ METHODS = (
     "width:keep=0.85", "width:keep=0.85,toward=1", "width:keep=0.85,inputs=original",
     "width:keep=0.85,inputs=original,refit=false", "width:keep=0.85,allocate=uniform", "width:keep=0.925",
     "width:keep=0.85,bias=true", "flap:keep=0.85", "cfsp:keep=0.85",
+    *(f"{method}:branches={left},which=attention" for left in (28, 26) for method in ("llm_drop", "finercut")),
+    "llm_drop:keep=0.95", "finercut:keep=0.95",
 )
 
 
@@ -72,10 +75,16 @@ class Campaign:
         request, wall, cpu = parse(method), time.perf_counter(), time.process_time()
         result = request.method.run(self.task, request.settings)
         spent = {"planning_s": time.perf_counter() - wall, "planning_cpu_s": time.process_time() - cpu}
-        widths = {block.number: len(block.weight("down")) for block in result.decoder.blocks}
         ratio = perplexity(result.decoder, self.held_out) / self.dense
         return {"method": method, "keep": round(result.kept, 4), "perplexity_over_dense": round(ratio, 4),
-                **{name: round(seconds) for name, seconds in spent.items()}, "widths": widths}
+                **{name: round(seconds) for name, seconds in spent.items()}, **_left(result.decoder, self.task.decoder)}
+
+
+def _left(decoder: Decoder, dense: Decoder) -> dict[str, Any]:
+    """The branches that are gone; where none is, widths of MLPs by block."""
+    left = set(places(decoder, "both"))
+    dropped = [str(place) for place in places(dense, "both") if place not in left]
+    return {"dropped": dropped} if dropped else {"widths": {b.number: len(b.weight("down")) for b in decoder.blocks}}
 
 
 def perplexity(decoder: Decoder, ids_NT: np.ndarray) -> float:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from continued import PROMPT, genai_tokens, optimum_python, optimum_rows, optimum_tokens, own_tokens
 
+from foldrank.checkpoint import Checkpoint
+from foldrank.verbs.apply import apply
 from foldrank.verbs.export import export
 
 Bundles = dict[str, Path]
@@ -50,3 +52,25 @@ def test_a_batch_that_generate_pads_on_the_left_says_what_its_rows_say_alone(bun
     found = optimum_rows(python, list(bundles.values()), rows)
     for name, bundle in bundles.items():
         assert found[bundle] == [own_tokens(bundle, row) for row in rows], name
+
+
+@pytest.mark.slow
+def test_blocks_without_a_pair_of_the_cache_and_mlps_of_other_widths_load_where_the_dense_bundle_does(
+    shared: Path, tmp_path: Path
+) -> None:
+    """optimum counts pairs by the graph's inputs, whatever config.json says of blocks."""
+    if (python := optimum_python()) is None:
+        pytest.skip("no environment with optimum-onnx: make optimum-env")
+    from torch_model import Model
+
+    bundles: Bundles = {}
+    for family, block in (("llama", 0), ("gpt2", 4)):
+        tiny = shared / "fixtures" / "tiny" / family
+        dense = export(tiny / "checkpoint", tmp_path / family, exporter="optimum", graph=tiny / "optimum")
+        model = Model(tiny / "checkpoint").drop(block, "attention").drop(2, "mlp").narrow(1, list(range(3, 50)))
+        plan = model.plan(Checkpoint.open(tiny / "checkpoint").config_sha256)
+        bundles |= {family: dense.path, f"{family} small": apply(dense, plan, tmp_path / f"{family}-small").path}
+    theirs = optimum_tokens(python, list(bundles.values()))
+    for name, bundle in bundles.items():
+        assert theirs[bundle] == genai_tokens(bundle) == own_tokens(bundle), name
+    assert theirs[bundles["llama"]] != theirs[bundles["llama small"]]

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,15 @@ PATHS: dict[str, tuple[str, Linears]] = {
 order: as wide as q, then k, then v are, whatever lies there)."""
 
 
+def attention_of(checkpoint: Path) -> str:
+    """transformers' form of attention that computes what the checkpoint was trained as.
+
+    SDPA leaves a soft cap out. The eager form of Falcon adds ALiBi twice: to the mask, and to the scores again.
+    """
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    return "sdpa" if config.get("alibi") else "eager"
+
+
 class Model:
     """The model, float32 until it is run; `edits` and `arrays` are the plan that its changes stand for."""
 
@@ -64,7 +74,7 @@ class Model:
         from transformers import AutoModelForCausalLM
 
         self.model: Any = AutoModelForCausalLM.from_pretrained(
-            checkpoint, dtype=torch.float32, attn_implementation="eager")
+            checkpoint, dtype=torch.float32, attn_implementation=attention_of(checkpoint))
         self.path, self.linears = PATHS.get(self.model.config.model_type, ("model.layers", _LLAMA))
         self.roles = [role for roles in self.linears.values() for role in roles]
         self.layers = self.model.get_submodule(self.path)
