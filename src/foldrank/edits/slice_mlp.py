@@ -138,7 +138,8 @@ class SliceMlp(Edit):
         if odd := [role for role in BRANCHES["mlp"] if found.get(role) != expected.get(role)]:
             raise ValueError(f"{Site(self.block, (odd[0],))}: is {found.get(odd[0], 'not there')}, the edit says "
                              f"{expected.get(odd[0], 'there is none')}")
-        kept = {role: Matrix((out, len(self.channels)) if role != "down" else (len(self.channels), out))
+        narrow = len(self.channels)
+        kept = {role: replace(found[role], shape=(out, narrow) if role != "down" else (narrow, out))
                 for role in self.roles}
         return anatomy.with_block(replace(block, matrices={**block.matrices, **kept}))
 

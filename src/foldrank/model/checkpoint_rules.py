@@ -5,8 +5,6 @@ A tensor that is missing would be filled with random numbers by the loading libr
 
 from __future__ import annotations
 
-import re
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,11 +12,10 @@ from typing import Any
 from foldrank import strictjson
 from foldrank.errors import SourceError
 from foldrank.model import facts
+from foldrank.model.modules import by_block
 from foldrank.model.tensorfile import StoredTensor
+from foldrank.model.tied import embedding_table, stored_head
 
-_BLOCK = re.compile(r"(?:^|\.)(?:layers|h|blocks|layer)\.(\d+)\.(.+)$")
-_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
-_HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
 _PLAIN = {"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "smollm3", "olmo"}
 """Families whose projections have exactly the shapes that the config's sizes give."""
 
@@ -48,16 +45,8 @@ def _asks(value: Any) -> bool:
 def config_problems(config: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> list[str]:
     """Every disagreement that names and shapes show, without reading a weight."""
     text = facts.text_config(config)
-    blocks: dict[int, dict[str, StoredTensor]] = defaultdict(dict)
-    for name, tensor in tensors.items():
-        if match := _BLOCK.search(name):
-            blocks[int(match[1])][match[2]] = tensor
+    blocks = by_block(tensors)
     return [*_counts(text, blocks), *_embedding(text, tensors), *_uneven(text, blocks), *_shapes(text, blocks)]
-
-
-def embedding_table(tensors: Mapping[str, StoredTensor]) -> StoredTensor | None:
-    """The tensor that holds the embedding of tokens, by the names that families give it."""
-    return next((tensor for name, tensor in tensors.items() if name.endswith(_EMBEDDINGS)), None)
 
 
 def _counts(text: Mapping[str, Any], blocks: Mapping[int, Any]) -> Iterator[str]:
@@ -78,7 +67,7 @@ def _embedding(text: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> 
         yield "no embedding table among the weights"
     elif None not in wanted and table.shape != wanted and "word_embed_proj_dim" not in text:
         yield f"{table.name} is {table.shape}, vocab_size and hidden_size say {wanted}"
-    if text.get("tie_word_embeddings") is False and not any(n.endswith(_HEADS) for n in tensors):
+    if text.get("tie_word_embeddings") is False and stored_head(tensors) is None:
         yield "tie_word_embeddings is false, but there is no lm_head.weight"
 
 
