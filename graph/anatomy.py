@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import onnx_ir as ir
 from pydantic import ValidationError
 
 from foldrank.edits.anatomy import Anatomy, BlockAnatomy, Matrix
+from foldrank.edits.base import BRANCHES
 from foldrank.edits.storage import FewBits
 from foldrank.graph.linear.linears import stored_matrix
 from foldrank.graph.linear.marks import PART, SITE
@@ -20,12 +22,16 @@ from foldrank.sites import ROLES, Site
 def read_anatomy(decoder: Decoder) -> Anatomy:
     """What the decoder is made of. Matrices that cannot be read (other storage) are named alone."""
     geometry = decoder.heads, decoder.kv_heads, decoder.head_size
-    blocks = tuple(
-        BlockAnatomy(block.number, dict(sorted(_matrices(block, geometry), key=lambda item: ROLES.index(item[0]))),
-                     unread=block.unread)
-        for block in decoder.blocks
-    )
+    blocks = tuple(_block(block, geometry) for block in decoder.blocks)
     return Anatomy(blocks, _head(decoder.head), decoder.tied, *geometry)
+
+
+def _block(block: Block, geometry: tuple[int, int, int]) -> BlockAnatomy:
+    found = dict(sorted(_matrices(block, geometry), key=lambda item: ROLES.index(item[0])))
+    made = BlockAnatomy(block.number, found, unread=block.unread)
+    if block.kv is None or made.has_cache:
+        return made
+    return replace(made, unread=block.unread | set(BRANCHES["attention"]))  # a KV pair says that it is there
 
 
 def _matrices(block: Block, geometry: tuple[int, int, int]) -> Iterator[tuple[str, Matrix]]:

@@ -93,6 +93,13 @@ class Anatomy:
         """Source numbers of the blocks that have a KV pair; a pair's own number is its place here."""
         return tuple(block.number for block in self.blocks if block.has_cache)
 
+    @property
+    def mlp_width(self) -> int | None:
+        """Channels of an MLP; None where blocks differ, or where one has none that is read."""
+        downs = [block.matrices.get("down") for block in self.blocks]
+        widths = {None if down is None else down.shape[0] for down in downs}
+        return widths.pop() if len(widths) == 1 else None
+
     def block(self, number: int) -> BlockAnatomy:
         """A block. Raises ValueError where there is none."""
         if number not in self.by_number:

@@ -22,7 +22,6 @@ class DropBranch(Edit):
     phase: ClassVar[Phase] = Phase.BRANCHES
     listed: ClassVar[str] = "branches"
     counted: ClassVar[str] = "branches"
-    unsaid: ClassVar[str] = "blocks without an attention or an MLP"
 
     def __post_init__(self) -> None:
         if self.block < 0:
@@ -46,6 +45,11 @@ class DropBranch(Edit):
     def sentence(self) -> str:
         """In words."""
         return f"Block {self.block} has no {_NAMES[self.branch]} any more."
+
+    @classmethod
+    def unsaid(cls, edits: Sequence[DropBranch], blocks: int) -> str:
+        """Blocks that lack a branch."""
+        return "blocks without an attention or an MLP"
 
     @classmethod
     def gist(cls, edits: Sequence[DropBranch]) -> str:

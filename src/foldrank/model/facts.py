@@ -14,6 +14,8 @@ BLOCKS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 _CONTEXT = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length", "max_seq_len", "seq_length")
 _HEADS = ("num_attention_heads", "n_head", "n_heads")
 _UNGROUPED = ("gpt2", "opt", "gpt_neox")
+_MLP_WIDTH = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size")
+_MLP_KEYS = {"gpt2": "n_inner", "opt": "ffn_dim", "falcon": "ffn_hidden_size"}
 _WIDTH = ("hidden_size", "n_embd", "d_model")
 
 
@@ -63,7 +65,14 @@ def width(config: Any) -> int | None:
 
 def mlp_width(config: Any) -> int | None:
     """Channels of an MLP; None where no key tells."""
-    return _first(config, ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size"))
+    return _first(config, _MLP_WIDTH)
+
+
+def mlp_key(config: Mapping[str, Any]) -> str:
+    """The key under which a config keeps that, or its family would: some leave it out or null where it is four times
+    the hidden width."""
+    held = (key for key in _MLP_WIDTH if key in config)
+    return next(held, _MLP_KEYS.get(str(config.get("model_type")), _MLP_WIDTH[0]))
 
 
 def vocabulary(config: Any) -> int | None:

@@ -15,6 +15,7 @@ from foldrank.edits.sizes import bytes_by_part, bytes_each
 from foldrank.model import facts
 from foldrank.reporting import lookup
 from foldrank.reporting.evidence import Evidence
+from foldrank.sites import Site
 
 _GATED = {"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "granite", "smollm3", "olmo2"}
 """`model_type`s whose blocks hold exactly the seven roles."""
@@ -50,7 +51,7 @@ class Split:
 
 
 def role_shapes(evidence: Evidence) -> dict[str, tuple[int, int]] | None:
-    """[in, out] of each role, or None for a decoder of another kind."""
+    """[in, out] of each role in the source, or None for a decoder of another kind."""
     config = evidence.config
     width, inner, queries = facts.width(config), facts.mlp_width(config), facts.heads(config)
     cache = evidence.cache_shape
@@ -58,7 +59,7 @@ def role_shapes(evidence: Evidence) -> dict[str, tuple[int, int]] | None:
         return None
     heads, head_size = cache
     q, kv = queries * head_size, heads * head_size
-    return {
+    found = {
         "q": (width, q),
         "k": (width, kv),
         "v": (width, kv),
@@ -67,6 +68,9 @@ def role_shapes(evidence: Evidence) -> dict[str, tuple[int, int]] | None:
         "up": (width, inner),
         "down": (inner, width),
     }
+    for edit in evidence.edits:
+        found |= {part.role: shape for part, shape in edit.shapes.items() if isinstance(part, Site)}
+    return found
 
 
 def split(evidence: Evidence, context: int = 1024) -> Split | None:

@@ -7,6 +7,7 @@ not.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 import onnx_ir as ir
@@ -20,7 +21,6 @@ from foldrank.graph.view.decoder import Block
 from foldrank.graph.view.skip_norms import read_apart
 from foldrank.model.anatomy import checkpoint_anatomy
 from foldrank.model.checkpoint import Checkpoint
-from foldrank.plans.models.families import FAMILIES
 
 
 def misfits(model: ir.Model, checkpoint: Checkpoint) -> list[str]:
@@ -32,15 +32,14 @@ def misfits(model: ir.Model, checkpoint: Checkpoint) -> list[str]:
         return []
     source = checkpoint_anatomy(checkpoint)
     untold = {block.number for block in decoder.blocks if _has_untold(block)}
-    found = as_exported(read_anatomy(decoder), source, untold, known=checkpoint.architecture in FAMILIES)
-    return list(found.differences(source))
+    return list(as_exported(read_anatomy(decoder), source, untold).differences(source))
 
 
-def as_exported(graph: Anatomy, source: Anatomy, untold: set[int], *, known: bool) -> Anatomy:
+def as_exported(graph: Anatomy, source: Anatomy, untold: Collection[int] = ()) -> Anatomy:
     """The graph's anatomy where it and the source both tell, and the source's where one of them does not. `untold`:
-    blocks with linears of no known role; `known`: whether all of the source's linears are."""
+    blocks of the graph with linears of no known role."""
     blocks = tuple(
-        _as_exported(block, source.by_number[block.number], untold=block.number in untold, known=known)
+        _as_exported(block, source.by_number[block.number], untold=block.number in untold)
         if block.number in source.by_number else block for block in graph.blocks
     )
     repeats = graph.kv_heads % source.kv_heads == 0 and graph.heads % graph.kv_heads == 0
@@ -49,12 +48,12 @@ def as_exported(graph: Anatomy, source: Anatomy, untold: set[int], *, known: boo
                    kv_heads=source.kv_heads if repeats else graph.kv_heads)
 
 
-def _as_exported(block: BlockAnatomy, source: BlockAnatomy, *, untold: bool, known: bool) -> BlockAnatomy:
+def _as_exported(block: BlockAnatomy, source: BlockAnatomy, *, untold: bool) -> BlockAnatomy:
     held = {role: replace(matrix, few_bits=None) for role, matrix in block.matrices.items()
-            if known or role in source.matrices}
-    unread = {role: matrix for role, matrix in source.matrices.items()
-              if role not in held and (untold or role in block.unread)}
-    return replace(block, matrices=held | unread, unread=frozenset())
+            if role not in source.unread}
+    there = {role: matrix for role, matrix in source.matrices.items()
+             if role not in held and (untold or role in block.unread)}
+    return replace(block, matrices=held | there, unread=source.unread)
 
 
 def _has_untold(block: Block) -> bool:
