@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import onnx_ir as ir
 from pydantic import ValidationError
@@ -14,9 +15,16 @@ from foldrank.edits.storage import FewBits
 from foldrank.graph.linear.linears import stored_matrix
 from foldrank.graph.linear.marks import PART, SITE
 from foldrank.graph.linear.matrices import few_bits
+from foldrank.graph.safe.load import load_model
 from foldrank.graph.view.blocks import Block, role_widths
 from foldrank.graph.view.decoder import Decoder
+from foldrank.graph.view.skip_norms import read_apart
 from foldrank.sites import ROLES, Site
+
+
+def anatomy_of(path: Path) -> Anatomy:
+    """That of a graph file. Raises UnsafeModel, GraphNotRecognized."""
+    return read_anatomy(read_apart(load_model(path)))
 
 
 def read_anatomy(decoder: Decoder) -> Anatomy:
