@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from foldrank import strictjson
+from foldrank.edits.base import BRANCHES
 from foldrank.errors import SourceError
 from foldrank.model import facts
 from foldrank.model.modules import by_block
+from foldrank.model.plain import plain_shapes
 from foldrank.model.tensorfile import StoredTensor
 from foldrank.model.tied import embedding_table, stored_head
 
-_PLAIN = {"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "smollm3", "olmo"}
-"""Families whose projections have exactly the shapes that the config's sizes give."""
+_PACKED = frozenset({"phi3"})
+"""Families whose matrices lie several in one weight."""
 
 
 def remote_code(folder: Path, config: Mapping[str, Any]) -> Path | None:
@@ -86,20 +88,13 @@ def _uneven(text: Mapping[str, Any], blocks: Mapping[int, dict[str, StoredTensor
 
 
 def _shapes(text: Mapping[str, Any], blocks: Mapping[int, dict[str, StoredTensor]]) -> Iterator[str]:
-    if text.get("model_type") not in _PLAIN or not {"hidden_size", "num_attention_heads"} <= set(text):
+    if (wanted := plain_shapes(text)) is None or text.get("model_type") in _PACKED:
         return
-    width, heads, head, inner = (fact(text) or 0 for fact in (facts.width, facts.heads, facts.head_size,
-                                                              facts.mlp_width))
-    keys = (facts.kv_heads(text) or 0) * head
-    wanted = {
-        "self_attn.q_proj": (heads * head, width), "self_attn.k_proj": (keys, width),
-        "self_attn.v_proj": (keys, width), "self_attn.o_proj": (width, heads * head),
-        "mlp.gate_proj": (inner, width), "mlp.up_proj": (inner, width), "mlp.down_proj": (width, inner),
-    }
     for number, block in sorted(blocks.items()):
-        for name, shape in wanted.items():
+        for role, shape in wanted.items():
+            name = f"{'self_attn' if role in BRANCHES['attention'] else 'mlp'}.{role}_proj"
             tensor = block.get(f"{name}.weight")
-            if tensor is not None and tensor.shape != shape:
-                yield f"{tensor.name} is {tensor.shape}, the sizes say {shape}"
-            if tensor is None and name not in ("mlp.gate_proj",):
+            if tensor is not None and tensor.shape != shape[::-1]:
+                yield f"{tensor.name} is {tensor.shape}, the sizes say {shape[::-1]}"
+            if tensor is None and role != "gate":
                 yield f"block {number} has no {name}.weight"
