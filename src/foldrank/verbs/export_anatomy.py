@@ -58,5 +58,5 @@ def _as_exported(block: BlockAnatomy, source: BlockAnatomy, *, untold: bool) -> 
 
 def _has_untold(block: Block) -> bool:
     """Whether a linear of the block has no role by names or flow, or is of no form that is read."""
-    told = {node for some in (block.linears, block.few_bits) for node in (linear.node for linear in some)}
+    told = {linear.node for linear in block.linears} | {few.node for few in block.few_bits}
     return any(node.op_type in LINEAR_OPERATORS and node not in told and stored_parts(node) for node in block.nodes)
