@@ -12,7 +12,7 @@ from foldrank.benchmarks import document
 from foldrank.benchmarks.bandwidth import device_bandwidth, read_bandwidth
 from foldrank.benchmarks.child import TUNABLES
 from foldrank.benchmarks.environment import environment, last_level_cache_bytes
-from foldrank.benchmarks.ideal import Work, count
+from foldrank.benchmarks.ideal import Work, count_file
 from foldrank.benchmarks.paired import Setup, run
 from foldrank.benchmarks.peers import against
 from foldrank.benchmarks.placement import placements
@@ -21,7 +21,6 @@ from foldrank.benchmarks.statistics import SPREAD, UNSTABLE_ABOVE
 from foldrank.benchmarks.workload import Profile
 from foldrank.bundle.bundle import Bundle, source_differs
 from foldrank.errors import BundleError
-from foldrank.graph.safe.load import load_model
 from foldrank.model.facts import context_length
 from foldrank.progress import SILENT, Progress
 from foldrank.reports.bench import Bench, NullTest, Speedup, headline
@@ -46,7 +45,8 @@ def paired_bench(
     """
     check_comparable(compressed, dense)
     profile, dropped = _fit(profile, dense)
-    work, cache_bytes = {"dense": _work(dense), "compressed": _work(compressed)}, last_level_cache_bytes()
+    work = {"dense": count_file(dense.model), "compressed": count_file(compressed.model)}
+    cache_bytes = last_level_cache_bytes()
     setup = Setup(provider, threads, int(dense.json("config.json")["vocab_size"]), seed,
                   turns=turns(provider, work.values(), cache_bytes))
     before = _bandwidth(provider, threads)
@@ -140,10 +140,6 @@ def _fit(profile: Profile, dense: Bundle) -> tuple[Profile, list[int]]:
         what = f"its context length {positions} holds none of the workloads"
         raise BundleError(dense.path, what, "bench another model")
     return fitting, sorted({w.prompt for w in profile.workloads} - {w.prompt for w in fitting.workloads})
-
-
-def _work(bundle: Bundle) -> Work:
-    return count(load_model(bundle.model), bundle.path)
 
 
 def _bandwidth(provider: Provider, threads: int) -> list[float]:

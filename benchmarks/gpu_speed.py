@@ -21,14 +21,13 @@ from foldrank.benchmarks import document
 from foldrank.benchmarks.bandwidth import device_bandwidth
 from foldrank.benchmarks.child import Child
 from foldrank.benchmarks.environment import environment
-from foldrank.benchmarks.ideal import count
+from foldrank.benchmarks.ideal import count_file
 from foldrank.benchmarks.paired import NULL, SPEED, Series, Setup, duel, opened, warm
 from foldrank.benchmarks.random_checkpoint import parse_size, shape_of, write_checkpoint
 from foldrank.benchmarks.speed_plans import fold_plan, in_few_bits, low_rank_plan, nothing
 from foldrank.benchmarks.workload import Workload
 from foldrank.bundle.bundle import Bundle
 from foldrank.disk.staging import write_atomically
-from foldrank.graph.safe.load import load_model
 from foldrank.model.checkpoint import Checkpoint
 from foldrank.planfile.plan import Plan
 from foldrank.reports.form import plain
@@ -117,7 +116,7 @@ def contest(found: Mapping[str, Bundle], engine: str, setup: Setup, asked: Asked
 
 def measured(found: Mapping[str, Bundle], asked: Asked) -> list[dict[str, Any]]:
     """One entry per case: rows, speedups and memory of every rival, and the null test."""
-    work = {name: count(load_model(bundle.model), bundle.path) for name, bundle in found.items()}
+    work = {name: count_file(bundle.model) for name, bundle in found.items()}
     entries = []
     for engine, graph in asked.cases:
         options = {GRAPH_OPTION: "1" if graph else "0"} if asked.provider == "cuda" else {}

@@ -16,11 +16,11 @@ from typing import Any
 
 import onnx_ir as ir
 
-from foldrank import strictjson
 from foldrank.benchmarks.workload import Workload
-from foldrank.bundle.configs import head_size
+from foldrank.edits.anatomy import Anatomy
 from foldrank.errors import GraphNotRecognized
-from foldrank.model.facts import heads
+from foldrank.graph.anatomy import anatomy_of
+from foldrank.graph.safe.load import load_model
 
 _LINEAR = frozenset({"MatMul", "Gemm", "MatMulNBits"})
 _ROW_WISE = frozenset({"Gather", "GroupQueryAttention", "RotaryEmbedding"})
@@ -52,16 +52,20 @@ class Work:
         return workload.batch * (tokens * self.linear_flops + looks * self.attention_flops)
 
 
-def count(model: ir.Model, folder: Path) -> Work:
-    """Count a decoder graph. `folder` holds its configs (head counts). Raises GraphNotRecognized, SourceError."""
+def count(model: ir.Model, anatomy: Anatomy) -> Work:
+    """Count a decoder graph, whose anatomy tells of attention and cache. Raises GraphNotRecognized."""
     whole, rows, flops = _weights(model)
-    pairs, heads, itemsize = _cache(model)
-    size = head_size(folder)
+    pairs, size = len(anatomy.cached), anatomy.head_size
     return Work(
         weight_bytes=whole, row_bytes=rows, linear_flops=flops,
-        cache_bytes=2 * pairs * heads * size * itemsize,
-        attention_flops=4 * pairs * _query_heads(model, folder) * size,
+        cache_bytes=2 * pairs * anatomy.kv_heads * size * _cache_item(model),
+        attention_flops=4 * pairs * anatomy.heads * size,
     )
+
+
+def count_file(path: Path) -> Work:
+    """Count a graph file. Raises GraphNotRecognized, UnsafeModel."""
+    return count(load_model(path), anatomy_of(path))
 
 
 def _weights(model: ir.Model) -> tuple[int, int, int]:
@@ -113,20 +117,9 @@ def _linear_flops(node: ir.Node) -> int:
     return sum(2 * prod(tensor.shape.numpy()) for tensor, _ in constants)
 
 
-def _cache(model: ir.Model) -> tuple[int, int, int]:
-    """Number of key/value pairs, KV heads, bytes per element."""
+def _cache_item(model: ir.Model) -> int:
+    """Bytes of a number in the cache."""
     keys = [v for v in model.graph.inputs if re.fullmatch(r"past_key_values\.\d+\.key", v.name or "")]
-    shape, dtype = (keys[0].shape, keys[0].dtype) if keys else (None, None)
-    if shape is None or dtype is None or not isinstance(shape[1], int):
-        what = "no past_key_values.N.key inputs with a known head count"
-        raise GraphNotRecognized(model.graph.name, what, "export again")
-    return len(keys), shape[1], int(dtype.itemsize)
-
-
-def _query_heads(model: ir.Model, folder: Path) -> int:
-    for node in model.graph:
-        if node.op_type == "GroupQueryAttention":
-            return node.attributes["num_heads"].as_int()
-    if (found := heads(strictjson.read(folder / "config.json"))) is None:
-        raise GraphNotRecognized(folder, "no key of config.json names the attention heads", "export again")
-    return found
+    if not keys or keys[0].dtype is None:
+        raise GraphNotRecognized(model.graph.name, "no past_key_values.N.key inputs of a known type", "export again")
+    return int(keys[0].dtype.itemsize)

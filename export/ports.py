@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from foldrank.errors import ExportError
 from foldrank.export.bfloat16 import compute_in_fp32, without_kernel
+from foldrank.model import facts
 from foldrank.model.checkpoint import Checkpoint
 
 _TOKENS = ("input_ids", "attention_mask", "position_ids")
@@ -41,12 +42,11 @@ class Ports:
 def sizes(checkpoint: Checkpoint) -> tuple[int, int]:
     """Attention heads and head size as config.json says. Raises ExportError where it does not."""
     text = checkpoint.text_config
-    heads = text.get("num_attention_heads") or text.get("n_head")
-    width = text.get("hidden_size") or text.get("n_embd")
-    if not isinstance(heads, int) or not isinstance(width, int) or heads < 1:
+    heads, size = facts.heads(text), facts.head_size(text)
+    if heads is None or size is None:
         raise ExportError(checkpoint.path / "config.json", "does not tell heads and hidden size",
                           "it must have num_attention_heads and hidden_size, or n_head and n_embd")
-    return heads, int(text.get("head_dim") or width // heads)
+    return heads, size
 
 
 def common_ports(model: ir.Model, checkpoint: Checkpoint, *, dtype: str) -> Ports:

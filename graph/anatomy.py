@@ -3,42 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import onnx_ir as ir
 from pydantic import ValidationError
 
 from foldrank.edits.anatomy import Anatomy, BlockAnatomy, Matrix
+from foldrank.edits.base import BRANCHES
 from foldrank.edits.storage import FewBits
 from foldrank.graph.linear.linears import stored_matrix
 from foldrank.graph.linear.marks import PART, SITE
 from foldrank.graph.linear.matrices import few_bits
+from foldrank.graph.safe.load import load_model
 from foldrank.graph.view.blocks import Block, role_widths
 from foldrank.graph.view.decoder import Decoder
+from foldrank.graph.view.skip_norms import read_apart
 from foldrank.sites import ROLES, Site
 
 
+def anatomy_of(path: Path) -> Anatomy:
+    """That of a graph file. Raises UnsafeModel, GraphNotRecognized."""
+    return read_anatomy(read_apart(load_model(path)))
+
+
 def read_anatomy(decoder: Decoder) -> Anatomy:
-    """What the decoder is made of. Matrices that cannot be read (other storage, experts) are left out."""
+    """What the decoder is made of. Matrices that cannot be read (other storage) are named alone."""
     geometry = decoder.heads, decoder.kv_heads, decoder.head_size
-    blocks = tuple(
-        BlockAnatomy(block.number, dict(sorted(_matrices(block, geometry), key=lambda item: ROLES.index(item[0]))))
-        for block in decoder.blocks
-    )
+    blocks = tuple(_block(block, geometry) for block in decoder.blocks)
     return Anatomy(blocks, _head(decoder.head), decoder.tied, *geometry)
+
+
+def _block(block: Block, geometry: tuple[int, int, int]) -> BlockAnatomy:
+    found = dict(sorted(_matrices(block, geometry), key=lambda item: ROLES.index(item[0])))
+    made = BlockAnatomy(block.number, found, unread=block.unread)
+    if block.kv is None or made.has_cache:
+        return made
+    return replace(made, unread=block.unread | set(BRANCHES["attention"]))  # a KV pair says that it is there
 
 
 def _matrices(block: Block, geometry: tuple[int, int, int]) -> Iterator[tuple[str, Matrix]]:
     for linear in block.linears:
         for role, width in zip(linear.roles, linear.widths, strict=True):
-            yield role, Matrix((linear.shape[0], width))
+            yield role, Matrix((linear.shape[0], width), packed=linear.roles, dtype=linear.tensor.dtype.numpy().name)
     for few in block.few_bits:
         for role, width in zip(few.roles, few.widths, strict=True):
-            yield role, Matrix((few.matrix.shape[0], width), few_bits=_storage(few.node))
+            yield role, Matrix((few.matrix.shape[0], width), None, _storage(few.node), packed=few.roles,
+                               dtype=few.matrix.dtype)
     stored = _pair_storage(block)
     for pair in block.pairs:
-        roles = tuple(role for site in pair.sites for role in site.roles)
-        for role, width in zip(roles, role_widths(roles, pair.shape[1], geometry), strict=True):
-            yield role, Matrix((pair.shape[0], width), pair.rank, *stored[pair.sites[0]])
+        packed = {role: site.roles for site in pair.sites for role in site.roles}
+        for role, width in zip(packed, role_widths(tuple(packed), pair.shape[1], geometry), strict=True):
+            yield role, Matrix((pair.shape[0], width), pair.rank, *stored[pair.sites[0]], packed[role], pair.a.dtype)
 
 
 def _pair_storage(block: Block) -> dict[Site, tuple[FewBits | str | None, str]]:

@@ -134,16 +134,10 @@ def _copy_rest(bundle: Bundle, weights: frozenset[str], stage: Path) -> dict[str
 
 
 def _write_configs(bundle: Bundle, plan: Plan, source: Anatomy, stage: Path) -> None:
-    """Both configs: config.json counts blocks, genai_config.json KV pairs."""
-    after, places = plan.anatomy(source), source.numbers
-    stay, cached = ([places.index(block.stands_at) for block in blocks]
-                    for blocks in (after.blocks, [b for b in after.blocks if b.has_cache]))
-    config = _config(bundle, "config.json")
-    if config is not None:
-        _write_json(stage / "config.json", shrink_config(config, len(places), stay))
-    genai = _config(bundle, "genai_config.json")
-    if genai is not None:
-        _write_json(stage / "genai_config.json", shrink_genai_config(genai, cached, source.head_size))
+    after = plan.anatomy(source)
+    for name, shrink in (("config.json", shrink_config), ("genai_config.json", shrink_genai_config)):
+        if (config := _config(bundle, name)) is not None:
+            _write_json(stage / name, shrink(config, source, after))
 
 
 def _config(bundle: Bundle, name: str) -> dict[str, Any] | None:

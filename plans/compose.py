@@ -17,10 +17,11 @@ import numpy as np
 import torch
 
 from foldrank.digests import WeightDigest, in_threads, sha256_array
-from foldrank.edits import Edit
+from foldrank.edits import Edit, on_edits
 from foldrank.edits.base import Phase
-from foldrank.errors import SourceError
+from foldrank.errors import InvariantBroken, SourceError
 from foldrank.model import context
+from foldrank.model.anatomy import checkpoint_anatomy
 from foldrank.model.facts import context_length, vocabulary
 from foldrank.model.opening import PLAIN, Opening
 from foldrank.planfile.document import Calibration, Keep, PlanDocument, Source, Step
@@ -83,15 +84,22 @@ def make_plan(
 
 
 def plan_of(checkpoint: Checkpoint, decoder: Decoder, windows: Windows, runs: Sequence[Run]) -> Plan:
-    """The plan that runs of methods came to."""
+    """The plan that runs of methods came to: one that fits the checkpoint as its headers tell it."""
+    source = checkpoint_anatomy(checkpoint)
+    try:
+        left = on_edits(_edits(runs), source)
+    except ValueError as error:
+        raise InvariantBroken("anatomy", f"the plan does not fit the checkpoint: {error}",
+                              "report this as a bug of foldrank") from error
     return Plan(
         document=PlanDocument(
             source=_source(checkpoint, decoder, runs),
             calibration=_calibration(windows),
             steps=tuple(_step(run) for run in runs),
-            predicted=_predicted(decoder, runs),
+            predicted={**_predicted(decoder, runs), "blocks_before": len(source.blocks),
+                       "blocks_after": len(left.blocks)},
             versions=versions(),
-            edits=tuple(edit for run in runs for edit in run.result.edits),
+            edits=_edits(runs),
         ),
         arrays={name: array for run in runs for name, array in run.result.arrays.items()},
         diagnostics=_diagnostics(decoder, windows.ids, runs),
@@ -220,7 +228,6 @@ def _predicted(decoder: Decoder, runs: Sequence[Run]) -> dict[str, float | int]:
     found: dict[str, float | int] = {
         "keep": last.stored_parameters / decoder.site_parameters,
         "parameters_before": before, "parameters_after": after - last.site_parameters + last.stored_parameters,
-        "blocks_before": len(decoder.blocks), "blocks_after": len(last.blocks),
     }
     for run in runs:
         found |= run.result.predicted

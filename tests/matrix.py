@@ -32,7 +32,10 @@ from tiny_families import TINY, save
 from torch_model import IDS, Model, edited
 
 from foldrank.errors import FoldrankError
+from foldrank.graph.safe.load import load_model
+from foldrank.model.checkpoint import Checkpoint
 from foldrank.runtime.proof.compare import kl_divergence, log_softmax
+from foldrank.verbs.export_anatomy import misfits
 from foldrank.versions import versions
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -137,6 +140,8 @@ def cell(family: str, exporter: str, dtype: str, exports: Path, only: str | None
     except _UPSTREAM as error:
         return {**row, "status": "not exported", "reason": _line(error)}
     row["export_s"] = round(time.perf_counter() - begun, 1)
+    if odd := misfits(load_model(graph), Checkpoint.open(checkpoint)):
+        return {**row, "status": "failed", "reason": f"not made of what the checkpoint is: {odd[0]}"}
     return {**row, **_edited_cell(graph, checkpoint, dtype, only)}
 
 

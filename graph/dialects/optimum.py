@@ -10,7 +10,8 @@ import re
 import onnx_ir as ir
 
 from foldrank.graph.dialects import Dialect
-from foldrank.graph.dialects.modules import LINEAR_OPERATORS, is_interleaved, roles_of_module
+from foldrank.graph.dialects.modules import LINEAR_OPERATORS
+from foldrank.model.modules import is_interleaved, roles_of_module
 
 _BLOCK = re.compile(r"/(?:\w+/)*(?:layers|h|blocks|block)\.(\d{1,5})/(.+)")
 

@@ -11,14 +11,8 @@ import re
 import onnx_ir as ir
 
 from foldrank.graph.dialects import Dialect
-from foldrank.graph.dialects.modules import (
-    ATTENTION_AND_UP,
-    LINEAR_OPERATORS,
-    SCOPES,
-    is_attention,
-    is_interleaved,
-    roles_of_module,
-)
+from foldrank.graph.dialects.modules import ATTENTION_AND_UP, LINEAR_OPERATORS, SCOPES
+from foldrank.model.modules import is_attention, is_interleaved, roles_of_module
 
 _WORD = re.compile(r"[\w.]+")
 _BLOCK = re.compile(r"(?:\w+\.)*(?:layers|h|blocks|block)\.(\d{1,5})(?:\.([\w.]+))?")

@@ -18,6 +18,7 @@ from foldrank.graph.linear.marks import PART, SITE
 from foldrank.graph.linear.matrices import Matrix, few_bits
 from foldrank.graph.linear.norms import norm_parameters
 from foldrank.graph.linear.parts import biases_of, columns_of_parts
+from foldrank.model import modules
 from foldrank.sites import Site
 
 
@@ -36,8 +37,8 @@ class Block:
     """One decoder layer; nodes, linears and places in the order of its form, so that blocks of one kind correspond.
 
     `opaque` names linears whose weights are not plain matrices (quantised, for one), `quantised` are the places of what
-    such a linear is stored as, `few_bits` tells their roles and shapes. `others` are the places of its own initializers
-    that are none of all these.
+    such a linear is stored as, `few_bits` tells their roles and shapes, `unread` the roles of those whose shapes cannot
+    be told. `others` are the places of its own initializers that are none of all these.
     """
 
     number: int
@@ -50,6 +51,7 @@ class Block:
     kv: KVPair | None
     """None where the block has no attention."""
     opaque: tuple[str, ...]
+    unread: frozenset[str]
     few_bits: tuple[QuantizedLinear, ...]
     surroundings: Surroundings
     needed: int
@@ -99,7 +101,7 @@ def read_block(
     order = in_order(surroundings)
     reached = set(order)
     ordered = (*order, *(node for node in nodes if node not in reached))
-    linears, opaque, quantised, few = [], [], [], []
+    linears, opaque, quantised, few, unread = [], [], [], [], set[str]()
     for node, roles in linear_nodes(ordered, dialect):
         if (stored := stored_matrix(node)) is None:
             opaque.append(f"{node.name} ({node.op_type})")
@@ -107,11 +109,14 @@ def read_block(
             if (matrix := few_bits(node)) is not None:
                 widths = role_widths(roles, matrix.shape[1], geometry, columns_of_parts(node))
                 few.append(QuantizedLinear(roles, widths, matrix, node))
+            else:
+                unread.update(roles)
             continue
         columns = stored.shape[1]
         widths = role_widths(roles, columns, geometry, columns_of_parts(node))
         if sum(widths) != columns:
             opaque.append(f"{node.name} ({columns} columns for {', '.join(roles)})")
+            unread.update(roles)
             continue
         together = dialect.interleaves(node)
         linears.append(Linear(stored.place, stored.transposed, number, roles, node, widths, biases_of(node), together))
@@ -124,7 +129,7 @@ def read_block(
     return Block(
         number=number, nodes=ordered, linears=tuple(linears), pairs=pairs_in(nodes), norms=norms,
         quantised=tuple(quantised), others=others, kv=kv, opaque=tuple(opaque),
-        few_bits=tuple(few), surroundings=surroundings, needed=len(order),
+        unread=frozenset(unread), few_bits=tuple(few), surroundings=surroundings, needed=len(order),
     )
 
 
@@ -161,14 +166,7 @@ def _own(nodes: Sequence[ir.Node]) -> list[ir.Value]:
 def role_widths(
     roles: tuple[str, ...], columns: int, geometry: tuple[int, int, int], parts: Sequence[int] = ()
 ) -> tuple[int, ...]:
-    """Columns of each role. Heads tell for q, k, v; gate and up halve; the rest is alone. `parts`: of the result."""
-    heads, kv_heads, size = geometry
-    if len(roles) == 1:
-        return (columns,)
+    """Columns of each role. `parts`: of the result, which tell where an attention and an MLP share one weight."""
     if roles == ATTENTION_AND_UP and len(parts) == 2:
-        return (*role_widths(roles[:3], parts[0], geometry, ()), parts[1])
-    if set(roles) == {"q", "k", "v"}:  # a cache may hold more KV heads than the weight makes (Falcon repeats them)
-        return (heads * size, *[(columns - heads * size) // 2] * 2)
-    if set(roles) <= {"q", "k", "v"}:
-        return tuple((heads if role == "q" else kv_heads) * size for role in roles)
-    return (columns // len(roles),) * len(roles)
+        return (*modules.role_widths(roles[:3], parts[0], geometry), parts[1])
+    return modules.role_widths(roles, columns, geometry)

@@ -11,24 +11,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from foldrank.errors import SourceError
 from foldrank.installed import missing
-from foldrank.model.checkpoint_rules import embedding_table
-from foldrank.model.tensorfile import StoredTensor
+from foldrank.model.tied import other_head
 from foldrank.plans.models.prefixes import prefix_of
 
 if TYPE_CHECKING:
     from foldrank.model.checkpoint import Checkpoint
 
-_HEADS = ("lm_head.weight", "embed_out.weight")
 _OLD_BUFFERS = ("rotary_emb.inv_freq", "attention.bias", "attn.bias", "masked_bias", "position_ids")
 """Ends of what older versions of transformers stored and computed anew; never a number that was trained."""
 _FAULTS = (ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError, ZeroDivisionError,
            RuntimeError, ImportError, OSError)
 """A config that lies may fail anywhere in a model's construction."""
-_CHUNK = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -62,7 +57,7 @@ def prove_names(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> N
         return Names(unproved=f"transformers does not know {checkpoint.architecture}")
     refuse_other_names(checkpoint, _asked(checkpoint, model, config))
     tied = bool(getattr(config.get_text_config(), "tie_word_embeddings", False))
-    return Names(own_head=tied and _other_head(checkpoint.tensors))
+    return Names(own_head=tied and other_head(checkpoint.tensors))
 
 
 def refuse_other_names(checkpoint: Checkpoint, loading: Mapping[str, Any]) -> None:
@@ -167,20 +162,3 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(before)
-
-
-def _other_head(tensors: Mapping[str, StoredTensor]) -> bool:
-    """Whether head and embedding are both there and differ in any number."""
-    head, table = next((t for n, t in tensors.items() if n.endswith(_HEADS)), None), embedding_table(tensors)
-    if head is None or table is None:
-        return False
-    return head.shape != table.shape or any(
-        not np.array_equal(_piece(head, at), _piece(table, at)) for at in range(0, head.size, _CHUNK)
-    )
-
-
-def _piece(tensor: StoredTensor, first: int) -> np.ndarray[Any, Any]:
-    """At most 4 Mi numbers from that one on, float64 or as they are stored."""
-    count = min(_CHUNK, tensor.size - first)
-    offset = tensor.start + first * tensor.dtype.itemsize
-    return np.fromfile(tensor.path, tensor.dtype, count, offset=offset).astype(np.float64)

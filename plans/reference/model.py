@@ -15,7 +15,7 @@ from torch import nn
 
 from foldrank.edits.anatomy import Anatomy, BlockAnatomy, Matrix
 from foldrank.edits.storage import FewBits
-from foldrank.model.facts import heads, kv_heads
+from foldrank.model.facts import head_size, heads, kv_heads
 from foldrank.plans.models.rounding import rounded
 from foldrank.plans.reference.unpacking import stack, unpack
 from foldrank.sites import ROLES
@@ -87,12 +87,11 @@ class Model:
         config = self.whole.config.to_dict()
         queries = heads(config) or 0
         embedding = self.whole.get_input_embeddings()
-        width = embedding.weight.shape[1]
         return Anatomy(
             tuple(BlockAnatomy(number, {role: self._matrix(layer, role) for role in ROLES if role in layer.places})
                   for number, layer in sorted(self.layers.items())),
             Matrix(_shape(self.head), few_bits=self.few_bits.get(id(self.head))), self.head.weight is embedding.weight,
-            queries, kv_heads(config) or queries, getattr(self.whole.config, "head_dim", None) or width // queries,
+            queries, kv_heads(config) or queries, head_size(config) or 0,
         )
 
     def _matrix(self, layer: Layer, role: str) -> Matrix:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from continued import PROMPT, genai_tokens, optimum_python, optimum_rows, optimum_tokens, own_tokens
 
-from foldrank.checkpoint import Checkpoint
+from foldrank.model.checkpoint import Checkpoint
 from foldrank.verbs.apply import apply
 from foldrank.verbs.export import export
 
@@ -56,7 +56,7 @@ def test_a_batch_that_generate_pads_on_the_left_says_what_its_rows_say_alone(bun
 
 @pytest.mark.slow
 def test_blocks_without_a_pair_of_the_cache_and_mlps_of_other_widths_load_where_the_dense_bundle_does(
-    shared: Path, tmp_path: Path
+    tiny_models: Path, tmp_path: Path
 ) -> None:
     """optimum counts pairs by the graph's inputs, whatever config.json says of blocks."""
     if (python := optimum_python()) is None:
@@ -65,7 +65,7 @@ def test_blocks_without_a_pair_of_the_cache_and_mlps_of_other_widths_load_where_
 
     bundles: Bundles = {}
     for family, block in (("llama", 0), ("gpt2", 4)):
-        tiny = shared / "fixtures" / "tiny" / family
+        tiny = tiny_models / family
         dense = export(tiny / "checkpoint", tmp_path / family, exporter="optimum", graph=tiny / "optimum")
         model = Model(tiny / "checkpoint").drop(block, "attention").drop(2, "mlp").narrow(1, list(range(3, 50)))
         plan = model.plan(Checkpoint.open(tiny / "checkpoint").config_sha256)

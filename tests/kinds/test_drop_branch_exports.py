@@ -6,14 +6,16 @@ import importlib.util
 from pathlib import Path
 
 import pytest
-from kind_rooms import SIX
+from kind_rooms import ANATOMY, SIX
 from nightly import NIGHTLY
 
 pytest.importorskip("torch")
 from tiny_families import TINY, save
 from torch_model import Model, prove
 
+from foldrank.edits.drop_branch import DropBranch
 from foldrank.model.checkpoint import Checkpoint
+from foldrank.passes.configs import shrink_genai_config
 
 FIXTURES = {"llama": 6, "mistral": 5, "qwen2": 5, "gemma2": 6, "gpt2": 5, "opt": 5}
 """Blocks of each."""
@@ -71,8 +73,7 @@ def test_a_bundle_is_written_read_and_run(family: str, tmp_path: Path) -> None:
 
 def test_a_sliding_windows_blocks_are_counted_among_pairs(tmp_path: Path) -> None:
     """genai_config.json names them by the place of their pair."""
-    from foldrank.passes.configs import shrink_genai_config
-
     given = {"model": {"decoder": {"sliding_window": {"layers": [0, 2, 3]}}}}
-    assert shrink_genai_config(given, [1, 2, 3], 16)["model"]["decoder"] == {
+    after = DropBranch(0, "attention").on(ANATOMY)
+    assert shrink_genai_config(given, ANATOMY, after)["model"]["decoder"] == {
         "num_hidden_layers": 3, "head_size": 16, "sliding_window": {"layers": [1, 2]}}

@@ -22,15 +22,19 @@ from nightly import AT_NIGHT
 from synthetic import PlanMaker, Shape, random_decoder, run_onnx, widened, worst
 from synthetic.strategies import Written, law, written
 from torch_model import CLOSE, IDS, Model, edited
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from foldrank.digests import WeightDigest
+from foldrank.edits.drop_branch import DropBranch
 from foldrank.edits.quantize_weight import QuantizeWeight
 from foldrank.edits.slice_mlp import Channels, SliceMlp
 from foldrank.edits.storage import FewBits
 from foldrank.errors import PassRefused, PlanFormatError, PlanMismatch
 from foldrank.graph.safe.load import load_model
 from foldrank.graph.view.decoder import read_decoder
+from foldrank.model.anatomy import checkpoint_anatomy
 from foldrank.model.checkpoint import Checkpoint
+from foldrank.passes.configs import shrink_config
 from foldrank.passes.pipeline import transform
 from foldrank.passes.write import write_model
 from foldrank.planfile.document import PlanDocument, Source
@@ -148,6 +152,37 @@ def test_exports_of_families_planner_and_reference_agree_with_masked_pytorch(
         b.by_role["down"].shape[0] for b in blocks]
 
 
+@pytest.mark.parametrize(("family", "key"), [("llama", "intermediate_size"), ("gpt2", "n_inner"), ("opt", "ffn_dim")])
+def test_one_width_of_all_blocks_stands_in_config_json_and_transformers_builds_it(
+    family: str, key: str, tiny_models: Path
+) -> None:
+    checkpoint = Checkpoint.open(tiny_models / family / "checkpoint")
+    model, source = Model(checkpoint.path), checkpoint_anatomy(checkpoint)
+    for block in source.numbers:
+        model.narrow(block, list(range(block, block + 16)), down=True)
+    plan = model.plan(checkpoint.config_sha256)
+    config = shrink_config(checkpoint.config, source, plan.anatomy(source))
+    assert config == {**checkpoint.config, key: 16}
+    built = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), attn_implementation="eager")
+    if family == "llama":  # the others' reference has Linears where transformers has Conv1D, or packs
+        built.load_state_dict(reference_model(checkpoint, plan).state_dict())
+        with torch.no_grad():
+            assert worst(built(torch.from_numpy(IDS)[None]).logits[0].numpy(), model.logits(IDS)) < CLOSE
+    downs = ("down_proj.weight", "fc2.weight", "mlp.c_proj.weight")
+    narrow = [16 in tensor.shape for name, tensor in built.named_parameters() if name.endswith(downs)]
+    assert narrow == [True] * len(source.blocks)
+
+
+def test_widths_that_differ_leave_the_sources_in_config_json() -> None:
+    digest = WeightDigest("0" * 64, "0" * 64, "0" * 64)
+    config = {"num_hidden_layers": 4, "intermediate_size": 80}
+    after = ANATOMY
+    for block in range(4):
+        after = SliceMlp(block, (80, 48), Channels((0, 3)), None, None, (digest,) * 3).on(after)
+        assert shrink_config(config, ANATOMY, after)["intermediate_size"] == (2 if block == 3 else 80)
+    assert shrink_config(config, ANATOMY, DropBranch(3, "mlp").on(after)) == config
+
+
 def test_pairs_and_few_bits_after_a_slice_name_the_sources_weights(tmp_path: Path) -> None:
     decoder = random_decoder(Shape(blocks=3, packed=False))
     maker = PlanMaker(decoder, "0" * 64).slice(1, tuple(range(0, 80, 2)), down=True)
@@ -246,6 +281,13 @@ def test_the_card_tells_of_widths_and_of_what_config_json_cannot_say(tmp_path: P
     card = model_card(tmp_path)
     assert "MLPs of 2 blocks keep 4 to 80 of 80 channels." in card
     assert "transformers cannot build the model from `config.json`" in card
+    (tmp_path / "plan" / "plan.json").unlink()
+    (tmp_path / "config.json").write_text('{"num_hidden_layers": 3}')
+    even = PlanMaker(maker.decoder, "0" * 64)
+    for block in range(3):
+        even.slice(block, (block, 7))
+    even.plan().write(tmp_path / "plan")
+    assert "transformers cannot build" not in model_card(tmp_path)
     (tmp_path / "plan" / "plan.json").unlink()
     PlanMaker(maker.decoder, "0" * 64).fold((0, 1), {0: 0.5, 1: 0.5}).plan().write(tmp_path / "plan")
     assert "transformers cannot build" not in model_card(tmp_path)

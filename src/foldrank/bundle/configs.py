@@ -15,8 +15,10 @@ def head_size(folder: Path) -> int:
         if (folder / "genai_config.json").is_file():
             return int(strictjson.read(folder / "genai_config.json")["model"]["decoder"]["head_size"])
         config = strictjson.read(folder / "config.json")
-        return int(config.get("head_dim") or (facts.width(config) or 0) // (facts.heads(config) or 0))
-    except (OSError, KeyError, TypeError, ZeroDivisionError, strictjson.JsonError) as error:
+        if (size := facts.head_size(config)) is None:
+            raise KeyError("no key of config.json names it")
+        return size
+    except (OSError, KeyError, TypeError, strictjson.JsonError) as error:
         raise SourceError(folder, f"no config tells the head size ({error})", "export again") from None
 
 

@@ -1,8 +1,8 @@
 """Anatomy: what a decoder is made of, without a number in it. Whoever tells of structure reads it.
 
-A graph has one (`foldrank.graph.anatomy`), PyTorch's modules have one (`foldrank.plans.reference`), and a plan says
-which one it leaves (`Plan.anatomy`). That these agree after a plan was applied is what proves that no edit was left out
-or made by half. Knows no kind of edit.
+A checkpoint has one (`foldrank.model.anatomy`), a graph (`foldrank.graph.anatomy`) and PyTorch's modules
+(`foldrank.plans.reference`), and a plan says which one it leaves (`Plan.anatomy`). That these agree is what proves that
+an export left nothing out, and that no edit was left out or made by half. Knows no kind of edit.
 """
 
 from __future__ import annotations
@@ -19,12 +19,17 @@ from foldrank.sites import Site
 class Matrix:
     """A linear map of one role: its shape [in, out], the rank of the pair in its place, and in which few bits it is
     stored (in words, where no edit stores in that way); None where there is no pair, and where numbers are floats.
-    `basis` names the A of the pair: those of one name read one A. Names differ between a plan and its graph."""
+
+    What differs between a plan and its graph is not compared. `basis` names the A of the pair: those of one name read
+    one A. `packed`: the roles that lie with this one in one weight, in storage order; `dtype`: what that is stored as.
+    """
 
     shape: tuple[int, int]
     rank: int | None = None
     few_bits: FewBits | str | None = None
     basis: str | None = field(default=None, compare=False)
+    packed: tuple[str, ...] = field(default=(), compare=False)
+    dtype: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         pair = f" of rank {self.rank}" if self.rank is not None else ""
@@ -33,8 +38,8 @@ class Matrix:
 
 @dataclass(frozen=True)
 class BlockAnatomy:
-    """One block by its source number; its matrices by role, those of a branch that left are not there.
-
+    """One block by its source number; its matrices by role, those of a branch that left are not there. `unread`: roles
+    whose matrices are there in a form that is not read.
     `place`: the source number of the block whose place in the stack it has, hence its mask and its entries in configs;
     None: its own. `copies`: that of the block whose weights it took over; None: its own, or several. A graph tells
     neither.
@@ -44,11 +49,13 @@ class BlockAnatomy:
     matrices: Mapping[str, Matrix]
     place: int | None = field(default=None, compare=False)
     copies: int | None = field(default=None, compare=False)
+    unread: frozenset[str] = frozenset()
 
     @property
     def branches(self) -> tuple[Branch, ...]:
         """Its branches, in order."""
-        return tuple(branch for branch, roles in BRANCHES.items() if any(role in self.matrices for role in roles))
+        held = {*self.matrices, *self.unread}
+        return tuple(branch for branch, roles in BRANCHES.items() if held & set(roles))
 
     @property
     def stands_at(self) -> int:
@@ -86,6 +93,13 @@ class Anatomy:
         """Source numbers of the blocks that have a KV pair; a pair's own number is its place here."""
         return tuple(block.number for block in self.blocks if block.has_cache)
 
+    @property
+    def mlp_width(self) -> int | None:
+        """Channels of an MLP; None where blocks differ, or where one has none that is read."""
+        downs = [block.matrices.get("down") for block in self.blocks]
+        widths = {None if down is None else down.shape[0] for down in downs}
+        return widths.pop() if len(widths) == 1 else None
+
     def block(self, number: int) -> BlockAnatomy:
         """A block. Raises ValueError where there is none."""
         if number not in self.by_number:
@@ -113,7 +127,8 @@ class Anatomy:
         """Less these roles of a block; a block that has none left is gone. Raises ValueError where it is not there."""
         block, gone = self.block(number), frozenset(roles)
         kept = {role: matrix for role, matrix in block.matrices.items() if role not in gone}
-        return self.with_block(replace(block, matrices=kept)) if kept else self.without([number])
+        left = replace(block, matrices=kept, unread=block.unread - gone)
+        return self.with_block(left) if left.branches else self.without([number])
 
     def changed(self, site: Site, change: Callable[[Matrix], Matrix]) -> Anatomy:
         """With other matrices at a site's roles, each what `change` makes of it. Raises ValueError where the
@@ -135,6 +150,9 @@ class Anatomy:
                 mine, its = one.matrices.get(role), two.matrices.get(role)
                 if mine != its:
                     yield f"block.{one.number:02d}.{role}: {mine or 'nothing'} against {its or 'nothing'}"
+            if one.unread != two.unread:
+                unread = [", ".join(sorted(block.unread)) or "nothing" for block in (one, two)]
+                yield f"block.{one.number:02d}: {' against '.join(unread)} in a form that is not read"
         for name in ("head", "tied", "heads", "kv_heads", "head_size"):
             if getattr(self, name) != getattr(other, name):
                 yield f"{name}: {getattr(self, name)} against {getattr(other, name)}"

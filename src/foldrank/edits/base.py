@@ -102,8 +102,6 @@ class Edit(abc.ABC):
     counted: ClassVar[str]
     provable: ClassVar[bool] = False
     """Whether what it writes follows from the source alone, so that later edits can give digests of it."""
-    unsaid: ClassVar[str] = ""
-    """What of the model it leaves config.json has no words for."""
 
     @property
     @abc.abstractmethod
@@ -113,6 +111,11 @@ class Edit(abc.ABC):
     @property
     def replaced(self) -> Mapping[Part, WeightDigest]:
         """Digests of parts as the source has them, or as provable edits leave them: what it was made for."""
+        return {}
+
+    @property
+    def shapes(self) -> Mapping[Part, tuple[int, int]]:
+        """[in, out] of parts as the source has them, where the edit tells and changes them."""
         return {}
 
     @abc.abstractmethod
@@ -127,6 +130,11 @@ class Edit(abc.ABC):
     def arrays(self) -> Mapping[str, tuple[int, ...] | None]:
         """Names of the plan's arrays it needs, with the shape each must have where the edit tells."""
         return {}
+
+    @classmethod
+    def unsaid(cls, edits: Sequence[Any], blocks: int) -> str:
+        """What of the model that all of this kind leave config.json has no words for. `blocks`: how many are left."""
+        return ""
 
     @classmethod
     def gist(cls, edits: Sequence[Any]) -> str:

@@ -22,7 +22,6 @@ class DropBranch(Edit):
     phase: ClassVar[Phase] = Phase.BRANCHES
     listed: ClassVar[str] = "branches"
     counted: ClassVar[str] = "branches"
-    unsaid: ClassVar[str] = "blocks without an attention or an MLP"
 
     def __post_init__(self) -> None:
         if self.block < 0:
@@ -51,6 +50,11 @@ class DropBranch(Edit):
     def beside(self) -> str:
         """`no MLP`."""
         return f"no {_NAMES[self.branch]}"
+
+    @classmethod
+    def unsaid(cls, edits: Sequence[DropBranch], blocks: int) -> str:
+        """Blocks that lack a branch."""
+        return "blocks without an attention or an MLP"
 
     @classmethod
     def gist(cls, edits: Sequence[DropBranch]) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from pydantic.dataclasses import dataclass
 
-from foldrank.edits.anatomy import Anatomy, BlockAnatomy
+from foldrank.edits.anatomy import Anatomy
 from foldrank.edits.base import STRICT, Edit, Phase, Table, Touch, parts_of
 
 
@@ -68,10 +69,10 @@ class FoldBlocks(Edit):
         """One block of their kind in the place of several."""
         held = [anatomy.block(number) for number in self.blocks]
         sources = [anatomy.block(number) for number in self.sources] or held[:1]
-        if odd := [b.number for b in sources if b.matrices != sources[0].matrices]:
+        if odd := [b.number for b in sources if (b.matrices, b.unread) != (sources[0].matrices, sources[0].unread)]:
             raise ValueError(f"blocks {sources[0].number} and {odd[0]} are of different shapes and cannot merge")
         copied = sources[0].number if self.is_copy else None
-        merged = BlockAnatomy(self.into, sources[0].matrices, held[0].stands_at, copied)
+        merged = replace(sources[0], number=self.into, place=held[0].stands_at, copies=copied)
         return anatomy.without(self.leaving).with_block(merged)
 
     def sentence(self) -> str:

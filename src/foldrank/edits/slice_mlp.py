@@ -96,7 +96,6 @@ class SliceMlp(Edit):
     phase: ClassVar[Phase] = Phase.WIDTHS
     listed: ClassVar[str] = "widths"
     counted: ClassVar[str] = "widths"
-    unsaid: ClassVar[str] = "widths of MLPs that differ from block to block"
 
     def __post_init__(self) -> None:
         if self.block < 0 or min(self.shape) < 1 or self.channels.numbers[-1] >= self.shape[0]:
@@ -129,16 +128,22 @@ class SliceMlp(Edit):
         """Of each role."""
         return dict(zip(self.sites, self.replaces, strict=True))
 
+    @property
+    def shapes(self) -> Mapping[Part, tuple[int, int]]:
+        """Of each role."""
+        width, out = self.shape
+        return {site: (out, width) if site.role != "down" else (width, out) for site in self.sites}
+
     def on(self, anatomy: Anatomy) -> Anatomy:
         """A narrower MLP."""
         block = anatomy.block(self.block)
         found = {role: matrix for role, matrix in block.matrices.items() if role in BRANCHES["mlp"]}
-        width, out = self.shape
-        expected = {role: Matrix((out, width) if role != "down" else (width, out)) for role in self.roles}
+        expected = {role: Matrix(shape) for role, shape in zip(self.roles, self.shapes.values(), strict=True)}
         if odd := [role for role in BRANCHES["mlp"] if found.get(role) != expected.get(role)]:
             raise ValueError(f"{Site(self.block, (odd[0],))}: is {found.get(odd[0], 'not there')}, the edit says "
                              f"{expected.get(odd[0], 'there is none')}")
-        kept = {role: Matrix((out, len(self.channels)) if role != "down" else (len(self.channels), out))
+        narrow, out = len(self.channels), self.shape[1]
+        kept = {role: replace(found[role], shape=(out, narrow) if role != "down" else (narrow, out))
                 for role in self.roles}
         return anatomy.with_block(replace(block, matrices={**block.matrices, **kept}))
 
@@ -155,6 +160,14 @@ class SliceMlp(Edit):
     def beside(self) -> str:
         """`MLP 75%`."""
         return f"MLP {len(self.channels) / self.shape[0]:.0%}"
+
+    @classmethod
+    def unsaid(cls, edits: Sequence[SliceMlp], blocks: int) -> str:
+        """Widths, but where all blocks have one, which it says then; biases where the family has none."""
+        even = len(edits) == blocks and len({len(edit.channels) for edit in edits}) == 1
+        found = ("" if even else "widths of MLPs that differ from block to block",
+                 "biases behind MLPs that had none" if any(edit.bias for edit in edits) else "")
+        return " and ".join(filter(None, found))
 
     @classmethod
     def gist(cls, edits: Sequence[SliceMlp]) -> str:

@@ -24,9 +24,10 @@ def story(edits: Iterable[Edit]) -> list[str]:
     return [*found, *(f"{_subjects(told)} {became}." for became, told in together.items())]
 
 
-def beyond_config(edits: Iterable[Edit]) -> str:
-    """What config.json does not say of the model, and what that means for who loads it; empty where it says all."""
-    unsaid = list(dict.fromkeys(what for edit in edits if (what := edit.unsaid)))
+def beyond_config(edits: Iterable[Edit], blocks: int) -> str:
+    """What config.json does not say of the model, and what that means for who loads it; empty where it says all.
+    `blocks`: how many are left."""
+    unsaid = [what for kind, alike in _by_kind(edits).items() if (what := kind.unsaid(alike, blocks))]
     if not unsaid:
         return ""
     return (f"`config.json` has no words for {' and '.join(unsaid)}: what it says of them is true of the source. The "

@@ -5,22 +5,21 @@ A tensor that is missing would be filled with random numbers by the loading libr
 
 from __future__ import annotations
 
-import re
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from foldrank import strictjson
+from foldrank.edits.base import BRANCHES
 from foldrank.errors import SourceError
 from foldrank.model import facts
+from foldrank.model.modules import by_block
+from foldrank.model.plain import plain_shapes
 from foldrank.model.tensorfile import StoredTensor
+from foldrank.model.tied import embedding_table, stored_head
 
-_BLOCK = re.compile(r"(?:^|\.)(?:layers|h|blocks|layer)\.(\d+)\.(.+)$")
-_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
-_HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
-_PLAIN = {"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "smollm3", "olmo"}
-"""Families whose projections have exactly the shapes that the config's sizes give."""
+_PACKED = frozenset({"phi3"})
+"""Families whose matrices lie several in one weight."""
 
 
 def remote_code(folder: Path, config: Mapping[str, Any]) -> Path | None:
@@ -48,16 +47,8 @@ def _asks(value: Any) -> bool:
 def config_problems(config: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> list[str]:
     """Every disagreement that names and shapes show, without reading a weight."""
     text = facts.text_config(config)
-    blocks: dict[int, dict[str, StoredTensor]] = defaultdict(dict)
-    for name, tensor in tensors.items():
-        if match := _BLOCK.search(name):
-            blocks[int(match[1])][match[2]] = tensor
+    blocks = by_block(tensors)
     return [*_counts(text, blocks), *_embedding(text, tensors), *_uneven(text, blocks), *_shapes(text, blocks)]
-
-
-def embedding_table(tensors: Mapping[str, StoredTensor]) -> StoredTensor | None:
-    """The tensor that holds the embedding of tokens, by the names that families give it."""
-    return next((tensor for name, tensor in tensors.items() if name.endswith(_EMBEDDINGS)), None)
 
 
 def _counts(text: Mapping[str, Any], blocks: Mapping[int, Any]) -> Iterator[str]:
@@ -78,7 +69,7 @@ def _embedding(text: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> 
         yield "no embedding table among the weights"
     elif None not in wanted and table.shape != wanted and "word_embed_proj_dim" not in text:
         yield f"{table.name} is {table.shape}, vocab_size and hidden_size say {wanted}"
-    if text.get("tie_word_embeddings") is False and not any(n.endswith(_HEADS) for n in tensors):
+    if text.get("tie_word_embeddings") is False and stored_head(tensors) is None:
         yield "tie_word_embeddings is false, but there is no lm_head.weight"
 
 
@@ -97,20 +88,13 @@ def _uneven(text: Mapping[str, Any], blocks: Mapping[int, dict[str, StoredTensor
 
 
 def _shapes(text: Mapping[str, Any], blocks: Mapping[int, dict[str, StoredTensor]]) -> Iterator[str]:
-    if text.get("model_type") not in _PLAIN or not {"hidden_size", "num_attention_heads"} <= set(text):
+    if (wanted := plain_shapes(text)) is None or text.get("model_type") in _PACKED:
         return
-    width, heads, head, inner = (fact(text) or 0 for fact in (facts.width, facts.heads, facts.head_size,
-                                                              facts.mlp_width))
-    keys = (facts.kv_heads(text) or 0) * head
-    wanted = {
-        "self_attn.q_proj": (heads * head, width), "self_attn.k_proj": (keys, width),
-        "self_attn.v_proj": (keys, width), "self_attn.o_proj": (width, heads * head),
-        "mlp.gate_proj": (inner, width), "mlp.up_proj": (inner, width), "mlp.down_proj": (width, inner),
-    }
     for number, block in sorted(blocks.items()):
-        for name, shape in wanted.items():
+        for role, shape in wanted.items():
+            name = f"{'self_attn' if role in BRANCHES['attention'] else 'mlp'}.{role}_proj"
             tensor = block.get(f"{name}.weight")
-            if tensor is not None and tensor.shape != shape:
-                yield f"{tensor.name} is {tensor.shape}, the sizes say {shape}"
-            if tensor is None and name not in ("mlp.gate_proj",):
+            if tensor is not None and tensor.shape != shape[::-1]:
+                yield f"{tensor.name} is {tensor.shape}, the sizes say {shape[::-1]}"
+            if tensor is None and role != "gate":
                 yield f"block {number} has no {name}.weight"

@@ -13,6 +13,9 @@ BLOCKS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 
 _CONTEXT = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length", "max_seq_len", "seq_length")
 _HEADS = ("num_attention_heads", "n_head", "n_heads")
+_UNGROUPED = ("gpt2", "opt", "gpt_neox")
+_MLP_WIDTH = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size")
+_MLP_KEYS = {"gpt2": "n_inner", "opt": "ffn_dim", "falcon": "ffn_hidden_size"}
 _WIDTH = ("hidden_size", "n_embd", "d_model")
 
 
@@ -39,11 +42,14 @@ def heads(config: Any) -> int | None:
 
 def kv_heads(config: Any) -> int | None:
     """Heads of keys and values in the cache. Falcon has one, unless its new architecture repeats them for every query
-    head. None where no key tells."""
-    if isinstance(config, Mapping) and config.get("model_type") == "falcon":
-        alone = config.get("multi_query", True) and not config.get("new_decoder_architecture")
+    head; GPT-2, OPT and GPT-NeoX know no key for them. None where no key tells."""
+    kind = text_config(config).get("model_type") if isinstance(config, Mapping) else None
+    if kind == "falcon":
+        text = text_config(config)
+        alone = text.get("multi_query", True) and not text.get("new_decoder_architecture")
         return 1 if alone else heads(config)
-    return _first(config, ("num_key_value_heads",)) or heads(config)
+    own = None if kind in _UNGROUPED else _first(config, ("num_key_value_heads",))
+    return own or heads(config)
 
 
 def head_size(config: Any) -> int | None:
@@ -59,7 +65,14 @@ def width(config: Any) -> int | None:
 
 def mlp_width(config: Any) -> int | None:
     """Channels of an MLP; None where no key tells."""
-    return _first(config, ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size"))
+    return _first(config, _MLP_WIDTH)
+
+
+def mlp_key(config: Mapping[str, Any]) -> str:
+    """The key under which a config keeps that, or its family would: some leave it out or null where it is four times
+    the hidden width."""
+    held = (key for key in _MLP_WIDTH if key in config)
+    return next(held, _MLP_KEYS.get(str(config.get("model_type")), _MLP_WIDTH[0]))
 
 
 def vocabulary(config: Any) -> int | None:

@@ -166,7 +166,8 @@ def _loading(evidence: Evidence) -> str:
     elif evidence.cache_shape is not None:
         program = snippets.ort("cuda" if cuda else "cpu", *evidence.cache_shape)
         parts += ["With ONNX Runtime alone:", f"```python\n{program}```"]
-    parts += [told for told in (batches(evidence.manifest), beyond_config(evidence.edits)) if told]
+    unsaid = beyond_config(evidence.edits, evidence.blocks or 0)
+    parts += [told for told in (batches(evidence.manifest), unsaid) if told]
     return "\n\n".join(parts)
 
 

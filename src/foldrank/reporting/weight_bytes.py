@@ -13,11 +13,11 @@ from foldrank.edits.anatomy import Anatomy, BlockAnatomy, Matrix
 from foldrank.edits.low_rank import rank_limit
 from foldrank.edits.sizes import bytes_by_part, bytes_each
 from foldrank.model import facts
+from foldrank.model.plain import plain_shapes
 from foldrank.reporting import lookup
 from foldrank.reporting.evidence import Evidence
+from foldrank.sites import Site
 
-_GATED = {"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "granite", "smollm3", "olmo2"}
-"""`model_type`s whose blocks hold exactly the seven roles."""
 ITEM_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
@@ -50,23 +50,11 @@ class Split:
 
 
 def role_shapes(evidence: Evidence) -> dict[str, tuple[int, int]] | None:
-    """[in, out] of each role, or None for a decoder of another kind."""
-    config = evidence.config
-    width, inner, queries = facts.width(config), facts.mlp_width(config), facts.heads(config)
-    cache = evidence.cache_shape
-    if lookup.text(config, "model_type") not in _GATED or not (width and inner and queries and cache):
+    """[in, out] of each role in the source, or None for a decoder of another kind."""
+    if (found := plain_shapes(evidence.config)) is None:
         return None
-    heads, head_size = cache
-    q, kv = queries * head_size, heads * head_size
-    return {
-        "q": (width, q),
-        "k": (width, kv),
-        "v": (width, kv),
-        "o": (q, width),
-        "gate": (width, inner),
-        "up": (width, inner),
-        "down": (inner, width),
-    }
+    narrowed = (item for edit in evidence.edits for item in edit.shapes.items())
+    return found | {part.role: shape for part, shape in narrowed if isinstance(part, Site)}
 
 
 def split(evidence: Evidence, context: int = 1024) -> Split | None:

@@ -18,7 +18,7 @@ from foldrank.graph.identify import refuse_others
 from foldrank.graph.safe.load import load_model
 from foldrank.graph.view.dequantized import rounded_linears
 from foldrank.model.checkpoint import Checkpoint
-from foldrank.model.checkpoint_rules import embedding_table
+from foldrank.model.tied import embedding_table
 from foldrank.passes.write import write_model
 from foldrank.progress import SILENT, Progress
 

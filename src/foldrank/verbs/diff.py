@@ -8,7 +8,7 @@ from typing import Any
 
 from foldrank.bundle.bundle import MANIFEST, Bundle
 from foldrank.errors import SourceError
-from foldrank.model.facts import blocks as count_blocks
+from foldrank.graph.anatomy import anatomy_of
 from foldrank.planfile.plan import Plan
 from foldrank.reports.validate import FORM
 
@@ -65,8 +65,7 @@ def _bundle_facts(path: Path) -> dict[str, Any]:
     bundle = Bundle.open(path)
     facts: dict[str, Any] = {"exporter": bundle.manifest.exporter, "dtype": bundle.manifest.dtype}
     facts |= {f"source.{k}": v for k, v in sorted(bundle.manifest.source.items())}
-    config = bundle.json("config.json") or {}
-    facts["blocks"] = count_blocks(config)
+    facts["blocks"] = len(anatomy_of(bundle.model).blocks)
     facts["bytes"] = sum(entry.bytes for entry in bundle.manifest.files.values())
     if (report := FORM.read(bundle)) is not None:
         quality = sorted(dataclasses.asdict(report.quality).items())

@@ -1,4 +1,5 @@
-"""Prove a fresh dense export before it is believed: its tensors by digest, its logits against PyTorch, its padding.
+"""Prove a fresh dense export before it is believed: what it is made of, its tensors by digest, its logits against
+PyTorch, its padding.
 
 Every exporter and every adopted graph goes through it. It runs on the CPU, whatever the bundle is for. What cannot be
 run here is said to be not proved; what differs is refused. Axes: B rows, T tokens.
@@ -28,6 +29,7 @@ from foldrank.runtime.proof.compare import Comparison
 from foldrank.runtime.proof.graph_proof import Criterion, Reference, beside_padding
 from foldrank.runtime.providers.provider import load_onnxruntime, resolve
 from foldrank.tolerances import EXPORT_PROOF_FP32, EXPORT_PROOF_KL_NATS
+from foldrank.verbs.export_anatomy import misfits
 from foldrank.verbs.export_window import Window, window_of
 from foldrank.verbs.own_noise import own_limit
 from foldrank.verbs.reference import dense_model
@@ -60,12 +62,16 @@ class ExportProof:
 
     def __call__(self, exporter: str, folder: Path) -> None:
         """Prove the model.onnx of a folder. Raises NotWritable: what differs, by how much, which exporter to take."""
+        model, remedy = load_model(folder / "model.onnx"), _remedy(exporter)
+        if odd := misfits(model, self._checkpoint):
+            what = f"the graph of {exporter} is not made of what the checkpoint is: {'; '.join(odd[:3])}"
+            raise NotWritable(self._checkpoint.path, what, remedy)
         self.weights = stored_weights(folder / "model.onnx")
         claimed = padding_sides(load_model(folder / "model.onnx"))
         self.padding = None if claimed is None else list(claimed)
         self._progress.start("export proof", 1)
         try:
-            self.found = self._prove(exporter, folder)
+            self.found = self._prove(exporter, folder, remedy)
         finally:
             self._progress.finish("export proof")
 
@@ -73,7 +79,7 @@ class ExportProof:
         """Free the PyTorch model."""
         self._model = None
 
-    def _prove(self, exporter: str, folder: Path) -> dict[str, Any]:
+    def _prove(self, exporter: str, folder: Path, remedy: str) -> dict[str, Any]:
         if why := _cannot(self._checkpoint, self._dtype):
             return {"passed": None, "reason": why}
         if self._model is None:
@@ -83,7 +89,6 @@ class ExportProof:
                 if self._checkpoint.architecture in FAMILIES:
                     raise
                 return {"passed": None, "reason": error.what}
-        remedy = _OTHER.get(exporter, "--exporter genai, or transformers where this is another's graph")
         checked = self._digests(remedy)
         window, precision, extra = window_of(self._checkpoint), self._dtype, dict[str, Any]()
         if linears := rounded_linears(load_model(folder / "model.onnx")):
@@ -117,6 +122,11 @@ class ExportProof:
 
 class _Differs(Exception):
     """What of a graph is not the model's."""
+
+
+def _remedy(exporter: str) -> str:
+    """What to do where its graph is refused."""
+    return _OTHER.get(exporter, "--exporter genai, or transformers where this is another's graph")
 
 
 def _cannot(checkpoint: Checkpoint, dtype: str) -> str | None:

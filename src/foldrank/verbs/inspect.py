@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterator
-from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foldrank.errors import SourceError
-from foldrank.model import facts
 from foldrank.model.identify import refuse_gguf
-from foldrank.sites import PACKED, ROLES, Site
+from foldrank.sites import PACKED, Site
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from foldrank.graph.view.decoder import Block, Decoder
-    from foldrank.model.checkpoint import Checkpoint
+    from foldrank.edits.anatomy import Anatomy, BlockAnatomy
 
 _DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
-_TENSOR = re.compile(r"(?:\w+\.)*(?:layers|h)\.(\d+)\.([\w.]+)\.weight")
 
 
 def inspect(path: Path | str) -> dict[str, Any]:
@@ -67,6 +62,7 @@ def _bundle(path: Path) -> dict[str, Any]:
 
 
 def _graph(path: Path) -> dict[str, Any]:
+    from foldrank.graph.anatomy import read_anatomy
     from foldrank.graph.identify import refuse_others
     from foldrank.graph.safe.load import load_model
     from foldrank.graph.view.skip_norms import read_apart
@@ -74,13 +70,13 @@ def _graph(path: Path) -> dict[str, Any]:
     model = load_model(path)
     refuse_others(model, path)
     decoder = read_apart(model)
+    anatomy = read_anatomy(decoder)
     return {
-        "identity": "decoder", "dialect": decoder.dialect, "blocks": len(decoder.blocks),
-        "block_numbers": [block.number for block in decoder.blocks],
-        "sites": [row for block in decoder.blocks for row in _sites(block)],
-        "kv": _kv(decoder), "axes": _axes(model), "parameters": decoder.parameters,
+        "identity": "decoder", "dialect": decoder.dialect, "blocks": len(anatomy.blocks),
+        "block_numbers": list(anatomy.numbers), "sites": _sites(anatomy),
+        "kv": _kv(anatomy), "axes": _axes(model), "parameters": decoder.parameters,
         "bytes": sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None),
-        "tied": decoder.tied, "opset": model.graph.opset_imports.get(""), "ir_version": model.ir_version,
+        "tied": anatomy.tied, "opset": model.graph.opset_imports.get(""), "ir_version": model.ir_version,
     }
 
 
@@ -91,78 +87,49 @@ def _axes(model: ir.Model) -> dict[str, list[int | str | None]]:
             for port in ports if port.shape is not None}
 
 
-def _kv(decoder: Decoder) -> dict[str, int]:
-    pairs = sum(block.kv is not None for block in decoder.blocks)
-    return {"pairs": pairs, "heads": decoder.kv_heads, "head_size": decoder.head_size,
-            "query_heads": decoder.heads}
+def _kv(anatomy: Anatomy) -> dict[str, int]:
+    return {"pairs": len(anatomy.cached), "heads": anatomy.kv_heads, "head_size": anatomy.head_size,
+            "query_heads": anatomy.heads}
 
 
-def _sites(block: Block) -> list[dict[str, Any]]:
-    """Rows in the order in which a block applies them; a packed weight is one row."""
-    held = [(linear.roles, linear.widths, linear.shape[0], linear.tensor.dtype.numpy().name)
-            for linear in block.linears]
-    held += [(few.roles, few.widths, few.matrix.shape[0], few.matrix.dtype) for few in block.few_bits]
-    rows = [row for linear in held for row in _single_sites(block.number, *linear)]
-    rows += [(site, _row(site, pair.shape, _dtype(pair.a.dtype), pair.rank))
-             for pair in block.pairs for site in pair.sites]
-    return [row for _, row in sorted(rows, key=lambda found: ROLES.index(found[0].roles[0]))]
+def _sites(anatomy: Anatomy) -> list[dict[str, Any]]:
+    """Rows in the order in which blocks apply them; roles that lie in one weight and are commonly packed are one."""
+    return [_row(block, site) for block in anatomy.blocks for site in _packed(block)]
 
 
-def _single_sites(
-    block: int, roles: tuple[str, ...], widths: tuple[int, ...], rows: int, dtype: str
-) -> Iterator[tuple[Site, dict[str, Any]]]:
-    """Rows of a linear that is one matrix; roles that are commonly packed are one site."""
-    first = next((packed for packed in PACKED.values() if roles[: len(packed)] == packed), ())
-    if first:
-        site = Site(block, first)
-        yield site, _row(site, (rows, sum(widths[: len(first)])), _dtype(dtype), None)
-    for role, width in list(zip(roles, widths, strict=True))[len(first) :]:
-        site = Site(block, (role,))
-        yield site, _row(site, (rows, width), _dtype(dtype), None)
+def _packed(block: BlockAnatomy) -> Iterator[Site]:
+    for role, matrix in block.matrices.items():
+        together = next((roles for roles in PACKED.values() if role in roles and matrix.packed[: len(roles)] == roles),
+                        (role,))
+        if role == together[0]:
+            yield Site(block.number, together)
 
 
-def _row(site: Site, shape: tuple[int, int], dtype: str, rank: int | None) -> dict[str, Any]:
-    return {"site": str(site), "shape": list(shape), "dtype": dtype, "rank": rank}
-
-
-def _dtype(name: str) -> str:
-    return _DTYPES.get(name, name)
+def _row(block: BlockAnatomy, site: Site) -> dict[str, Any]:
+    matrices = [block.matrices[role] for role in site.roles]
+    first = matrices[0]
+    return {"site": str(site), "shape": [first.shape[0], sum(matrix.shape[1] for matrix in matrices)],
+            "dtype": _DTYPES.get(first.dtype, first.dtype), "rank": first.rank}
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:
+    from foldrank.model.anatomy import checkpoint_anatomy
     from foldrank.model.checkpoint import Checkpoint
     from foldrank.model.identify import identify
 
     checkpoint = Checkpoint.open(path, offline=True)
+    anatomy = checkpoint_anatomy(checkpoint)
     tensors = checkpoint.tensors.values()
     return {
         "kind": "checkpoint", "identity": identify(checkpoint.config, checkpoint.tensors).name,
         "dialect": "safetensors", "name": checkpoint.name,
         "architecture": checkpoint.architecture,
-        "blocks": checkpoint.blocks, "sites": [row for _, row in sorted(_stored_sites(checkpoint), key=itemgetter(0))],
-        "kv": {"pairs": checkpoint.blocks, "heads": facts.kv_heads(checkpoint.config),
-               "head_size": facts.head_size(checkpoint.config), "query_heads": facts.heads(checkpoint.config)},
+        "blocks": len(anatomy.blocks), "sites": _sites(anatomy), "kv": _kv(anatomy),
         "parameters": sum(tensor.size for tensor in tensors),
         "bytes": sum(tensor.end - tensor.start for tensor in tensors),
-        "tied": not any("lm_head" in name or "embed_out" in name for name in checkpoint.tensors),
+        "tied": anatomy.tied,
         "config_sha256": checkpoint.config_sha256,
     }
-
-
-def _stored_sites(checkpoint: Checkpoint) -> Iterator[tuple[tuple[int, int], dict[str, Any]]]:
-    """(place, row) of each weight whose name tells its site. A checkpoint stores them [out, in], GPT-2's Conv1D not."""
-    from foldrank.graph.dialects.modules import roles_of_module
-
-    for name, tensor in checkpoint.tensors.items():
-        match = _TENSOR.fullmatch(name)
-        roles = roles_of_module(match.group(2)) if match else None
-        if match is None or roles is None:
-            continue
-        site = Site(int(match.group(1)), roles)
-        place = (site.block, ROLES.index(site.roles[0]))
-        rows, columns = tensor.shape
-        shape = (rows, columns) if checkpoint.architecture.startswith("GPT2") else (columns, rows)
-        yield place, _row(site, shape, _dtype(tensor.dtype.name), None)
 
 
 def _plan(path: Path) -> dict[str, Any]:

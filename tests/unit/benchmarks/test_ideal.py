@@ -11,10 +11,10 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from foldrank.benchmarks.ideal import Work, count
+from foldrank.benchmarks.ideal import Work, count, count_file
 from foldrank.benchmarks.workload import Workload
+from foldrank.edits.anatomy import Anatomy, BlockAnatomy, Matrix
 from foldrank.errors import GraphNotRecognized
-from foldrank.graph.safe.load import load_model
 
 HIDDEN, INNER, VOCABULARY, HEADS, KV_HEADS, HEAD = 12, 20, 50, 6, 2, 4
 ITEM = 4
@@ -53,15 +53,12 @@ def _graph(*, rank: int | None = None, shared: bool = False) -> onnx.ModelProto:
     return helper.make_model(helper.make_graph(nodes, "tiny", inputs, outputs, constants))
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    config = {"model": {"decoder": {"head_size": HEAD}}}
-    (tmp_path / "genai_config.json").write_text(json.dumps(config))
-    return tmp_path
+ANATOMY = Anatomy((BlockAnatomy(0, {"q": Matrix((HIDDEN, HEADS * HEAD))}),), None, True, HEADS, KV_HEADS, HEAD)
+"""One block with an attention."""
 
 
-def test_counts_a_tied_head_once_and_one_row_of_embedding_and_rotary_table(folder: Path) -> None:
-    found = count(ir.from_proto(_graph()), folder)
+def test_counts_a_tied_head_once_and_one_row_of_embedding_and_rotary_table() -> None:
+    found = count(ir.from_proto(_graph()), ANATOMY)
     linear = HIDDEN * INNER + INNER * HIDDEN + HIDDEN * VOCABULARY
     assert found == Work(
         weight_bytes=ITEM * (linear + HIDDEN), row_bytes=ITEM * (HIDDEN + HEAD // 2), linear_flops=2 * linear,
@@ -69,15 +66,15 @@ def test_counts_a_tied_head_once_and_one_row_of_embedding_and_rotary_table(folde
     )
 
 
-def test_a_pair_counts_both_factors(folder: Path) -> None:
-    dense, pair = count(ir.from_proto(_graph()), folder), count(ir.from_proto(_graph(rank=3)), folder)
+def test_a_pair_counts_both_factors() -> None:
+    dense, pair = count(ir.from_proto(_graph()), ANATOMY), count(ir.from_proto(_graph(rank=3)), ANATOMY)
     saved = HIDDEN * INNER - 3 * (HIDDEN + INNER)
     assert dense.weight_bytes - pair.weight_bytes == ITEM * saved
     assert dense.linear_flops - pair.linear_flops == 2 * saved
 
 
-def test_a_weight_of_two_nodes_is_read_once_and_multiplied_twice(folder: Path) -> None:
-    one, two = count(ir.from_proto(_graph()), folder), count(ir.from_proto(_graph(shared=True)), folder)
+def test_a_weight_of_two_nodes_is_read_once_and_multiplied_twice() -> None:
+    one, two = count(ir.from_proto(_graph()), ANATOMY), count(ir.from_proto(_graph(shared=True)), ANATOMY)
     assert two.weight_bytes == one.weight_bytes
     assert two.linear_flops - one.linear_flops == 2 * INNER * HIDDEN
 
@@ -93,15 +90,15 @@ def test_reading_a_prompt_costs_each_token_all_weights_and_a_look_at_those_befor
     assert work.prefill_flops(Workload(prompt=3, batch=2, tokens=2)) == 2 * (3 * 100 + (1 + 2 + 3) * 7)
 
 
-def test_a_graph_without_a_cache_is_refused(folder: Path) -> None:
+def test_a_graph_without_a_cache_is_refused() -> None:
     model = _graph()
     del model.graph.input[1:]
     with pytest.raises(GraphNotRecognized, match="past_key_values"):
-        count(ir.from_proto(model), folder)
+        count(ir.from_proto(model), ANATOMY)
 
 
 def test_counts_the_real_export_as_its_config_says(dense_5m: Path) -> None:
-    found = count(load_model(dense_5m / "model.onnx"), dense_5m)
+    found = count_file(dense_5m / "model.onnx")
     hidden, inner, vocabulary, blocks, heads, kv_heads, head = 192, 512, 4096, 12, 6, 2, 32
     block = hidden * (heads + 2 * kv_heads) * head + heads * head * hidden + 3 * hidden * inner
     gains = (2 * blocks + 1) * hidden
@@ -116,7 +113,7 @@ def test_counts_the_real_export_as_its_config_says(dense_5m: Path) -> None:
 def test_counts_the_same_decoder_alike_as_another_exporter_wrote_it(tiny_models: Path) -> None:
     folder = tiny_models / "llama" / "optimum"
     config = json.loads((folder / "config.json").read_text())
-    found = count(load_model(folder / "model.onnx"), folder)
+    found = count_file(folder / "model.onnx")
     hidden, inner, blocks = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
     heads, kv_heads, head = config["num_attention_heads"], config["num_key_value_heads"], config["head_dim"]
     block = hidden * (2 * heads + 2 * kv_heads) * head + 3 * hidden * inner

@@ -10,9 +10,9 @@ import pytest
 from synthetic import PlanMaker, Shape, random_decoder, run_onnx, worst, write_graph
 
 from foldrank.errors import PassRefused
-from foldrank.graph.dialects.modules import is_interleaved, roles_of_module
 from foldrank.graph.safe.load import load_model
 from foldrank.graph.view.decoder import read_decoder
+from foldrank.model.modules import is_interleaved, roles_of_module
 from foldrank.passes.pipeline import transform
 from foldrank.passes.write import write_model
 

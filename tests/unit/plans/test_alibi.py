@@ -17,7 +17,7 @@ import torch
 from tiny_families import TINY, save
 from transformers import AutoModelForCausalLM
 
-from foldrank.checkpoint import Checkpoint
+from foldrank.model.checkpoint import Checkpoint
 from foldrank.plans.models.decoder import load_decoder
 from foldrank.plans.reference import reference_model
 
@@ -62,8 +62,8 @@ def _normed(x: np.ndarray, weights: dict[str, np.ndarray], name: str) -> np.ndar
     return centred / scale * weights[f"{name}.weight"] + weights[f"{name}.bias"]
 
 
-def test_distance_counts_once_with_a_mask_and_without(shared: Path, tmp_path: Path) -> None:
-    checkpoint = Checkpoint.open(save(TINY["falcon-alibi"], tmp_path, shared))
+def test_distance_counts_once_with_a_mask_and_without(tmp_path: Path) -> None:
+    checkpoint = Checkpoint.open(save(TINY["falcon-alibi"], tmp_path))
     network: Any = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32, attn_implementation="sdpa")
     weights = {name: w.double().numpy() for name, w in network.state_dict().items()}
     wanted, tokens = forward(weights, IDS), torch.from_numpy(IDS)[None]

@@ -14,13 +14,16 @@ from foldrank.benchmarks.planning import naive_similarity
 from foldrank.edits.fold_blocks import FoldBlocks
 from foldrank.edits.low_rank import LowRank
 from foldrank.errors import SourceError
+from foldrank.model.anatomy import checkpoint_anatomy
 from foldrank.model.checkpoint import Checkpoint
 from foldrank.plans.compose import calibration_windows, make_plan, parse_all, plan_of, run_all, usable
 from foldrank.plans.method import Result, Task
 from foldrank.plans.methods import slm
 from foldrank.plans.models.decoder import Decoder, load_decoder
 from foldrank.plans.models.families import FAMILIES
+from foldrank.plans.models.loading import load_model
 from foldrank.plans.reference import reference_model
+from foldrank.plans.reference.model import Model
 from foldrank.plans.request import parse
 
 INTERLEAVED = tuple(name for name, tiny in TINY.items() if FAMILIES[tiny.architecture].interleaved)
@@ -70,6 +73,22 @@ def test_blocks_in_a_row_are_the_model(
     first = decoder.blocks[0]
     same = first.with_weights({role: first.weight(role).clone() for role in first.roles})
     assert all(torch.equal(same.tensors[name], tensor) for name, tensor in first.tensors.items())
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_headers_planner_and_reference_tell_one_anatomy(made: Callable[[str], Checkpoint], family: str) -> None:
+    """Three readers with tables of their own."""
+    checkpoint = made(family)
+    found = checkpoint_anatomy(checkpoint)
+    assert list(found.differences(Model.of(load_model(checkpoint, dtype=None), {}, torch.float32).anatomy())) == []
+    assert found.tied == TINY[family].tied
+    planned = load_decoder(checkpoint)
+    assert [(block.number, {role: matrix.shape for role, matrix in block.matrices.items()}, block.unread)
+            for block in found.blocks] == [
+        (block.number, {role: tuple(block.weight(role).shape) for role in block.roles}, frozenset())
+        for block in planned.blocks]
+    assert found.head is not None
+    assert found.head.shape == planned.head.shape
 
 
 @pytest.mark.parametrize("packed", METHODS)

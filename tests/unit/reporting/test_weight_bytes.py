@@ -33,6 +33,20 @@ def test_every_part_is_as_counted_by_hand(make_bundle: Maker) -> None:
     assert found.dense == sum(share.dense for share in found.weights)
 
 
+def test_narrower_mlps_are_counted_against_the_sources_width(make_bundle: Maker) -> None:
+    """Of one width everywhere, which is what config.json says then."""
+    config = strictjson.read(make_bundle() / "config.json")
+    evidence = Evidence.read(make_bundle({"config.json": {**config, "intermediate_size": 96}}))
+    digest = dict.fromkeys(DTYPES, "0" * 64)
+    slices = [{"kind": "slice_mlp", "block": block, "shape": [512, 192], "channels": "0-95", "down": None, "bias": None,
+               "replaces": [digest] * 3} for block in range(12)]
+    found = split(replace(evidence, plan={**evidence.plan, "edits": slices}))
+    assert found is not None
+    shares = {share.part: share for share in found.weights}
+    assert shares["down"] == Share("down", 4 * 12 * 512 * 192, 4 * 12 * 96 * 192)
+    assert shares["gate up"] == Share("gate up", 4 * 12 * 192 * 1024, 4 * 12 * 192 * 192)
+
+
 def test_an_untied_head_is_counted_on_its_own(make_bundle: Maker) -> None:
     config = strictjson.read(make_bundle() / "config.json")
     config["tie_word_embeddings"] = False
