@@ -60,9 +60,9 @@ def summary(found: Mapping[str, Any], recovered: bool = False) -> str:
             best = {name: points[keep][1:] for name, points in methods.items() if keep in points}
             others = [best[name] for name in best if name not in OURS]
             baseline = "{:.3f} (`{}`)".format(*min(others)) if others else ""
-            ours = (f"{best[name][0]:.3f}" if name in best else "" for name in ("slm", "dipsvd", "auto"))
+            ours = (f"{best[name][0]:.3f}" if name in best else "" for name in reversed(OURS))
             rows.append((model, f"{keep:g}", baseline, *ours))
-    head = ("model", "keep", "best baseline", "slm", "dipsvd, best settings", "auto")
+    head = ("model", "keep", "best baseline", *reversed(OURS))
     return _rows(head, rows).rstrip("\n")
 
 

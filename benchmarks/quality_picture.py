@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 LEAST, MOST = 3e-4, 5.0
 """Nats that the picture shows; what loses less or more stands on its edge."""
 
-OURS = {"auto": "#c1121f", "dipsvd": "#0b5cad", "slm": "#1b7f3b"}
+OURS = {"auto": "#c1121f", "width": "#b07a00", "dipsvd": "#0b5cad", "slm": "#1b7f3b"}
 LOW_RANK = ("svd", "fwsvd", "asvd", "svd_llm", "svd_llm_v2", "basis_sharing")
-DEPTH = ("shortgpt", "laco", "sleb", "shortened", "unified_skip")
+DEPTH = ("shortgpt", "laco", "sleb", "shortened", "unified_skip", "llm_drop", "finercut", "ffn_skip")
+WIDTH = ("flap", "cfsp")
 MARKERS = "osD^vP"
 
 
@@ -62,7 +63,7 @@ def picture(found: Mapping[str, Any], path: Path) -> None:
         panel_row[0].set_ylabel("loss added, nats a token")
     named = {label: line for panel in panels.flat for line, label in zip(*panel.get_legend_handles_labels(),
                                                                          strict=True)}
-    order = [name for name in (*OURS, *LOW_RANK, *DEPTH) if name in named]
+    order = [name for name in (*OURS, *LOW_RANK, *DEPTH, *WIDTH) if name in named]
     figure.tight_layout()
     figure.legend([named[name] for name in order], order, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     figure.savefig(path, metadata={"Date": None}, bbox_inches="tight")
@@ -78,9 +79,11 @@ def _panel(panel: Axes, cells: Iterable[Mapping[str, Any]]) -> None:
 
 
 def _style(name: str) -> dict[str, Any]:
-    """Ours thick and coloured, low-rank baselines solid, depth baselines dashed."""
+    """Ours thick and coloured, low-rank baselines solid, depth baselines dashed, width baselines dotted."""
     if name in OURS:
         return {"color": OURS[name], "lw": 2.4, "marker": "o", "zorder": 3}
-    kin, colour, dash = (DEPTH, "#8a8a8a", "--") if name in DEPTH else (LOW_RANK, "#e09f3e", "-")
+    kin, colour, dash = (LOW_RANK, "#e09f3e", "-")
+    if name in DEPTH + WIDTH:
+        kin, colour, dash = (DEPTH, "#8a8a8a", "--") if name in DEPTH else (WIDTH, "#7a5ca8", ":")
     marker = MARKERS[kin.index(name) % len(MARKERS)] if name in kin else "x"
     return {"color": colour, "lw": 1.0, "ls": dash, "marker": marker, "markerfacecolor": "white"}
