@@ -82,8 +82,7 @@ def _style(name: str) -> dict[str, Any]:
     """Ours thick and coloured, low-rank baselines solid, depth baselines dashed, width baselines dotted."""
     if name in OURS:
         return {"color": OURS[name], "lw": 2.4, "marker": "o", "zorder": 3}
-    kin, colour, dash = (LOW_RANK, "#e09f3e", "-")
-    if name in DEPTH + WIDTH:
-        kin, colour, dash = (DEPTH, "#8a8a8a", "--") if name in DEPTH else (WIDTH, "#7a5ca8", ":")
+    kin: tuple[str, ...] = next((names for names in (DEPTH, WIDTH) if name in names), LOW_RANK)
+    colour, dash = {DEPTH: ("#8a8a8a", "--"), WIDTH: ("#7a5ca8", ":")}.get(kin, ("#e09f3e", "-"))
     marker = MARKERS[kin.index(name) % len(MARKERS)] if name in kin else "x"
     return {"color": colour, "lw": 1.0, "ls": dash, "marker": marker, "markerfacecolor": "white"}

@@ -1,4 +1,4 @@
-"""`auto` and recovery the whole way: plans of replaced weights, pairs, widths and folds, applied to a graph and proved."""
+"""`auto` and recovery the whole way: replaced weights, pairs, widths and folds, applied to a graph and proved."""
 
 from __future__ import annotations
 
