@@ -18,6 +18,7 @@ import onnx_ir as ir
 
 from foldrank.graph.linear.marks import BLOCK, MADE_BY
 from foldrank.graph.linear.weights import add_initializer, lazily, read, set_initializer
+from foldrank.passes.sizes import numbers_of, rank_of, size_of
 
 _BY_COLUMN = frozenset({
     "Add", "Sub", "Mul", "Div", "Pow", "Sqrt", "Neg", "Abs", "Exp", "Erf", "Tanh", "Sigmoid", "HardSigmoid", "Relu",
@@ -128,8 +129,10 @@ class Narrowing:
 
     def _slice(self, node: ir.Node, parts: Parts) -> Iterator[tuple[ir.Value, Parts]]:
         whole = sum(part.before for part in parts)
-        starts, stops, axes, steps = (_numbers(node, slot) for slot in (1, 2, 3, 4))
-        rank = _rank(node.inputs[0])
+        columns = {value: sum(part.before for part in held) for value, held in self._seen.items()}
+        starts, stops = (size_of(node.inputs[slot], columns) for slot in (1, 2))
+        axes, steps = (_numbers(node, slot) for slot in (3, 4))
+        rank = rank_of(node.inputs[0])
         if not starts or not stops or axes not in ([-1], [rank - 1]) or steps not in (None, [1]) or starts[0] < 0:
             self._refuse(node, "slices what is not columns, or where is not said")
             return
@@ -230,9 +233,7 @@ def _grouped(parts: Parts, sizes: Sequence[int]) -> list[Parts] | None:
 
 
 def _numbers(node: ir.Node, slot: int) -> list[int] | None:
-    value = node.inputs[slot] if slot < len(node.inputs) else None
-    tensor = ir.convenience.get_const_tensor(value) if value is not None else None
-    return None if tensor is None else [int(n) for n in tensor.numpy().reshape(-1)]
+    return numbers_of(node.inputs[slot]) if slot < len(node.inputs) else None
 
 
 def _asked(size: ir.Value | None) -> ir.Value | None:
@@ -247,11 +248,6 @@ def _tensor(numbers: Sequence[int]) -> ir.TensorProtocol:
     return ir.tensor(np.array(numbers, dtype=np.int64))
 
 
-def _rank(value: ir.Value | None) -> int:
-    """Axes of a value; where they are not said: batch, sequence, columns."""
-    return len(value.shape) if value is not None and value.shape is not None else 3
-
-
 def _last(node: ir.Node, name: str, default: int) -> bool:
     attribute = node.attributes.get(name)
-    return (attribute.as_int() if attribute is not None else default) in (-1, _rank(node.inputs[0]) - 1)
+    return (attribute.as_int() if attribute is not None else default) in (-1, rank_of(node.inputs[0]) - 1)
