@@ -17,8 +17,9 @@ import numpy as np
 import onnx_ir as ir
 
 from foldrank.graph.linear.marks import BLOCK, MADE_BY
+from foldrank.graph.linear.parts import rank_of
 from foldrank.graph.linear.weights import add_initializer, lazily, read, set_initializer
-from foldrank.passes.sizes import numbers_of, rank_of, size_of
+from foldrank.passes.sizes import numbers_of, size_of
 
 _BY_COLUMN = frozenset({
     "Add", "Sub", "Mul", "Div", "Pow", "Sqrt", "Neg", "Abs", "Exp", "Erf", "Tanh", "Sigmoid", "HardSigmoid", "Relu",

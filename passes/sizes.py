@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 
 import onnx_ir as ir
 
+from foldrank.graph.linear.parts import rank_of
+
 _AS_IT_IS = frozenset({"Identity", "Cast", "Unsqueeze", "Squeeze", "Reshape"})
 _OF_TWO: Mapping[str, Callable[[int, int], int]] = {
     "Add": operator.add, "Sub": operator.sub, "Mul": operator.mul, "Div": operator.floordiv}
@@ -41,11 +43,6 @@ def size_of(value: ir.Value | None, columns: Mapping[ir.Value, int]) -> list[int
         return None
     one, other = (side[0] for side in sides if side is not None)
     return None if node.op_type == "Div" and other < 1 else [compute(one, other)]
-
-
-def rank_of(value: ir.Value | None) -> int:
-    """Axes of a value; where they are not said: batch, sequence, columns."""
-    return len(value.shape) if value is not None and value.shape is not None else 3
 
 
 def _shape_of(value: ir.Value | None) -> ir.Value | None:

@@ -73,9 +73,13 @@ def _last_axis(value: ir.Value, node: ir.Node) -> bool:
     return _is_last(value, attribute.as_int() if attribute is not None else 0)
 
 
+def rank_of(value: ir.Value | None) -> int:
+    """Axes of a value; where they are not said: batch, sequence, columns."""
+    return len(value.shape) if value is not None and value.shape is not None else 3
+
+
 def _is_last(value: ir.Value, axis: int) -> bool:
-    """A result whose rank is not said has three axes: batch, sequence, columns."""
-    return axis in (-1, (len(value.shape) if value.shape is not None else 3) - 1)
+    return axis in (-1, rank_of(value) - 1)
 
 
 def _span(value: ir.Value, node: ir.Node) -> tuple[int, int] | None:

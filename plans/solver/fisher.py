@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from foldrank.plans.low_rank.grams import cross_gram
 from foldrank.plans.low_rank.truncation import truncation_losses
 from foldrank.plans.low_rank.whitening import Metric
 from foldrank.plans.models.block import Block
@@ -165,8 +166,8 @@ def _outputs(block: Block, packed: Packed) -> Iterator[dict[Roles, tuple[Tensor,
 def _added(sums_XX: Tensor | None, rows_NTX: Tensor) -> Tensor:
     """The sums with x^T x over these tokens."""
     rows = rows_NTX.detach().flatten(0, -2)
-    found = rows.T @ rows
-    return found.to(torch.float64) if sums_XX is None else sums_XX.add_(found)
+    found = cross_gram(rows, rows)
+    return found if sums_XX is None else sums_XX.add_(found)
 
 
 def _weight(block: Block, roles: Roles) -> Tensor:

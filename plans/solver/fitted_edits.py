@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from foldrank.edits import Edit
-from foldrank.edits.base import BRANCHES, WeightEdit
+from foldrank.edits.base import WeightEdit
 from foldrank.edits.low_rank import LowRank
 from foldrank.edits.replace_weight import ReplaceWeight
 from foldrank.edits.slice_mlp import Channels, SliceMlp
@@ -26,6 +26,7 @@ from foldrank.plans.solver.block_refit import Fitted
 from foldrank.plans.solver.layout import Packed, Span
 from foldrank.plans.solver.original import Original, sites
 from foldrank.plans.solver.search import State
+from foldrank.plans.width.slicing import roles_of
 from foldrank.sites import Site
 
 
@@ -60,11 +61,10 @@ def _as_told(task: Task, span: Span, fitted: Fitted) -> Block:
 
 def _slice(task: Task, span: Span, block: Block, original: Original) -> SliceMlp:
     """Which channels stay; what becomes of the matrices themselves is edits of their own."""
-    roles = tuple(role for role in BRANCHES["mlp"] if role in block.roles)
     shape = task.decoder.block(span.low).weight("down").shape
     kept = original.orders[span.source].kept(len(block.weight("down")))
     return SliceMlp(span.low, (shape[0], shape[1]), Channels(tuple(kept.tolist())), None, None,
-                    replaced_digests(task.source.blocks, block, roles))
+                    replaced_digests(task.source.blocks, block, roles_of(block)))
 
 
 def _site_edits(task: Task, packed: Packed, block: Block) -> Iterator[tuple[WeightEdit, dict[str, Tensor]]]:
