@@ -183,13 +183,13 @@ class Search:
         """The best, and others nearly as good that lower other blocks and are needed too; then all is refit."""
         best, layout = finalists[0], finalists[0].move.layout
         taken, saved = [best], best.move.saved
-        for trial in finalists[1:]:
+        for trial in finalists[1:] if best.move.span == 1 else ():
             move = trial.move
             apart = all(move.position != other.move.position for other in taken)
-            made = with_span(layout, move.position, move.layout[move.position]) if move.span == 1 else layout
-            if best.move.span == move.span == 1 and apart and trial.score <= CLOSE * best.score and (
-                saved + move.saved <= need and attentions(made)
-            ):
+            if move.span > 1 or not apart or trial.score > CLOSE * best.score or saved + move.saved > need:
+                continue
+            made = with_span(layout, move.position, move.layout[move.position])
+            if attentions(made):
                 layout = made
                 taken.append(trial)
                 saved += move.saved
