@@ -32,22 +32,21 @@ from foldrank.edits.base import Phase
 from foldrank.model.opening import PLAIN, Opening
 from foldrank.plans.method import Method, Result, Task
 from foldrank.plans.solver.costs import Costs, CostTable, Latencies, Numbers, total
-from foldrank.plans.solver.fisher import Curves, fisher_moments, output_roots, predicted_losses
+from foldrank.plans.solver.expected import Expected
 from foldrank.plans.solver.fitted_edits import fitted_result
 from foldrank.plans.solver.improving import exchanged, filled
 from foldrank.plans.solver.journal import Journal
 from foldrank.plans.solver.layout import Layout, Packed, Shapes, dense_layout, numbers_stored
 from foldrank.plans.solver.meter import Meter
 from foldrank.plans.solver.moves import Terms
-from foldrank.plans.solver.narrowing import Narrowings, narrowings
 from foldrank.plans.solver.original import Original, shapes_of
 from foldrank.plans.solver.search import Effort, Search, State
 from foldrank.plans.solver.staged import Stages
 
 WIDTHS = {"fp32": 4, "fp16": 2, "bf16": 2}
 EFFORTS = {
-    "low": Effort(16, 8, 2, (0.5,)),
-    "normal": Effort(24, 10, 3, (), (2,), 16),
+    "low": Effort(16, 8, 2, (), (1,), 0, 4),
+    "normal": Effort(24, 10, 3, (), (2,), 16, 6),
     "high": Effort(200, 40, 8, (0.5, 0.25, 0.125, 0.04), (1, 2, 3, 4), 400),
 }
 STRIDE = 0.125
@@ -55,6 +54,9 @@ STRIDE = 0.125
 
 SEARCH_TOKENS = 6144
 """Tokens that blocks are refit on while the search runs; the result is refit on all."""
+
+EXCHANGED = 3 * 10**12
+"""Numbers times tokens that exchanges may take up: 16 builds of a model of 30 million, four of one of 100 million."""
 
 SEARCH_WINDOW = 256
 """Longest window the search runs: attention's cost grows with its square."""
@@ -182,17 +184,14 @@ def _best(
     measuring, fitting = windows
     count = max(1, SEARCH_TOKENS // fitting.shape[1])
     used = fitting[:: max(1, len(fitting) // count)][:count]
-    moments = fisher_moments(task.decoder, used, task.seed, settings.sites, task.progress)
-    roots = output_roots(moments)
-    narrower = (narrowings(task.decoder, moments, roots, used.size, settings.width_align, task.progress)
-                if settings.narrow else {})
-    terms = _terms(task, settings, budget, shapes, narrower,
-                   predicted_losses(task.decoder, moments, used.size, task.progress))
-    del moments  # gigabytes
-    orders = {number: held.order for number, held in narrower.items()}
-    original = Original.of(task.decoder, used, roots, settings.sites, orders)
+    expected = Expected.of(task.decoder, used, task.seed, settings.sites, settings.width_align,
+                           narrow=settings.narrow, progress=task.progress)
+    terms = _terms(task, settings, budget, shapes, expected)
+    original = Original.of(task.decoder, used, expected.roots, settings.sites, expected.orders, expected.streams)
     meter = Meter.of(task.decoder, measuring)
     effort = EFFORTS[settings.effort]
+    affordable = EXCHANGED // (used.size * numbers_stored(layout, shapes))
+    effort = replace(effort, exchanges=min(effort.exchanges, affordable))
 
     def search_of(name: str, stride: float) -> Search:
         return Search(original, meter, terms, effort, stride, task.progress, Journal(name, task.shelf))
@@ -211,7 +210,7 @@ def _best(
 
 
 def _terms(
-    task: Task, settings: Settings, budget: Budget, shapes: Shapes, narrower: Narrowings, curves: Curves
+    task: Task, settings: Settings, budget: Budget, shapes: Shapes, expected: Expected
 ) -> Terms:
     decoder = task.decoder
     kinds = {block.number: block.likeness for block in decoder.blocks}
@@ -224,7 +223,8 @@ def _terms(
     def allowed(shape: tuple[int, int], rank: int) -> bool:
         return settings.factor and budget.allowed(shape, rank)
 
-    return Terms(shapes, budget.costs, curves, settings.align, allowed, alike, narrower, settings.drop)
+    return Terms(shapes, budget.costs, expected.curves, settings.align, allowed, alike, expected.narrowings,
+                 settings.drop)
 
 
 def _predicted(found: Search, state: State) -> Mapping[str, float | int]:

@@ -61,7 +61,10 @@ def refit(
     `like`: one fit to the same input, with the same prior, whose sites below the first that differs are the same.
     """
     decoder = original.decoder
-    source = decoder.blocks[original.position(span.source)]
+    position = original.position(span.source)
+    source = decoder.blocks[position]
+    if span == Span(span.low, span.low, span.low) and hidden_NTC is original.states[position]:
+        return Fitted(source, {}, original.states[position + 1])  # nothing to make up for
     into = replace(decoder.blocks[original.position(span.low)], tensors=source.tensors)
     if span.width is not None:
         into = sliced(into, original.orders[span.source].kept(span.width))
@@ -158,7 +161,7 @@ class _Task:
         root = self.original.roots.get(self.source.number, {}).get(roles)
         if root is None:
             return truncations(found, metric).pair(rank)
-        return weighted_pair(found, metric, root, rank)
+        return weighted_pair(found, metric, root.to(torch.float64), rank)
 
     def _behind(self, roles: Roles) -> Tensor:
         """What the stream lacks [tokens, C] besides the site's own output in the original."""

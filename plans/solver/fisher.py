@@ -31,7 +31,8 @@ Curve = np.ndarray
 """Expected loss in nats a token at each rank, from 0 to min(I, O)."""
 
 Roots = Mapping[int, Mapping[Roles, Tensor]]
-"""R [O, O] of sites, lower triangular, R R^T = F with damping: what an error at each output costs. By block number."""
+"""R [O, O] of sites, lower triangular, float32, R R^T = F with damping: what an error at each output costs. By block
+number."""
 
 Curves = Mapping[int, Mapping[Roles, Curve]]
 """Curve of every site, by block number."""
@@ -39,13 +40,15 @@ Curves = Mapping[int, Mapping[Roles, Curve]]
 
 @dataclass
 class Moments:
-    """Sums over tokens for one block, float64: `inputs` of x^T x [I, I] and `outputs` of g^T g [O, O], by site.
+    """Sums over tokens for one block, float64: `inputs` of x^T x [I, I] and `outputs` of g^T g [O, O], by site, and
+    `stream` of s^T s [C, C], s the gradient by the block's output.
 
     Sites that read one input hold one and the same sum.
     """
 
     inputs: dict[Roles, Tensor] = field(default_factory=dict)
     outputs: dict[Roles, Tensor] = field(default_factory=dict)
+    stream: Tensor | None = None
 
 
 DAMPING = 0.1
@@ -60,17 +63,8 @@ WIDEST = 4096
 """Outputs of a site up to which F is held: its size is the square of that."""
 
 
-def predicted_losses(
-    decoder: Decoder, moments: Mapping[int, Moments], tokens: int, progress: Progress = SILENT
-) -> Curves:
-    """Curve of every site of every block, by block number. Cost: two eigenproblems a site."""
-    return {
-        block.number: _curves(block, moments[block.number], tokens)
-        for block in track(decoder.blocks, "predicted losses", len(decoder.blocks), progress)
-    }
-
-
-def _curves(block: Block, moments: Moments, tokens: int) -> dict[Roles, Curve]:
+def predicted_losses(block: Block, moments: Moments, tokens: int) -> dict[Roles, Curve]:
+    """Curve of every site of a block. Cost: two eigenproblems a site."""
     metrics = {id(sums): Metric(sums / tokens) for sums in moments.inputs.values()}  # sites of one input share its root
     return {
         roles: curve(_weight(block, roles), metrics[id(sums)], Metric(moments.outputs[roles] / tokens))
@@ -78,17 +72,15 @@ def _curves(block: Block, moments: Moments, tokens: int) -> dict[Roles, Curve]:
     }
 
 
-def output_roots(moments: Mapping[int, Moments]) -> Roots:
-    """R of every site with at most WIDEST outputs, by block number."""
-    return {
-        number: {roles: _root(sums) for roles, sums in held.outputs.items() if len(sums) <= WIDEST}
-        for number, held in moments.items()
-    }
+def output_roots(moments: Moments) -> dict[Roles, Tensor]:
+    """R of every site of a block with at most WIDEST outputs."""
+    return {roles: _root(sums) for roles, sums in moments.outputs.items() if len(sums) <= WIDEST}
 
 
 def _root(fisher_OO: Tensor) -> Tensor:
     damping = (DAMPING * fisher_OO.diagonal().mean()).clamp_min(torch.finfo(torch.float32).tiny)
-    return torch.linalg.cholesky(fisher_OO + damping * torch.eye(len(fisher_OO), device=fisher_OO.device))
+    root = torch.linalg.cholesky(fisher_OO + damping * torch.eye(len(fisher_OO), device=fisher_OO.device))
+    return root.to(torch.float32)
 
 
 def curve(weight_IO: Tensor, inputs: Metric, outputs: Metric) -> Curve:
@@ -117,11 +109,13 @@ def _add_windows(
     decoder: Decoder, ids_NT: np.ndarray, found: dict[int, Moments], generator: torch.Generator, packed: Packed
 ) -> None:
     watched: list[tuple[Moments, Roles, Tensor, list[Tensor]]] = []
+    streams = []
     with torch.enable_grad():
         hidden = decoder.embed(ids_NT).requires_grad_()
         for block in decoder.blocks:
             with _outputs(block, packed) as seen:
                 hidden = decoder.run(block, hidden)
+            streams.append(hidden)
             watched += [
                 (found[block.number], roles, read, [written[role] for role in roles if role in written])
                 for roles, (read, written) in seen.items()
@@ -130,7 +124,7 @@ def _add_windows(
         with torch.no_grad():
             drawn = torch.multinomial(logits.softmax(-1), 1, generator=generator)
         loss = -logits.log_softmax(-1).gather(-1, drawn).sum()
-        gradients = iter(torch.autograd.grad(loss, [part for entry in watched for part in entry[3]]))
+        gradients = iter(torch.autograd.grad(loss, [part for entry in watched for part in entry[3]] + streams))
     last = summed = torch.empty(0)
     for moments, roles, read, written in watched:
         slopes = torch.cat([next(gradients) for _ in written], dim=-1)
@@ -138,6 +132,8 @@ def _add_windows(
             last, summed = read, _added(moments.inputs.get(roles), read)
         moments.inputs[roles] = summed
         moments.outputs[roles] = _added(moments.outputs.get(roles), slopes)
+    for block, slopes in zip(decoder.blocks, gradients, strict=True):
+        found[block.number].stream = _added(found[block.number].stream, slopes)
 
 
 @contextmanager

@@ -20,12 +20,15 @@ from foldrank.progress import track
 Change = tuple[Move, ...]
 """Moves in a row."""
 
+ROOM = 1e-3
+"""Share of the limit: less that is left over is worth no build."""
+
 
 def filled(search: Search, state: State, limit: float) -> State:
     """What a search saved too much is spent on higher ranks and wider MLPs, as long as that is measured to pay."""
     def raises(state: State) -> Sequence[Change]:
         room = limit - search.terms.cost(state.layout)
-        return [(move,) for move in raised(search.terms, state.layout, room)]
+        return [(move,) for move in raised(search.terms, state.layout, room)] if room > ROOM * limit else []
 
     return _improved(search, state, raises, count())
 

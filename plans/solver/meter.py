@@ -20,6 +20,9 @@ from foldrank.plans.models.words import Words
 LARGEST = 1 << 25
 """Logits that are held at once (tokens * vocabulary, float32), at least one window's."""
 
+AT_ONCE = 512
+"""Tokens of a backward pass, whose activations are held."""
+
 
 @dataclass(frozen=True)
 class Meter:
@@ -57,6 +60,23 @@ class Meter:
             logits = self._logits(hidden_NTC[part], blocks)
             total += float(self.wanted[part].divergence(logits).sum(dtype=torch.float64))
         return total / self.ids.size
+
+    def slopes(self, blocks: Sequence[Block]) -> tuple[Tensor, ...]:
+        """Gradient of the mean KL by every block's output [N, T, C] where the model has these blocks. Cost: a backward
+        pass through all of it, some tokens at a time."""
+        size = max(1, AT_ONCE // self.ids.shape[1])
+        found: list[list[Tensor]] = [[] for _ in blocks]
+        for first in range(0, len(self.ids), size):
+            part = slice(first, first + size)
+            hidden, outputs = self.start[part].detach().requires_grad_(), []
+            with torch.enable_grad():
+                for block in blocks:
+                    hidden = self.decoder.run(block, hidden)
+                    outputs.append(hidden)
+                lost = self.wanted[part].divergence(self.decoder.logits(hidden)).sum() / self.ids.size
+            for held, slope in zip(found, torch.autograd.grad(lost, outputs), strict=True):
+                held.append(slope)
+        return tuple(map(torch.cat, found))
 
     def nats(self, blocks: Sequence[Block]) -> float:
         """Mean next-token cross entropy of the model with these blocks: the log of its perplexity."""

@@ -113,14 +113,10 @@ class Terms:
         found += [move for move in folds if move.saved <= need]
         return found or (folds if need > 0 else [])
 
-    def probes(self, layout: Layout, need: float) -> list[Move]:
-        """One move of every kind at every place: a site or a width about halfway, a branch dropped (where branches may
-        not be, all but removed), two blocks folded."""
-        kinds: dict[tuple[int, Unit], list[Move]] = {}
-        for move in self.moves(layout, need):
-            kinds.setdefault(move.key, []).append(move)
-        return [moves[-1 if whole(unit) else len(moves) // 2] for (_, unit), moves in kinds.items()
-                if not (self.drops and not isinstance(unit, str) and len(unit) > 1)]
+    def wholes(self, layout: Layout, need: float) -> list[Move]:
+        """What is all or nothing: a branch dropped (where branches may not be, all but removed), two blocks folded."""
+        kinds = {move.key: move for move in self.moves(layout, need) if whole(move.unit)}
+        return [move for move in kinds.values() if isinstance(move.unit, str) or not self.drops]
 
     def _narrowed(self, layout: Layout, position: int, need: float) -> Iterator[Move]:
         span, moves = layout[position], []

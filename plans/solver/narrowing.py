@@ -16,12 +16,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from foldrank.plans.models.decoder import Decoder
-from foldrank.plans.solver.fisher import Moments, Roots
+from foldrank.plans.models.block import Block
+from foldrank.plans.solver.fisher import Moments
 from foldrank.plans.solver.layout import DOWN
 from foldrank.plans.width import channels
 from foldrank.plans.width.channels import Order
-from foldrank.progress import SILENT, Progress, track
 
 STEPS = 32
 """Widths of an MLP at most, besides the whole."""
@@ -56,21 +55,13 @@ Narrowings = Mapping[int, Narrowing]
 """By source number, of the blocks that have an MLP."""
 
 
-def narrowings(
-    decoder: Decoder, moments: Mapping[int, Moments], roots: Roots, tokens: int, align: int,
-    progress: Progress = SILENT,
-) -> Narrowings:
-    """Of every block, widths multiples of `align`. Cost: about 3 I^3 multiply-adds a block with I channels, float64."""
-    found = {}
-    for block in track(decoder.blocks, "channels", len(decoder.blocks), progress):
-        if "down" in block.roles:
-            inputs = moments[block.number].inputs[DOWN] / tokens
-            weight, root = block.weight("down").to(torch.float64), roots.get(block.number, {}).get(DOWN)
-            mean = moments[block.number].outputs[DOWN].diagonal().mean().sqrt()
-            minded = (weight * mean if root is None else weight @ root) / tokens**0.5
-            sums = channels.Moments(inputs, inputs @ minded, minded.new_zeros(len(inputs)), minded[0] * 0, tokens)
-            step = align * max(1, round(len(inputs) / (STEPS * align)))
-            order = channels.order(sums, minded, step, max(step, round(LEAST * len(inputs))))
-            found[block.number] = Narrowing(
-                {width: loss / 2 for width, loss in zip(order.widths, order.losses, strict=True)}, order)
-    return found
+def narrowing(block: Block, moments: Moments, root: Tensor | None, tokens: int, align: int) -> Narrowing:
+    """Of a block with an MLP, widths multiples of `align`. `root`: R of down's outputs, where it is known. Cost: about
+    3 I^3 multiply-adds for I channels, float64."""
+    inputs, weight = moments.inputs[DOWN] / tokens, block.weight("down").to(torch.float64)
+    mean = moments.outputs[DOWN].diagonal().mean().sqrt()
+    minded = (weight * mean if root is None else weight @ root.to(torch.float64)) / tokens**0.5
+    sums = channels.Moments(inputs, inputs @ minded, minded.new_zeros(len(inputs)), minded[0] * 0, tokens)
+    step = align * max(1, round(len(inputs) / (STEPS * align)))
+    order = channels.order(sums, minded, step, max(step, round(LEAST * len(inputs))))
+    return Narrowing({width: loss / 2 for width, loss in zip(order.widths, order.losses, strict=True)}, order)

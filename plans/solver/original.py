@@ -26,6 +26,7 @@ class Original:
     """The model to be matched: its hidden states [N, T, C] before every block and after the last.
 
     `roots` (`fisher.output_roots`): what errors at a site's outputs cost, by block number; equal where it has none.
+    `streams`: F [C, C] at every block's output, float32 (`above.py`), by block number.
     `orders`: channels of every MLP, those that stay longest first, by block number.
     """
 
@@ -35,19 +36,21 @@ class Original:
     roots: Mapping[int, Mapping[Roles, Tensor]] = field(default_factory=dict)
     packed: Packed = "joint"
     orders: Mapping[int, Order] = field(default_factory=dict)
+    streams: Mapping[int, Tensor] = field(default_factory=dict)
     _known: dict[int, dict[Roles, Tensor]] = field(default_factory=dict)
 
     @classmethod
     def of(
         cls, decoder: Decoder, ids_NT: np.ndarray, roots: Mapping[int, Mapping[Roles, Tensor]] | None = None,
         packed: Packed = "joint", orders: Mapping[int, Order] | None = None,
+        streams: Mapping[int, Tensor] | None = None,
     ) -> Original:
         """Run the original once."""
         states = [decoder.embed(ids_NT)]
         with torch.no_grad():
             for block in decoder.blocks:
                 states.append(decoder.run(block, states[-1]))
-        found = cls(decoder, tuple(states), True, roots or {}, packed, orders or {})
+        found = cls(decoder, tuple(states), True, roots or {}, packed, orders or {}, streams or {})
         return replace(found, additive=found._adds_branches())
 
     def position(self, number: int) -> int:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from foldrank.plans.models.block import Block
+from foldrank.plans.solver.above import Above
 from foldrank.plans.solver.block_refit import Fitted, refit
 from foldrank.plans.solver.journal import Factors, Journal, Step
 from foldrank.plans.solver.layout import Layout, attentions, with_span
@@ -40,6 +41,8 @@ class Effort:
     program for each, in so many stages (`staged.py`). The one that ends with the lowest measured loss wins. Without
     `strides` a descent starts only where no program finds a way.
     `exchanges`: at the end, so often at most it is tried to take a rank from one pair and give it to another.
+    `checks`: changes of a stage that are measured on the whole model, to correct what the others are told to cost
+    (`staged.py`); None: all are.
     """
 
     first: int
@@ -48,6 +51,7 @@ class Effort:
     strides: tuple[float, ...]
     stages: tuple[int, ...] = ()
     exchanges: int = 0
+    checks: int | None = None
 
 
 @dataclass(frozen=True)
@@ -165,9 +169,26 @@ class Search:
         well enough to shortlist, but what the program builds on was a fifth worse in nats with it (specs-300k, 0.8)."""
         return self._try(state, move, self.meter, state.loss)
 
+    def above(self, state: State) -> Above:
+        """What a change of a block's output costs in this state. Cost: a backward pass, unless it is the original."""
+        meter, high = self.meter, [span.high for span in state.layout]
+        outputs = (*state.measured[1:], meter.decoder.run(state.blocks[-1], state.measured[-1]))
+        slopes = meter.slopes(state.blocks) if self.steps else ()
+        return Above(outputs, slopes, [self.original.streams[number] for number in high])
+
+    def expected(self, state: State, above: Above, move: Move) -> float:
+        """The nats that a move adds, to second order: its block is refit and run, nothing else."""
+        fitted = self._refit(state, move)
+        output = self.meter.decoder.run(fitted.block, state.measured[move.position])
+        return above.added(move.position + move.span - 1, output)
+
+    def _refit(self, state: State, move: Move) -> Fitted:
+        at = move.position
+        like = (state.layout[at], state.fitted[at])
+        return refit(self.original, move.layout[at], state.inputs[at], like=like)
+
     def _try(self, state: State, move: Move, meter: Meter, known: float) -> Trial:
-        span, before = move.layout[move.position], state.layout[move.position]
-        fitted = refit(self.original, span, state.inputs[move.position], like=(before, state.fitted[move.position]))
+        fitted = self._refit(state, move)
         above = state.blocks[move.position + move.span :]
         hidden = state.measured[move.position][: len(meter.wanted)]
         added = meter.loss(hidden, (fitted.block, *above)) - known

@@ -14,10 +14,9 @@ from tiny_families import TINY
 
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.solver.costs import Numbers
-from foldrank.plans.solver.fisher import fisher_moments, output_roots, predicted_losses
+from foldrank.plans.solver.expected import Expected
 from foldrank.plans.solver.meter import Meter
 from foldrank.plans.solver.moves import Terms
-from foldrank.plans.solver.narrowing import narrowings
 from foldrank.plans.solver.original import Original, shapes_of
 from foldrank.plans.solver.search import Effort, Search
 
@@ -52,13 +51,10 @@ def make_search() -> Callable[..., Search]:
     def made(
         decoder: Decoder, measuring: np.ndarray, fitting: np.ndarray, effort: Effort = EFFORT
     ) -> Search:
-        moments = fisher_moments(decoder, fitting, 0)
-        roots = output_roots(moments)
-        narrower = narrowings(decoder, moments, roots, fitting.size, 8)
-        terms = Terms(shapes_of(decoder.blocks[0], "joint"), Numbers(),
-                      predicted_losses(decoder, moments, fitting.size), 1, lambda _shape, _rank: True,
-                      lambda _low, _high: True, narrower, drops=True)
-        original = Original.of(decoder, fitting, roots, orders={number: n.order for number, n in narrower.items()})
+        expected = Expected.of(decoder, fitting, 0, "joint", 8)
+        terms = Terms(shapes_of(decoder.blocks[0], "joint"), Numbers(), expected.curves, 1, lambda _shape, _rank: True,
+                      lambda _low, _high: True, expected.narrowings, drops=True)
+        original = Original.of(decoder, fitting, expected.roots, "joint", expected.orders, expected.streams)
         return Search(original, Meter.of(decoder, measuring), terms, effort, 0.5)
 
     return made

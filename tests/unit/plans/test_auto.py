@@ -72,7 +72,7 @@ def test_edits_stand_for_the_weights_the_decoder_then_runs(make_model: MakeModel
     named = {block.number: block for block in result.decoder.blocks}
     assert any(isinstance(edit, ReplaceWeight) for edit in result.edits)
     for edit in result.edits:
-        if isinstance(edit, FoldBlocks):
+        if not isinstance(edit, WeightEdit):
             continue
         w = np.concatenate([named[edit.site.block].weight(role).numpy() for role in edit.site.roles], axis=1)
         if isinstance(edit, LowRank):

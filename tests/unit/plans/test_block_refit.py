@@ -26,7 +26,8 @@ def test_a_refit_that_takes_over_a_like_one_is_the_refit_from_nothing(
     make_model: Callable[..., Any], ids: np.ndarray, packed: Packed, architecture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoder = Decoder.of(make_model(3, architecture=architecture))
-    original = Original.of(decoder, ids, output_roots(fisher_moments(decoder, ids, 0, packed)), packed)
+    roots = {number: output_roots(held) for number, held in fisher_moments(decoder, ids, 0, packed).items()}
+    original = Original.of(decoder, ids, roots, packed)
     noise = torch.randn(original.states[1].shape, generator=torch.Generator().manual_seed(1))
     hidden = original.states[1] + 0.1 * noise
     held = sites(decoder.blocks[1], packed)

@@ -55,11 +55,11 @@ def test_small_cuts_cost_what_is_predicted_within_a_factor(make_model: MakeModel
     """K-FAC is a second-order estimate that takes inputs and gradients as independent: the order of magnitude holds."""
     decoder = Decoder.of(make_model(2))
     ids = np.random.default_rng(6).integers(0, 61, size=(24, 24))
-    predicted = predicted_losses(decoder, fisher_moments(decoder, ids, 0), ids.size)[0][("down",)]
+    predicted = predicted_losses(decoder.blocks[0], fisher_moments(decoder, ids, 0)[0], ids.size)[("down",)]
     assert np.all(np.diff(predicted) <= 1e-12)
     assert predicted[-1] == 0.0
     few = fisher_moments(decoder, ids[:2], 0)
-    assert set(predicted_losses(decoder, few, ids[:2].size)[1]) == set(sites(decoder.blocks[1], "joint"))
+    assert set(predicted_losses(decoder.blocks[1], few[1], ids[:2].size)) == set(sites(decoder.blocks[1], "joint"))
     rank = int(np.argmax(predicted < 0.02))
     block = decoder.blocks[0]
     moments = fisher_moments(decoder, ids, 0)[0]
@@ -94,6 +94,6 @@ def test_roots_give_back_the_moments_with_a_tenth_of_their_mean_on_the_diagonal(
     g = np.random.default_rng(3).normal(size=(4, 6))  # fewer tokens than outputs: singular without damping
     fisher = torch.from_numpy(g.T @ g)
     moments = Moments({}, {ROLES: fisher, ("q",): torch.zeros(3, 3, dtype=torch.float64)})
-    root = output_roots({5: moments})[5][ROLES]
-    np.testing.assert_allclose(root @ root.T, fisher + 0.1 * fisher.trace() / 6 * torch.eye(6), atol=1e-12)
-    assert torch.isfinite(output_roots({5: moments})[5][("q",)]).all()
+    root = output_roots(moments)[ROLES].double()
+    np.testing.assert_allclose(root @ root.T, fisher + 0.1 * fisher.trace() / 6 * torch.eye(6), atol=1e-6)
+    assert torch.isfinite(output_roots(moments)[("q",)]).all()

@@ -15,9 +15,10 @@ from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.solver.costs import Numbers
 from foldrank.plans.solver.layout import dense_layout
 from foldrank.plans.solver.moves import Terms
+from foldrank.plans.solver.options import GRID, grid, laid_out
 from foldrank.plans.solver.program import Cell, Option, choose
 from foldrank.plans.solver.search import Search
-from foldrank.plans.solver.staged import GRID, Stages, grid, laid_out
+from foldrank.plans.solver.staged import Stages
 
 SITES = (("q",), ("o",))
 

@@ -115,7 +115,7 @@ def test_a_killed_plan_repeats_at_most_one_block_and_ends_the_same(
      ("basis_sharing:keep=0.5", "foldrank.plans.methods.basis_sharing.truncations", None),
      ("fwsvd:keep=0.5", "foldrank.plans.low_rank.gradients._through", None),
      ("dipsvd:keep=0.5", "foldrank.plans.low_rank.gradients._through", None),
-     ("auto:keep=0.5,effort=low", "foldrank.plans.solver.search.Search._step", None),
+     ("auto:keep=0.5,effort=high", "foldrank.plans.solver.search.Search._step", None),
      ("auto:keep=0.5", "foldrank.plans.solver.staged.Stages._stage", None)],
     ids=lambda value: value.split(":")[0] if isinstance(value, str) else "",
 )
