@@ -1,4 +1,4 @@
-"""Time dense, narrower and paired MatMuls of a model's shapes through ONNX Runtime: the table a time budget is kept by.
+"""Time a model's products through ONNX Runtime, dense, narrower, paired, in few bits: what a time budget is kept by.
 
 One token at a time, as decoding does, or more (rows of a batch, a prompt). Every product is a graph of its own with its
 weights inside; all of them run in turn, round after round, so that a disturbance meets all alike, and the median of the
@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -25,7 +25,8 @@ from foldrank.benchmarks.environment import environment
 from foldrank.benchmarks.products import DTYPES, copies_of, write_product
 from foldrank.edits.base import BRANCHES
 from foldrank.edits.low_rank import rank_limit
-from foldrank.plans.solver.costs import CostTable, Narrower, Shape, Timing
+from foldrank.edits.storage import FewBits
+from foldrank.plans.solver.costs import CostTable, Fewer, Narrower, Shape, Timing
 from foldrank.plans.solver.layout import GROUPS
 from foldrank.progress import SILENT, Progress
 from foldrank.runtime.decoding.resident import GRAPH_OPTION
@@ -39,6 +40,15 @@ SHARES = (0.02, 0.05, 0.1, 0.25, 0.45, 0.7, 0.9, 1.0)
 
 WIDTHS, WIDTH_MULTIPLE = (0.25, 0.5, 0.75), 64
 """Widths of MLPs measured, as shares of their channels, in multiples of what suits every provider."""
+
+STORAGES = (FewBits(4, 32, True, 4), FewBits(8, 32, True, 4))
+"""Ways of storing in few bits that are measured: the defaults of `quantize`."""
+
+HAVE_FEW_BITS = ("cpu", "cuda")
+"""Providers that compute MatMulNBits themselves."""
+
+Way: TypeAlias = int | FewBits | None
+"""How a product is computed: as a pair of some rank, in few bits, or as it is."""
 
 ROUNDS, RUNS = 15, 20
 """Rounds over all products; runs of each in a round, timed together."""
@@ -77,9 +87,10 @@ def narrower_shapes(sites: Iterable[Mapping[str, Any]]) -> set[Shape]:
 def measure_costs(
     shapes: Iterable[Shape], provider: Provider, *, threads: int, dtype: str = "fp32", tokens: int = 1, seed: int = 0,
     rounds: int = ROUNDS, progress: Progress = SILENT, narrower: Iterable[Shape] = (),
+    storages: Iterable[FewBits] = STORAGES,
 ) -> CostTable:
     """Time every shape for so many tokens at once (rows times positions), numbers as `dtype`, all on the device; those
-    of narrower MLPs without pairs.
+    of narrower MLPs without pairs, and the whole products in few bits too.
 
     Raises ProviderUnavailable where the provider does not start, ValueError for a dtype numpy lacks.
     """
@@ -87,43 +98,49 @@ def measure_costs(
         raise ValueError(f"cost table: no products of {dtype} are timed; one of {', '.join(DTYPES)}")
     if provider.short == "cuda":
         provider = replace(provider, options={GRAPH_OPTION: "1", **provider.options})
-    ranks = {shape: (None, *ranks_of(shape, provider)) for shape in sorted(set(shapes))}
-    ranks = dict.fromkeys(sorted(set(narrower) - set(ranks)), (None,)) | ranks
-    wanted = sorted(ranks)
+    storages = tuple(storages) if provider.short in HAVE_FEW_BITS else ()
+    ways: dict[Shape, tuple[Way, ...]] = {
+        shape: (None, *ranks_of(shape, provider), *storages) for shape in sorted(set(shapes))}
+    ways = dict.fromkeys(sorted(set(narrower) - set(ways)), (None,)) | ways
+    wanted = sorted(ways)
     turns = [wanted] if provider.device == "cpu" else [[shape] for shape in wanted]  # a card holds one shape's copies
     rng = np.random.default_rng(seed)
-    medians: dict[tuple[Shape, int | None], float] = {}
+    medians: dict[tuple[Shape, Way], float] = {}
     progress.start("cost table", len(turns) * (rounds + 1))
     for turn in turns:
-        medians |= _medians({shape: ranks[shape] for shape in turn}, provider, rng, threads, dtype, tokens, rounds,
+        medians |= _medians({shape: ways[shape] for shape in turn}, provider, rng, threads, dtype, tokens, rounds,
                             progress)
     progress.finish("cost table")
     card = Gpu.of(provider)
     return CostTable(
         tuple(
-            Timing(shape, medians[shape, None], {rank: medians[shape, rank] for rank in ranks[shape] if rank})
-            for shape in wanted if len(ranks[shape]) > 1
+            Timing(shape, medians[shape, None], {way: medians[shape, way] for way in ways[shape]
+                                                 if isinstance(way, int)})
+            for shape in wanted if len(ways[shape]) > 1
         ),
         {**environment(threads), "provider": provider.name, "dtype": dtype, "tokens": tokens, "rounds": rounds,
          "runs": RUNS, "seed": seed, "options": dict(provider.options), "gpu": card and card.facts()},
-        tuple(Narrower(shape, medians[shape, None]) for shape in wanted if len(ranks[shape]) == 1),
+        tuple(Narrower(shape, medians[shape, None]) for shape in wanted if len(ways[shape]) == 1),
+        tuple(Fewer(shape, found) for shape in wanted
+              if (found := {way.bits: medians[shape, way] for way in ways[shape] if isinstance(way, FewBits)})),
     )
 
 
 def _medians(
-    ranks: Mapping[Shape, Iterable[int | None]], provider: Provider, rng: np.random.Generator, threads: int,
+    ways: Mapping[Shape, Iterable[Way]], provider: Provider, rng: np.random.Generator, threads: int,
     dtype: str, tokens: int, rounds: int, progress: Progress,
-) -> dict[tuple[Shape, int | None], float]:
-    """Milliseconds of each shape's product and of its pairs, all open at once and taking turns."""
+) -> dict[tuple[Shape, Way], float]:
+    """Milliseconds of each shape's product in each way, all open at once and taking turns."""
     with TemporaryDirectory() as name:
         folder, runs = Path(name), {}
-        for shape, wanted in ranks.items():
+        for shape, wanted in ways.items():
             copies = copies_of(shape, dtype, provider)
-            for rank in wanted:
-                path = write_product(folder, shape, rank, rng, dtype, copies)
+            for way in wanted:
+                rank, storage = (None, way) if isinstance(way, FewBits) else (way, None)
+                path = write_product(folder, shape, rank, rng, dtype, copies, storage)
                 session = open_session(path, provider, threads=threads, spinning="in_runs")
                 x = rng.standard_normal((1, tokens, shape[0]), dtype=np.float32).astype(DTYPES[dtype])
-                runs[shape, rank] = (session.handle, _bound(session, x, shape[1]), copies)
+                runs[shape, way] = (session.handle, _bound(session, x, shape[1]), copies)
         samples: dict[Any, list[float]] = {entry: [] for entry in runs}
         for _ in range(rounds + 1):
             for entry, (handle, binding, copies) in runs.items():

@@ -1,10 +1,11 @@
-"""Graphs of one product, x @ W or (x @ A) @ B, with weights of noise: what a cost table times.
+"""Graphs of one product, x @ W or (x @ A) @ B, with weights of noise: what a cost table times. W in few bits too.
 
 All graphs of a folder share one file of noise; copies of a product have weights of their own in it.
 """
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from foldrank.edits.storage import FewBits
 from foldrank.plans.solver.costs import Shape
 from foldrank.runtime.providers.provider import Provider
 
@@ -29,9 +31,11 @@ def copies_of(shape: Shape, dtype: str, provider: Provider) -> int:
 
 
 def write_product(
-    folder: Path, shape: Shape, rank: int | None, rng: np.random.Generator, dtype: str = "fp32", copies: int = 1
+    folder: Path, shape: Shape, rank: int | None, rng: np.random.Generator, dtype: str = "fp32", copies: int = 1,
+    storage: FewBits | None = None,
 ) -> Path:
-    """Write a graph that computes x @ W, or (x @ A) @ B; so many times, each with weights of its own.
+    """Write a graph that computes x @ W, or (x @ A) @ B; so many times, each with weights of its own, stored in few
+    bits where a `storage` is given.
 
     Its weights are parts of one file of noise, which all graphs of the folder share.
     """
@@ -42,21 +46,44 @@ def write_product(
     for copy in range(copies):
         values = ["x", f"y{copy}"] if rank is None else ["x", f"h{copy}", f"y{copy}"]
         for i, size in enumerate(sizes):
-            weight, length = f"w{copy}.{i}", weight_bytes(size, dtype)
-            weights.append(_stored(weight, kind, size, start, length))
-            nodes.append(helper.make_node("MatMul", [values[i], weight], [values[i + 1]], name=f"m{copy}.{i}"))
-            start += -(-length // _PAGE) * _PAGE
+            parts = []
+            for part, (held, shaped, length) in enumerate(_parts(size, kind, dtype, storage)):
+                parts.append(f"w{copy}.{i}.{part}")
+                weights.append(_stored(parts[-1], held, shaped, start, length))
+                start += -(-length // _PAGE) * _PAGE
+            nodes.append(_product([values[i], *parts], values[i + 1], f"m{copy}.{i}", size, storage))
     _lengthen(folder / _NOISE, start, rng, dtype)
     x, *outputs = (helper.make_tensor_value_info(name, kind, [1, "tokens", size])
                    for name, size in [("x", n_in), *((f"y{copy}", n_out) for copy in range(copies))])
-    model = helper.make_model(helper.make_graph(nodes, "product", [x], outputs, weights),
-                              opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
-    path = folder / f"{n_in}x{n_out}.{rank}.onnx"
+    model = helper.make_model(
+        helper.make_graph(nodes, "product", [x], outputs, weights), ir_version=10,
+        opset_imports=[helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)])
+    path = folder / f"{n_in}x{n_out}.{rank}.{storage.bits if storage else 'floats'}.onnx"
     onnx.save(model, str(path))
     return path
 
 
-def _stored(name: str, kind: int, size: Shape, start: int, length: int) -> onnx.TensorProto:
+def _parts(size: Shape, kind: int, dtype: str, storage: FewBits | None) -> list[tuple[int, tuple[int, ...], int]]:
+    """ONNX type, shape and bytes of what a matrix [in, out] is stored as."""
+    if storage is None:
+        return [(kind, size, weight_bytes(size, dtype))]
+    blocks, byte = -(-size[0] // storage.block_size), onnx.TensorProto.UINT8
+    numbers = (size[1], blocks, storage.block_size * storage.bits // 8)
+    zeros = (size[1], -(-blocks * storage.bits // 8))
+    found: list[tuple[int, tuple[int, ...], int]] = [
+        (byte, numbers, math.prod(numbers)), (kind, (size[1], blocks), weight_bytes((size[1], blocks), dtype))]
+    return found if storage.symmetric else [*found, (byte, zeros, math.prod(zeros))]
+
+
+def _product(inputs: list[str], output: str, name: str, size: Shape, storage: FewBits | None) -> onnx.NodeProto:
+    if storage is None:
+        return helper.make_node("MatMul", inputs, [output], name=name)
+    said = {"accuracy_level": storage.accuracy} if storage.accuracy else {}
+    return helper.make_node("MatMulNBits", inputs, [output], name=name, domain="com.microsoft", K=size[0], N=size[1],
+                            bits=storage.bits, block_size=storage.block_size, **said)
+
+
+def _stored(name: str, kind: int, size: tuple[int, ...], start: int, length: int) -> onnx.TensorProto:
     """A weight whose numbers lie in the file of noise."""
     where = {"location": _NOISE, "offset": start, "length": length}
     return onnx.TensorProto(

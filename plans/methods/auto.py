@@ -12,16 +12,14 @@ Seven parts, in `solver/`. `fisher.py` predicts what every rank of every site co
 the program with effort=high, in its place where that finds no way. The search that ends with the lowest measured loss
 is kept; `improving.py` moves single ranks and widths at its end. `block_refit.py` fits each block so that it makes up
 for what lies below it, so dense sites change too (`replace_weight` edits). The calibration windows are split: every
-fourth measures, the others give Gram matrices, so that a choice is judged on text it was not fit to. Only the last fit
+third measures, the others give Gram matrices, so that a choice is judged on text it was not fit to. Only the last fit
 of the chosen layout sees all of them. The same seed gives the same plan.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -31,7 +29,8 @@ from pydantic.dataclasses import dataclass as settings_dataclass
 from foldrank.edits.base import Phase
 from foldrank.model.opening import PLAIN, Opening
 from foldrank.plans.method import Method, Result, Task
-from foldrank.plans.solver.costs import Costs, CostTable, Latencies, Numbers, total
+from foldrank.plans.solver.budget import WIDTHS, Budget, budget_of
+from foldrank.plans.solver.costs import total
 from foldrank.plans.solver.expected import Expected
 from foldrank.plans.solver.fitted_edits import fitted_result
 from foldrank.plans.solver.improving import exchanged, filled
@@ -43,7 +42,6 @@ from foldrank.plans.solver.original import Original, shapes_of
 from foldrank.plans.solver.search import Effort, Search, State
 from foldrank.plans.solver.staged import Stages
 
-WIDTHS = {"fp32": 4, "fp16": 2, "bf16": 2}
 EFFORTS = {
     "low": Effort(16, 8, 2, (), (1,), 0, 4),
     "normal": Effort(24, 10, 3, (), (2,), 16, 6),
@@ -99,25 +97,13 @@ class Settings:
             raise ValueError("nothing is left to choose: one of fold, drop, narrow, factor is to be true")
 
 
-@dataclass(frozen=True)
-class Budget:
-    """What a layout may cost, and in what. `times`: the cost table, where one was given."""
-
-    costs: Costs
-    limit: float
-    times: Latencies | None
-
-    def allowed(self, shape: tuple[int, int], rank: int) -> bool:
-        """Whether a pair may stand there: not where it is measured to be slower than the dense site."""
-        return self.times is None or self.times.site(shape, rank) < self.times.site(shape, None)
-
-
 def run(task: Task, settings: Settings) -> Result:
     """Choose and fit. Raises ValueError where the budget is out of reach, PlanFormatError on a bad cost table."""
     decoder = task.decoder
     layout = dense_layout(tuple(block.number for block in decoder.blocks))
     shapes = _shapes(task, settings.sites)
-    budget = budget_of(task, settings, layout, shapes)
+    outside = WIDTHS[settings.dtype] * decoder.other_parameters
+    budget = budget_of(decoder, settings, layout, shapes, {}, outside)
     if total(layout, shapes, budget.costs) <= budget.limit:
         return Result(decoder, edits=(), kept=1.0)
     found, state = _best(task, settings, budget, layout, shapes, split(shortened(task.ids, task.opening), task.opening))
@@ -137,33 +123,12 @@ def shortened(ids_NT: np.ndarray, opening: Opening = PLAIN) -> np.ndarray:
 
 
 def split(ids_NT: np.ndarray, opening: Opening = PLAIN) -> tuple[np.ndarray, np.ndarray]:
-    """(measuring, fitting) windows: every fourth, and the others; where there is only one, its two halves."""
+    """(measuring, fitting) windows: every third, and the others; where there is only one, its two halves."""
     if len(ids_NT) == 1:
         halves = opening.cut_to(ids_NT, ids_NT.shape[1] // 2)
         return halves[1:2], halves[:1]
-    chosen = np.arange(len(ids_NT)) % 4 == 1
+    chosen = np.arange(len(ids_NT)) % 3 == 1
     return ids_NT[chosen], ids_NT[~chosen]
-
-
-def budget_of(task: Task, settings: Settings, layout: Layout, shapes: Shapes) -> Budget:
-    """The budget that the settings ask for. Raises ValueError where the rest of the model alone exceeds `bytes`."""
-    times = None
-    if settings.cost_table is not None:
-        times = Latencies.of(CostTable.read(Path(settings.cost_table)), shapes)
-    if settings.speedup is not None:
-        assert times is not None
-        return Budget(times, total(layout, shapes, times) / settings.speedup, times)
-    beside = task.decoder.blocks[0].parameters - task.decoder.blocks[0].site_parameters
-    if settings.keep is not None:
-        return Budget(Numbers(), math.floor(settings.keep * numbers_stored(layout, shapes) + 1e-9), times)
-    assert settings.bytes is not None
-    limit = settings.bytes // WIDTHS[settings.dtype] - task.decoder.other_parameters
-    if limit < 1:
-        raise ValueError(
-            f"auto: bytes={settings.bytes} are fewer than the {task.decoder.other_parameters * WIDTHS[settings.dtype]} "
-            f"that embeddings and final norm take as {settings.dtype}"
-        )
-    return Budget(Numbers(beside), limit, times)
 
 
 def _shapes(task: Task, packed: Packed) -> Shapes:

@@ -63,7 +63,7 @@ def refit(
     decoder = original.decoder
     position = original.position(span.source)
     source = decoder.blocks[position]
-    if span == Span(span.low, span.low, span.low) and hidden_NTC is original.states[position]:
+    if span.untouched and hidden_NTC is original.states[position]:
         return Fitted(source, {}, original.states[position + 1])  # nothing to make up for
     into = replace(decoder.blocks[original.position(span.low)], tensors=source.tensors)
     if span.width is not None:

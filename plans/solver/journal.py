@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
 from foldrank.plans.shelf import Finding, Shelf
-from foldrank.plans.solver.layout import Layout, Span
+from foldrank.plans.solver.layout import Layout, Roles, Span
 from foldrank.plans.solver.moves import Unit
 
 Factors = dict[tuple[int, Unit], float]
@@ -52,15 +52,19 @@ class Journal:
         if self.shelf is None:
             return
         self.shelf.put(self.name, Finding(values={
-            "layout": [{**asdict(span), "ranks": [[list(roles), rank] for roles, rank in span.ranks.items()]}
-                       for span in layout],
+            "layout": [{**asdict(span), "ranks": _by_site(span.ranks), "bits": _by_site(span.bits)} for span in layout],
             "steps": [asdict(step) for step in self.steps],
             "factors": [[low, unit, factor] for (low, unit), factor in self.factors.items()],
         }))
 
 
+def _by_site(numbers: Mapping[Roles, int]) -> list[Any]:
+    return [[list(roles), number] for roles, number in numbers.items()]
+
+
 def _span(held: Mapping[str, Any]) -> Span:
-    return Span(**{**held, "ranks": {tuple(roles): rank for roles, rank in held["ranks"]}})
+    return Span(**{**held, **{name: {tuple(roles): number for roles, number in held[name]}
+                              for name in ("ranks", "bits")}})
 
 
 def _unit(held: Any) -> Unit:

@@ -37,7 +37,7 @@ class Span:
 
     `ranks` holds the sites that became pairs; a site that is not in it is dense. `width`: channels that its MLP keeps;
     None: all. `dropped`: the branch that it loses, if any. A narrower MLP has no pairs: what could leave at no loss has
-    left, and what stays is of high rank.
+    left, and what stays is of high rank. `bits`: of the sites stored in few bits.
     """
 
     low: int
@@ -46,6 +46,7 @@ class Span:
     ranks: Mapping[Roles, int] = field(default_factory=dict)
     width: int | None = None
     dropped: Branch | None = None
+    bits: Mapping[Roles, int] = field(default_factory=dict)
 
     @property
     def fold(self) -> FoldBlocks | None:
@@ -67,7 +68,7 @@ class Span:
 
     def without(self, branch: Branch) -> Span:
         """The span less a branch."""
-        return replace(self, dropped=branch, ranks=_beside(branch, self.ranks),
+        return replace(self, dropped=branch, ranks=_beside(branch, self.ranks), bits=_beside(branch, self.bits),
                        width=None if branch == "mlp" else self.width)
 
     def shapes(self, shapes: Shapes) -> Shapes:
@@ -83,6 +84,15 @@ class Span:
     def with_ranks(self, ranks: Mapping[Roles, int]) -> Span:
         """The span with other ranks for some sites."""
         return replace(self, ranks={**self.ranks, **ranks})
+
+    def with_bits(self, bits: Mapping[Roles, int]) -> Span:
+        """The span with its sites stored so; those left out in floats."""
+        return replace(self, bits=dict(bits))
+
+    @property
+    def untouched(self) -> bool:
+        """Whether it is one block as it was; how its weights are stored does not count."""
+        return replace(self, bits={}) == Span(self.low, self.low, self.low)
 
     def site(self, roles: Roles) -> Site:
         """The site of these roles, named as the surviving block is."""

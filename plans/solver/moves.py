@@ -25,6 +25,7 @@ from foldrank.plans.solver.layout import (
     with_span,
 )
 from foldrank.plans.solver.narrowing import Narrowing
+from foldrank.plans.solver.rounding import Rounding
 
 SHARES = (0.7, 0.45, 0.25, 0.1, 0.0)
 """Shares of a dense site's numbers that a step down goes to; the last is rank 1, all but removed."""
@@ -60,7 +61,8 @@ class Move:
 class Terms:
     """What moves are made from. `allowed(shape, rank)`: may a pair stand there; `alike(low, high)`: may blocks fold.
 
-    `narrowings`: what MLPs of other widths are expected to cost, by source number; `drops`: may branches leave.
+    `narrowings`: what MLPs of other widths are expected to cost, by source number; `drops`: may branches leave;
+    `rounding`: nats that storing a dense site in few bits is expected to cost, by source number, site and bits.
     """
 
     shapes: Shapes
@@ -71,6 +73,7 @@ class Terms:
     alike: Callable[[int, int], bool]
     narrowings: Mapping[int, Narrowing] = field(default_factory=dict)
     drops: bool = False
+    rounding: Rounding = field(default_factory=dict)
 
     def cost(self, layout: Layout) -> float:
         """Cost of a layout."""
@@ -85,6 +88,11 @@ class Terms:
         if span.dropped is not None:
             found += float(curves[(LAST[span.dropped],)][0])
         return found
+
+    def stored(self, source: int, roles: Roles, rank: int | None = None) -> dict[int | None, float]:
+        """Nats by the bits a site may be stored in, floats (None) among them. A pair is rounded twice."""
+        losses = self.rounding.get(source, {}).get(roles, {})
+        return {None: 0.0, **{bits: nats * (1 if rank is None else 2) for bits, nats in losses.items()}}
 
     def narrowing(self, span: Span) -> Narrowing | None:
         """What other widths of its MLP are expected to cost; None where it has none, or holds pairs."""

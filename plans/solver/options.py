@@ -24,9 +24,12 @@ def ranks(terms: Terms, layout: Layout, factors: Factors) -> Iterator[Option]:
             shape, curve = terms.shapes[roles], terms.curves[span.source][roles]
             held = span.ranks.get(roles)
             factor = factors.get((span.low, (roles,)), 1.0)
+            stored = terms.stored(span.source, roles, held)[span.bits.get(roles)]
             for rank in {None, held, *grid(terms, roles)}:
-                nats = _at(curve, rank) - _at(curve, held)
-                yield Option(((position, roles),), terms.costs.site(shape, rank), factor * nats, (rank,))
+                nats = factor * (_at(curve, rank) - _at(curve, held)) - stored
+                for bits, lost in terms.stored(span.source, roles, rank).items():
+                    cost = terms.costs.site(shape, rank, bits)
+                    yield Option(((position, roles),), cost, nats + lost, (rank,), bits=bits)
 
 
 def widths(terms: Terms, layout: Layout, factors: Factors) -> Iterator[Option]:
@@ -41,10 +44,13 @@ def widths(terms: Terms, layout: Layout, factors: Factors) -> Iterator[Option]:
             if made.width is None and span.width is None:
                 continue  # its sites have options of their own
             shapes = {roles: shape for roles, shape in made.shapes(terms.shapes).items() if branch_of(roles) == "mlp"}
-            nats = known.nats[width] - known.nats[held]
-            yield Option(tuple((position, roles) for roles in shapes),
-                         sum(terms.costs.site(shape, None) for shape in shapes.values()), factor * nats,
-                         width=made.width)
+            nats = factor * (known.nats[width] - known.nats[held])
+            by_bits = [terms.stored(span.source, roles) for roles in shapes]
+            for bits in by_bits[0]:
+                lost = sum(found[bits] for found in by_bits) * width / known.whole
+                yield Option(tuple((position, roles) for roles in shapes),
+                             sum(terms.costs.site(shape, None, bits) for shape in shapes.values()), nats + lost,
+                             width=made.width, bits=bits)
 
 
 def joint(terms: Terms, layout: Layout, moves: Mapping[Key, Move], added: Mapping[Key, float]) -> Iterator[Option]:
@@ -107,6 +113,7 @@ def _spaced(sizes: Sequence[int]) -> list[int]:
 def laid_out(layout: Layout, chosen: Sequence[Option]) -> Layout:
     """The layout with the options chosen."""
     spans = [Span(span.low, span.high, span.source, dropped=span.dropped) for span in layout]
+    stored: list[dict[Roles, int]] = [{} for _ in layout]
     for option in chosen:
         position = option.cells[0][0]
         if option.dropped is not None:
@@ -116,6 +123,9 @@ def laid_out(layout: Layout, chosen: Sequence[Option]) -> Layout:
         for (_, roles), rank in zip(option.cells, option.ranks, strict=False):
             if rank is not None:
                 spans[position] = spans[position].with_ranks({roles: rank})
+        if option.bits is not None:
+            stored[position] |= {roles: option.bits for _, roles in option.cells}
+    spans = [span.with_bits(bits) for span, bits in zip(spans, stored, strict=True)]
     made = tuple(spans)
     for option in sorted((option for option in chosen if option.fold), key=lambda o: o.fold, reverse=True):
         made = merged(made, option.fold[0], top=option.source == option.fold[1])

@@ -30,7 +30,7 @@ Cell = tuple[int, Roles]
 @dataclass(frozen=True)
 class Option:
     """What may become of some sites. `nats`: loss against the present model; `fold`: positions that it joins, or ();
-    `width`: channels that an MLP keeps; `dropped`: the branch that leaves."""
+    `width`: channels that an MLP keeps; `dropped`: the branch that leaves; `bits`: that the sites are stored in."""
 
     cells: tuple[Cell, ...]
     cost: float
@@ -41,6 +41,7 @@ class Option:
     """Position of the block whose weights a fold keeps."""
     width: int | None = None
     dropped: Branch | None = None
+    bits: int | None = None
 
 
 def choose(options: Sequence[Option], limit: float, spare: int = 0) -> tuple[Option, ...] | None:

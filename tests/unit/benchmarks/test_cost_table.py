@@ -1,6 +1,7 @@
 """The cost table: graphs that compute what they are timed for, shapes by group, and a file that reads back."""
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -9,6 +10,7 @@ import pytest
 from foldrank.benchmarks.cost_table import ON_GPU_MULTIPLE, group_shapes, measure_costs, narrower_shapes, ranks_of
 from foldrank.benchmarks.products import ON_GPU_COPIES, copies_of, write_product
 from foldrank.cli.results import cost_rows
+from foldrank.edits.storage import FewBits
 from foldrank.errors import PlanFormatError
 from foldrank.plans.solver.costs import CostTable, Latencies, Narrower, Timing, interpolated
 from foldrank.plans.solver.layout import GROUPS
@@ -29,11 +31,24 @@ def test_a_timed_graph_computes_the_product_with_other_weights_each_time(
     found = session.run(None, {"x": x})
     assert len(found) == copies
     for copy, y in enumerate(found):
-        wanted = x @ weights[f"w{copy}.0"]
-        wanted = wanted if rank is None else wanted @ weights[f"w{copy}.1"]
+        wanted = x @ weights[f"w{copy}.0.0"]
+        wanted = wanted if rank is None else wanted @ weights[f"w{copy}.1.0"]
         assert wanted.shape == (1, 2, 140)
         np.testing.assert_allclose(y, wanted, rtol=1e-4, atol=1e-4)
     assert len({y.tobytes() for y in found}) == copies
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_timed_graph_in_few_bits_computes_what_its_numbers_stand_for(tmp_path: Path, bits: Literal[4, 8]) -> None:
+    import onnxruntime
+
+    path = write_product(tmp_path, (64, 48), None, np.random.default_rng(0), storage=FewBits(bits, 32, True, 0))
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    x = np.random.default_rng(1).standard_normal((1, 2, 64), dtype=np.float32)
+    packed, scales = (onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(str(path)).graph.initializer)
+    numbers = packed if bits == 8 else np.stack([packed & 15, packed >> 4], axis=-1)
+    weight = (numbers.reshape(48, 2, 32).astype(np.float32) - 2 ** (bits - 1)) * scales[:, :, None]
+    np.testing.assert_allclose(session.run(None, {"x": x})[0], x @ weight.reshape(48, 64).T, rtol=1e-3, atol=1e-2)
 
 
 def test_on_a_gpu_copies_are_more_than_its_cache_holds_and_ranks_are_aligned() -> None:
@@ -88,6 +103,14 @@ def test_a_measured_table_reads_back_and_larger_products_take_longer(tmp_path: P
     assert times.site((1024, 2048), None) > times.site((32, 64), None)
     assert times.site((1024, 2048), 14) < times.site((1024, 2048), None)
     assert [held.shape for held in table.narrower] == [(1024, 256)]
+    assert [(held.shape, set(held.ms)) for held in table.fewer] == [((32, 64), {4, 8}), ((1024, 2048), {4, 8})]
+    assert times.site((1024, 2048), None, 4) < times.site((1024, 2048), None)
+    half = times.site((1024, 1024), None)
+    assert times.site((1024, 1024), None, 4) == pytest.approx(half * times.site((1024, 2048), None, 4)
+                                                              / times.site((1024, 2048), None))
+    times.check_bits([4, 8])
+    with pytest.raises(ValueError, match="1024x2048 in few bits"):
+        Latencies.of(CostTable(table.timings, {}), {GROUPS[1]: (32, 64)}).check_bits([4])
     assert times.site((1024, 256), None) < times.site((1024, 512), None) < times.site((1024, 2048), None)
     assert table.environment["threads"] == 1
 

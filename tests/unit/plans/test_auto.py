@@ -286,7 +286,8 @@ def test_sites_are_what_was_asked_and_the_result_is_the_plans(
 ) -> None:
     """Logits of the model with the edits' own matrices put into the weights are those of the result."""
     decoder = Decoder.of(make_model(3, architecture=architecture))
-    result = solved(decoder, ids, keep=0.6, packed=packed, fold=False, drop=False)
+    result = solved(decoder, ids, keep=0.6, packed=packed, fold=False, drop=False,
+                    narrow=False)
     wanted = {("q", "k", "v"), ("o",), ("gate", "up"), ("down",)} if packed == "joint" else {
         (role,) for role in ("q", "k", "v", "o", "gate", "up", "down")}
     assert {edit.site.roles for edit in result.edits if isinstance(edit, WeightEdit)} == wanted
