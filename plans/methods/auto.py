@@ -29,6 +29,7 @@ from pydantic.dataclasses import dataclass as settings_dataclass
 from foldrank.edits.base import Phase
 from foldrank.model.opening import PLAIN, Opening
 from foldrank.plans.method import Method, Result, Task
+from foldrank.plans.solver.axes import front, shares
 from foldrank.plans.solver.budget import WIDTHS, Budget, budget_of
 from foldrank.plans.solver.costs import total
 from foldrank.plans.solver.expected import Expected
@@ -110,7 +111,8 @@ def run(task: Task, settings: Settings) -> Result:
     whole = Original.of(decoder, task.ids, found.original.roots, settings.sites, found.original.orders)
     final = replace(found, original=whole).build(state.layout)
     kept = numbers_stored(final.layout, shapes) / numbers_stored(layout, shapes)
-    return fitted_result(task, whole, final, kept, _predicted(found, state), _diagnostics(found, state))
+    return fitted_result(task, whole, final, kept, _predicted(found, state),
+                         _diagnostics(found, state, layout, budget.limit))
 
 
 METHOD = Method("auto", Settings, run, phase=Phase.BLOCKS, until=Phase.WEIGHTS)
@@ -201,13 +203,21 @@ def _predicted(found: Search, state: State) -> Mapping[str, float | int]:
     }
 
 
-def _diagnostics(found: Search, state: State) -> dict[str, Any]:
+def _diagnostics(found: Search, state: State, dense: Layout, limit: float) -> dict[str, Any]:
     spans = [span for span in state.layout if span.low != span.high]
     return {
         "auto_steps": [
             {"block": step.low, "unit": step.unit, "saved": step.saved, "predicted_nats": step.predicted,
              "tried_nats": step.tried, "measured_nats": step.loss}
             for step in found.steps
+        ],
+        "auto_axes": [
+            {"axis": share.axis, "predicted_nats": share.nats, "alone_nats": share.alone}
+            for share in shares(found.terms, dense, state.layout, found.factors, limit)
+        ],
+        "auto_front": [
+            {"of_budget": cost / limit, "predicted_nats": nats}
+            for cost, nats in front(found.terms, dense, found.factors, limit)
         ],
         "windows": [{"low": span.low, "high": span.high} for span in spans],
     }
