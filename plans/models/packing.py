@@ -5,13 +5,14 @@ Of a column the numbers of a block lie together, the first in the lowest bits. A
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from foldrank.edits.storage import FewBits
+from foldrank.edits.storage import FewBits, Numbers
 from foldrank.plans.models.rounding import FewNumbers, Grid
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
@@ -35,6 +36,12 @@ def packed(found: FewNumbers) -> Packed:
     numbers = _bytes(filled.T.reshape(columns, count, size), storage.bits)
     zeros = None if storage.symmetric else _bytes(grid.zeros_GO.T.to(torch.uint8), storage.bits)
     return Packed(numbers, np.ascontiguousarray(grid.scales_GO.T.float().cpu().numpy()), zeros)
+
+
+def held_in(arrays: Mapping[str, np.ndarray[Any, Any]], numbers: Numbers) -> Packed:
+    """What a plan's arrays hold under these names."""
+    zeros = None if numbers.zeros is None else arrays[numbers.zeros]
+    return Packed(arrays[numbers.numbers], arrays[numbers.scales], zeros)
 
 
 def unpacked(held: Packed, storage: FewBits, rows: int) -> FewNumbers:

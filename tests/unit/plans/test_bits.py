@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from foldrank.edits.storage import FewBits
 from foldrank.plans.bits.gptq import Metric, gptq
 from foldrank.plans.bits.scales import fitted, searched
-from foldrank.plans.models.packing import packed, unpacked
+from foldrank.plans.models.packing import Packed, packed, unpacked
 from foldrank.plans.models.rounding import Grid, rounded
 
 STORAGES = st.builds(FewBits, st.sampled_from([4, 8]), st.sampled_from([16, 32]), st.booleans(), st.just(0))
@@ -116,8 +116,9 @@ def test_bytes_are_those_of_onnx_runtime() -> None:
 
     weight, _ = drawn(4, 70, 5, 1)
     for storage in (FewBits(bits, 32, symmetric, 0) for bits in (4, 8) for symmetric in (True, False)):  # type: ignore[arg-type]
-        held: Any = packed(Grid.of(weight, storage).nearest(weight))
-        numbers, scales, zeros = quantize(weight.numpy(), storage.bits, 32, storage.symmetric)
-        assert np.allclose(held.scales, scales, rtol=1e-6)
-        assert np.array_equal(held.numbers[:, :2], numbers[:, :2])
-        assert (zeros is None) if held.zeros is None else np.array_equal(held.zeros, zeros)
+        held = packed(Grid.of(weight, storage).nearest(weight))
+        theirs: Any = Packed(*quantize(weight.numpy(), storage.bits, 32, storage.symmetric))
+        assert np.allclose(held.scales, theirs.scales, rtol=1e-6)
+        assert np.array_equal(held.numbers[:, :2], theirs.numbers[:, :2])
+        one, other = (unpacked(found, storage, 70) for found in (held, theirs))
+        assert torch.equal(one.grid.zeros_GO, other.grid.zeros_GO)
