@@ -26,7 +26,7 @@ from foldrank.verbs.apply import apply
 from foldrank.verbs.export import export
 
 BASES = ((), ("dipsvd:keep=0.8",), ("slm:keep=0.9", "dipsvd:keep=0.8"))
-STORED = ((), ("quantize:bits=8",), ("quantize:bits=4",), ("quantize:bits=4,head=true",))
+STORED = ((), ("quantize:bits=8",), ("quantize:bits=4",), ("quantize:bits=4,head_bits=4",))
 """Every base is stored in every way."""
 
 

@@ -23,7 +23,7 @@ from foldrank.graph.anatomy import anatomy_of
 from foldrank.graph.safe.load import load_model
 
 _LINEAR = frozenset({"MatMul", "Gemm", "MatMulNBits"})
-_ROW_WISE = frozenset({"Gather", "GroupQueryAttention", "RotaryEmbedding"})
+_ROW_WISE = frozenset({"Gather", "GatherBlockQuantized", "GroupQueryAttention", "RotaryEmbedding"})
 _VIEWS = frozenset({"Transpose", "Identity", "Cast", "Reshape"})
 
 

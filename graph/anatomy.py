@@ -31,7 +31,7 @@ def read_anatomy(decoder: Decoder) -> Anatomy:
     """What the decoder is made of. Matrices that cannot be read (other storage) are named alone."""
     geometry = decoder.heads, decoder.kv_heads, decoder.head_size
     blocks = tuple(_block(block, geometry) for block in decoder.blocks)
-    return Anatomy(blocks, _head(decoder.head), decoder.tied, *geometry)
+    return Anatomy(blocks, _head(decoder.head), decoder.tied, *geometry, _table(decoder.lookups))
 
 
 def _block(block: Block, geometry: tuple[int, int, int]) -> BlockAnatomy:
@@ -85,6 +85,20 @@ def _storage(node: ir.Node) -> FewBits | str | None:
         return FewBits(numbers["bits"], numbers["block_size"], not zeros, numbers["accuracy_level"])  # type: ignore[arg-type]
     except ValidationError:
         return f"{numbers['bits']} bits, blocks of {numbers['block_size']}, accuracy {numbers['accuracy_level']}"
+
+
+def _table(lookups: tuple[ir.Node, ...]) -> FewBits | str | None:
+    """The few bits of the table of words: activations are none of its matter."""
+    node = next((node for node in lookups if node.op_type == "GatherBlockQuantized"), None)
+    if node is None:
+        return None
+    bits, size = (node.attributes[name].as_int() if name in node.attributes else default
+                  for name, default in (("bits", 4), ("block_size", 128)))
+    zeros = len(node.inputs) > 3 and node.inputs[3] is not None
+    try:
+        return FewBits(bits, size, not zeros, 0)  # type: ignore[arg-type]
+    except ValidationError:
+        return f"{bits} bits, blocks of {size}"
 
 
 def _head(node: ir.Node | None) -> Matrix | None:

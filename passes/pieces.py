@@ -14,7 +14,7 @@ from typing import TypeVar
 import onnx_ir as ir
 
 from foldrank.graph.linear.linears import initializer_at, read_columns
-from foldrank.graph.linear.marks import BLOCK, MADE_BY, PART, SITE
+from foldrank.graph.linear.marks import BLOCK, COLUMNS, MADE_BY, PART, SITE
 from foldrank.graph.linear.weights import add_initializer, lazily
 from foldrank.graph.view.decoder import Linear
 from foldrank.sites import Site
@@ -109,8 +109,13 @@ class Surgery:
             basis = self._bases.get(key, piece.a)
             inner = self._matmul(linear, linear.node.inputs[0], basis, "A", site, f"{role}.A")
             self._inner[piece.site], self._bases[key] = inner
-        label = f"{role}.B" if piece.roles == piece.site.roles else f"{role}.B.{'_'.join(piece.roles)}"
-        return self._matmul(linear, self._inner[piece.site], piece.b, "B", site, label)[0]
+        if piece.roles == piece.site.roles:
+            return self._matmul(linear, self._inner[piece.site], piece.b, "B", site, f"{role}.B")[0]
+        made = self._matmul(linear, self._inner[piece.site], piece.b, "B", site, f"{role}.B.{'_'.join(piece.roles)}")[0]
+        node = made.producer()
+        assert node is not None
+        node.metadata_props[COLUMNS] = ",".join(piece.roles)
+        return made
 
     def _matmul(
         self, linear: Linear, x: ir.Value | None, weight: ir.TensorProtocol | ir.Value, part: str, site: str, label: str

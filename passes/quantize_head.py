@@ -13,14 +13,14 @@ from foldrank.errors import PassRefused, PlanMismatch
 from foldrank.graph.linear.head import head_of
 from foldrank.graph.linear.linears import stored_matrix
 from foldrank.graph.view.decoder import View
-from foldrank.passes.base import Effect, GraphPass, Quantizer, Receipt, Stage, Work
-from foldrank.passes.few_bits import Swap, quantizer_of
+from foldrank.passes.base import Effect, GraphPass, Receipt, Stage, Work
+from foldrank.passes.few_bits import Source, Swap
 
 
 def passes(edits: tuple[QuantizeHead, ...], work: Work) -> Iterator[tuple[Stage, GraphPass]]:
     """One."""
     for edit in edits:
-        yield Stage.STORAGE, QuantizeLogits(edit, quantizer_of(work), work.source)
+        yield Stage.STORAGE, QuantizeLogits(edit, Source.of(work, edits), work.source)
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class QuantizeLogits(GraphPass):
     """Put MatMulNBits in the place of the head. `source` names the plan's checkpoint in messages."""
 
     wanted: QuantizeHead
-    quantizer: Quantizer
+    numbers: Source
     source: str
     name: ClassVar[str] = "quantize"
     effect: ClassVar[Effect] = Effect.APPROXIMATE
@@ -43,5 +43,6 @@ class QuantizeLogits(GraphPass):
         if not self.wanted.replaces.matches(stored.read()):
             raise PlanMismatch("head", f"the graph holds another than the plan was made for ({self.source})",
                                "apply the plan to a dense export of that checkpoint, or plan again")
-        change = Swap(model.graph, self.quantizer, self.name).replace(head, self.wanted.storage, ())
+        held = self.wanted.held
+        change = Swap(model.graph, self.numbers, self.name).replace(head, self.wanted.storage, (), held)
         return Receipt(self.name, self.effect, (change,))

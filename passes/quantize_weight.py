@@ -1,12 +1,12 @@
 """Store weights in few bits: y = x @ W becomes MatMulNBits, for a dense weight and for both factors of a pair.
 
-Knows plans and graphs. What turns a matrix into numbers, scales and zero points is handed in: ONNX Runtime's own
-quantizer (`runtime/quantizer.py`), so that this folder needs no runtime. It comes after every other pass.
+Knows plans and graphs. Numbers are the plan's own, or those of a quantizer that is handed in: ONNX Runtime's
+(`runtime/quantizer.py`), so that this folder needs no runtime. It comes after every other pass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,18 +15,19 @@ import onnx_ir as ir
 from foldrank.digests import WeightDigest
 from foldrank.edits.base import Part
 from foldrank.edits.quantize_weight import QuantizeWeight
+from foldrank.edits.storage import Numbers
 from foldrank.errors import PassRefused
-from foldrank.graph.linear.marks import PART, SITE
+from foldrank.graph.linear.marks import COLUMNS, PART, SITE
 from foldrank.graph.view.decoder import Decoder, Linear, View
-from foldrank.passes.base import Effect, GraphPass, Quantizer, Receipt, Stage, Work
-from foldrank.passes.few_bits import Swap, matrix_at, quantizer_of
+from foldrank.passes.base import Effect, GraphPass, Receipt, Stage, Work
+from foldrank.passes.few_bits import Source, Swap, matrix_at
 from foldrank.passes.proof import prove, replaced_digests
 from foldrank.sites import Site
 
 
 def passes(edits: tuple[QuantizeWeight, ...], work: Work) -> Iterator[tuple[Stage, GraphPass]]:
     """One, over all sites."""
-    yield Stage.STORAGE, QuantizeLinears(edits, work.written, quantizer_of(work), work.source)
+    yield Stage.STORAGE, QuantizeLinears(edits, work.written, Source.of(work, edits), work.source)
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class QuantizeLinears(GraphPass):
 
     edits: tuple[QuantizeWeight, ...]
     written: frozenset[Part]
-    quantizer: Quantizer
+    numbers: Source
     source: str
     name: ClassVar[str] = "quantize"
     effect: ClassVar[Effect] = Effect.APPROXIMATE
@@ -46,14 +47,38 @@ class QuantizeLinears(GraphPass):
         decoder = (view or View(model)).decoder
         by_site = {edit.site: edit for edit in self.edits}
         found = list(_found(by_site, decoder))
-        reasons = [*_missing(by_site, found), *(r for node, sites in found for r in _misfits(node, sites, by_site))]
+        odd = (reason for node, sites in found for reason in self._misfits(node, sites, by_site))
+        reasons = [*_missing(by_site, found), *odd]
         if reasons:
             raise PassRefused(self.name, reasons, "apply the plan to an export of the checkpoint it was made for")
         digests = replaced_digests(self.edits, self.written)
         prove(_untouched(decoder, digests), digests, self.source)
-        swap = Swap(model.graph, self.quantizer, self.name)
-        changes = [swap.replace(node, by_site[sites[0]].storage, sites) for node, sites in found]
+        swap = Swap(model.graph, self.numbers, self.name)
+        changes = [swap.replace(node, by_site[sites[0]].storage, sites, _held(node, [by_site[site] for site in sites]))
+                   for node, sites in found]
         return Receipt(self.name, self.effect, tuple(changes))
+
+    def _misfits(
+        self, node: ir.Node, sites: tuple[Site, ...], by_site: dict[Site, QuantizeWeight]
+    ) -> Iterator[str]:
+        if found := list(_misfits(node, sites, by_site)):
+            yield from found
+            return
+        edits = [by_site[site] for site in sites]
+        part = node.metadata_props.get(PART)
+        if any(len(edit.held) != (2 if part in ("A", "B") else 1) for edit in edits if edit.held):
+            yield f"{node.name}: planned numbers are of {'a weight' if part in ('A', 'B') else 'a pair'}"
+        elif part == "A" and len({edit.held[:1] for edit in edits}) > 1:
+            yield f"{node.name}: its roles name several A"
+        elif held := _held(node, edits):
+            yield from self.numbers.misfits(str(sites[0]), matrix_at(node).shape, edits[0].storage, held)
+
+
+def _held(node: ir.Node, edits: Sequence[QuantizeWeight]) -> tuple[Numbers, ...]:
+    """The planned numbers that lie side by side in a node: of A once, of a weight or B role by role."""
+    place = 1 if node.metadata_props.get(PART) == "B" else 0
+    found = tuple(edit.held[place] for edit in edits if edit.held)
+    return found[:1] if node.metadata_props.get(PART) == "A" else found
 
 
 def _found(by_site: dict[Site, QuantizeWeight], decoder: Decoder) -> Iterator[tuple[ir.Node, tuple[Site, ...]]]:
@@ -64,7 +89,8 @@ def _found(by_site: dict[Site, QuantizeWeight], decoder: Decoder) -> Iterator[tu
             sites = dense.get(node, ())
             if not sites and node.metadata_props.get(PART) in ("A", "B"):
                 written = map(Site.parse, node.metadata_props[SITE].split(","))
-                sites = tuple(part for site in written for part in site.parts)
+                own = node.metadata_props.get(COLUMNS, "").split(",")
+                sites = tuple(part for site in written for part in site.parts if own == [""] or part.role in own)
             if by_site.keys() & set(sites):
                 yield node, sites
 
@@ -78,7 +104,7 @@ def _missing(by_site: dict[Site, QuantizeWeight], found: list[tuple[ir.Node, tup
 def _misfits(node: ir.Node, sites: tuple[Site, ...], by_site: dict[Site, QuantizeWeight]) -> Iterator[str]:
     if rest := [str(site) for site in sites if site not in by_site]:
         yield f"{node.name}: holds {', '.join(rest)} too, which the plan leaves as they are"
-    elif len({by_site[site].storage for site in sites}) > 1:
+    elif len({(by_site[site].storage, by_site[site].rounding) for site in sites}) > 1:
         yield f"{node.name}: its roles are to be stored in several ways"
     elif (inputs := {by_site[site].shape[0] for site in sites}) and node.metadata_props.get(PART) != "B":
         rows = matrix_at(node).shape[0]

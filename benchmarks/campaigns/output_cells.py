@@ -27,7 +27,7 @@ PLANS: dict[str, dict[str, Any]] = {
     "drop": {"methods": ["shortgpt:keep=0.67,windows=4,tokens=128"]},
     "joint pairs": {"methods": ["dipsvd:keep=0.8,align=1"]},
     "split pairs": {"methods": ["svd:keep=0.8,align=1,packed=split"]},
-    "few bits": {"methods": ["quantize:bits=4,head=true"]},
+    "few bits": {"methods": ["quantize:bits=4,head_bits=4"]},
     "all": {"methods": ["slm:keep=0.84,windows=4", "dipsvd:keep=0.8,align=1",
                         "quantize:bits=8,symmetric=false,accuracy=0"]},
 }

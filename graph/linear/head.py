@@ -1,10 +1,11 @@
-"""The matrix that makes the logits."""
+"""The matrix that makes the logits, and the table of words."""
 
 from __future__ import annotations
 
 import onnx_ir as ir
 
 LINEAR = frozenset({"MatMul", "Gemm", "FusedMatMul", "MatMulNBits"})
+LOOKUP = frozenset({"Gather", "GatherBlockQuantized"})
 
 
 def head_of(graph: ir.Graph) -> ir.Node | None:
@@ -15,3 +16,16 @@ def head_of(graph: ir.Graph) -> ir.Node | None:
             return node
         node = node.inputs[0].producer() if node.inputs and node.inputs[0] is not None else None
     return None
+
+
+def lookups(graph: ir.Graph) -> list[ir.Node]:
+    """What reads rows of a table by the tokens given: one node, unless a model has several tables."""
+    ids = {value for value in graph.inputs if value.name == "input_ids"}
+    return [node for node in graph if node.op_type in LOOKUP and root(node.inputs[1]) in ids]
+
+
+def root(value: ir.Value | None) -> ir.Value | None:
+    """The value behind a Transpose, Cast or Reshape, and tokens before they were rolled."""
+    producer = value.producer() if value is not None else None
+    moved = producer is not None and producer.op_type in ("Transpose", "Cast", "Reshape", "GatherElements")
+    return producer.inputs[0] if producer is not None and moved else value

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass
 from functools import cached_property, partial
+from math import prod
 
 import onnx_ir as ir
 
@@ -20,10 +21,10 @@ from foldrank.graph.dataflow.cache import KVPair, kv_pairs
 from foldrank.graph.dataflow.membership import members, stream
 from foldrank.graph.dialects import DIALECTS, Dialect, unnamed
 from foldrank.graph.dialects.modules import mixes_experts
-from foldrank.graph.linear.head import head_of
+from foldrank.graph.linear.head import head_of, lookups, root
 from foldrank.graph.linear.linears import Linear, Pair
 from foldrank.graph.linear.marks import block_of
-from foldrank.graph.linear.matrices import few_bits, stored_as
+from foldrank.graph.linear.matrices import few_bits, looked_up, stored_as
 from foldrank.graph.view.blocks import Block, branches_in, read_block
 from foldrank.graph.view.geometry import geometry
 
@@ -43,6 +44,8 @@ class Decoder:
     kv_heads: int
     head_size: int
     head: ir.Node | None
+    lookups: tuple[ir.Node, ...]
+    """What reads rows of the table of words."""
     tied: bool
     parameters: int
 
@@ -100,8 +103,8 @@ def read_decoder(model: ir.Model) -> Decoder:
     )
     heads, kv_heads, head_size = widths[0]
     return Decoder(
-        dialect.name, blocks, boundaries, whole, heads, kv_heads, head_size, head_of(model.graph), _tied(model.graph),
-        _count(model, dialect),
+        dialect.name, blocks, boundaries, whole, heads, kv_heads, head_size, head_of(model.graph),
+        tuple(lookups(model.graph)), _tied(model.graph), _count(model, dialect),
     )
 
 
@@ -149,17 +152,9 @@ def _owner(pair: KVPair, membership: dict[ir.Node, int], flowing: set[ir.Node], 
 
 def _tied(graph: ir.Graph) -> bool:
     """Whether the matrix that makes the logits is also the embedding table."""
-    ids = {value for value in graph.inputs if value.name == "input_ids"}
-    tables = {_root(node.inputs[0]) for node in graph if node.op_type == "Gather" and _root(node.inputs[1]) in ids}
+    tables = {root(node.inputs[0]) for node in lookups(graph)}
     head = head_of(graph)
-    return head is not None and any(_root(value) in tables for value in head.inputs[1:2])
-
-
-def _root(value: ir.Value | None) -> ir.Value | None:
-    """The value behind a Transpose, Cast or Reshape, and tokens before they were rolled."""
-    producer = value.producer() if value is not None else None
-    moved = producer is not None and producer.op_type in ("Transpose", "Cast", "Reshape", "GatherElements")
-    return producer.inputs[0] if producer is not None and moved else value
+    return head is not None and any(root(value) in tables for value in head.inputs[1:2])
 
 
 def _count(model: ir.Model, dialect: Dialect) -> int:
@@ -170,6 +165,10 @@ def _count(model: ir.Model, dialect: Dialect) -> int:
         if (matrix := few_bits(node)) is not None and (parts := stored_as(node)) is not None:
             stored[parts[0]] = matrix.numbers
             scales |= set(parts[1])
+    for node in lookups(model.graph):
+        if (shape := looked_up(node)) is not None and (numbers := root(node.inputs[0])) is not None:
+            stored[numbers] = prod(shape)
+            scales |= {value for value in node.inputs[2:] if value is not None}
     tensors = (v.const_value for name, v in model.graph.initializers.items()
                if not dialect.is_buffer(name) and v not in scales and v not in stored)
     floats = sum(tensor.size for tensor in tensors if tensor is not None and tensor.dtype.is_floating_point())

@@ -8,7 +8,7 @@ keep the dtype the checkpoint stores; a block is widened to float32 for as long 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,7 @@ class Decoder:
     family: Family
     _arguments: dict[int, tuple[Arguments, ...]]
     _head: Tensor | None = None
+    _table: Tensor | None = None
 
     @classmethod
     def of(cls, model: Any) -> Decoder:
@@ -86,7 +87,8 @@ class Decoder:
 
     def embed(self, ids_NT: np.ndarray) -> Tensor:
         """Input of the first block [N, T, C]."""
-        return first_input(self.model, self.family.layers, torch.from_numpy(ids_NT).to(self.device))
+        with _other_table(self.model, self._table):
+            return first_input(self.model, self.family.layers, torch.from_numpy(ids_NT).to(self.device))
 
     def run(self, block: Block, hidden_NTC: Tensor) -> Tensor:
         """Output [N, T, C] of one block, in batches that bound memory."""
@@ -113,6 +115,20 @@ class Decoder:
     def with_head(self, head_IO: Tensor) -> Decoder:
         """The same model with another W [in, out] that makes the logits; an embedding tied to it stays."""
         return replace(self, _head=head_IO)
+
+    @property
+    def table(self) -> Tensor:
+        """The table of words, [width, words] as a head would hold it, float32."""
+        return widened(self.model.get_input_embeddings().weight.detach().T) if self._table is None else self._table
+
+    @property
+    def tied(self) -> bool:
+        """Whether the head is the table of words, as the model has them."""
+        return self.model.get_output_embeddings().weight is self.model.get_input_embeddings().weight
+
+    def with_table(self, table_CV: Tensor) -> Decoder:
+        """The same model with another table of words [width, words]; a head tied to it stays."""
+        return replace(self, _table=table_CV)
 
     def forward(self, ids_NT: np.ndarray) -> Tensor:
         """Output of the last block [N, T, C], before the final norm."""
@@ -164,19 +180,27 @@ def load_decoder(checkpoint: Checkpoint, *, device: str = "cpu") -> Decoder:
     return decoder
 
 
-@contextmanager
-def _other_head(model: Any, head_IO: Tensor | None) -> Iterator[None]:
+def _other_head(model: Any, head_IO: Tensor | None) -> AbstractContextManager[None]:
     """The model with this matrix before its logits, for a while."""
-    if head_IO is None:
+    return _other_weight(model.get_output_embeddings(), head_IO)
+
+
+def _other_table(model: Any, table_CV: Tensor | None) -> AbstractContextManager[None]:
+    """The model with this table of words, for a while."""
+    return _other_weight(model.get_input_embeddings(), table_CV)
+
+
+@contextmanager
+def _other_weight(module: Any, turned: Tensor | None) -> Iterator[None]:
+    if turned is None:
         yield
         return
-    linear = model.get_output_embeddings()
-    own = linear.weight
-    linear.weight = nn.Parameter(head_IO.T.to(own.device), requires_grad=False)
+    own = module.weight
+    module.weight = nn.Parameter(turned.T.to(own.device), requires_grad=False)
     try:
         yield
     finally:
-        linear.weight = own
+        module.weight = own
 
 
 def _call(module: nn.Module, tensors: dict[str, Tensor], hidden: Tensor, arguments: Arguments) -> Tensor:

@@ -17,7 +17,7 @@ from torch import nn
 
 from foldrank.digests import WeightDigest
 from foldrank.edits import room
-from foldrank.edits.base import HEAD, Part
+from foldrank.edits.base import EMBEDDING, HEAD, Part
 from foldrank.errors import InvariantBroken, PlanMismatch
 from foldrank.planfile.plan import Plan
 from foldrank.plans.models.loading import load_model
@@ -108,7 +108,7 @@ def _check_source(checkpoint: Checkpoint, apart: Model, plan: Plan) -> None:
     if source.blocks != len(apart.layers):
         reasons.append(f"it has {len(apart.layers)} blocks, the plan's source had {source.blocks}")
     else:
-        reasons += [f"{part if part != HEAD else 'the head'} holds other weights"
+        reasons += [f"{part if isinstance(part, Site) else f'the {part}'} holds other weights"
                     for part, digest in _untouched(plan) if not _holds(apart, part, digest)]
     if reasons:
         raise PlanMismatch(
@@ -128,6 +128,6 @@ def _untouched(plan: Plan) -> Iterator[tuple[Part, WeightDigest]]:
 
 def _holds(apart: Model, part: Part, digest: WeightDigest) -> bool:
     if not isinstance(part, Site):
-        return digest.matches(matrix_of(apart.head))
+        return digest.matches(matrix_of(apart.table if part == EMBEDDING else apart.head))
     layer = apart.layers[part.block]
     return part.role in layer.places and digest.matches(matrix_of(layer.linear(part.role)))

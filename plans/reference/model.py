@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from foldrank.edits.anatomy import Anatomy, BlockAnatomy, Matrix
-from foldrank.edits.storage import FewBits
+from foldrank.edits.storage import FewBits, Numbers
+from foldrank.errors import PlanMismatch
 from foldrank.model.facts import head_size, heads, kv_heads
 from foldrank.plans.models.rounding import rounded
 from foldrank.plans.reference.unpacking import stack, unpack
@@ -77,21 +78,66 @@ class Model:
         """Make the head a matrix of its own, where it was the embedding table."""
         self.head.weight = nn.Parameter(self.head.weight.detach().clone())
 
+    @property
+    def tied(self) -> bool:
+        """Whether the head is the table of words."""
+        return self.head.weight is self.table.weight
+
+    @property
+    def table(self) -> Any:
+        """What makes vectors of words."""
+        return self.whole.get_input_embeddings()
+
+    def tie(self) -> None:
+        """Make the head the table of words. Raises PlanMismatch where it holds other numbers."""
+        if not torch.equal(self.head.weight, self.table.weight):
+            what = "is not the embedding table, which the plan stores as one with it"
+            raise PlanMismatch("the head", what, "plan again")
+        self.head.weight = self.table.weight
+
     def round(self, linear: nn.Linear, storage: FewBits) -> None:
         """What the graph holds, in its floats, rounded to few bits."""
         linear.weight.copy_(rounded(linear.weight.to(torch.float32).T, storage, self.stored).T)
         self.few_bits[id(linear)] = storage
 
+    def round_table(self, storage: FewBits, of_head: FewBits | None) -> None:
+        """The same of the table of words; `of_head`: how a head is stored that is tied to it."""
+        self.round(self.table, storage)
+        if of_head is not None:
+            self.few_bits[id(self.head)] = of_head
+
+    def hold(self, linear: nn.Linear, storage: FewBits, numbers: Numbers) -> None:
+        """What the plan's numbers say. Raises PlanMismatch where they are those of another shape."""
+        wanted = storage.layout((linear.in_features, linear.out_features))[: 2 if numbers.zeros is None else 3]
+        names = [name for name in (numbers.numbers, numbers.scales, numbers.zeros) if name is not None]
+        for name, shape in zip(names, wanted, strict=True):
+            if self.arrays[name].shape != shape:
+                what = f"{name} is {self.arrays[name].shape}, the checkpoint needs {shape}"
+                raise PlanMismatch("numbers of few bits", what, "plan again")
+        linear.weight.copy_(torch.from_numpy(self._dequantized(storage, numbers, linear.in_features)))
+        self.few_bits[id(linear)] = storage
+
+    def _dequantized(self, storage: FewBits, numbers: Numbers, n_in: int) -> np.ndarray:
+        """[out, in]: steps from zero, times the scale as the graph stores it."""
+        scales = torch.from_numpy(np.array(self.arrays[numbers.scales])).to(self.stored).to(torch.float32).numpy()
+        n_out, blocks = scales.shape
+        packed = self.arrays[numbers.numbers].reshape(n_out, blocks, -1)
+        steps = _numbers(packed, storage.bits, storage.block_size).astype(np.float32)
+        if numbers.zeros is None:
+            steps -= np.float32(1 << storage.bits - 1)
+        else:
+            steps -= _numbers(self.arrays[numbers.zeros], storage.bits, blocks)[..., None].astype(np.float32)
+        return (steps * scales[..., None]).reshape(n_out, -1)[:, :n_in]
+
     def anatomy(self) -> Anatomy:
         """What it is made of now, read off its modules."""
         config = self.whole.config.to_dict()
         queries = heads(config) or 0
-        embedding = self.whole.get_input_embeddings()
         return Anatomy(
             tuple(BlockAnatomy(number, {role: self._matrix(layer, role) for role in ROLES if role in layer.places})
                   for number, layer in sorted(self.layers.items())),
-            Matrix(_shape(self.head), few_bits=self.few_bits.get(id(self.head))), self.head.weight is embedding.weight,
-            queries, kv_heads(config) or queries, head_size(config) or 0,
+            Matrix(_shape(self.head), few_bits=self.few_bits.get(id(self.head))), self.tied,
+            queries, kv_heads(config) or queries, head_size(config) or 0, self.few_bits.get(id(self.table)),
         )
 
     def _matrix(self, layer: Layer, role: str) -> Matrix:
@@ -128,6 +174,13 @@ def take_apart(model: Any, *, ends: bool = False) -> dict[int, Layer]:
 def matrix_of(linear: nn.Linear) -> np.ndarray:
     """W [in, out], float32."""
     return np.ascontiguousarray(linear.weight.detach().to(torch.float32).cpu().numpy().T)
+
+
+def _numbers(packed: np.ndarray, bits: int, count: int) -> np.ndarray:
+    """`count` numbers on the last axis, each of `bits`, from the lowest bits of each byte on."""
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    numbers = (packed[..., None] >> shifts) & np.uint8((1 << bits) - 1)
+    return numbers.reshape(*packed.shape[:-1], -1)[..., :count]
 
 
 def _shape(linear: Any) -> tuple[int, int]:

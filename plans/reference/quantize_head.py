@@ -9,4 +9,7 @@ from foldrank.plans.reference.model import Model
 def edit(few: QuantizeHead, model: Model) -> None:
     """An embedding that it was tied to stays."""
     model.own_head()
-    model.round(model.head, few.storage)
+    if few.held:
+        model.hold(model.head, few.storage, few.held[0])
+    else:
+        model.round(model.head, few.storage)

@@ -35,7 +35,7 @@ FRIENDS = {
 }
 """Mapped folders of foldrank that each folder may import, besides the shared vocabulary."""
 
-PLANNING = ("models", "simulate", "depth", "low_rank", "width", "solver", "methods")
+PLANNING = ("models", "simulate", "depth", "low_rank", "bits", "width", "solver", "methods")
 """Folders inside plans/, each of which may import those before it. `training` stands beside `methods`,
 `reference` knows `models` alone."""
 

@@ -42,7 +42,7 @@ def test_planner_and_reference_agree(rooms: Rooms, tiny: Checkpoint) -> None:
 def test_another_head_is_refused(tiny_models: Path) -> None:
     folder = tiny_models / "llama"
     model = load_model(folder / "optimum" / "model.onnx")
-    methods = ["quantize:bits=4,block_size=16,accuracy=0,head=true"]
+    methods = ["quantize:bits=4,block_size=16,accuracy=0,rounding=nearest,head_bits=4,embedding_bits=none"]
     plan = foldrank.plan(folder / "checkpoint", methods=methods, calibration_tokens=256)
     (few,) = plan.of(QuantizeHead)
     for change, said in (

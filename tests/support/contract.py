@@ -21,7 +21,7 @@ EDITS = {
     "fold_blocks": {"into", "blocks", "coefficients", "norms"}, "drop_branch": {"block", "branch"},
     "slice_mlp": {"block", "channels", "bias"}, "replace_weight": {"site", "tensor"},
     "low_rank": {"site", "shape", "rank", "factors"}, "quantize_weight": {"site", "shape", "storage"},
-    "quantize_head": {"shape", "storage"},
+    "quantize_head": {"shape", "storage"}, "quantize_embedding": {"shape", "storage", "head"},
 }
 VALIDATE = {
     "graph": {"reference", "positions", "max_relative_error", "argmax_agreement", "passed"},

@@ -27,6 +27,7 @@ KINDS: Final = (
     "low_rank",
     "quantize_weight",
     "quantize_head",
+    "quantize_embedding",
 )
 """Every kind. Where a phase has several, passes run in this order."""
 

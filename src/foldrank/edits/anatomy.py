@@ -70,7 +70,8 @@ class BlockAnatomy:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """Blocks from the input on; the head, None where it is no plain matrix; whether it is the embedding table."""
+    """Blocks from the input on; the head, None where it is no plain matrix; whether it is the embedding table, and in
+    which few bits that is stored (in words, where no edit stores so), None where it is of floats."""
 
     blocks: tuple[BlockAnatomy, ...]
     head: Matrix | None
@@ -78,6 +79,7 @@ class Anatomy:
     heads: int
     kv_heads: int
     head_size: int
+    embedding: FewBits | str | None = None
     by_number: Mapping[int, BlockAnatomy] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -153,7 +155,7 @@ class Anatomy:
             if one.unread != two.unread:
                 unread = [", ".join(sorted(block.unread)) or "nothing" for block in (one, two)]
                 yield f"block.{one.number:02d}: {' against '.join(unread)} in a form that is not read"
-        for name in ("head", "tied", "heads", "kv_heads", "head_size"):
+        for name in ("head", "tied", "heads", "kv_heads", "head_size", "embedding"):
             if getattr(self, name) != getattr(other, name):
                 yield f"{name}: {getattr(self, name)} against {getattr(other, name)}"
 

@@ -25,8 +25,11 @@ STRICT: Final = ConfigDict(extra="forbid", strict=True)
 HEAD: Final = "head"
 """The matrix that makes the logits."""
 
+EMBEDDING: Final = "embedding"
+"""The table of words, [width, words] as a head would hold it."""
+
 Part: TypeAlias = Site | str
-"""A single-role site, or `HEAD`."""
+"""A single-role site, `HEAD` or `EMBEDDING`."""
 
 Branch: TypeAlias = Literal["attention", "mlp"]
 
@@ -130,6 +133,10 @@ class Edit(abc.ABC):
     def arrays(self) -> Mapping[str, tuple[int, ...] | None]:
         """Names of the plan's arrays it needs, with the shape each must have where the edit tells."""
         return {}
+
+    def in_bytes(self) -> frozenset[str]:
+        """Names of those of them that are uint8; all others are float32."""
+        return frozenset()
 
     @classmethod
     def unsaid(cls, edits: Sequence[Any], blocks: int) -> str:

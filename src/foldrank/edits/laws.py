@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from foldrank.edits.base import HEAD, Part, Phase, parts_of
+from foldrank.edits.base import EMBEDDING, HEAD, Part, Phase, parts_of
 from foldrank.sites import Site
 
 if TYPE_CHECKING:
@@ -64,5 +64,5 @@ def _named(edit: Edit) -> str:
 
 def _parts(parts: frozenset[Part] | set[Part]) -> str:
     sites = sorted(part for part in parts if isinstance(part, Site))
-    shown = [str(site) for site in sites[:3]] + (["the head"] if HEAD in parts else [])
+    shown = [*map(str, sites[:3]), *(f"the {part}" for part in (HEAD, EMBEDDING) if part in parts)]
     return ", ".join(shown) + (f" and {len(sites) - 3} more" if len(sites) > 3 else "")

@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from foldrank.digests import WeightDigest
 from foldrank.edits.anatomy import Anatomy
 from foldrank.edits.base import HEAD, STRICT, Part, Table, Told, Touch
-from foldrank.edits.storage import FewBits, StorageEdit
+from foldrank.edits.storage import FewBits, Numbers, Rounding, StorageEdit
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -21,9 +21,16 @@ class QuantizeHead(StorageEdit):
     shape: tuple[int, int]
     storage: FewBits
     replaces: WeightDigest
+    rounding: Rounding = "nearest"
+    held: tuple[Numbers, ...] = ()
     kind: Literal["quantize_head"] = "quantize_head"
     listed: ClassVar[str] = "head"
     counted: ClassVar[str] = "head"
+
+    def __post_init__(self) -> None:
+        self.check_held("head")
+        if len(self.held) > 1:
+            raise ValueError("head: is one matrix")
 
     @property
     def touch(self) -> Touch:
@@ -41,6 +48,11 @@ class QuantizeHead(StorageEdit):
             raise ValueError(f"the head is {anatomy.head or 'no plain matrix'}, not {list(self.shape)}")
         return replace(anatomy, head=replace(anatomy.head, few_bits=self.storage), tied=False)
 
+    def arrays(self) -> Mapping[str, tuple[int, ...] | None]:
+        """Its numbers."""
+        found = (numbers.arrays(self.storage, self.shape) for numbers in self.held)
+        return {name: shape for named in found for name, shape in named.items()}
+
     def sentence(self) -> str:
         """In words."""
         return f"The head is stored in {self.storage}."
@@ -56,7 +68,8 @@ class QuantizeHead(StorageEdit):
 
     def facts(self, hash_of: Callable[[Sequence[str]], str]) -> dict[str, Any]:
         """How it is stored."""
-        return {"head stored in": self.storage.in_full()}
+        found = {"head stored in": self.storage.in_full()}
+        return found | ({"head numbers": hash_of(names)} if (names := list(self.arrays())) else {})
 
     @classmethod
     def table(cls, edits: Sequence[QuantizeHead]) -> Table:

@@ -1,6 +1,6 @@
-"""factors.safetensors: float32 arrays by name, proved before the first is read.
+"""factors.safetensors: arrays by name, of float32 or of bytes, proved before the first is read.
 
-The header is checked by hand, since the plan may come from a stranger: no holes, no overlaps, nothing but float32.
+The header is checked by hand, since the plan may come from a stranger: no holes, no overlaps, nothing but F32 and U8.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from safetensors import SafetensorError
@@ -23,10 +23,14 @@ from foldrank.verified import sha256_of
 
 _MAX_HEADER = 16 << 20
 
+_DTYPES: Final[Mapping[str, np.dtype[Any]]] = {"F32": np.dtype("<f4"), "U8": np.dtype("u1")}
+
 
 def write_factors(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write arrays as float32. Raises ValueError on NaN or infinity: such a plan is never written; OSError."""
-    ready = {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in arrays.items()}
+    """Write arrays: uint8 as they are, others as float32. Raises ValueError on NaN or infinity, since such a plan is
+    never written; OSError."""
+    ready = {name: np.ascontiguousarray(array, dtype=np.uint8 if array.dtype == np.uint8 else np.float32)
+             for name, array in arrays.items()}
     if bad := [name for name, array in ready.items() if not np.isfinite(array).all()]:
         raise ValueError(f"not finite: {', '.join(bad[:5])}")
     try:
@@ -38,12 +42,14 @@ def write_factors(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 @dataclass(frozen=True)
 class FactorFile(Mapping[str, np.ndarray]):
-    """Arrays of a checked file, each read when asked for and checked to be finite then."""
+    """Arrays of a checked file, each read when asked for and checked to be finite then. `in_bytes`: names of those that
+    are uint8."""
 
     path: Path
     base: int
     shapes: dict[str, tuple[int, ...]]
     offsets: dict[str, int]
+    in_bytes: frozenset[str] = frozenset()
 
     @classmethod
     def open(cls, path: Path, sha256: str, size: int) -> FactorFile:
@@ -55,14 +61,16 @@ class FactorFile(Mapping[str, np.ndarray]):
         try:
             header, base = _header(path, size)
             shapes, offsets = _layout(header, size - base)
+            in_bytes = frozenset(name for name, entry in header.items() if entry["dtype"] == "U8")
         except (strictjson.JsonError, ValueError, KeyError, TypeError, struct.error) as error:
             raise PlanFormatError(path, f"bad safetensors header: {error}", "plan again") from None
-        return cls(path, base, shapes, offsets)
+        return cls(path, base, shapes, offsets, in_bytes)
 
     def __getitem__(self, name: str) -> np.ndarray:
         shape = self.shapes[name]
+        dtype = _DTYPES["U8" if name in self.in_bytes else "F32"]
         array = np.fromfile(
-            self.path, dtype="<f4", count=prod(shape), offset=self.base + self.offsets[name]
+            self.path, dtype=dtype, count=prod(shape), offset=self.base + self.offsets[name]
         ).reshape(shape)
         if not np.isfinite(array).all():
             raise PlanFormatError(self.path, f"{name} holds NaN or infinity", "plan again")
@@ -92,9 +100,10 @@ def _layout(header: dict[str, Any], size: int) -> tuple[dict[str, tuple[int, ...
     for name, entry in header.items():
         start, end = entry["data_offsets"]
         shape = tuple(entry["shape"])
-        if entry["dtype"] != "F32":
-            raise ValueError(f"{name} is {entry['dtype']}, not F32")
-        if not all(type(d) is int and d > 0 for d in shape) or end - start != 4 * prod(shape):
+        if entry["dtype"] not in _DTYPES:
+            raise ValueError(f"{name} is {entry['dtype']}, not {' or '.join(_DTYPES)}")
+        each = _DTYPES[entry["dtype"]].itemsize
+        if not all(type(d) is int and d > 0 for d in shape) or end - start != each * prod(shape):
             raise ValueError(f"{name}: shape {shape} does not fit its {end - start} bytes")
         shapes[name], offsets[name] = shape, start
         spans.append((start, end))

@@ -1,7 +1,7 @@
 """The plan: ordered edits plus factors, on disk a folder that can be read, diffed and replayed without PyTorch.
 
-`plan.json` is canonical JSON; `factors.safetensors` holds float32 arrays and is absent where no edit needs one;
-`diagnostics.json`, free in form, holds what pictures are drawn from and is never needed to apply a plan.
+`plan.json` is canonical JSON; `factors.safetensors` holds arrays, float32 or uint8, and is absent where no edit needs
+one; `diagnostics.json`, free in form, holds what pictures are drawn from and is never needed to apply a plan.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from foldrank import strictjson
 from foldrank.digests import sha256_file
 from foldrank.edits import Edit, on_edits
 from foldrank.edits.anatomy import Anatomy
-from foldrank.edits.base import Phase, WeightEdit
+from foldrank.edits.base import WeightEdit
 from foldrank.edits.laws import surviving
+from foldrank.edits.storage import StorageEdit
 from foldrank.errors import PlanFormatError, PlanMismatch
 from foldrank.planfile.document import FactorsRef, PlanDocument, read_document
 from foldrank.planfile.factors import FactorFile, write_factors
@@ -28,7 +29,7 @@ E = TypeVar("E", bound=Edit)
 
 @dataclass(frozen=True)
 class Plan:
-    """A plan in hand: its document, its arrays by name (float32, read when asked for), its diagnostics.
+    """A plan in hand: its document, its arrays by name (float32 or uint8, read when asked for), its diagnostics.
 
     Not pydantic's dataclass, unlike the document: that copies a mapping into a dict, which would read every array.
     """
@@ -69,9 +70,9 @@ class Plan:
         return any(edit.rounds_activations for edit in self.edits)
 
     @property
-    def stores_few_bits(self) -> bool:
+    def needs_quantizer(self) -> bool:
         """Whether something that makes few bits of matrices is needed to apply it."""
-        return any(edit.phase is Phase.STORAGE for edit in self.edits)
+        return any(edit.rounding == "nearest" for edit in self.edits if isinstance(edit, StorageEdit))
 
     @classmethod
     def read(cls, folder: Path | str) -> Plan:
@@ -111,6 +112,11 @@ def _check_arrays(path: Path, edits: tuple[Edit, ...], arrays: Mapping[str, np.n
     if odd := sorted({name for name, _ in named} ^ set(arrays))[:5]:
         raise PlanFormatError(path, f"edits and factors.safetensors disagree about {', '.join(odd)}", "plan again")
     shapes = arrays.shapes if isinstance(arrays, FactorFile) else {k: v.shape for k, v in arrays.items()}
+    wanted = frozenset[str]().union(*(edit.in_bytes() for edit in edits))
+    held = arrays.in_bytes if isinstance(arrays, FactorFile) else frozenset(arrays) & wanted
+    if odd := sorted(wanted ^ held)[:5]:
+        raise PlanFormatError(path, f"{', '.join(odd)}: of bytes where the edit asks for floats, or the reverse",
+                              "plan again")
     for name, shape in named:
         if shape is not None and tuple(shapes[name]) != shape:
             raise PlanFormatError(path, f"{name} is {tuple(shapes[name])}, its edit says {shape}", "plan again")

@@ -40,6 +40,9 @@ def _summary(found: GraphProof) -> Table:
     if kept := found.few_bits_kept:
         name = f"{kept.compared:,} weights that came in few bits, bit for bit"
         rows.append([name, outcome(kept.passed, _RESULT)])
+    if kept := found.numbers_planned:
+        name = f"{kept.compared:,} weights whose numbers are planned, bit for bit"
+        rows.append([name, outcome(kept.passed, _RESULT)])
     if found.kl_nats is not None:
         rows.append(["mean KL (reference, graph)", figures.nats(found.kl_nats)])
     if found.limit is not None:

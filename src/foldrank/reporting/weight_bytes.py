@@ -72,10 +72,11 @@ def split(evidence: Evidence, context: int = 1024) -> Split | None:
     weights = [Share(part, round(size), round(held[part])) for part, size in bytes_by_part(dense, item).items()]
     numbers = vocabulary * shapes["q"][0]
     table, few = item * numbers, round(bytes_each(here.head, item) * numbers) if here.head else 0
+    words = round(bytes_each(Matrix((shapes["q"][0], vocabulary), few_bits=here.embedding), item) * numbers)
     if dense.tied:  # a head of its own is kept beside the table
-        weights.append(Share("embedding and head", table, table + (0 if here.tied else few)))
+        weights.append(Share("embedding and head", table, words + (0 if here.tied else few)))
     else:
-        weights += [Share("embedding", table, table), Share("head", table, few)]
+        weights += [Share("embedding", table, words), Share("head", table, few)]
     per_block = 2 * item * evidence.cache_shape[0] * evidence.cache_shape[1] * context
     return Split(tuple(weights), Share("KV cache", before * per_block, len(here.cached) * per_block), context)
 

@@ -26,7 +26,8 @@ class Check(Part):
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
 class FewBitsKept(Part):
-    """Whether weights that came in few bits are held bit for bit: how many were compared, the first that differ."""
+    """Whether weights in few bits are held bit for bit, as they came or as they were planned: how many were compared,
+    the first that differ."""
 
     compared: int
     differ: list[str]
@@ -36,7 +37,8 @@ class FewBitsKept(Part):
 @dataclass(frozen=True, config=STRICT, kw_only=True)
 class GraphProof(Part):
     """The graph against an independent reference: errors over the largest logit, KL in nats. `passed` is null where the
-    proof was not run. `fault`: what is to blame for one that failed, the "export" or the "plan"."""
+    proof was not run. `few_bits_kept`: weights that came in few bits; `numbers_planned`: those whose numbers the plan
+    holds. `fault`: what is to blame for one that failed, the "export" or the "plan"."""
 
     reference: str
     positions: int
@@ -52,6 +54,7 @@ class GraphProof(Part):
     limit: float | None = None
     checks: list[Check] | None = None
     few_bits_kept: FewBitsKept | None = None
+    numbers_planned: FewBitsKept | None = None
     fault: str | None = None
 
     def absent(self) -> Iterable[str]:
@@ -63,6 +66,8 @@ class GraphProof(Part):
             yield "fault"
         if self.few_bits_kept is None:
             yield "few_bits_kept"
+        if self.numbers_planned is None:
+            yield "numbers_planned"
 
     @property
     def value(self) -> float | None:

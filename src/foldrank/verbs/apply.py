@@ -38,7 +38,7 @@ def apply(
 
 
 def _quantizer(plan: Plan) -> Quantizer | None:
-    if not plan.stores_few_bits:
+    if not plan.needs_quantizer:
         return None
     from foldrank.runtime.quantizer import quantize
 

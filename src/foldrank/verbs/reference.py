@@ -7,11 +7,13 @@ from typing import Any
 
 from foldrank.bundle.bundle import Bundle
 from foldrank.errors import SourceError
+from foldrank.graph.safe.load import load_model
 from foldrank.graph.view.dequantized import matrices
 from foldrank.model.checkpoint import Checkpoint
 from foldrank.planfile.plan import Plan
 from foldrank.reports.validate import FewBitsKept
 from foldrank.runtime.proof.graph_proof import Reference
+from foldrank.verbs.planned import planned_numbers
 from foldrank.verbs.rounded import GivenBits
 from foldrank.verbs.torch_logits import logits_of
 
@@ -22,13 +24,14 @@ _FLOAT64_WEIGHTS = 32_000_000
 class Known:
     """Logits of the reference, what it is called, and the precision in which the graph computes: the bundle's dtype, or
     int8 where it rounds activations to that. `kept`: whether weights of few bits that came with the source graph are in
-    the bundle as they were there; None where there are none."""
+    the bundle as they were there; `planned`: whether the numbers that its plan holds are. None where there are none."""
 
     logits: Reference
     described: str
     precision: str
     checkpoint: Checkpoint | None = None
     kept: FewBitsKept | None = None
+    planned: FewBitsKept | None = None
 
 
 def reference_of(bundle: Bundle, checkpoint: Checkpoint, dense: Bundle | None = None) -> Known:
@@ -48,7 +51,7 @@ def reference_of(bundle: Bundle, checkpoint: Checkpoint, dense: Bundle | None = 
     described = f"{checkpoint.name} in PyTorch, {str(dtype).removeprefix('torch.')}{held}{applied}"
     rounding = given.rounds_activations or (plan is not None and plan.rounds_activations)
     return Known(logits_of(network), described, "int8" if rounding else bundle.manifest.dtype, checkpoint,
-                 given.kept(plan))
+                 given.kept(plan), None if plan is None else planned_numbers(load_model(bundle.model), plan))
 
 
 def dense_model(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> Any:

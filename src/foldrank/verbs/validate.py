@@ -132,9 +132,8 @@ def _prove(
     ids = _enough(ids_NT, vocabulary(bundle.json("config.json")) or int(ids_NT.max()) + 1, seed)
     found = prove(decoder, known.logits, ids, described=known.described, precision=known.precision,
                   sides=_sides(bundle), progress=progress)
-    if known.kept is None:
-        return found
-    return replace(found, few_bits_kept=known.kept, passed=bool(found.passed) and known.kept.passed)
+    held = all(kept is None or kept.passed for kept in (known.kept, known.planned))
+    return replace(found, few_bits_kept=known.kept, numbers_planned=known.planned, passed=bool(found.passed) and held)
 
 
 def _sides(bundle: Bundle) -> list[Literal["left", "right"]]:

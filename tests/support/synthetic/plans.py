@@ -8,10 +8,12 @@ from foldrank.digests import WeightDigest, combine
 from foldrank.edits.drop_branch import DropBranch
 from foldrank.edits.fold_blocks import FoldBlocks
 from foldrank.edits.low_rank import LowRank
+from foldrank.edits.quantize_embedding import QuantizeEmbedding
+from foldrank.edits.quantize_head import QuantizeHead
 from foldrank.edits.quantize_weight import QuantizeWeight
 from foldrank.edits.replace_weight import ReplaceWeight
 from foldrank.edits.slice_mlp import Channels, SliceMlp
-from foldrank.edits.storage import FewBits
+from foldrank.edits.storage import FewBits, Numbers
 from foldrank.planfile.document import PlanDocument, Source
 from foldrank.planfile.plan import Plan
 from foldrank.sites import Site
@@ -27,7 +29,8 @@ class PlanMaker:
         self.drops: list[DropBranch] = []
         self.slices: list[SliceMlp] = []
         self.edits: list[LowRank | ReplaceWeight] = []
-        self.stored: list[QuantizeWeight] = []
+        self.stored: list[QuantizeWeight | QuantizeHead | QuantizeEmbedding] = []
+        self.head, self.embedding = decoder.head, decoder.embedding
         self.factors: dict[Site, tuple[np.ndarray, np.ndarray]] = {}
         self.arrays: dict[str, np.ndarray] = {}
         self.blocks = [dict(block) for block in decoder.blocks]
@@ -97,6 +100,66 @@ class PlanMaker:
             self._set(site, a.astype(np.float64) @ b.astype(np.float64))
         return self
 
+    def hold(self, storage: FewBits, seed: int = 0) -> PlanMaker:
+        """Store all that is left of the blocks, numbers and all random: a graph that rounds by itself is found out."""
+        gone = {b for fold in self.folds for b in fold.leaving}
+        rng, paired = np.random.default_rng(seed), {part: site for site in self.factors for part in site.parts}
+        firsts = {site: self._drawn(f"{site}.A", storage, a.shape, rng) for site, (a, _) in self.factors.items()}
+        columns: dict[Site, list[np.ndarray]] = {site: [] for site in self.factors}
+        for number, block in enumerate(self.blocks):
+            for role in ROLES if number not in gone else ():
+                if role not in block:
+                    continue
+                site, shape = Site(number, (role,)), block[role].shape
+                digest = (WeightDigest.of(block[role]),)
+                if (pair := paired.get(site)) is None:
+                    numbers, block[role] = self._drawn(str(site), storage, shape, rng)
+                    held: tuple[Numbers, ...] = (numbers,)
+                else:
+                    rank = self.factors[pair][0].shape[1]
+                    numbers, part = self._drawn(f"{site}.B", storage, (rank, shape[1]), rng)
+                    columns[pair].append(part)
+                    held = firsts[pair][0], numbers
+                self.stored.append(QuantizeWeight(site, shape, storage, digest, "gptq", held))
+        for site, parts in columns.items():
+            self._set(site, firsts[site][1] @ np.concatenate(parts, axis=1))
+        return self
+
+    def _drawn(
+        self, name: str, storage: FewBits, shape: tuple[int, int], rng: np.random.Generator
+    ) -> tuple[Numbers, np.ndarray]:
+        """Random numbers of a matrix [in, out], in the plan, and what they stand for."""
+        (n_in, n_out), bits = shape, storage.bits
+        packed, scaled, zeroed = storage.layout(shape)
+        numbers = rng.integers(0, 256, packed).astype(np.uint8)
+        scales = (rng.standard_normal(scaled) / (2 ** (bits - 1) * np.sqrt(n_in))).astype(np.float32)
+        zeros = rng.integers(0, 256, zeroed).astype(np.uint8)
+        dtype = self.decoder.shape.stored
+        matrix = np.zeros(shape)
+        for column in range(n_out):
+            for row in range(n_in):
+                block, place = divmod(row, storage.block_size)
+                zero = 2 ** (bits - 1) if storage.symmetric else nth(zeros[column], block, bits)
+                step = nth(numbers[column, block], place, bits) - zero
+                matrix[row, column] = step * float(scales[column, block].astype(dtype))
+        names = Numbers(f"{name}.numbers", f"{name}.scales", None if storage.symmetric else f"{name}.zeros")
+        found = {names.numbers: numbers, names.scales: scales, f"{name}.zeros": zeros}
+        self.arrays |= {key: array for key, array in found.items() if key != f"{name}.zeros" or names.zeros}
+        return names, matrix
+
+    def tables(self, storage: FewBits, *, embedding: bool, head: bool) -> PlanMaker:
+        """Store the head, the table of words, or both as one."""
+        d = self.decoder
+        if embedding:
+            table = np.ascontiguousarray(d.embedding.T)
+            self.stored.append(QuantizeEmbedding(table.shape, storage, WeightDigest.of(table), head))
+            self.embedding = naive_rounded(table, storage).T
+        elif head:
+            self.stored.append(QuantizeHead(d.head.shape, storage, WeightDigest.of(d.head)))
+        if head:
+            self.head = naive_rounded(d.head, storage)
+        return self
+
     def low_rank(self, site: str, rank: int, seed: int = 0) -> PlanMaker:
         """A random pair, so that a graph that ignores it is found out."""
         parsed = Site.parse(site)
@@ -146,7 +209,12 @@ class PlanMaker:
         gone = {b for fold in self.folds for b in fold.leaving}
         d = self.decoder
         blocks = [block for i, block in enumerate(self.blocks) if i not in gone and {"o", "down"} & set(block)]
-        return Decoder(d.shape, blocks, d.head, d.embedding, d.norm)
+        return Decoder(d.shape, blocks, self.head, self.embedding, d.norm)
+
+
+def nth(packed: np.ndarray, place: int, bits: int) -> int:
+    """The number at a place of packed bytes."""
+    return int(packed[place]) if bits == 8 else int(packed[place // 2]) >> 4 * (place % 2) & 15
 
 
 def naive_rounded(weight: np.ndarray, storage: FewBits) -> np.ndarray:

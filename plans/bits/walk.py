@@ -1,0 +1,154 @@
+"""Round a model's weights from the bottom up, each on what the model as rounded so far gives it.
+
+Within a block in the order in which it applies them: q, k, v; then o on what the rounded ones give; gate and up; down.
+`toward`: how far a weight aims, on those inputs, from what it would give (0) to what it gives in the model as it was
+(1): W + toward H^-1 X^T (Y - X) W, X the inputs now, Y those before, H = X^T X. With 1, rounding it is GPTAQ's aim
+(arXiv 2504.02692). Cost: about one run of the model over the text, its Grams, and what `gptq` costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from foldrank.edits.storage import FewBits, Numbers
+from foldrank.plans.bits.careful import Care, solved
+from foldrank.plans.bits.inputs import Stages, all_inputs, sums
+from foldrank.plans.low_rank.grams import input_of, watched
+from foldrank.plans.method import Task
+from foldrank.plans.models.block import Block, Pair, Roles
+from foldrank.plans.models.packing import Packed, packed, unpacked
+from foldrank.plans.models.rounding import FewNumbers
+from foldrank.plans.shelf import Finding, Shelf, States, walk
+from foldrank.sites import Site
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """Numbers of every site: arrays by name, and per site their names, of a weight or of A and B."""
+
+    arrays: Mapping[str, np.ndarray]
+    held: Mapping[Site, tuple[Numbers, ...]]
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """How weights are rounded. `sequential`: on inputs of the model as rounded so far, or else as it was."""
+
+    storage: FewBits
+    care: Care = field(default_factory=Care)
+    toward: float = 0.0
+    sequential: bool = True
+
+    def of(self, task: Task) -> Rounded:
+        """All weights and pairs of the task's model."""
+        decoder, names = task.decoder, _Names(task.decoder.blocks, self.storage)
+        bases = task.shelf.under(f"bases {self}")
+
+        def step(block: Block, states: States) -> tuple[Finding, States]:
+            hidden, original = states["hidden"], states.get("original")
+            aims, after = (None, None) if original is None else all_inputs(decoder, block, original)
+            current, found, stages = block, dict[str, Tensor](), Stages(decoder, hidden)
+            for role in watched(block):
+                given = stages.inputs(current if self.sequential else block, role)
+                gram, drift = sums(given, None if aims is None else aims[role])
+                roles = tuple(other for other in block.roles if input_of(block, other) == role)
+                for part in self._group(block, roles, gram, drift, bases):
+                    found |= names.tensors(block, part)
+                    current = part.put(current)
+            outputs = {} if after is None else {"original": after}
+            return Finding(found), {"hidden": stages.output(current if self.sequential else block), **outputs}
+
+        def start() -> States:
+            hidden = decoder.embed(task.ids)
+            return {"hidden": hidden, **({"original": hidden} if self.toward else {})}
+
+        with torch.no_grad():
+            findings = walk(decoder.blocks, task.shelf.under(f"bits {self}"), start, step, stage="rounding",
+                            device=decoder.device, progress=task.progress)
+        arrays = {name: tensor.cpu().numpy() for found in findings.values() for name, tensor in found.tensors.items()}
+        return Rounded(arrays, names.held)
+
+    def _group(
+        self, block: Block, roles: Roles, gram: Tensor, drift: Tensor | None, bases: Shelf
+    ) -> Iterator[_Part]:
+        """The weights, side by side, and the pairs that read one input."""
+        def aimed(weight: Tensor) -> Tensor:
+            return weight if drift is None else weight + self.toward * solved(gram, drift @ weight.double()).float()
+
+        pairs = {held: pair for held, pair in block.pairs.items() if set(held) <= set(roles)}
+        if alone := tuple(role for role in roles if not any(role in held for held in pairs)):
+            whole = torch.cat([block.weight(role) for role in alone], dim=1)
+            yield _Part(alone, (self.care.rounded(aimed(whole), gram, self.storage),))
+        for held, pair in pairs.items():
+            known = bases.get(pair.shared) if pair.shared else None
+            given = None if known is None else _read(known, self.storage, len(pair.a))
+            a, b = self.care.rounded_pair(pair.a, pair.b, gram, self.storage, given=given)
+            if pair.shared and known is None:
+                bases.put(pair.shared, Finding(_named("a", packed(a))))
+            yield _Part(held, (a, b), pair)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What was rounded together: roles side by side, their numbers, or those of the pair's A and B."""
+
+    roles: Roles
+    numbers: tuple[FewNumbers, ...]
+    pair: Pair | None = None
+
+    def put(self, block: Block) -> Block:
+        """The block with it."""
+        if self.pair is not None:
+            a, b = (found.values for found in self.numbers)
+            return block.with_pairs({self.roles: Pair(a, b, self.pair.shared)})
+        widths = [block.weight(role).shape[1] for role in self.roles]
+        columns = self.numbers[0].values.split(widths, dim=1)
+        return block.with_weights(dict(zip(self.roles, columns, strict=True)))
+
+
+class _Names:
+    """What numbers are called in the plan."""
+
+    def __init__(self, blocks: tuple[Block, ...], storage: FewBits) -> None:
+        self._storage = storage
+        self.held = {Site(block.number, (role,)): self._of(block, role) for block in blocks for role in block.roles}
+
+    def _of(self, block: Block, role: str) -> tuple[Numbers, ...]:
+        site = Site(block.number, (role,))
+        for roles, pair in block.pairs.items():
+            if role in roles:
+                return self._numbers(pair.shared or f"{Site(block.number, roles)}.A"), self._numbers(f"{site}.B")
+        return (self._numbers(str(site)),)
+
+    def _numbers(self, name: str) -> Numbers:
+        zeros = None if self._storage.symmetric else f"{name}.zeros"
+        return Numbers(f"{name}.numbers", f"{name}.scales", zeros)
+
+    def tensors(self, block: Block, part: _Part) -> dict[str, Tensor]:
+        """What is rounded, as MatMulNBits reads it, by name."""
+        found: dict[str, Tensor] = {}
+        start = 0
+        for role in part.roles:
+            stop = start + block.weight(role).shape[1]
+            named = self.held[Site(block.number, (role,))]
+            if part.pair is not None:
+                found |= _named(named[0].numbers.removesuffix(".numbers"), packed(part.numbers[0]))
+            columns = part.numbers[-1].columns(start, stop)
+            found |= _named(named[-1].numbers.removesuffix(".numbers"), packed(columns))
+            start = stop
+        return found
+
+
+def _named(name: str, held: Packed) -> dict[str, Tensor]:
+    parts = {"numbers": held.numbers, "scales": held.scales, "zeros": held.zeros}
+    return {f"{name}.{part}": torch.from_numpy(np.array(array)) for part, array in parts.items() if array is not None}
+
+
+def _read(finding: Finding, storage: FewBits, rows: int) -> FewNumbers:
+    arrays = {name: tensor.numpy() for name, tensor in finding.tensors.items()}
+    return unpacked(Packed(arrays["a.numbers"], arrays["a.scales"], arrays.get("a.zeros")), storage, rows)
