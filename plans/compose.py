@@ -119,7 +119,8 @@ def parse_all(methods: Sequence[str]) -> tuple[Request, ...]:
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"method {name} stands twice; give it once, with the keep of both together")
-    for one, other in pairwise(request.method for request in requests):
+    for one, request in pairwise(requests):
+        other = request.method
         if other.phase < one.last:
             order = f"methods that {_DOES[other.phase]} come before those that {_DOES[one.last]}"
             raise ValueError(f"methods {', '.join(names)}: {order}")

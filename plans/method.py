@@ -56,17 +56,19 @@ class Method:
     """One row of the table of methods. `settings` is a pydantic dataclass; `run(task, settings)` does the work.
 
     `ready` raises ProviderUnavailable where what these settings need is not installed. Methods run in the order of
-    `phase`, that of their first edits; `until` is that of the last ones, where those are of a later phase.
+    `phase`, that of their first edits; `until` is that of the last ones, where those are of a later phase, or tells it
+    from the settings.
     """
 
     name: str
     settings: type
     run: Callable[[Task, Any], Result]
     phase: Phase
-    until: Phase | None = None
+    until: Phase | Callable[[Any], Phase] | None = None
     ready: Callable[[Any], None] = _nothing
 
-    @property
-    def last(self) -> Phase:
+    def last(self, settings: Any) -> Phase:
         """The phase of its last edits."""
-        return self.phase if self.until is None else self.until
+        if self.until is None or isinstance(self.until, Phase):
+            return self.until or self.phase
+        return self.until(settings)

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from foldrank import strictjson
+from foldrank.edits.base import Phase
 from foldrank.errors import ProviderUnavailable
 from foldrank.plans import METHODS
 from foldrank.plans.method import Method
@@ -20,6 +21,11 @@ class Request:
 
     method: Method
     settings: Any
+
+    @property
+    def last(self) -> Phase:
+        """The phase of the method's last edits with these settings."""
+        return self.method.last(self.settings)
 
     @property
     def values(self) -> dict[str, bool | int | float | str | None]:

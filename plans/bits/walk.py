@@ -37,15 +37,18 @@ class Rounded:
 
 @dataclass(frozen=True)
 class Rounding:
-    """How weights are rounded. `sequential`: on inputs of the model as rounded so far, or else as it was."""
+    """How weights are rounded. `sequential`: on inputs of the model as rounded so far, or else as it was. `storages`:
+    of single-role sites, where not all are stored alike; those left out stay floats, and all have zero points or none.
+    """
 
     storage: FewBits
     care: Care = field(default_factory=Care)
     toward: float = 0.0
     sequential: bool = True
+    storages: Mapping[Site, FewBits] | None = None
 
     def of(self, task: Task) -> Rounded:
-        """All weights and pairs of the task's model."""
+        """All weights and pairs of the task's model that are to be stored in few bits."""
         decoder, names = task.decoder, _Names(task.decoder.blocks, self.storage)
         bases = task.shelf.under(f"bases {self}")
 
@@ -81,16 +84,28 @@ class Rounding:
             return weight if drift is None else weight + self.toward * solved(gram, drift @ weight.double()).float()
 
         pairs = {held: pair for held, pair in block.pairs.items() if set(held) <= set(roles)}
-        if alone := tuple(role for role in roles if not any(role in held for held in pairs)):
+        alike: dict[FewBits, list[str]] = {}
+        for role in roles:
+            storage = self._storage(block, role)
+            if storage is not None and not any(role in held for held in pairs):
+                alike.setdefault(storage, []).append(role)
+        for storage, alone in alike.items():
             whole = torch.cat([block.weight(role) for role in alone], dim=1)
-            yield _Part(alone, (self.care.rounded(aimed(whole), gram, self.storage),))
+            yield _Part(tuple(alone), (self.care.rounded(aimed(whole), gram, storage),))
         for held, pair in pairs.items():
+            storage = self._storage(block, held[0])
+            if storage is None:
+                continue
             known = bases.get(pair.shared) if pair.shared else None
-            given = None if known is None else _read(known, self.storage, len(pair.a))
-            a, b = self.care.rounded_pair(pair.a, pair.b, gram, self.storage, given=given)
+            given = None if known is None else _read(known, storage, len(pair.a))
+            a, b = self.care.rounded_pair(pair.a, pair.b, gram, storage, given=given)
             if pair.shared and known is None:
                 bases.put(pair.shared, Finding(_named("a", packed(a))))
             yield _Part(held, (a, b), pair)
+
+
+    def _storage(self, block: Block, role: str) -> FewBits | None:
+        return self.storage if self.storages is None else self.storages.get(Site(block.number, (role,)))
 
 
 @dataclass(frozen=True)

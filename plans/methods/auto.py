@@ -18,17 +18,21 @@ of the chosen layout sees all of them. The same seed gives the same plan.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings_dataclass
 
 from foldrank.edits.base import Phase
+from foldrank.edits.replace_weight import ReplaceWeight
+from foldrank.edits.storage import FewBits
 from foldrank.model.opening import PLAIN, Opening
 from foldrank.plans.method import Method, Result, Task
+from foldrank.plans.methods import quantize
 from foldrank.plans.solver.axes import front, shares
 from foldrank.plans.solver.budget import WIDTHS, Budget, budget_of
 from foldrank.plans.solver.costs import total
@@ -42,6 +46,7 @@ from foldrank.plans.solver.moves import Terms
 from foldrank.plans.solver.original import Original, shapes_of
 from foldrank.plans.solver.search import Effort, Search, State
 from foldrank.plans.solver.staged import Stages
+from foldrank.sites import Site
 
 EFFORTS = {
     "low": Effort(16, 8, 2, (), (1,), 0, 4),
@@ -66,6 +71,9 @@ class Settings:
     """Exactly one of keep, bytes and speedup is given. `fold`, `drop`, `narrow`, `factor`: whether blocks may become
     one, branches leave, MLPs lose channels, matrices become pairs. `align`: of ranks above 1; `width_align`: of widths.
 
+    `few_bits`: whether matrices may be stored in 4 or 8 bits; what follows says how, as for `quantize`, and ranks and
+    widths are multiples of `block_size` then.
+
     `packed`: q, k, v and gate, up as one site each (joint), or as the model holds them (split). By default split, and
     joint where a cost table says what products take: one product more is not free.
     """
@@ -83,6 +91,28 @@ class Settings:
     narrow: bool = True
     factor: bool = True
     packed: Packed | None = None
+    few_bits: bool = False
+    block_size: Annotated[Literal[16, 32, 64, 128, 256], BeforeValidator(int)] = 32
+    symmetric: bool = True
+    accuracy: Annotated[Literal[0, 4], BeforeValidator(int)] = 4
+    head_bits: quantize.TableBits = 8
+    embedding_bits: quantize.TableBits = 8
+
+    @property
+    def storing(self) -> quantize.Settings:
+        """How what is stored in few bits is rounded and stored."""
+        return quantize.Settings(
+            block_size=self.block_size, symmetric=self.symmetric, accuracy=self.accuracy, head_bits=self.head_bits,
+            embedding_bits=self.embedding_bits)
+
+    @property
+    def storages(self) -> dict[int, FewBits]:
+        """Ways of storing a matrix besides floats."""
+        return {bits: replace(self.storing.storage, bits=bits) for bits in (4, 8)} if self.few_bits else {}
+
+    def multiple(self, align: int) -> int:
+        """Of ranks or widths."""
+        return math.lcm(align, self.block_size) if self.few_bits else align
 
     @property
     def sites(self) -> Packed:
@@ -94,6 +124,8 @@ class Settings:
             raise ValueError("give exactly one of keep, bytes, speedup")
         if self.speedup is not None and self.cost_table is None:
             raise ValueError("speedup needs cost_table=FILE.json, which `foldrank bench --cost-table` measures")
+        if self.few_bits and self.keep is not None:
+            raise ValueError("few_bits needs bytes or speedup: keep counts weights, however they are stored")
         if not (self.fold or self.drop or self.narrow or self.factor):
             raise ValueError("nothing is left to choose: one of fold, drop, narrow, factor is to be true")
 
@@ -103,19 +135,41 @@ def run(task: Task, settings: Settings) -> Result:
     decoder = task.decoder
     layout = dense_layout(tuple(block.number for block in decoder.blocks))
     shapes = _shapes(task, settings.sites)
-    outside = WIDTHS[settings.dtype] * decoder.other_parameters
-    budget = budget_of(decoder, settings, layout, shapes, {}, outside)
+    width = WIDTHS[settings.dtype]
+    outside = quantize.outside_bytes(decoder, settings.storing, width) if settings.few_bits else (
+        width * decoder.other_parameters)
+    budget = budget_of(decoder, settings, layout, shapes, settings.storages, outside)
     if total(layout, shapes, budget.costs) <= budget.limit:
         return Result(decoder, edits=(), kept=1.0)
     found, state = _best(task, settings, budget, layout, shapes, split(shortened(task.ids, task.opening), task.opening))
     whole = Original.of(decoder, task.ids, found.original.roots, settings.sites, found.original.orders)
     final = replace(found, original=whole).build(state.layout)
     kept = numbers_stored(final.layout, shapes) / numbers_stored(layout, shapes)
-    return fitted_result(task, whole, final, kept, _predicted(found, state),
-                         _diagnostics(found, state, layout, budget.limit))
+    result = fitted_result(task, whole, final, kept, _predicted(found, state),
+                           _diagnostics(found, state, layout, budget.limit))
+    return _stored(task, settings, state.layout, result, found.meter) if settings.few_bits else result
 
 
-METHOD = Method("auto", Settings, run, phase=Phase.BLOCKS, until=Phase.WEIGHTS)
+def _until(settings: Settings) -> Phase:
+    return Phase.STORAGE if settings.few_bits else Phase.WEIGHTS
+
+
+METHOD = Method("auto", Settings, run, phase=Phase.BLOCKS, until=_until)
+
+
+def _stored(task: Task, settings: Settings, layout: Layout, result: Result, meter: Meter) -> Result:
+    """The result with its sites rounded as the layout says, measured once more. A matrix whose numbers the plan holds
+    is not in it as floats."""
+    storages = {Site(span.low, (role,)): settings.storages[bits]
+                for span in layout for roles, bits in span.bits.items() for role in roles}
+    rounded = quantize.stored(replace(task, decoder=result.decoder), settings.storing, storages)
+    told_twice = {edit.tensor: edit for edit in result.edits
+                  if isinstance(edit, ReplaceWeight) and set(edit.site.parts) <= storages.keys()}
+    edits = [edit for edit in result.edits if edit not in told_twice.values()]
+    arrays = {name: array for name, array in result.arrays.items() if name not in told_twice}
+    loss = meter.on(rounded.decoder).whole()
+    return replace(result, decoder=rounded.decoder, edits=(*edits, *rounded.edits), arrays={**arrays, **rounded.arrays},
+                   predicted={**result.predicted, "auto.stored_nats": loss})
 
 
 def shortened(ids_NT: np.ndarray, opening: Opening = PLAIN) -> np.ndarray:
@@ -151,14 +205,16 @@ def _best(
     measuring, fitting = windows
     count = max(1, SEARCH_TOKENS // fitting.shape[1])
     used = fitting[:: max(1, len(fitting) // count)][:count]
-    expected = Expected.of(task.decoder, used, task.seed, settings.sites, settings.width_align,
-                           narrow=settings.narrow, progress=task.progress)
+    expected = Expected.of(task.decoder, used, task.seed, settings.sites, settings.multiple(settings.width_align),
+                           narrow=settings.narrow, storages=[*settings.storages.values()], progress=task.progress)
     terms = _terms(task, settings, budget, shapes, expected)
     original = Original.of(task.decoder, used, expected.roots, settings.sites, expected.orders, expected.streams)
     meter = Meter.of(task.decoder, measuring)
     effort = EFFORTS[settings.effort]
     affordable = EXCHANGED // (used.size * numbers_stored(layout, shapes))
     effort = replace(effort, exchanges=min(effort.exchanges, affordable))
+    if settings.few_bits:
+        effort = replace(effort, stages=(1,))  # bits are not built: halfway there is no nearer
 
     def search_of(name: str, stride: float) -> Search:
         return Search(original, meter, terms, effort, stride, task.progress, Journal(name, task.shelf))
@@ -190,8 +246,8 @@ def _terms(
     def allowed(shape: tuple[int, int], rank: int) -> bool:
         return settings.factor and budget.allowed(shape, rank)
 
-    return Terms(shapes, budget.costs, expected.curves, settings.align, allowed, alike, expected.narrowings,
-                 settings.drop)
+    return Terms(shapes, budget.costs, expected.curves, settings.multiple(settings.align), allowed, alike,
+                 expected.narrowings, settings.drop, expected.rounding)
 
 
 def _predicted(found: Search, state: State) -> Mapping[str, float | int]:

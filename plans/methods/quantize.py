@@ -9,6 +9,7 @@ otherwise take. Source: ONNX Runtime, docs/ContribOperators.md; of the rounding:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Literal
 
@@ -30,6 +31,7 @@ from foldrank.plans.low_rank.factoring import replaced_digests
 from foldrank.plans.method import Method, Result, Task
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.simulate import apply_edits
+from foldrank.plans.solver.costs import stored_bytes
 from foldrank.sites import Site
 
 _WIDE = (None, "none", "16", "32", 16, 32)
@@ -79,19 +81,37 @@ class Settings:
 
 def run(task: Task, settings: Settings) -> Result:
     """Round every weight and every factor of the model as it is now, its head and its table of words."""
-    found = settings.careful.of(task) if settings.rounding == "gptq" else Rounded({}, {})
     sites = [Site(block.number, (role,)) for block in task.decoder.blocks for role in block.roles]
-    edits: list[Edit] = in_threads(lambda site: _edit(task, site, settings, found), sites)
+    found = stored(task, settings, dict.fromkeys(sites, settings.storage))
+    return replace(found, predicted={"quantize.bits": settings.bits})
+
+
+def stored(task: Task, settings: Settings, storages: Mapping[Site, FewBits]) -> Result:
+    """Round these single-role sites of the model as it is now, each in its own way; its head and its table of words."""
+    careful = replace(settings.careful, storages=storages)
+    found = careful.of(task) if settings.rounding == "gptq" else Rounded({}, {})
+    edits: list[Edit] = in_threads(lambda site: _edit(task, site, storages[site], settings, found), list(storages))
     edits += tables(task.decoder, settings)
     decoder = apply_edits(edits, task.decoder, found.arrays)
-    return Result(decoder, tuple(edits), kept=1.0, arrays=found.arrays, predicted={"quantize.bits": settings.bits})
+    return Result(decoder, tuple(edits), kept=1.0, arrays=found.arrays)
 
 
-def _edit(task: Task, site: Site, settings: Settings, found: Rounded) -> QuantizeWeight:
+def outside_bytes(decoder: Decoder, settings: Settings, width: int) -> int:
+    """Bytes of all that is not in the blocks, head and table of words stored as asked, a float taking `width`."""
+    floats, few = decoder.other_parameters, 0
+    for edit in tables(decoder, settings):
+        assert isinstance(edit, QuantizeHead | QuantizeEmbedding)
+        few += stored_bytes(edit.storage, edit.shape, width)
+        if isinstance(edit, QuantizeEmbedding) or not decoder.tied:
+            floats -= edit.shape[0] * edit.shape[1]
+    return width * floats + few
+
+
+def _edit(task: Task, site: Site, storage: FewBits, settings: Settings, found: Rounded) -> QuantizeWeight:
     block = task.decoder.block(site.block)
     n_in, n_out = block.weight(site.role).shape
     return QuantizeWeight(
-        site, (n_in, n_out), settings.storage, replaced_digests(task.source.blocks, block, site.roles),
+        site, (n_in, n_out), storage, replaced_digests(task.source.blocks, block, site.roles),
         settings.rounding, found.held.get(site, ()))
 
 

@@ -78,6 +78,14 @@ class Meter:
                 held.append(slope)
         return tuple(map(torch.cat, found))
 
+    def on(self, decoder: Decoder) -> Meter:
+        """The same windows, and the same original, for a model with another head or table of words."""
+        return Meter(decoder, self.ids, decoder.embed(self.ids), self.wanted)
+
+    def whole(self) -> float:
+        """Mean KL in nats of this decoder as it is."""
+        return self.loss(self.start, self.decoder.blocks)
+
     def nats(self, blocks: Sequence[Block]) -> float:
         """Mean next-token cross entropy of the model with these blocks: the log of its perplexity."""
         total = 0.0

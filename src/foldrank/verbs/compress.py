@@ -91,7 +91,7 @@ def compress(
     check_starts(provider, provider_options)
     if dense is not None and dense.exists():
         _check_dense(Bundle.open(dense), checkpoint)
-        refuse_replacing(Bundle.open(dense), [request.method for request in requests])
+        refuse_replacing(Bundle.open(dense), requests)
     running: dict[str, Any] = {"provider": provider, "provider_options": provider_options, "seed": seed}
     with unfinished(output) as stages:
         way = Way(stages, model, checkpoint, texts, trust=trust, running=running, progress=progress)

@@ -18,7 +18,7 @@ from foldrank.graph.view.dequantized import HEAD, Rounded, matrices, rounded_lin
 from foldrank.graph.view.skip_norms import read_apart
 from foldrank.model.checkpoint import Checkpoint
 from foldrank.planfile.plan import Plan
-from foldrank.plans.method import Method
+from foldrank.plans.request import Request
 from foldrank.reports.validate import FewBitsKept
 from foldrank.runtime.proof.compare import Comparison
 from foldrank.sites import Site
@@ -72,9 +72,9 @@ class GivenBits:
                            passed=not differ)
 
 
-def refuse_replacing(bundle: Bundle, methods: Iterable[Method]) -> None:
+def refuse_replacing(bundle: Bundle, requests: Iterable[Request]) -> None:
     """Raise PassRefused, before anything is planned, where a method would replace weights that came in few bits."""
-    replacing = [method.name for method in methods if method.last >= Phase.WIDTHS]
+    replacing = [request.method.name for request in requests if request.last >= Phase.WIDTHS]
     if replacing and (linears := rounded_linears(load_model(bundle.model))):
         where, count = linears[0].sites[0], sum(len(linear.sites) for linear in linears)
         what = f"{where}: its graph came with {count} weights in few bits, which {replacing[0]} cannot replace"

@@ -14,6 +14,7 @@ from foldrank.edits.base import BRANCHES, WeightEdit
 from foldrank.edits.drop_branch import DropBranch
 from foldrank.edits.fold_blocks import FoldBlocks
 from foldrank.edits.low_rank import LowRank
+from foldrank.edits.quantize_weight import QuantizeWeight
 from foldrank.edits.replace_weight import ReplaceWeight
 from foldrank.edits.slice_mlp import SliceMlp
 from foldrank.errors import PlanFormatError
@@ -24,8 +25,10 @@ from foldrank.plans.request import parse
 from foldrank.plans.solver.block_refit import refit
 from foldrank.plans.solver.costs import CostTable, Timing
 from foldrank.plans.solver.layout import GROUPS, Layout, dense_layout
+from foldrank.plans.solver.meter import Meter
 from foldrank.plans.solver.original import shapes_of
 from foldrank.plans.solver.search import Effort, Search
+from foldrank.sites import Site
 
 MakeModel = Callable[..., Any]
 
@@ -304,3 +307,39 @@ def test_sites_are_what_was_asked_and_the_result_is_the_plans(
         blocks[edit.site.block] = block.with_weights(dict(zip(edit.site.roles, parts, strict=True)))
     whole = decoder.with_blocks([*blocks.values()])
     torch.testing.assert_close(whole.forward(ids), result.decoder.forward(ids), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2"])
+def test_few_bits_are_one_more_choice_within_bytes(
+    make_model: MakeModel, ids: np.ndarray, architecture: str
+) -> None:
+    decoder = Decoder.of(make_model(4, architecture=architecture))
+    storing = {"few_bits": True, "block_size": 16, "head_bits": "none", "embedding_bits": "none"}
+    floats = 4 * (decoder.other_parameters + sum(block.parameters for block in decoder.blocks))
+    found = {}
+    for share in (0.5, 0.3):
+        result = solved(decoder, ids, bytes=round(share * floats), effort="normal", **storing)
+        stored = {edit.site: edit for edit in result.edits if isinstance(edit, QuantizeWeight)}
+        assert stored
+        assert all(edit.rounding == "gptq" for edit in stored.values())
+        replaced = {part for edit in result.edits if isinstance(edit, ReplaceWeight) for part in edit.site.parts}
+        assert not replaced & stored.keys(), "told once"
+        left = [(block.number, role, block.weight(role).shape) for block in result.decoder.blocks
+                for role in block.roles]
+        pairs = {(part.block, part.role): edit for edit in result.edits if isinstance(edit, LowRank)
+                 for part in edit.site.parts}
+        size = 4 * decoder.other_parameters + 4 * sum(
+            block.parameters - block.site_parameters for block in result.decoder.blocks)
+        for number, role, (n_in, n_out) in left:
+            edit, pair = stored.get(Site(number, (role,))), pairs.get((number, role))
+            shapes = [(n_in, n_out)] if pair is None else [(n_in, pair.rank), (pair.rank, n_out)]
+            for rows, columns in shapes:
+                blocks = -(-rows // 16)
+                size += 4 * rows * columns if edit is None else columns * blocks * (2 * edit.storage.bits + 4)
+        assert size <= share * floats
+        assert Meter.of(decoder, split(ids)[0]).on(result.decoder).whole() == pytest.approx(
+            result.predicted["auto.stored_nats"], rel=1e-3)
+        found[share] = result.predicted["auto.stored_nats"]
+    assert found[0.5] < found[0.3]
+    with pytest.raises(ValueError, match="keep counts weights"):
+        solved(decoder, ids, keep=0.5, few_bits=True)
