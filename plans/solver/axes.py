@@ -13,7 +13,7 @@ from foldrank.edits.base import LAST
 from foldrank.plans.solver.journal import Factors
 from foldrank.plans.solver.layout import Layout, Span, attentions, branch_of
 from foldrank.plans.solver.moves import Terms, Unit
-from foldrank.plans.solver.options import joint, ranks, widths
+from foldrank.plans.solver.options import joint, ranks, stored_alike, widths
 from foldrank.plans.solver.program import Option, choose
 
 Axis = Literal["fold", "drop", "width", "rank", "bits"]
@@ -60,7 +60,8 @@ def best(terms: Terms, dense: Layout, factors: Factors, limit: float) -> float |
     added = {key: move.predicted * factors.get(key, 1.0) for key, move in wholes.items()}
     options: Sequence[Option] = [*ranks(terms, dense, factors), *widths(terms, dense, factors),
                                  *joint(terms, dense, wholes, added)]
-    chosen = choose(options, limit - len(dense) * terms.costs.block(), attentions(dense) - 1)
+    chosen = choose(options, limit - len(dense) * terms.costs.block(), attentions(dense) - 1,
+                    stored_alike(dense, terms))
     return None if chosen is None else sum(option.nats for option in chosen)
 
 

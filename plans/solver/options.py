@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from foldrank.edits.low_rank import rank_limit
 from foldrank.plans.solver.fisher import Curve
 from foldrank.plans.solver.journal import Factors
-from foldrank.plans.solver.layout import Layout, Roles, Span, branch_of, merged
+from foldrank.plans.solver.layout import GROUPS, Layout, Roles, Span, branch_of, merged
 from foldrank.plans.solver.moves import FOLDS, Move, Terms, Unit
 from foldrank.plans.solver.program import Cell, Option
 
@@ -72,6 +72,14 @@ def joint(terms: Terms, layout: Layout, moves: Mapping[Key, Move], added: Mappin
             sizes = zip(move.unit, found, strict=True)
             cost = sum(terms.costs.site(terms.shapes[roles], rank) for roles, rank in sizes)
             yield Option(tuple((move.position, roles) for roles in move.unit), cost, nats, found)
+
+
+def stored_alike(layout: Layout, terms: Terms) -> list[list[Cell]]:
+    """Sites of a block that read one input, where there may be few bits."""
+    if not terms.rounding:
+        return []
+    return [[(position, roles) for roles in span.shapes(terms.shapes) if roles[0] in group]
+            for position, span in enumerate(layout) for group in GROUPS]
 
 
 def moves_of(

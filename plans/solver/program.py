@@ -7,8 +7,9 @@ the summed cost at most `limit`. Knows no tensors and no graphs; that losses add
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
@@ -17,10 +18,13 @@ from scipy.sparse import csr_array
 from foldrank.edits.base import Branch
 from foldrank.plans.solver.layout import Roles
 
-GAP = 1e-4
+GAP = 5e-4
 """Relative gap to the best bound at which the solver stops."""
 
-NODES = 20_000
+SCALE = 1000.0
+"""What the budget is scaled to, so that a site's cost is far above the solver's tolerance."""
+
+NODES = 5_000
 """Most nodes of its tree: a bound that gives the same answer on every machine, as a time limit does not."""
 
 Cell = tuple[int, Roles]
@@ -44,11 +48,13 @@ class Option:
     bits: int | None = None
 
 
-def choose(options: Sequence[Option], limit: float, spare: int = 0) -> tuple[Option, ...] | None:
+def choose(
+    options: Sequence[Option], limit: float, spare: int = 0, alike: Sequence[Sequence[Cell]] = ()
+) -> tuple[Option, ...] | None:
     """The options with the least summed loss that cover every cell once within the limit; None where none do.
 
     `spare`: blocks that may lose their attention, folds that do away with one counted. A block loses one branch at
-    most.
+    most. `alike`: cells that are stored in the same bits, since an exporter may hold them as one weight.
     """
     cells = {cell: row for row, cell in enumerate(sorted({cell for option in options for cell in option.cells}))}
     cover = [(cells[cell], column) for column, option in enumerate(options) for cell in option.cells]
@@ -56,8 +62,13 @@ def choose(options: Sequence[Option], limit: float, spare: int = 0) -> tuple[Opt
     dropped = [(option.cells[0][0], column) for column, option in enumerate(options) if option.dropped is not None]
     constraints = [
         LinearConstraint(_incidence(cover, len(options)), 1, 1),
-        LinearConstraint(np.array([[option.cost for option in options]]) / limit, -np.inf, 1),
+        LinearConstraint(np.array([[option.cost for option in options]]) * (SCALE / limit), -np.inf, SCALE),
     ]
+    if bound := [*_alike(options, alike)]:
+        rows = [(row, column, sign) for row, entries in enumerate(bound) for column, sign in entries]
+        row, column, sign = np.array(rows).T
+        matrix = csr_array((sign.astype(float), (row, column)), shape=(len(bound), len(options)))
+        constraints.append(LinearConstraint(matrix, 0, 0))
     if joined:
         constraints.append(LinearConstraint(_incidence(joined, len(options)), -np.inf, 1))
     if dropped:
@@ -71,6 +82,22 @@ def choose(options: Sequence[Option], limit: float, spare: int = 0) -> tuple[Opt
     if found.x is None:
         return None
     return tuple(option for option, chosen in zip(options, found.x, strict=True) if chosen > 0.5)
+
+
+def _alike(options: Sequence[Option], alike: Sequence[Sequence[Cell]]) -> Iterator[list[tuple[int, int]]]:
+    """Columns with their signs, whose sums are to be 0: what stores one cell in some bits stores its neighbour so."""
+    covering: dict[Cell, list[int]] = {}
+    for column, option in enumerate(options):
+        for cell in option.cells:
+            covering.setdefault(cell, []).append(column)
+    known = sorted({option.bits for option in options if option.bits is not None})
+    for one, other in (pair for cells in alike for pair in pairwise(cells)):
+        for bits in known:
+            signs = [(one, 1), (other, -1)]
+            entries = [(column, sign) for cell, sign in signs for column in covering.get(cell, ())
+                       if options[column].bits == bits]
+            if entries:
+                yield entries
 
 
 def _incidence(entries: Sequence[tuple[int, int]], columns: int) -> csr_array:

@@ -20,7 +20,7 @@ from foldrank.plans.solver.above import Above
 from foldrank.plans.solver.journal import Step
 from foldrank.plans.solver.layout import attentions
 from foldrank.plans.solver.moves import Move, whole
-from foldrank.plans.solver.options import Key, joint, laid_out, moves_of, ranks, widths
+from foldrank.plans.solver.options import Key, joint, laid_out, moves_of, ranks, stored_alike, widths
 from foldrank.plans.solver.program import choose
 from foldrank.plans.solver.search import LEAST, Search, State
 from foldrank.progress import track
@@ -68,7 +68,7 @@ class Stages:
         for _ in range(ROUNDS):
             options = [*ranks(terms, layout, search.factors), *widths(terms, layout, search.factors),
                        *joint(terms, layout, wholes, found.added)]
-            chosen = choose(options, limit - fixed, attentions(layout) - 1)
+            chosen = choose(options, limit - fixed, attentions(layout) - 1, stored_alike(layout, terms))
             if chosen is None:
                 return None
             if not found.look([*moves_of(terms, layout, wholes, chosen)]):

@@ -49,7 +49,21 @@ def main(arguments: list[str] | None = None) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     interrupts.listen()
+    keep_stdout()
     sys.exit(_run(sys.argv[1:] if arguments is None else arguments))
+
+
+def keep_stdout() -> None:
+    """Standard output is ours alone: what a library's C code prints there, as a solver may, goes to standard error."""
+    if sys.stdout is not sys.__stdout__ or sys.stdout is None:
+        return  # somebody else's already, or none
+    try:
+        sys.stdout.flush()
+        own = os.dup(1)
+        os.dup2(2, 1)
+    except OSError:
+        return  # one of them is closed
+    sys.stdout = os.fdopen(own, "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)
 
 
 def _run(arguments: list[str]) -> int:

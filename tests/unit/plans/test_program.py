@@ -158,3 +158,19 @@ def test_a_block_that_does_nothing_is_what_the_program_takes(
 
 def _numbers(terms: Terms) -> int:
     return sum(inner * outer for inner, outer in terms.shapes.values())
+
+
+def test_sites_that_are_one_weight_somewhere_are_stored_in_the_same_bits() -> None:
+    q, k, o = (0, ("q",)), (0, ("k",)), (0, ("o",))
+    costs, nats = {4: 1.0, 8: 2.0}, {q: {4: 0.5, 8: 0.0}, k: {4: 0.1, 8: 0.0}, o: {4: 0.05, 8: 0.0}}
+    options = [Option((cell,), cost, nats[cell][bits], bits=bits) for cell in (q, k, o) for bits, cost in costs.items()]
+    free, bound = choose(options, 5.0), choose(options, 5.0, alike=[[q, k]])
+    assert free is not None
+    assert bound is not None
+    assert {option.cells[0]: option.bits for option in free} == {q: 8, k: 8, o: 4}
+    assert {option.cells[0]: option.bits for option in bound} == {q: 8, k: 8, o: 4}
+    free, bound = choose(options, 4.0), choose(options, 4.0, alike=[[q, k]])
+    assert free is not None
+    assert bound is not None
+    assert {option.cells[0]: option.bits for option in free} == {q: 8, k: 4, o: 4}
+    assert {option.cells[0]: option.bits for option in bound} == {q: 4, k: 4, o: 8}
