@@ -74,13 +74,15 @@ class Settings:
     def careful(self) -> Rounding:
         """How they are rounded, where not to nearest."""
         care = Care(self.search, self.sweeps, self.fit)
-        return Rounding(self.storage, care, self.toward, self.inputs == "sequential")
+        return Rounding(care, self.toward, self.inputs == "sequential")
 
 
 def run(task: Task, settings: Settings) -> Result:
     """Round every weight and every factor of the model as it is now, its head and its table of words."""
-    found = settings.careful.of(task) if settings.rounding == "gptq" else Rounded({}, {})
     sites = [Site(block.number, (role,)) for block in task.decoder.blocks for role in block.roles]
+    found = Rounded({}, {})
+    if settings.rounding == "gptq":
+        found = settings.careful.of(task, dict.fromkeys(sites, settings.storage))
     edits: list[Edit] = in_threads(lambda site: _edit(task, site, settings, found), sites)
     edits += tables(task.decoder, settings)
     decoder = apply_edits(edits, task.decoder, found.arrays)
