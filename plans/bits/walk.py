@@ -37,20 +37,18 @@ class Rounded:
 
 @dataclass(frozen=True)
 class Rounding:
-    """How weights are rounded. `sequential`: on inputs of the model as rounded so far, or else as it was. `storages`:
-    of single-role sites, where not all are stored alike; those left out stay floats, and all have zero points or none.
-    """
+    """How weights are rounded. `sequential`: on inputs of the model as rounded so far, or else as it was."""
 
-    storage: FewBits
     care: Care = field(default_factory=Care)
     toward: float = 0.0
     sequential: bool = True
-    storages: Mapping[Site, FewBits] | None = None
 
-    def of(self, task: Task) -> Rounded:
-        """All weights and pairs of the task's model that are to be stored in few bits."""
-        decoder, names = task.decoder, _Names(task.decoder.blocks, self.storage)
-        bases = task.shelf.under(f"bases {self}")
+    def of(self, task: Task, storages: Mapping[Site, FewBits]) -> Rounded:
+        """Weights and pairs of the task's model at single-role sites, each as it is to be stored; roles of a pair
+        alike. Sites that are not named stay floats."""
+        decoder, names = task.decoder, _Names(task.decoder.blocks, storages)
+        stage = f"{self} {sorted((str(site), str(few.in_full())) for site, few in storages.items())}"
+        bases = task.shelf.under(f"bases {stage}")
 
         def step(block: Block, states: States) -> tuple[Finding, States]:
             hidden, original = states["hidden"], states.get("original")
@@ -60,7 +58,7 @@ class Rounding:
                 given = stages.inputs(current if self.sequential else block, role)
                 gram, drift = sums(given, None if aims is None else aims[role])
                 roles = tuple(other for other in block.roles if input_of(block, other) == role)
-                for part in self._group(block, roles, gram, drift, bases):
+                for part in self._group(block, roles, storages, (gram, drift), bases):
                     found |= names.tensors(block, part)
                     current = part.put(current)
             outputs = {} if after is None else {"original": after}
@@ -71,41 +69,38 @@ class Rounding:
             return {"hidden": hidden, **({"original": hidden} if self.toward else {})}
 
         with torch.no_grad():
-            findings = walk(decoder.blocks, task.shelf.under(f"bits {self}"), start, step, stage="rounding",
+            findings = walk(decoder.blocks, task.shelf.under(f"bits {stage}"), start, step, stage="rounding",
                             device=decoder.device, progress=task.progress)
         arrays = {name: tensor.cpu().numpy() for found in findings.values() for name, tensor in found.tensors.items()}
         return Rounded(arrays, names.held)
 
     def _group(
-        self, block: Block, roles: Roles, gram: Tensor, drift: Tensor | None, bases: Shelf
+        self, block: Block, roles: Roles, storages: Mapping[Site, FewBits], seen: tuple[Tensor, Tensor | None],
+        bases: Shelf,
     ) -> Iterator[_Part]:
-        """The weights, side by side, and the pairs that read one input."""
+        """The weights that are stored alike, side by side, and the pairs, that read one input."""
+        gram, drift = seen
+        stored = {role: few for role in roles if (few := storages.get(Site(block.number, (role,)))) is not None}
+
         def aimed(weight: Tensor) -> Tensor:
             return weight if drift is None else weight + self.toward * solved(gram, drift @ weight.double()).float()
 
         pairs = {held: pair for held, pair in block.pairs.items() if set(held) <= set(roles)}
-        alike: dict[FewBits, list[str]] = {}
-        for role in roles:
-            storage = self._storage(block, role)
-            if storage is not None and not any(role in held for held in pairs):
-                alike.setdefault(storage, []).append(role)
-        for storage, alone in alike.items():
-            whole = torch.cat([block.weight(role) for role in alone], dim=1)
-            yield _Part(tuple(alone), (self.care.rounded(aimed(whole), gram, storage),))
+        single = {role: few for role, few in stored.items() if not any(role in held for held in pairs)}
+        for few in dict.fromkeys(single.values()):
+            alike = tuple(role for role, storage in single.items() if storage == few)
+            whole = torch.cat([block.weight(role) for role in alike], dim=1)
+            yield _Part(alike, (self.care.rounded(aimed(whole), gram, few),))
         for held, pair in pairs.items():
-            storage = self._storage(block, held[0])
-            if storage is None:
+            if held[0] not in stored:
                 continue
+            storage = stored[held[0]]
             known = bases.get(pair.shared) if pair.shared else None
             given = None if known is None else _read(known, storage, len(pair.a))
             a, b = self.care.rounded_pair(pair.a, pair.b, gram, storage, given=given)
             if pair.shared and known is None:
                 bases.put(pair.shared, Finding(_named("a", packed(a))))
             yield _Part(held, (a, b), pair)
-
-
-    def _storage(self, block: Block, role: str) -> FewBits | None:
-        return self.storage if self.storages is None else self.storages.get(Site(block.number, (role,)))
 
 
 @dataclass(frozen=True)
@@ -129,20 +124,9 @@ class _Part:
 class _Names:
     """What numbers are called in the plan."""
 
-    def __init__(self, blocks: tuple[Block, ...], storage: FewBits) -> None:
-        self._storage = storage
-        self.held = {Site(block.number, (role,)): self._of(block, role) for block in blocks for role in block.roles}
-
-    def _of(self, block: Block, role: str) -> tuple[Numbers, ...]:
-        site = Site(block.number, (role,))
-        for roles, pair in block.pairs.items():
-            if role in roles:
-                return self._numbers(pair.shared or f"{Site(block.number, roles)}.A"), self._numbers(f"{site}.B")
-        return (self._numbers(str(site)),)
-
-    def _numbers(self, name: str) -> Numbers:
-        zeros = None if self._storage.symmetric else f"{name}.zeros"
-        return Numbers(f"{name}.numbers", f"{name}.scales", zeros)
+    def __init__(self, blocks: tuple[Block, ...], storages: Mapping[Site, FewBits]) -> None:
+        self.held = {site: tuple(_numbers(name, storages[site].symmetric) for name in _matrices(block, site))
+                     for block in blocks for role in block.roles if (site := Site(block.number, (role,))) in storages}
 
     def tensors(self, block: Block, part: _Part) -> dict[str, Tensor]:
         """What is rounded, as MatMulNBits reads it, by name."""
@@ -157,6 +141,18 @@ class _Names:
             found |= _named(named[-1].numbers.removesuffix(".numbers"), packed(columns))
             start = stop
         return found
+
+
+def _matrices(block: Block, site: Site) -> tuple[str, ...]:
+    """What the weight is called, or the pair's A and B."""
+    for roles, pair in block.pairs.items():
+        if site.role in roles:
+            return pair.shared or f"{Site(block.number, roles)}.A", f"{site}.B"
+    return (str(site),)
+
+
+def _numbers(name: str, symmetric: bool) -> Numbers:
+    return Numbers(f"{name}.numbers", f"{name}.scales", None if symmetric else f"{name}.zeros")
 
 
 def _named(name: str, held: Packed) -> dict[str, Tensor]:

@@ -76,7 +76,7 @@ class Settings:
     def careful(self) -> Rounding:
         """How they are rounded, where not to nearest."""
         care = Care(self.search, self.sweeps, self.fit)
-        return Rounding(self.storage, care, self.toward, self.inputs == "sequential")
+        return Rounding(care, self.toward, self.inputs == "sequential")
 
 
 def run(task: Task, settings: Settings) -> Result:
@@ -88,8 +88,7 @@ def run(task: Task, settings: Settings) -> Result:
 
 def stored(task: Task, settings: Settings, storages: Mapping[Site, FewBits]) -> Result:
     """Round these single-role sites of the model as it is now, each in its own way; its head and its table of words."""
-    careful = replace(settings.careful, storages=storages)
-    found = careful.of(task) if settings.rounding == "gptq" else Rounded({}, {})
+    found = settings.careful.of(task, storages) if settings.rounding == "gptq" else Rounded({}, {})
     edits: list[Edit] = in_threads(lambda site: _edit(task, site, storages[site], settings, found), list(storages))
     edits += tables(task.decoder, settings)
     decoder = apply_edits(edits, task.decoder, found.arrays)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from foldrank.planfile.document import Keep, Step
 from foldrank.planfile.plan import Plan
+from foldrank.plans.bits.again import rounded_again
 from foldrank.plans.models.block import Block
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.models.words import Words
@@ -75,7 +76,7 @@ def recover(
     teacher, random = teacher or Teacher(source), np.random.default_rng(seed)
     best, curve = _train(stored, adapted, ids_NT[:-held], teacher, meter, training, random, progress)
     changed = adapted.changed if min(curve, key=lambda point: point[1])[0] else frozenset()
-    made = stored.written(best, changed)
+    made = rounded_again(source, stored.written(best, changed), ids_NT[:-held], seed=seed, progress=progress)
     return Recovered(_described(made, training, curve, ids_NT.size, seed, text), curve)
 
 

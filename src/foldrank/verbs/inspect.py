@@ -76,8 +76,15 @@ def _graph(path: Path) -> dict[str, Any]:
         "block_numbers": list(anatomy.numbers), "sites": _sites(anatomy),
         "kv": _kv(anatomy), "axes": _axes(model), "parameters": decoder.parameters,
         "bytes": sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None),
-        "tied": anatomy.tied, "opset": model.graph.opset_imports.get(""), "ir_version": model.ir_version,
+        "tied": anatomy.tied, "tables": _tables(anatomy),
+        "opset": model.graph.opset_imports.get(""), "ir_version": model.ir_version,
     }
+
+
+def _tables(anatomy: Anatomy) -> dict[str, str | None]:
+    """In which few bits head and table of words are stored; null where as floats."""
+    held = {"head": anatomy.head.few_bits if anatomy.head else None, "embedding": anatomy.embedding}
+    return {name: None if few is None else str(few) for name, few in held.items()}
 
 
 def _axes(model: ir.Model) -> dict[str, list[int | str | None]]:
