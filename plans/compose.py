@@ -6,7 +6,7 @@ Knows methods by their interface only (`plans/method.py`).
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -70,17 +70,18 @@ class Run:
 def make_plan(
     checkpoint: Checkpoint, methods: Sequence[str], *, calibration: Path | None = None,
     calibration_tokens: int | None = None, windows: Windows | None = None, seed: int = 0, device: str = "cpu",
-    progress: Progress = SILENT,
+    progress: Progress = SILENT, after: Callable[[Decoder, Plan, Shelf], Plan] | None = None,
 ) -> Plan:
-    """Plan a checkpoint. `windows`: the calibration, where it is cut already. Raises ValueError on wrong use,
-    SourceError on a text or checkpoint that cannot serve."""
+    """Plan a checkpoint. `windows`: the calibration, where it is cut already. `after`: what is done to the plan
+    then, on the same shelf. Raises ValueError on wrong use, SourceError on a text or checkpoint that cannot serve."""
     requests = parse_all(methods)
     windows = windows or calibration_windows(checkpoint, calibration, calibration_tokens, seed)
     decoder = load_decoder(checkpoint, device=device)
     windows = usable(decoder, windows)
     with open_shelf(*_inputs(checkpoint, windows, seed, device)) as shelf:
         runs = run_all(decoder, requests, windows.ids, seed, progress, shelf, opening=windows.opening)
-    return plan_of(checkpoint, decoder, windows, runs)
+        plan = plan_of(checkpoint, decoder, windows, runs)
+        return plan if after is None else after(decoder, plan, shelf)
 
 
 def plan_of(checkpoint: Checkpoint, decoder: Decoder, windows: Windows, runs: Sequence[Run]) -> Plan:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from foldrank.plans.training.teacher import Teacher
 
 Target = Literal["logits", "features", "both"]
 """What of the dense model is aimed at: its logits, the outputs of its blocks (PELA, arXiv 2310.10700), or the sum."""
+TARGETS: tuple[Target, ...] = get_args(Target)
 
 LOGITS = 1 << 23
 """Logits of one model that are held at once (tokens times vocabulary), at least one token's."""

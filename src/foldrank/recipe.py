@@ -27,6 +27,10 @@ class Recipe:
     recover_text: str | None = None
     recover_tokens: int | None = None
     recover_steps: int | None = None
+    recover_minutes: float | None = None
+    recover_target: str | None = None
+    recover_select: str | None = None
+    recover_lisa: int | None = None
     text: str | None = None
     bos: str | None = None
     seed: int | None = None

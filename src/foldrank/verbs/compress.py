@@ -29,6 +29,10 @@ def compress(
     recover_text: str | Path | None = None,
     recover_tokens: int | None = None,
     recover_steps: int | None = None,
+    recover_minutes: float | None = None,
+    recover_target: str | None = None,
+    recover_select: str | None = None,
+    recover_lisa: int | None = None,
     bos: str = "auto",
     text: str | Path | None = None,
     exporter: str = "auto",
@@ -80,7 +84,9 @@ def compress(
         methods = [aligned(method, _GPU_ALIGN) for method in methods]
     requests = parse_all(methods)
     validation.share(max_perplexity_increase)
-    asked = recovery(recover, recover_text or calibration, recover_tokens, recover_steps, bos=bos)
+    trained: dict[str, Any] = {"minutes": recover_minutes, "target": recover_target, "select": recover_select,
+                               "lisa": recover_lisa}
+    asked = recovery(recover, recover_text or calibration, recover_tokens, recover_steps, bos=bos, **trained)
     trust: dict[str, Any] = {"offline": offline, "trust_remote_code": trust_remote_code}
     checkpoint = Checkpoint.open(model, **trust)
     check_family(checkpoint)
@@ -99,7 +105,7 @@ def compress(
         way.planned(
             methods=methods, calibration=calibration, calibration_tokens=calibration_tokens, seed=seed, recover=recover,
             recover_text=recover_text, recover_tokens=recover_tokens, recover_steps=recover_steps, bos=bos,
-            device=device,
+            device=device, **{f"recover_{name}": value for name, value in trained.items()},
         )
         small = way.applied(baseline, seed=seed, bos=bos)
         found = way.validated(
