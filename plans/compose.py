@@ -27,6 +27,7 @@ from foldrank.model.opening import PLAIN, Opening
 from foldrank.planfile.document import Calibration, Keep, PlanDocument, Source, Step
 from foldrank.planfile.plan import Plan
 from foldrank.plans.depth.similarity import debiased_cka
+from foldrank.plans.likeness import read_like
 from foldrank.plans.method import Result, Task
 from foldrank.plans.models.decoder import Decoder, load_decoder
 from foldrank.plans.models.losses import position_losses
@@ -47,6 +48,9 @@ WINDOW = 512
 
 CALIBRATION_TOKENS = 24_576
 """Default calibration: 48 windows."""
+
+CHARACTERS = 8
+"""Of documents like a text read for each token asked for: more than most tokenizers need."""
 
 LEAST_TOKENS = 16
 """Fewer are no calibration."""
@@ -130,17 +134,23 @@ def parse_all(methods: Sequence[str]) -> tuple[Request, ...]:
 
 
 def calibration_windows(
-    checkpoint: Checkpoint, path: Path | None, tokens: int | None, seed: int, *, bos: str = "auto"
+    checkpoint: Checkpoint, path: Path | None, tokens: int | None, seed: int, *, bos: str = "auto",
+    like: Path | None = None,
 ) -> Windows:
-    """The calibration windows: at most `tokens` tokens, drawn over the whole text. Raises SourceError, ValueError."""
+    """The calibration windows: at most `tokens` tokens, drawn over the whole text, or over its documents that are most
+    `like` another one's. Raises SourceError, ValueError."""
     asked = CALIBRATION_TOKENS if tokens is None else tokens
     if asked < LEAST_TOKENS:
         raise ValueError(f"calibration tokens: {asked} are too few; give {LEAST_TOKENS} or more")
     context = context_length(checkpoint.config) or WINDOW
     window = min(WINDOW, context, asked)
     tokenizer = load_tokenizer(checkpoint.path)
+    if path is not None and like is not None:
+        text = read_like(path, like, CHARACTERS * asked, seed)
+    else:
+        text = read_text(path, "calibration")
     return cut_windows(
-        read_text(path, "calibration"), tokenizer, window=window, windows=asked // window, seed=seed, bos=bos,
+        text, tokenizer, window=window, windows=asked // window, seed=seed, bos=bos,
         rows=vocabulary(checkpoint.config), remedy=_remedy,
     )
 

@@ -13,6 +13,7 @@ from foldrank.edits.base import Phase
 from foldrank.errors import SourceError
 from foldrank.model.facts import context_length, vocabulary
 from foldrank.planfile.plan import Plan
+from foldrank.plans.likeness import read_like
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.shelf import Shelf
 from foldrank.plans.texts import Text, Windows, cut_windows, load_tokenizer, read_text
@@ -49,6 +50,8 @@ class Recovery:
     target: Target = "logits"
     select: Select = "random"
     lisa: int = 0
+    like: Path | None = None
+    """A text whose likes among the documents of `text` are taken."""
 
     def training(self, plan: Plan) -> Training:
         """The settings for a plan."""
@@ -86,7 +89,11 @@ def recovery_windows(checkpoint: Checkpoint, asked: Recovery, seed: int) -> Wind
     tokens = TOKENS if asked.tokens is None else asked.tokens
     context = context_length(checkpoint.config) or WINDOW
     window = min(WINDOW, context, max(2, tokens // 16))
-    text = _drawn(read_text(asked.text, "calibration"), CHARACTERS * tokens, seed)
+    characters = CHARACTERS * tokens
+    if asked.text is not None and asked.like is not None:
+        text = read_like(asked.text, asked.like, characters, seed)
+    else:
+        text = _drawn(read_text(asked.text, "calibration"), characters, seed)
     tokenizer, count = load_tokenizer(checkpoint.path), max(2, tokens // window)
     found = cut_windows(
         text, tokenizer, window=window, windows=count, seed=seed, bos=asked.bos, rows=vocabulary(checkpoint.config),

@@ -95,6 +95,8 @@ calibration: Callable[[F], F] = _stack(
                  help="Repeatable, applied in order, e.g. slm:keep=0.75."),
     click.option("--calibration", type=PATH, help="Text, JSON lines or CSV; default: the bundled text."),
     click.option("--calibration-tokens", type=click.IntRange(min=1)),
+    click.option("--calibration-from", type=PATH, metavar="CORPUS", help="Instead, documents of this text that are"),
+    click.option("--like", type=PATH, metavar="TEXT", help="like the documents of this one."),
     click.option("--recipe", type=PATH, help="YAML with these options; options given beside it win."),
     click.option("--save-recipe", type=PATH, help="Write the options of this run as YAML."),
 )

@@ -20,7 +20,8 @@ N = TypeVar("N", bound=str)
 
 def plan(
     model: str | Path, output: str | Path | None = None, *, methods: Sequence[str],
-    calibration: str | Path | None = None, calibration_tokens: int | None = None, seed: int = 0, device: str = "cpu",
+    calibration: str | Path | None = None, calibration_tokens: int | None = None,
+    calibration_from: str | Path | None = None, like: str | Path | None = None, seed: int = 0, device: str = "cpu",
     recover: str | None = None, recover_text: str | Path | None = None, recover_tokens: int | None = None,
     recover_steps: int | None = None, recover_minutes: float | None = None, recover_target: str | None = None,
     recover_select: str | None = None, recover_lisa: int | None = None, bos: str = "auto", force: bool = False,
@@ -28,27 +29,30 @@ def plan(
 ) -> Plan:
     """Compute a compression plan and, where `output` is given, write it there as a folder.
 
-    `methods` as on the command line (`"slm:keep=0.75"`), applied in order. `recover` ("factors", "sliced", "lora",
-    "middle", "diagonal" or "norms") trains the plan by distillation on `recover_text` (default: the calibration text);
-    `recover_minutes` alone does so too, with the kind that suits the plan. `bos`: whether each window of
-    text starts with the beginning-of-text token: "auto" as the tokenizer does, "always", "never". Raises ValueError on
-    wrong settings, SourceError on a checkpoint, text or output that cannot serve.
+    `methods` as on the command line (`"slm:keep=0.75"`), applied in order. `calibration_from` and
+    `like`: documents of the first that are like the second's, in the place of `calibration`. `recover` ("factors",
+    "sliced", "lora", "middle", "diagonal" or "norms") trains the plan by distillation on `recover_text` (default: the
+    calibration text); `recover_minutes` alone does so too, with the kind that suits the plan. `bos`: whether each
+    window of text starts with the beginning-of-text token: "auto" as the tokenizer does, "always", "never". Raises
+    ValueError on wrong settings, SourceError on a checkpoint, text or output that cannot serve.
     """
     from foldrank.disk.staging import check_output, staged_folder
     from foldrank.model.checkpoint import Checkpoint, check_finite
     from foldrank.plans.compose import make_plan, parse_all
     from foldrank.plans.models.families import check_family
     from foldrank.plans.models.names import prove_names
-    from foldrank.verbs.reading import planning
+    from foldrank.verbs.reading import chosen_text, planning
 
     parse_all(methods)
+    calibration = chosen_text(calibration, calibration_from, like)
     asked = recovery(recover, recover_text or calibration, recover_tokens, recover_steps, bos=bos,
-                     minutes=recover_minutes, target=recover_target, select=recover_select, lisa=recover_lisa)
+                     minutes=recover_minutes, target=recover_target, select=recover_select, lisa=recover_lisa,
+                     like=None if recover_text else like)
     if output is not None:
         check_output(output, force=force)
     checkpoint = Checkpoint.open(model, offline=offline, trust_remote_code=trust_remote_code)
     check_family(checkpoint)
-    windows, drawn = planning(checkpoint, calibration, calibration_tokens, asked, seed=seed, bos=bos)
+    windows, drawn = planning(checkpoint, calibration, calibration_tokens, asked, seed=seed, bos=bos, like=like)
     for note in prove_names(checkpoint, trust_remote_code=trust_remote_code).notes:
         logging.getLogger("foldrank").warning("%s: %s", checkpoint.name, note)
     check_finite(checkpoint, progress)
@@ -67,6 +71,7 @@ def plan(
 def recovery(
     kind: str | None, text: str | Path | None, tokens: int | None, steps: int | None, *, bos: str = "auto",
     minutes: float | None = None, target: str | None = None, select: str | None = None, lisa: int | None = None,
+    like: str | Path | None = None,
 ) -> Recovery | None:
     """What was asked for. Raises ValueError on a name there is not, too little of tokens, steps or minutes, or options
     of a recovery that was not asked for."""
@@ -89,7 +94,8 @@ def recovery(
     return Recovery(
         None if kind is None else _known(kind, RATES, "recover"), None if text is None else Path(text).expanduser(),
         tokens, steps, bos, minutes, _known(target or "logits", TARGETS, "recover target"),
-        _known(select or "random", SELECTS, "recover select"), lisa or 0)
+        _known(select or "random", SELECTS, "recover select"), lisa or 0,
+        None if like is None else Path(like).expanduser())
 
 
 def _known(given: str, names: Iterable[N], what: str) -> N:
