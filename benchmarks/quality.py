@@ -23,6 +23,7 @@ from foldrank.benchmarks.quality_judge import TOKENS, Judge, judge
 from foldrank.benchmarks.quality_recovered import Recoveries
 from foldrank.model.checkpoint import Checkpoint
 from foldrank.plans.compose import calibration_windows, parse_all, plan_of, run_all, usable
+from foldrank.plans.training.adapters import RATES
 
 
 def device_name(device: str) -> str:
@@ -62,7 +63,7 @@ def run_cell(
 @click.option("--seed", "seeds", multiple=True, type=int, default=SEEDS)
 @click.option("--text", type=click.Path(path_type=Path, exists=True), help="Held-out text; default: the installed one.")
 @click.option("--device", default="cpu", help="Where plans are made and judged: cpu or cuda.")
-@click.option("--recover", type=click.Choice(["factors", "lora", "norms"]), help="Cells after recovery, not before.")
+@click.option("--recover", type=click.Choice(list(RATES)), help="Cells after recovery, not before.")
 @click.option("--recover-text", type=click.Path(path_type=Path, exists=True), help="Default: the calibration text.")
 @click.option("--recover-tokens", type=int, default=262_144)
 @click.option("--recover-steps", type=int, default=300)

@@ -6,7 +6,7 @@ Knows methods by their interface only (`plans/method.py`).
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -27,6 +27,7 @@ from foldrank.model.opening import PLAIN, Opening
 from foldrank.planfile.document import Calibration, Keep, PlanDocument, Source, Step
 from foldrank.planfile.plan import Plan
 from foldrank.plans.depth.similarity import debiased_cka
+from foldrank.plans.likeness import read_like
 from foldrank.plans.method import Result, Task
 from foldrank.plans.models.decoder import Decoder, load_decoder
 from foldrank.plans.models.losses import position_losses
@@ -47,6 +48,9 @@ WINDOW = 512
 
 CALIBRATION_TOKENS = 24_576
 """Default calibration: 48 windows."""
+
+CHARACTERS = 8
+"""Of documents like a text read for each token asked for: more than most tokenizers need."""
 
 LEAST_TOKENS = 16
 """Fewer are no calibration."""
@@ -70,17 +74,18 @@ class Run:
 def make_plan(
     checkpoint: Checkpoint, methods: Sequence[str], *, calibration: Path | None = None,
     calibration_tokens: int | None = None, windows: Windows | None = None, seed: int = 0, device: str = "cpu",
-    progress: Progress = SILENT,
+    progress: Progress = SILENT, after: Callable[[Decoder, Plan, Shelf], Plan] | None = None,
 ) -> Plan:
-    """Plan a checkpoint. `windows`: the calibration, where it is cut already. Raises ValueError on wrong use,
-    SourceError on a text or checkpoint that cannot serve."""
+    """Plan a checkpoint. `windows`: the calibration, where it is cut already. `after`: what is done to the plan
+    then, on the same shelf. Raises ValueError on wrong use, SourceError on a text or checkpoint that cannot serve."""
     requests = parse_all(methods)
     windows = windows or calibration_windows(checkpoint, calibration, calibration_tokens, seed)
     decoder = load_decoder(checkpoint, device=device)
     windows = usable(decoder, windows)
     with open_shelf(*_inputs(checkpoint, windows, seed, device)) as shelf:
         runs = run_all(decoder, requests, windows.ids, seed, progress, shelf, opening=windows.opening)
-    return plan_of(checkpoint, decoder, windows, runs)
+        plan = plan_of(checkpoint, decoder, windows, runs)
+        return plan if after is None else after(decoder, plan, shelf)
 
 
 def plan_of(checkpoint: Checkpoint, decoder: Decoder, windows: Windows, runs: Sequence[Run]) -> Plan:
@@ -130,17 +135,23 @@ def parse_all(methods: Sequence[str]) -> tuple[Request, ...]:
 
 
 def calibration_windows(
-    checkpoint: Checkpoint, path: Path | None, tokens: int | None, seed: int, *, bos: str = "auto"
+    checkpoint: Checkpoint, path: Path | None, tokens: int | None, seed: int, *, bos: str = "auto",
+    like: Path | None = None,
 ) -> Windows:
-    """The calibration windows: at most `tokens` tokens, drawn over the whole text. Raises SourceError, ValueError."""
+    """The calibration windows: at most `tokens` tokens, drawn over the whole text, or over its documents that are most
+    `like` another one's. Raises SourceError, ValueError."""
     asked = CALIBRATION_TOKENS if tokens is None else tokens
     if asked < LEAST_TOKENS:
         raise ValueError(f"calibration tokens: {asked} are too few; give {LEAST_TOKENS} or more")
     context = context_length(checkpoint.config) or WINDOW
     window = min(WINDOW, context, asked)
     tokenizer = load_tokenizer(checkpoint.path)
+    if path is not None and like is not None:
+        text = read_like(path, like, CHARACTERS * asked, seed)
+    else:
+        text = read_text(path, "calibration")
     return cut_windows(
-        read_text(path, "calibration"), tokenizer, window=window, windows=asked // window, seed=seed, bos=bos,
+        text, tokenizer, window=window, windows=asked // window, seed=seed, bos=bos,
         rows=vocabulary(checkpoint.config), remedy=_remedy,
     )
 

@@ -82,7 +82,7 @@ class Block:
         tensors = dict(self.tensors)
         for path in dict.fromkeys(self.family.path(role) for role in weights):
             held = self.family.linears[path]
-            whole = torch.cat([weights.get(role, self.weight(role)) for role in held], dim=1)
+            whole = torch.cat([weights[role] if role in weights else self.weight(role) for role in held], dim=1)
             tensors[f"{path}.weight"] = whole if self._in_out(path) else whole.T
         left = {roles: pair for roles, pair in self.pairs.items() if not set(roles) & set(weights)}
         return replace(self, tensors=tensors, pairs=left)

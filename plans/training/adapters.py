@@ -1,11 +1,19 @@
-"""What recovery may change of a plan's stored matrices: the matrices themselves, low-rank updates, or norm gains.
+"""What recovery may change of a plan's stored arrays, as parameters that leave them as they are until they are trained.
 
-    factors   every matrix the plan stores (A and B of pairs, replaced weights) is trained as it is
+    factors   every matrix the plan stores at a site (A and B of pairs, replaced weights) is trained as it is
+    sliced    gate, up and down of every MLP that a plan narrows, whatever stands there: what the cut left, trained as
+              it is, which is how FLAP's and Minitron's narrower MLPs are repaired too (arXiv 2407.14679)
     lora      every stored or dense matrix M becomes M + 2 P Q, P Q of rank 8, and is merged back (arXiv 2106.09685)
-    norms     the gains of a block's norms: y = (x * s) W is the same as x (diag(s) W), so the trained gains are
-              written into the weights that read the norm, and a plan needs no edit of its own for them
+    middle    NLoRA's IntTune: of every pair A B an r x r matrix M between the two, A M B, alone; M is the identity at
+              the start and is folded into B (arXiv 2502.14482; here A B is the plan's own pair, not Nystroem's)
+    diagonal  KaSA: the same with a diagonal D, A D B, r numbers a pair, folded into the rows of B (arXiv 2412.06071;
+              without its regularisers, the plan's truncation stands for its own)
+    norms     PERP: the gains of a block's norms, y = (x * s) W, which is the same as x (diag(s) W), so the trained
+              gains are written into the weights that read the norm, and a plan needs no edit of its own for them; and
+              the biases that the plan adds (arXiv 2312.15230)
 
-Knows matrices by name. Knows nothing of losses or text.
+All fold back into the plan's arrays exactly, but for rounding in float32. Knows matrices by name. Knows nothing of
+losses or text.
 """
 
 from __future__ import annotations
@@ -18,76 +26,164 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from foldrank.plans.training.stored import Stored
+from foldrank.plans.training.stored import Matrix, Stored
+from foldrank.sites import Site
 
-Kind = Literal["factors", "lora", "norms"]
+Kind = Literal["factors", "sliced", "lora", "middle", "diagonal", "norms"]
 RANK, SCALE = 8, 2.0
 """Of LoRA: rank 8 and alpha 16, as SLM's released recovery has them."""
 
-RATES: dict[Kind, float] = {"factors": 1e-3, "lora": 2e-3, "norms": 1e-2}
+RATES: dict[Kind, float] = {
+    "factors": 1e-3, "sliced": 3e-4, "lora": 2e-3, "middle": 2e-3, "diagonal": 1e-2, "norms": 1e-2,
+}
 """Learning rate of AdamW at its peak."""
+
+DENSE: frozenset[Kind] = frozenset({"sliced", "lora", "norms"})
+"""Kinds that may train weights which the plan leaves as they are, too."""
 
 _NORMED = ("q", "k", "v"), ("gate", "up")
 """Roles that read what a block's first and second norm give."""
 
+_MLP = ("gate", "up", "down")
+
 
 @dataclass(frozen=True)
 class Adapter:
-    """`parameters` are trained; `apply` gives every stored matrix made of them; `changed` names those that change."""
+    """`parameters`: what is trained, by name. `matrix`: any stored array, made of them; `changed` names those that
+    change. `blocks`: the source numbers of the blocks that each parameter has to do with."""
 
-    parameters: tuple[Tensor, ...]
-    apply: Callable[[], dict[str, Tensor]]
+    parameters: Mapping[str, Tensor]
+    matrix: Matrix
     changed: frozenset[str]
+    blocks: Mapping[str, frozenset[int]]
+
+    def apply(self) -> dict[str, Tensor]:
+        """The arrays that change, as they are now."""
+        return {name: self.matrix(name) for name in sorted(self.changed)}
 
 
 def adapter(kind: Kind, stored: Stored, generator: torch.Generator) -> Adapter:
     """Parameters that leave the model as it is until they are trained. Raises ValueError where there are none."""
-    matrices = stored.matrices()
-    made = {"factors": _factors, "lora": _lora, "norms": _norms}[kind](stored, matrices, generator)
-    if not made.parameters:
-        raise ValueError(f"recover {kind}: the plan stores nothing that it could train; take lora or norms")
-    return made
-
-
-def _factors(_stored: Stored, matrices: Mapping[str, Tensor], _generator: torch.Generator) -> Adapter:
-    trained = {name: matrix.requires_grad_() for name, matrix in matrices.items()}
-    return Adapter(tuple(trained.values()), lambda: dict(trained), frozenset(trained))
-
-
-def _lora(_stored: Stored, matrices: Mapping[str, Tensor], generator: torch.Generator) -> Adapter:
-    updates = {name: _update(matrix, generator) for name, matrix in matrices.items()}
-
-    def apply() -> dict[str, Tensor]:
-        return {name: matrix + SCALE * updates[name][0] @ updates[name][1] for name, matrix in matrices.items()}
-
-    return Adapter(tuple(part for update in updates.values() for part in update), apply, frozenset(matrices))
-
-
-def _update(matrix: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """P random, Q zero: P Q is zero at the start."""
-    rank = min(RANK, *matrix.shape)
-    p = torch.randn(matrix.shape[0], rank, generator=generator).to(matrix.device) / matrix.shape[0] ** 0.5
-    return p.requires_grad_(), torch.zeros(rank, matrix.shape[1], device=matrix.device).requires_grad_()
-
-
-def _norms(stored: Stored, matrices: Mapping[str, Tensor], _generator: torch.Generator) -> Adapter:
-    gains: dict[tuple[int, int], Tensor] = {}
-    scaled: dict[str, tuple[int, int]] = {}
+    make: Mapping[Kind, Callable[[Stored, torch.Generator], _Parts]] = {
+        "factors": _factors, "sliced": _sliced, "lora": _lora, "middle": _middle, "diagonal": _diagonal,
+        "norms": _norms,
+    }
+    parts = make[kind](stored, generator)
+    if not parts:
+        raise ValueError(f"recover {kind}: {_MISSING[kind]}; take {_INSTEAD[kind]}")
+    users: dict[str, set[int]] = {}
     for site, names in stored.factors.items():
+        for name in names:
+            users.setdefault(name, set()).add(site.block)
+    users |= {name: {site.block} for site, (name, _) in stored.biases.items()}
+    parameters, blocks = {}, {}
+    for array, part in parts.items():
+        for name, parameter in part.trained.items():
+            parameters[name] = parameter.requires_grad_()
+            blocks[name] = blocks.get(name, frozenset()) | users[array]
+
+    def matrix(name: str) -> Tensor:
+        return parts[name].made() if name in parts else stored.matrix(name)
+
+    return Adapter(parameters, matrix, frozenset(parts), blocks)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Parameters by name, and the array that is made of them."""
+
+    trained: Mapping[str, Tensor]
+    made: Callable[[], Tensor]
+
+
+_Parts = dict[str, _Part]
+"""By the name of the array."""
+
+_NO_PAIRS = "the plan has no pairs"
+_MISSING: dict[Kind, str] = {
+    "factors": "the plan stores nothing that it could train", "sliced": "the plan narrows no MLP",
+    "lora": "no block is left", "middle": _NO_PAIRS, "diagonal": _NO_PAIRS, "norms": "no weight reads a norm alone",
+}
+_INSTEAD: dict[Kind, str] = {
+    "factors": "sliced, lora or norms", "sliced": "factors, lora or norms", "lora": "norms",
+    "middle": "factors, sliced, lora or norms", "diagonal": "factors, sliced, lora or norms", "norms": "lora",
+}
+
+
+def _factors(stored: Stored, _generator: torch.Generator) -> _Parts:
+    return {name: _itself(stored, name) for name in stored.names()}
+
+
+def _sliced(stored: Stored, _generator: torch.Generator) -> _Parts:
+    narrowed = [names for site, names in stored.factors.items() if set(site.roles) <= set(_MLP)
+                and _narrower(stored, site)]
+    return {name: _itself(stored, name) for names in narrowed for name in names}
+
+
+def _narrower(stored: Stored, site: Site) -> bool:
+    shapes = (decoder.block(site.block).shapes for decoder in (stored.folded, stored.source))
+    path = stored.source.family.path(site.roles[0])
+    return len({shape[f"{path}.weight"] for shape in shapes}) > 1
+
+
+def _itself(stored: Stored, name: str) -> _Part:
+    matrix = stored.matrix(name).clone()
+    return _Part({name: matrix}, lambda: matrix)
+
+
+def _lora(stored: Stored, generator: torch.Generator) -> _Parts:
+    def part(name: str) -> _Part:
+        shape, device = stored.matrix(name).shape, stored.source.device
+        p, q = _update(shape[0], shape[1], generator, device)
+        return _Part({f"{name}.P": p, f"{name}.Q": q}, lambda: stored.matrix(name) + SCALE * p @ q)
+
+    return {name: part(name) for name in stored.names()}
+
+
+def _update(rows: int, columns: int, generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor]:
+    """P random, Q zero: P Q is zero at the start."""
+    rank = min(RANK, rows, columns)
+    p = torch.randn(rows, rank, generator=generator).to(device) / rows**0.5
+    return p, torch.zeros(rank, columns, device=device)
+
+
+def _middle(stored: Stored, _generator: torch.Generator) -> _Parts:
+    def part(name: str) -> _Part:
+        b = stored.matrix(name)
+        between = torch.eye(len(b), device=b.device)
+        return _Part({f"{name}.middle": between}, lambda: between @ b)
+
+    return {name: part(name) for name in _seconds(stored)}
+
+
+def _diagonal(stored: Stored, _generator: torch.Generator) -> _Parts:
+    def part(name: str) -> _Part:
+        b = stored.matrix(name)
+        scales = torch.ones(len(b), device=b.device)
+        return _Part({f"{name}.diagonal": scales}, lambda: scales[:, None] * b)
+
+    return {name: part(name) for name in _seconds(stored)}
+
+
+def _seconds(stored: Stored) -> list[str]:
+    """B of every pair: no two sites share one, as they may an A."""
+    return [names[1] for names in stored.factors.values() if names[1:]]
+
+
+def _norms(stored: Stored, _generator: torch.Generator) -> _Parts:
+    gains: dict[tuple[int, int], Tensor] = {}
+    parts: _Parts = {}
+    uses = Counter(names[0] for names in stored.factors.values())
+    for site, (name, *_) in stored.factors.items():
         for norm, roles in enumerate(_NORMED):
             if set(site.roles) <= set(roles):
-                first = matrices[names[0]]
-                key = (site.block, norm)
-                gains.setdefault(key, torch.ones(first.shape[0], device=first.device).requires_grad_())
-                scaled[names[0]] = key
-    uses = Counter(names[0] for names in stored.factors.values())
-    if shared := sorted(name for name in scaled if uses[name] > 1):
-        raise ValueError(f"recover norms: {shared[0]} is shared by several blocks; take factors or lora")
+                if uses[name] > 1:
+                    raise ValueError(f"recover norms: {name} is shared by several blocks; take factors or lora")
+                rows = len(stored.matrix(name))
+                gain = gains.setdefault((site.block, norm), torch.ones(rows, device=stored.source.device))
+                parts[name] = _scaled(stored, name, f"block.{site.block:02d}.norm.{norm}", gain)
+    return parts | {name: _itself(stored, name) for name, _ in stored.biases.values()}
 
-    def apply() -> dict[str, Tensor]:
-        return {
-            name: gains[scaled[name]][:, None] * matrix if name in scaled else matrix
-            for name, matrix in matrices.items()
-        }
 
-    return Adapter(tuple(gains.values()), apply, frozenset(scaled))
+def _scaled(stored: Stored, name: str, called: str, gain: Tensor) -> _Part:
+    return _Part({called: gain}, lambda: gain[:, None] * stored.matrix(name))

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from foldrank.digests import sha256_array
+from foldrank.edits.base import Phase
 from foldrank.errors import SourceError
 from foldrank.model.facts import context_length, vocabulary
 from foldrank.planfile.plan import Plan
-from foldrank.plans.models.decoder import load_decoder
+from foldrank.plans.likeness import read_like
+from foldrank.plans.models.decoder import Decoder
+from foldrank.plans.shelf import Shelf
 from foldrank.plans.texts import Text, Windows, cut_windows, load_tokenizer, read_text
 from foldrank.plans.training.adapters import Kind
+from foldrank.plans.training.gradients import Target
 from foldrank.plans.training.recovery import WINDOW, Training, recover
+from foldrank.plans.training.sampling import Select
 from foldrank.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -32,27 +38,49 @@ CHARACTERS = 8
 
 @dataclass(frozen=True)
 class Recovery:
-    """What is asked for; None takes the default. `text` None: the calibration text."""
+    """What is asked for; None takes the default. `text` None: the calibration text; `kind` None: what suits the
+    plan."""
 
-    kind: Kind
+    kind: Kind | None
     text: Path | None = None
     tokens: int | None = None
     steps: int | None = None
     bos: str = "auto"
+    minutes: float | None = None
+    target: Target = "logits"
+    select: Select = "random"
+    lisa: int = 0
+    like: Path | None = None
+    """A text whose likes among the documents of `text` are taken."""
+
+    def training(self, plan: Plan) -> Training:
+        """The settings for a plan."""
+        options: dict[str, Any] = {"target": self.target, "select": self.select, "lisa": self.lisa}
+        kind = self.kind or suited(plan)
+        if self.minutes is not None:
+            return Training.within(self.minutes, kind, **options)
+        return Training(kind, **options) if self.steps is None else Training(kind, steps=self.steps, **options)
+
+
+def suited(plan: Plan) -> Kind:
+    """The kind that trains what the plan changed: its narrower MLPs, else its matrices, else everything a little."""
+    if any(edit.phase is Phase.WIDTHS for edit in plan.edits):
+        return "sliced"
+    return "factors" if plan.at_sites else "lora"
 
 
 def recovered(
-    checkpoint: Checkpoint, plan: Plan, asked: Recovery, *, windows: Windows | None = None, seed: int = 0,
-    device: str = "cpu", progress: Progress = SILENT,
+    decoder: Decoder, plan: Plan, shelf: Shelf, *, asked: Recovery, windows: Windows, seed: int = 0,
+    progress: Progress = SILENT,
 ) -> Plan:
-    """Train the plan on windows drawn from the text, or those given. Raises SourceError, ValueError; see `recover`."""
-    windows = windows or recovery_windows(checkpoint, asked, seed)
+    """Train the plan of this dense model on the windows; `shelf`: where what was reached lies, should it be cut short.
+    Raises ValueError; see `recover`."""
+    training = asked.training(plan)
+    stage = shelf.under(f"recover {training!r} {windows.ids.shape} {sha256_array(windows.ids)} {plan.document.text()}")
     opens = "" if windows.opening.bos is None else f" bos {windows.opening.bos}"
-    training = Training(asked.kind) if asked.steps is None else Training(asked.kind, steps=asked.steps)
-    decoder = load_decoder(checkpoint, device=device)
     return recover(
         decoder, plan, windows.ids, training, seed=seed,
-        text=f"{windows.text.name} {windows.text.sha256}{opens}", progress=progress,
+        text=f"{windows.text.name} {windows.text.sha256}{opens}", shelf=stage, progress=progress,
     ).plan
 
 
@@ -61,7 +89,11 @@ def recovery_windows(checkpoint: Checkpoint, asked: Recovery, seed: int) -> Wind
     tokens = TOKENS if asked.tokens is None else asked.tokens
     context = context_length(checkpoint.config) or WINDOW
     window = min(WINDOW, context, max(2, tokens // 16))
-    text = _drawn(read_text(asked.text, "calibration"), CHARACTERS * tokens, seed)
+    characters = CHARACTERS * tokens
+    if asked.text is not None and asked.like is not None:
+        text = read_like(asked.text, asked.like, characters, seed)
+    else:
+        text = _drawn(read_text(asked.text, "calibration"), characters, seed)
     tokenizer, count = load_tokenizer(checkpoint.path), max(2, tokens // window)
     found = cut_windows(
         text, tokenizer, window=window, windows=count, seed=seed, bos=asked.bos, rows=vocabulary(checkpoint.config),

@@ -1,45 +1,49 @@
 """Recovery: train what a plan stores, so that the compressed model writes as the dense one does.
 
-Distillation: mean KL(dense || compressed) of the logits over the tokens of a text, AdamW, cosine decay after a short
-warm-up. Every few steps the same KL is measured on windows of the text that are never trained on; the best state wins.
-Once it has not been beaten for a while, training goes on from it at a lower rate, and at last stops. The untrained plan
-is a candidate: recovery never makes the held-out KL worse.
+Distillation: mean KL(dense || compressed) of the logits over the tokens of a text (or its features, `gradients.py`),
+AdamW, cosine decay after a short warm-up. Every few steps the KL is measured on windows of the text that are never
+trained on; the best state wins. Once it has not been beaten for a while, training goes on from it at a lower rate, and
+at last stops. The untrained plan is a candidate: recovery never makes the held-out KL worse.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from foldrank.planfile.document import Keep, Step
 from foldrank.planfile.plan import Plan
 from foldrank.plans.bits.again import rounded_again
-from foldrank.plans.models.block import Block
 from foldrank.plans.models.decoder import Decoder
-from foldrank.plans.models.words import Words
-from foldrank.plans.solver.meter import Meter
-from foldrank.plans.training.adapters import RATES, Adapter, Kind, adapter
+from foldrank.plans.shelf import MemoryShelf, Shelf
+from foldrank.plans.training.adapters import DENSE, RATES, Kind, adapter
+from foldrank.plans.training.course import Course
+from foldrank.plans.training.gradients import Gradients, Target
+from foldrank.plans.training.sampling import Select, batches, clusters, epochs, weights_by_loss
 from foldrank.plans.training.stored import Stored
 from foldrank.plans.training.teacher import Teacher
-from foldrank.progress import SILENT, Progress, track
+from foldrank.progress import SILENT, Progress
 
 WINDOW = 256
 PATIENCE = 3
 """Measurements without a better one after which training goes on from the best state, slower; at last it stops."""
 
-SLOWER, LOWERED = 0.2, 2
-"""What the learning rate is multiplied by then, and how often: a plan that lost little is soon trained too fast."""
+MARGIN = 0.95
+"""Of the time there is, what steps are planned for."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """`steps` of `batch` windows; measured `measured` times on `held` windows; `rate` None takes the kind's own."""
+    """`steps` of `batch` windows; measured `measured` times on `held` windows; `rate` None takes the kind's own.
+
+    `minutes`: as many steps as fit, none begun later; `lisa`: blocks that train at a time, 0 for all.
+    """
 
     kind: Kind
     steps: int = 300
@@ -47,6 +51,15 @@ class Training:
     measured: int = 12
     held: int = 32
     rate: float | None = None
+    target: Target = "logits"
+    select: Select = "random"
+    lisa: int = 0
+    minutes: float | None = None
+
+    @classmethod
+    def within(cls, minutes: float, kind: Kind, **options: Any) -> Training:
+        """Small batches, measured seldom and on little: most of a short time goes into steps."""
+        return cls(kind, batch=2, measured=6, held=8, minutes=minutes, **options)
 
 
 @dataclass(frozen=True)
@@ -59,100 +72,101 @@ class Recovered:
 
 def recover(
     source: Decoder, plan: Plan, ids_NT: np.ndarray, training: Training, *, seed: int = 0, text: str = "",
-    teacher: Teacher | None = None, progress: Progress = SILENT,
+    teacher: Teacher | None = None, shelf: Shelf | None = None, progress: Progress = SILENT,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Recovered:
     """Train a plan on windows of token ids [N, T]; the last eighth, at most `held`, is held out. `teacher`: one that
-    knows some of them already.
+    knows some of them already. `shelf`: where what was reached lies, should it be cut short.
 
     Raises ValueError where there are fewer than two windows, or nothing to train.
     """
     if len(ids_NT) < 2:
         raise ValueError(f"recovery needs two windows or more, the text gives {len(ids_NT)}")
     held = max(1, min(training.held, len(ids_NT) // 8))
-    stored = Stored.of(source, plan, dense=training.kind != "factors")
-    torch_generator = torch.Generator().manual_seed(seed)
-    adapted = adapter(training.kind, stored, torch_generator)
-    meter = Meter.of(source, ids_NT[-held:])
-    teacher, random = teacher or Teacher(source), np.random.default_rng(seed)
-    best, curve = _train(stored, adapted, ids_NT[:-held], teacher, meter, training, random, progress)
+    stored = Stored.of(source, plan, dense=training.kind in DENSE)
+    adapted = adapter(training.kind, stored, torch.Generator().manual_seed(seed))
+    gradients = Gradients(stored, adapted, teacher or Teacher(source), training.target)
+    run = _Run(training, gradients, ids_NT[:-held], ids_NT[-held:], seed, shelf or MemoryShelf(), clock)
+    course = run.trained(progress)
+    curve = tuple(course.curve)
+    with torch.no_grad():
+        best = {name: matrix.detach().clone() for name, matrix in adapted.apply().items()}
     changed = adapted.changed if min(curve, key=lambda point: point[1])[0] else frozenset()
     made = rounded_again(source, stored.written(best, changed), ids_NT[:-held], seed=seed, progress=progress)
     return Recovered(_described(made, training, curve, ids_NT.size, seed, text), curve)
 
 
-def _train(
-    stored: Stored, adapted: Adapter, ids_NT: np.ndarray, teacher: Teacher, meter: Meter, training: Training,
-    random: np.random.Generator, progress: Progress,
-) -> tuple[dict[str, Tensor], tuple[tuple[int, float], ...]]:
-    rate, lowered = training.rate or RATES[training.kind], 0
-    optimizer, schedule = _optimizer(adapted, rate, training.steps)
-    kept = _taken(adapted)
-    curve = [(0, _held_out(stored, _matrices(adapted), meter))]
-    since = 0
-    every = max(1, training.steps // training.measured)
-    for step in track(range(1, training.steps + 1), "recovery", training.steps, progress):
-        rows = random.choice(len(ids_NT), size=min(training.batch, len(ids_NT)), replace=False)
-        optimizer.zero_grad()
-        ids = ids_NT[np.sort(rows)]
-        with torch.enable_grad():
-            _distillation(stored, stored.blocks(adapted.apply()), ids, teacher.words(ids)).backward()
-        torch.nn.utils.clip_grad_norm_(adapted.parameters, 1.0)
-        optimizer.step()
-        schedule.step()
-        if step % every == 0 or step == training.steps:
-            lowest = min(loss for _, loss in curve)
-            curve.append((step, _held_out(stored, _matrices(adapted), meter)))
-            since += 1
-            if curve[-1][1] < lowest:
-                kept, since = _taken(adapted), 0
-            elif since == PATIENCE:
-                if lowered == LOWERED:
-                    break
-                lowered, since = lowered + 1, 0
-                _put_back(adapted, kept)
-                optimizer, schedule = _optimizer(adapted, rate * SLOWER**lowered, training.steps - step)
-    _put_back(adapted, kept)
-    return _matrices(adapted), tuple(curve)
+@dataclass(frozen=True)
+class _Run:
+    """One recovery: windows it trains on, and windows `held` out."""
 
+    training: Training
+    gradients: Gradients
+    ids: np.ndarray
+    held: np.ndarray
+    seed: int
+    shelf: Shelf
+    clock: Callable[[], float]
 
-def _optimizer(adapted: Adapter, rate: float, steps: int) -> tuple[torch.optim.Optimizer, Any]:
-    """AdamW and its schedule for so many steps."""
-    optimizer = torch.optim.AdamW(adapted.parameters, lr=rate, weight_decay=0.0)
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share(step, max(1, steps)))
+    def trained(self, progress: Progress) -> Course:
+        """Train to the end; the best state is in the parameters then."""
+        start, training = self.clock(), self.training
+        course = Course(self.gradients.adapted, training.rate or RATES[training.kind], training.steps, self.seed,
+                        training.lisa)
+        drawn = self._drawn()
+        if not course.resume(self.shelf):
+            since = self.clock()
+            course.measured(self.gradients.loss(self.held), PATIENCE)
+            if training.minutes is not None:
+                course.steps = self._fitting(self.clock() - start, self.clock() - since)
+            course.put(self.shelf, self.clock() - start)
+        start -= course.seconds
+        every = max(1, course.steps // training.measured)
+        progress.start("recovery", course.steps)
+        progress.advance("recovery", course.step)
+        going = course.step < course.steps
+        for rows in islice(drawn, course.step, None):
+            if not going:
+                break
+            self.gradients.backward(self.ids[rows])
+            course.advance()
+            progress.advance("recovery")
+            late = training.minutes is not None and self.clock() - start > 60 * training.minutes
+            if course.step % every == 0 or course.step == course.steps or late:
+                if not course.measured(self.gradients.loss(self.held), PATIENCE) or late:
+                    course.steps = course.step
+                going = course.step < course.steps
+                course.put(self.shelf, self.clock() - start)
+        course.put_back()
+        progress.finish("recovery")
+        return course
 
+    def _fitting(self, spent: float, measuring: float) -> int:
+        """Steps for which there is time, by a second pass over a batch (the first finds everything cold); no parameter
+        changes."""
+        training, since = self.training, 0.0
+        for first in (0, training.batch):
+            since = self.clock()
+            rows = np.arange(first, first + training.batch) % len(self.ids)
+            self.gradients.backward(self.ids[rows])
+        each = max(self.clock() - since, 1e-9)
+        for parameter in self.gradients.adapted.parameters.values():
+            parameter.grad = None
+        left = MARGIN * 60 * (training.minutes or 0.0) - spent - 2 * each - training.measured * measuring
+        return max(1, int(left / each))
 
-def _taken(adapted: Adapter) -> list[Tensor]:
-    return [parameter.detach().clone() for parameter in adapted.parameters]
+    def _drawn(self) -> Iterator[np.ndarray]:
+        """Rows of each batch."""
+        windows, batch = len(self.ids), self.training.batch
+        if self.training.select == "rs2":
+            return epochs(windows, batch, self.seed)
+        return batches(windows, batch, self.seed, self._weights() if self.training.select == "paser" else None)
 
-
-def _put_back(adapted: Adapter, kept: list[Tensor]) -> None:
-    with torch.no_grad():
-        for parameter, value in zip(adapted.parameters, kept, strict=True):
-            parameter.copy_(value)
-
-
-def _share(step: int, steps: int) -> float:
-    """Of the peak learning rate: up over the first twentieth, then down a half cosine to nothing."""
-    warm = max(1, steps // 20)
-    return (step + 1) / warm if step < warm else 0.5 + 0.5 * math.cos(math.pi * (step - warm) / max(1, steps - warm))
-
-
-def _distillation(stored: Stored, blocks: tuple[Block, ...], ids_BT: np.ndarray, wanted: Words) -> Tensor:
-    """Mean KL(dense || compressed) in nats a token."""
-    source = stored.source
-    hidden = source.embed(ids_BT)
-    for block in blocks:
-        hidden = source.run(block, hidden)
-    return wanted.divergence(source.logits(hidden)).sum() / ids_BT.size
-
-
-def _held_out(stored: Stored, matrices: Mapping[str, Tensor], meter: Meter) -> float:
-    return meter.loss(meter.start, stored.blocks(matrices))
-
-
-def _matrices(adapted: Adapter) -> dict[str, Tensor]:
-    with torch.no_grad():
-        return {name: matrix.detach().clone() for name, matrix in adapted.apply().items()}
+    def _weights(self) -> np.ndarray:
+        """Of every window, by what the untrained plan loses in its cluster."""
+        source = self.gradients.source
+        means = np.concatenate([source.embed(row[None]).mean(dim=1).float().cpu().numpy() for row in self.ids])
+        return weights_by_loss(clusters(means, self.seed), lambda rows: self.gradients.loss(self.ids[rows]), self.seed)
 
 
 def _described(
@@ -161,7 +175,7 @@ def _described(
     """The plan with a step that says how it was trained, and what that gave."""
     settings: dict[str, Any] = {
         "kind": training.kind, "steps": curve[-1][0], "batch": training.batch, "tokens": tokens, "seed": seed,
-        "rate": training.rate or RATES[training.kind], "text": text,
+        "rate": training.rate or RATES[training.kind], "text": text, **_unusual(training),
     }
     document = plan.document
     best = min(loss for _, loss in curve)
@@ -174,3 +188,10 @@ def _described(
         diagnostics={**(plan.diagnostics or {}),
                      "recovery": [{"step": step, "kl_nats": loss} for step, loss in curve]},
     )
+
+
+def _unusual(training: Training) -> Mapping[str, Any]:
+    """Settings that are not as usual."""
+    usual = Training(training.kind)
+    return {name: value for name in ("target", "select", "lisa", "minutes")
+            if (value := getattr(training, name)) != getattr(usual, name)}

@@ -5,8 +5,9 @@ Knows edits and blocks. Knows nothing of training.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -17,70 +18,114 @@ from foldrank.edits.base import Phase
 from foldrank.edits.replace_weight import ReplaceWeight
 from foldrank.planfile.plan import Plan
 from foldrank.plans.low_rank.factoring import replaced_digests
-from foldrank.plans.models.block import Block
+from foldrank.plans.models.block import Block, widened
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.simulate import apply_edits
 from foldrank.sites import Site
+
+Matrix = Callable[[str], Tensor]
+"""What is stored under a name, as it is at the moment."""
 
 
 @dataclass(frozen=True)
 class Stored:
     """A plan over the decoder it was made for. `factors`: array names of every site, [A, B] of a pair or [W] alone.
-    `folded`: what the edits leave that come before those."""
+    `folded`: what the edits leave that come before those. `biases`: of sites behind which the plan adds an
+    array, its name, and the bias that was there before."""
 
     source: Decoder
     plan: Plan
     folded: Decoder
     factors: Mapping[Site, tuple[str, ...]]
+    biases: Mapping[Site, tuple[str, Tensor | None]] = field(default_factory=dict)
+    _held: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, source: Decoder, plan: Plan, *, dense: bool) -> Stored:
-        """`dense`: whether sites that the plan leaves as they are count too, each as a W of its own."""
-        folded = apply_edits([edit for edit in plan.edits if edit.phase < Phase.WEIGHTS], source, plan.arrays)
+        """`dense`: whether sites that the plan leaves as they are, or sliced, count too, each as a W of its own."""
+        early = [edit for edit in plan.edits if edit.phase < Phase.WEIGHTS]
+        whole = apply_edits([edit for edit in early if edit.phase < Phase.WIDTHS], source, plan.arrays)
+        folded = apply_edits([edit for edit in early if edit.phase is Phase.WIDTHS], whole, plan.arrays)
         factors: dict[Site, tuple[str, ...]] = {edit.site: tuple(edit.arrays()) for edit in plan.at_sites}
         if dense:
             covered = {part for site in factors for part in site.parts}
+            left = {site: name for edit in early for site, name in edit.leaves.items()}
             for block in folded.blocks:
                 alone = [Site(block.number, (role,)) for role in block.roles]
-                factors |= {site: (f"{site}.W",) for site in alone if site not in covered}
-        return cls(source, plan, folded, factors)
+                factors |= {site: (left.get(site, f"{site}.W"),) for site in alone if site not in covered}
+        biases = {site: (name, whole.block(site.block).tensors.get(f"{source.family.path(site.role)}.bias"))
+                  for edit in early for site, name in edit.adds.items()}
+        return cls(source, plan, folded, factors, biases)
 
-    def matrices(self) -> dict[str, Tensor]:
-        """Every stored matrix by name, float32, on the model's device."""
-        named = {block.number: block for block in self.folded.blocks}
-        found: dict[str, Tensor] = {}
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Source numbers of the blocks, from the input on."""
+        return tuple(block.number for block in self.folded.blocks)
+
+    @cached_property
+    def sites(self) -> Mapping[str, Site]:
+        """A site of every stored matrix; the first of those that share one."""
+        found: dict[str, Site] = {}
         for site, names in self.factors.items():
             for name in names:
-                if name in self.plan.arrays:
-                    found[name] = torch.from_numpy(np.array(self.plan.arrays[name])).to(self.source.device)
-                else:
-                    found[name] = named[site.block].weight(site.role).to(torch.float32).clone()
+                found.setdefault(name, site)
         return found
 
+    def matrix(self, name: str) -> Tensor:
+        """What is stored under a name, float32, on the model's device; not to be written to. The plan's own arrays are
+        kept, dense weights are widened when they are asked for."""
+        if name in self.plan.arrays:
+            if name not in self._held:
+                self._held[name] = torch.from_numpy(np.array(self.plan.arrays[name])).to(self.source.device)
+            return self._held[name]
+        site = self.sites[name]
+        return self.folded.block(site.block).weight(site.role).to(torch.float32)
+
+    def matrices(self) -> dict[str, Tensor]:
+        """Every stored matrix by name, as copies."""
+        return {name: self.matrix(name).clone() for name in self.names()}
+
+    def names(self) -> Iterator[str]:
+        """Of every stored matrix, once."""
+        return iter(self.sites)
+
     def blocks(self, matrices: Mapping[str, Tensor]) -> tuple[Block, ...]:
-        """The compressed blocks with these matrices; gradients flow through."""
-        weights: dict[int, dict[str, Tensor]] = {}
-        named = {block.number: block for block in self.folded.blocks}
+        """The compressed blocks with these arrays, those that are not given as they are stored."""
+        def matrix(name: str) -> Tensor:
+            return matrices[name] if name in matrices else self.matrix(name)
+
+        return tuple(self.block(number, matrix) for number in self.numbers)
+
+    def block(self, number: int, matrix: Matrix) -> Block:
+        """One compressed block, made of what `matrix` gives; gradients flow through."""
+        block = self.folded.block(number)
+        weights: dict[str, Tensor] = {}
         for site, names in self.factors.items():
-            first, *rest = (matrices[name] for name in names)
-            whole = first @ rest[0] if rest else first
-            widths = [named[site.block].weight(role).shape[1] for role in site.roles]
-            weights.setdefault(site.block, {}).update(zip(site.roles, whole.split(widths, dim=1), strict=True))
-        return tuple(
-            block.with_weights(weights[block.number]) if block.number in weights else block
-            for block in self.folded.blocks
-        )
+            if site.block == number:
+                first, *rest = map(matrix, names)
+                whole = first @ rest[0] if rest else first
+                widths = [block.weight(role).shape[1] for role in site.roles] if site.roles[1:] else whole.shape[1]
+                weights.update(zip(site.roles, whole.split(widths, dim=1), strict=True))
+        if weights:
+            block = block.with_weights(weights)
+        for site, (name, before) in self.biases.items():
+            if site.block == number:
+                bias = matrix(name) if before is None else widened(before) + matrix(name)
+                block = replace(block, tensors={**block.tensors, f"{block.family.path(site.role)}.bias": bias})
+        return block
 
     def written(self, matrices: Mapping[str, Tensor], changed: frozenset[str]) -> Plan:
-        """The plan with the `changed` matrices; sites that were dense become `replace_weight` edits."""
+        """The plan with the `changed` arrays: in the edits that have them or can hold them, those of other sites in
+        `replace_weight` edits of their own."""
         arrays = {name: self.plan.arrays[name] for name in self.plan.arrays}
         arrays |= {name: np.ascontiguousarray(matrices[name].detach().cpu().numpy()) for name in changed}
-        known = {edit.site for edit in self.plan.at_sites}
+        edits = [edit.holding(changed) for edit in self.plan.edits]
+        held = {name for edit in edits for name in edit.arrays()}
         named = {block.number: block for block in self.folded.blocks}
         added: list[Edit] = [
             ReplaceWeight(site, names[0], replaced_digests(self.source.blocks, named[site.block], site.roles))
-            for site, names in self.factors.items() if site not in known and names[0] in changed
+            for site, names in self.factors.items() if names[0] in changed - held
         ]
-        first = [edit for edit in self.plan.edits if edit.phase <= Phase.WEIGHTS]
-        edits = (*first, *added, *(edit for edit in self.plan.edits if edit.phase > Phase.WEIGHTS))
-        return replace(self.plan, arrays=arrays, document=replace(self.plan.document, edits=edits))
+        first = [edit for edit in edits if edit.phase <= Phase.WEIGHTS]
+        last = [edit for edit in edits if edit.phase > Phase.WEIGHTS]
+        return replace(self.plan, arrays=arrays, document=replace(self.plan.document, edits=(*first, *added, *last)))

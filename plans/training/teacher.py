@@ -1,48 +1,57 @@
-"""What the dense model says of the windows that recovery trains on, kept as far as there is room.
+"""What the dense model makes of the windows that recovery trains on, kept as far as there is room.
 
+Of a window its last hidden states are kept, a hundredth of its logits: those are made again, a few tokens at a time.
 Windows are drawn several times, and by every plan of one model where a benchmark trains them in a row.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from foldrank.plans.models.decoder import Decoder
-from foldrank.plans.models.words import Words
 
 ROOM = 1 << 27
-"""Numbers kept (tokens times words and their ids, 4 bytes each): half a gibibyte."""
+"""Numbers kept (tokens times channels, 4 bytes each): half a gibibyte."""
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """What the dense model says; what was computed last is kept, `room` numbers of it."""
+    """The dense model; what was computed last is kept, `room` numbers of it."""
 
     source: Decoder
     room: int = ROOM
-    _known: dict[bytes, Words] = field(default_factory=dict)
+    _known: dict[bytes, Tensor] = field(default_factory=dict)
 
-    def words(self, ids_BT: np.ndarray) -> Words:
-        """Of the token after each."""
-        names = [row.tobytes() for row in ids_BT]
+    def last(self, ids_NT: np.ndarray) -> Tensor:
+        """Output of the last block [N, T, C], before the final norm."""
+        names = [row.tobytes() for row in ids_NT]
         told = {name: self._known[name] for name in names if name in self._known}
         fresh = [row for row, name in enumerate(names) if name not in told]
         if fresh:
-            with torch.no_grad():
-                found = Words.of(self.source.logits(self.source.forward(ids_BT[fresh])))
-            for place, row in enumerate(fresh):
-                told[names[row]] = found[place : place + 1]
-                self._keep(names[row], told[names[row]])
-            if len(fresh) == len(names):
-                return found
-        return Words.joined(told[name] for name in names)
+            for row, found in zip(fresh, self.source.forward(ids_NT[fresh]), strict=True):
+                told[names[row]] = found
+                self._keep(names[row], found)
+        return torch.stack([told[name] for name in names])
 
-    def _keep(self, name: bytes, words: Words) -> None:
+    def features(self, ids_NT: np.ndarray, numbers: Sequence[int]) -> dict[int, Tensor]:
+        """Outputs [N, T, C] of the blocks with these source numbers, and of the last; computed each time."""
+        wanted, found = {*numbers, self.source.blocks[-1].number}, {}
+        with torch.no_grad():
+            hidden = self.source.embed(ids_NT)
+            for block in self.source.blocks:
+                hidden = self.source.run(block, hidden)
+                if block.number in wanted:
+                    found[block.number] = hidden
+        return found
+
+    def _keep(self, name: bytes, hidden: Tensor) -> None:
         """A copy, since the batch is let go; the oldest makes room."""
-        if most := self.room // words.numbers:
+        if most := self.room // hidden.numel():
             while len(self._known) >= most:
                 del self._known[next(iter(self._known))]
-            self._known[name] = words.copied()
+            self._known[name] = hidden.clone()

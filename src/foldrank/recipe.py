@@ -23,10 +23,16 @@ class Recipe:
     methods: tuple[str, ...] = ()
     calibration: str | None = None
     calibration_tokens: int | None = None
+    calibration_from: str | None = None
+    like: str | None = None
     recover: str | None = None
     recover_text: str | None = None
     recover_tokens: int | None = None
     recover_steps: int | None = None
+    recover_minutes: float | None = None
+    recover_target: str | None = None
+    recover_select: str | None = None
+    recover_lisa: int | None = None
     text: str | None = None
     bos: str | None = None
     seed: int | None = None
@@ -79,7 +85,7 @@ _KEYS = tuple(Recipe.__dataclass_fields__)
 
 def _anchored(recipe: Recipe, folder: Path) -> Recipe:
     fields = {name: getattr(recipe, name) for name in _KEYS}
-    for name in ("calibration", "recover_text", "text"):
+    for name in ("calibration", "calibration_from", "like", "recover_text", "text"):
         if fields[name] is not None:
             fields[name] = str(folder / fields[name])
     return Recipe(**fields)

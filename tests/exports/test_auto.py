@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import foldrank
+from foldrank.bundle.bundle import Bundle
 from foldrank.edits.low_rank import LowRank
 from foldrank.edits.replace_weight import ReplaceWeight
 from foldrank.edits.slice_mlp import SliceMlp
@@ -17,24 +19,51 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def made(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def dense(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    checkpoint = tiny_models / "llama" / "checkpoint"
+    return foldrank.export(checkpoint, tmp_path_factory.mktemp("auto") / "dense", offline=True)
+
+
+def proved(dense: Bundle, model: Path, folder: Path, method: str, **recovery: Any) -> Path:
     """As `compress` goes, but for the bench, and validated on fewer positions."""
-    folder, model = tmp_path_factory.mktemp("auto"), tiny_models / "llama" / "checkpoint"
-    dense = foldrank.export(model, folder / "dense", offline=True)
-    plan = foldrank.plan(model, methods=["auto:keep=0.8,effort=low"], calibration_tokens=4096, recover="norms",
-                         recover_tokens=8192, recover_steps=6, offline=True)
-    small = foldrank.apply(dense, plan, folder / "small")
+    plan = foldrank.plan(model, methods=[method], calibration_tokens=4096, recover_tokens=8192, offline=True,
+                         **recovery)
+    small = foldrank.apply(dense, plan, folder)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("foldrank.verbs.validate.MIN_POSITIONS", 2048)
         foldrank.validate(small, reference=dense, tokens=2048, threads=1, offline=True)
     return small.path
 
 
-def test_a_recovered_plan_of_auto_passes_the_graph_proof(made: Path) -> None:
+@pytest.fixture(scope="module")
+def made(dense: Bundle, tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return proved(dense, tiny_models / "llama" / "checkpoint", tmp_path_factory.mktemp("made") / "small",
+                  "auto:keep=0.8,effort=low", recover="norms", recover_steps=6)
+
+
+def passes(made: Path) -> None:
     graph = json.loads((made / "reports" / "validate.json").read_text())["graph"]
     assert graph["passed"] is True
     assert graph["max_relative_error"] <= 1e-4
     assert graph["argmax_agreement"] == 1.0
+
+
+def test_a_recovered_plan_of_auto_passes_the_graph_proof(made: Path) -> None:
+    passes(made)
+
+
+def test_a_graph_holds_what_was_trained_of_narrower_mlps(
+    dense: Bundle, tiny_models: Path, tmp_path: Path
+) -> None:
+    """Down in the slice, gate and up as weights of their own."""
+    made = proved(dense, tiny_models / "llama" / "checkpoint", tmp_path / "small", "width:keep=0.8,align=4",
+                  recover="sliced", recover_steps=12, recover_select="rs2")
+    plan = Plan.read(made / "plan")
+    settings = plan.document.steps[-1].settings
+    assert (settings["kind"], settings["select"]) == ("sliced", "rs2")
+    assert plan.document.predicted["recover.kl_after"] < plan.document.predicted["recover.kl_before"]
+    assert {edit.site.role for edit in plan.of(ReplaceWeight)} == {"gate", "up"}
+    passes(made)
 
 
 def test_the_plan_says_what_was_done(made: Path) -> None:

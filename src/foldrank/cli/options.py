@@ -12,6 +12,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 DTYPES = ("fp32", "fp16", "bf16")
 BOS = ("auto", "always", "never")
+RECOVERIES = ("factors", "sliced", "lora", "middle", "diagonal", "norms")
 EXPORTERS = ("auto", "genai", "transformers", "optimum")
 
 
@@ -94,14 +95,24 @@ calibration: Callable[[F], F] = _stack(
                  help="Repeatable, applied in order, e.g. slm:keep=0.75."),
     click.option("--calibration", type=PATH, help="Text, JSON lines or CSV; default: the bundled text."),
     click.option("--calibration-tokens", type=click.IntRange(min=1)),
+    click.option("--calibration-from", type=PATH, metavar="CORPUS", help="Instead, documents of this text that are"),
+    click.option("--like", type=PATH, metavar="TEXT", help="like the documents of this one."),
     click.option("--recipe", type=PATH, help="YAML with these options; options given beside it win."),
     click.option("--save-recipe", type=PATH, help="Write the options of this run as YAML."),
 )
 recovering: Callable[[F], F] = _stack(
-    click.option("--recover", type=click.Choice(("lora", "factors", "norms")), help="Train the plan by distillation."),
+    click.option("--recover", type=click.Choice(RECOVERIES), help="Train the plan by distillation."),
     click.option("--recover-text", type=PATH, help="Text, JSON lines or CSV to train on; default: the calibration's."),
     click.option("--recover-tokens", type=click.IntRange(min=64), help="Tokens drawn from it; default 262144."),
     click.option("--recover-steps", type=click.IntRange(min=1), help="At most so many; default 300."),
+    click.option("--recover-minutes", type=click.FloatRange(min=0, min_open=True),
+                 help="As many steps as fit; without --recover the kind that suits the plan."),
+    click.option("--recover-target", type=click.Choice(("logits", "features", "both")),
+                 help="What of the dense model is aimed at; default logits."),
+    click.option("--recover-select", type=click.Choice(("random", "rs2", "paser")),
+                 help="Which windows each batch has; default random."),
+    click.option("--recover-lisa", type=click.IntRange(min=1), metavar="BLOCKS",
+                 help="So many blocks, drawn anew every 10 steps, train at a time; default all."),
 )
 quality_gates: Callable[[F], F] = _stack(
     click.option("--text", type=PATH, help="Held-out text, JSON lines or CSV; default: the bundled text."),

@@ -138,6 +138,21 @@ class Edit(abc.ABC):
         """Names of those of them that are uint8; all others are float32."""
         return frozenset()
 
+    @property
+    def leaves(self) -> Mapping[Site, str]:
+        """Whole matrices that it leaves at single-role sites, by the names of the arrays that hold them, or would hold
+        them once they are trained (`holding`); what later edits put there is not counted."""
+        return {}
+
+    @property
+    def adds(self) -> Mapping[Site, str]:
+        """Arrays [out] that it adds to what single-role sites give."""
+        return {}
+
+    def holding(self, names: frozenset[str]) -> Edit:
+        """The edit with those of these arrays that are among what it `leaves`."""
+        return self
+
     @classmethod
     def unsaid(cls, edits: Sequence[Any], blocks: int) -> str:
         """What of the model that all of this kind leave config.json has no words for. `blocks`: how many are left."""

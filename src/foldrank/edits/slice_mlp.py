@@ -152,6 +152,21 @@ class SliceMlp(Edit):
         named = {self.down: (len(self.channels), self.shape[1]), self.bias: (self.shape[1],)}
         return {name: shape for name, shape in named.items() if name is not None}
 
+    @property
+    def leaves(self) -> Mapping[Site, str]:
+        """The narrower down."""
+        return {self.sites[-1]: self.down or f"{self.name}.down"}
+
+    @property
+    def adds(self) -> Mapping[Site, str]:
+        """The bias behind down."""
+        return {} if self.bias is None else {self.sites[-1]: self.bias}
+
+    def holding(self, names: frozenset[str]) -> SliceMlp:
+        """With another down, where that is named."""
+        down = self.leaves[self.sites[-1]]
+        return replace(self, down=down) if down in names else self
+
     def sentence(self) -> str:
         """In words."""
         return f"{self.name}: keeps {self._kept}."

@@ -45,7 +45,11 @@ def _plan(evidence: Evidence) -> Iterator[str]:
     yield from ("foldrank", "plan", evidence.name or "")
     for step in evidence.steps:
         yield from _recover(step) if step.get("method") == "recover" else ("--method", _method(step))
-    if (name := lookup.text(calibration, "name")) and not name.startswith(_BUNDLED):
+    name = lookup.text(calibration, "name") or ""
+    corpus, like, other = name.partition(" like ")  # so `plans/likeness.py` calls documents of one like another's
+    if like:
+        yield from ("--calibration-from", corpus, "--like", other)
+    elif name and not name.startswith(_BUNDLED):
         yield from ("--calibration", name)
     for option, key in (("--calibration-tokens", "tokens"), ("--seed", "seed")):
         if (value := lookup.integer(calibration, key)) is not None:
@@ -68,11 +72,19 @@ def _value(value: Any) -> str:
 
 def _recover(step: Mapping[str, Any]) -> Iterator[str]:
     yield from ("--recover", lookup.text(step, "settings", "kind") or "?")
-    for option, key in (("--recover-tokens", "tokens"), ("--recover-steps", "steps")):
+    minutes = lookup.number(step, "settings", "minutes")  # sets batches too, so that steps alone do not say it
+    if minutes is not None:
+        yield from ("--recover-minutes", f"{minutes:g}")
+    for option, key in (("--recover-tokens", "tokens"), *([("--recover-steps", "steps")] if minutes is None else [])):
         if (value := lookup.integer(step, "settings", key)) is not None:
             yield from (option, str(value))
+    for option in ("target", "select"):
+        if (name := lookup.text(step, "settings", option)) is not None:
+            yield from (f"--recover-{option}", name)
+    if (blocks := lookup.integer(step, "settings", "lisa")) is not None:
+        yield from ("--recover-lisa", str(blocks))
     text = (lookup.text(step, "settings", "text") or "").rpartition(" ")[0]
-    if text and not text.startswith(_BUNDLED):
+    if text and " like " not in text and not text.startswith(_BUNDLED):
         yield from ("--recover-text", text)
 
 

@@ -25,10 +25,16 @@ def compress(
     methods: Sequence[str],
     calibration: str | Path | None = None,
     calibration_tokens: int | None = None,
+    calibration_from: str | Path | None = None,
+    like: str | Path | None = None,
     recover: str | None = None,
     recover_text: str | Path | None = None,
     recover_tokens: int | None = None,
     recover_steps: int | None = None,
+    recover_minutes: float | None = None,
+    recover_target: str | None = None,
+    recover_select: str | None = None,
+    recover_lisa: int | None = None,
     bos: str = "auto",
     text: str | Path | None = None,
     exporter: str = "auto",
@@ -69,7 +75,7 @@ def compress(
     from foldrank.runtime.providers.provider import short_name
     from foldrank.verbs.compress_stages import Way
     from foldrank.verbs.plan import recovery
-    from foldrank.verbs.reading import held_out, planning
+    from foldrank.verbs.reading import chosen_text, held_out, planning
     from foldrank.verbs.report import PAGE, report
     from foldrank.verbs.rounded import refuse_replacing
 
@@ -80,11 +86,15 @@ def compress(
         methods = [aligned(method, _GPU_ALIGN) for method in methods]
     requests = parse_all(methods)
     validation.share(max_perplexity_increase)
-    asked = recovery(recover, recover_text or calibration, recover_tokens, recover_steps, bos=bos)
+    trained: dict[str, Any] = {"minutes": recover_minutes, "target": recover_target, "select": recover_select,
+                               "lisa": recover_lisa}
+    read = chosen_text(calibration, calibration_from, like)
+    asked = recovery(recover, recover_text or read, recover_tokens, recover_steps, bos=bos,
+                     like=None if recover_text else like, **trained)
     trust: dict[str, Any] = {"offline": offline, "trust_remote_code": trust_remote_code}
     checkpoint = Checkpoint.open(model, **trust)
     check_family(checkpoint)
-    windows, drawn = planning(checkpoint, calibration, calibration_tokens, asked, seed=seed, bos=bos)
+    windows, drawn = planning(checkpoint, read, calibration_tokens, asked, seed=seed, bos=bos, like=like)
     held = held_out(checkpoint.path, checkpoint.config, text, tokens=validation_tokens, seed=seed, bos=bos)
     texts = {name: None if read is None else read.text.sha256
              for name, read in (("text", held), ("calibration", windows), ("recover_text", drawn))}
@@ -97,9 +107,10 @@ def compress(
         way = Way(stages, model, checkpoint, texts, trust=trust, running=running, progress=progress)
         baseline = way.exported(dense, exporter=exporter, dtype=dtype, provider=provider, seed=seed)
         way.planned(
-            methods=methods, calibration=calibration, calibration_tokens=calibration_tokens, seed=seed, recover=recover,
-            recover_text=recover_text, recover_tokens=recover_tokens, recover_steps=recover_steps, bos=bos,
-            device=device,
+            methods=methods, calibration=calibration, calibration_tokens=calibration_tokens,
+            calibration_from=calibration_from, like=like, seed=seed, recover=recover, recover_text=recover_text,
+            recover_tokens=recover_tokens, recover_steps=recover_steps, bos=bos,
+            device=device, **{f"recover_{name}": value for name, value in trained.items()},
         )
         small = way.applied(baseline, seed=seed, bos=bos)
         found = way.validated(

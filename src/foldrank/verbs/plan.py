@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from foldrank.progress import SILENT, Progress
 
@@ -14,42 +15,53 @@ if TYPE_CHECKING:
     from foldrank.plans.training.recovering import Recovery
 
 
+N = TypeVar("N", bound=str)
+
+
 def plan(
     model: str | Path, output: str | Path | None = None, *, methods: Sequence[str],
-    calibration: str | Path | None = None, calibration_tokens: int | None = None, seed: int = 0, device: str = "cpu",
+    calibration: str | Path | None = None, calibration_tokens: int | None = None,
+    calibration_from: str | Path | None = None, like: str | Path | None = None, seed: int = 0, device: str = "cpu",
     recover: str | None = None, recover_text: str | Path | None = None, recover_tokens: int | None = None,
-    recover_steps: int | None = None, bos: str = "auto",
-    force: bool = False, offline: bool = False, trust_remote_code: bool = False, progress: Progress = SILENT,
+    recover_steps: int | None = None, recover_minutes: float | None = None, recover_target: str | None = None,
+    recover_select: str | None = None, recover_lisa: int | None = None, bos: str = "auto", force: bool = False,
+    offline: bool = False, trust_remote_code: bool = False, progress: Progress = SILENT,
 ) -> Plan:
     """Compute a compression plan and, where `output` is given, write it there as a folder.
 
-    `methods` as on the command line (`"slm:keep=0.75"`), applied in order. `recover` ("factors", "lora" or "norms")
-    trains the plan by distillation on `recover_text` (default: the calibration text). `bos`: whether each window of
-    text starts with the beginning-of-text token: "auto" as the tokenizer does, "always", "never". Raises ValueError on
-    wrong settings, SourceError on a checkpoint, text or output that cannot serve.
+    `methods` as on the command line (`"slm:keep=0.75"`), applied in order. `calibration_from` and
+    `like`: documents of the first that are like the second's, in the place of `calibration`. `recover` ("factors",
+    "sliced", "lora", "middle", "diagonal" or "norms") trains the plan by distillation on `recover_text` (default: the
+    calibration text); `recover_minutes` alone does so too, with the kind that suits the plan. `bos`: whether each
+    window of text starts with the beginning-of-text token: "auto" as the tokenizer does, "always", "never". Raises
+    ValueError on wrong settings, SourceError on a checkpoint, text or output that cannot serve.
     """
     from foldrank.disk.staging import check_output, staged_folder
     from foldrank.model.checkpoint import Checkpoint, check_finite
     from foldrank.plans.compose import make_plan, parse_all
     from foldrank.plans.models.families import check_family
     from foldrank.plans.models.names import prove_names
-    from foldrank.verbs.reading import planning
+    from foldrank.verbs.reading import chosen_text, planning
 
     parse_all(methods)
-    asked = recovery(recover, recover_text or calibration, recover_tokens, recover_steps, bos=bos)
+    calibration = chosen_text(calibration, calibration_from, like)
+    asked = recovery(recover, recover_text or calibration, recover_tokens, recover_steps, bos=bos,
+                     minutes=recover_minutes, target=recover_target, select=recover_select, lisa=recover_lisa,
+                     like=None if recover_text else like)
     if output is not None:
         check_output(output, force=force)
     checkpoint = Checkpoint.open(model, offline=offline, trust_remote_code=trust_remote_code)
     check_family(checkpoint)
-    windows, drawn = planning(checkpoint, calibration, calibration_tokens, asked, seed=seed, bos=bos)
+    windows, drawn = planning(checkpoint, calibration, calibration_tokens, asked, seed=seed, bos=bos, like=like)
     for note in prove_names(checkpoint, trust_remote_code=trust_remote_code).notes:
         logging.getLogger("foldrank").warning("%s: %s", checkpoint.name, note)
     check_finite(checkpoint, progress)
-    made = make_plan(checkpoint, methods, windows=windows, seed=seed, device=device, progress=progress)
-    if asked is not None:
+    after = None
+    if asked is not None and drawn is not None:
         from foldrank.plans.training.recovering import recovered
 
-        made = recovered(checkpoint, made, asked, windows=drawn, seed=seed, device=device, progress=progress)
+        after = partial(recovered, asked=asked, windows=drawn, seed=seed, progress=progress)
+    made = make_plan(checkpoint, methods, windows=windows, seed=seed, device=device, progress=progress, after=after)
     if output is not None:
         with staged_folder(output, force=force) as folder:
             made.write(folder)
@@ -57,18 +69,38 @@ def plan(
 
 
 def recovery(
-    kind: str | None, text: str | Path | None, tokens: int | None, steps: int | None, *, bos: str = "auto"
+    kind: str | None, text: str | Path | None, tokens: int | None, steps: int | None, *, bos: str = "auto",
+    minutes: float | None = None, target: str | None = None, select: str | None = None, lisa: int | None = None,
+    like: str | Path | None = None,
 ) -> Recovery | None:
-    """What was asked for. Raises ValueError on a kind there is not, or too little of tokens or steps."""
+    """What was asked for. Raises ValueError on a name there is not, too little of tokens, steps or minutes, or options
+    of a recovery that was not asked for."""
     from foldrank.plans.training.adapters import RATES
+    from foldrank.plans.training.gradients import TARGETS
     from foldrank.plans.training.recovering import LEAST_TOKENS, Recovery
+    from foldrank.plans.training.sampling import SELECTS
 
-    if kind is None:
+    if kind is None and minutes is None:
+        if target or select or lisa:
+            raise ValueError("recover: its target, selection and lisa are given, but no recovery; give --recover too")
         return None
-    known = {name: name for name in RATES}
-    if kind not in known:
-        raise ValueError(f"recover {kind!r}: known are {', '.join(known)}")
     if (tokens is not None and tokens < LEAST_TOKENS) or (steps is not None and steps < 1):
         few = f"{tokens} tokens and {steps} steps are too few"
         raise ValueError(f"recover: {few}; give {LEAST_TOKENS} tokens and 1 step or more")
-    return Recovery(known[kind], None if text is None else Path(text).expanduser(), tokens, steps, bos)
+    if minutes is not None and (steps is not None or not 0 < minutes < float("inf")):
+        raise ValueError(f"recover: {minutes} minutes and {steps} steps; give one of the two, above 0")
+    if lisa is not None and lisa < 1:
+        raise ValueError(f"recover: {lisa} blocks at a time; give 1 or more")
+    return Recovery(
+        None if kind is None else _known(kind, RATES, "recover"), None if text is None else Path(text).expanduser(),
+        tokens, steps, bos, minutes, _known(target or "logits", TARGETS, "recover target"),
+        _known(select or "random", SELECTS, "recover select"), lisa or 0,
+        None if like is None else Path(like).expanduser())
+
+
+def _known(given: str, names: Iterable[N], what: str) -> N:
+    """The name among those known. Raises ValueError."""
+    for name in names:
+        if name == given:
+            return name
+    raise ValueError(f"{what} {given!r}: known are {', '.join(names)}")

@@ -31,14 +31,25 @@ def held_out(
     )
 
 
+def chosen_text(
+    calibration: str | Path | None, corpus: str | Path | None, like: str | Path | None
+) -> str | Path | None:
+    """Where calibration text comes from. Raises ValueError: from two places, or from a corpus or like a text alone."""
+    if (corpus is None) != (like is None) or (corpus is not None and calibration is not None):
+        raise ValueError("calibration: a corpus and a text to be like go together, in the place of a calibration text; "
+                         "give --calibration-from CORPUS and --like TEXT, or --calibration")
+    return calibration if corpus is None else corpus
+
+
 def planning(
     checkpoint: Checkpoint, calibration: str | Path | None, tokens: int | None, asked: Recovery | None, *, seed: int,
-    bos: str = "auto",
+    bos: str = "auto", like: str | Path | None = None,
 ) -> tuple[Windows, Windows | None]:
-    """Calibration windows, and recovery's where that is asked for. Raises SourceError, ValueError."""
+    """Calibration windows, and recovery's where that is asked for. `like`: a text whose likes among the calibration's
+    documents are taken. Raises SourceError, ValueError."""
     from foldrank.plans.compose import calibration_windows
     from foldrank.plans.training.recovering import recovery_windows
 
-    path = None if calibration is None else Path(calibration).expanduser()
-    windows = calibration_windows(checkpoint, path, tokens, seed, bos=bos)
+    path, other = (None if given is None else Path(given).expanduser() for given in (calibration, like))
+    windows = calibration_windows(checkpoint, path, tokens, seed, bos=bos, like=other)
     return windows, None if asked is None else recovery_windows(checkpoint, asked, seed)

@@ -116,10 +116,10 @@ def test_the_same_seed_trains_the_same_plan(make_model: MakeModel, ids: np.ndarr
 def test_untrained_adapters_leave_every_matrix(make_model: MakeModel, ids: np.ndarray) -> None:
     decoder = Decoder.of(make_model(2))
     stored = Stored.of(decoder, planned(decoder, ids), dense=True)
-    for kind in ("factors", "lora", "norms"):
+    for kind in ("factors", "lora", "norms", "middle", "diagonal"):
         made = adapter(kind, stored, torch.Generator().manual_seed(0))  # type: ignore[arg-type]
         for name, matrix in stored.matrices().items():
-            assert torch.equal(made.apply()[name], matrix)
+            assert torch.equal(made.matrix(name), matrix)
 
 
 def test_a_plan_without_matrices_has_no_factors_to_train(make_model: MakeModel, text: np.ndarray) -> None:
@@ -156,7 +156,7 @@ def test_training_that_is_too_fast_goes_on_slower_from_the_best_state(
     plan = planned(decoder, ids)
     fast = Training("factors", steps=80, measured=20, rate=0.04)
     slowed = recover(decoder, plan, text, fast)
-    monkeypatch.setattr("foldrank.plans.training.recovery.LOWERED", 0)
+    monkeypatch.setattr("foldrank.plans.training.course.LOWERED", 0)
     stopped = recover(decoder, plan, text, fast)
     assert slowed.curve[: len(stopped.curve)] == stopped.curve
     assert min(loss for _, loss in stopped.curve) == stopped.curve[0][1]
@@ -184,14 +184,15 @@ def test_the_teacher_tells_each_window_as_the_model_does_and_computes_it_once(
     make_model: MakeModel, text: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = make_model(2)
-    teacher, asked = Teacher(Decoder.of(model), room=4 * 16 * 61), []
+    teacher, asked = Teacher(Decoder.of(model), room=4 * 16 * 42), []
     forward = Decoder.forward
     monkeypatch.setattr(Decoder, "forward", lambda self, ids: asked.append(len(ids)) or forward(self, ids))
     wanted = model(input_ids=torch.from_numpy(text[:6]), use_cache=False).logits.detach().log_softmax(-1)
     for rows in ([0, 1], [1, 2], [3, 0], [4, 5, 1]):
-        torch.testing.assert_close(teacher.words(text[rows]).logs, wanted[rows], rtol=1e-5, atol=1e-5)
+        told = teacher.source.logits(teacher.last(text[rows])).log_softmax(-1)
+        torch.testing.assert_close(told, wanted[rows], rtol=1e-5, atol=1e-5)
     assert asked == [2, 1, 1, 2]
-    teacher.words(text[[0]])
+    teacher.last(text[[0]])
     assert asked[-1] == 1, "the oldest of six left when only four had room"
 
 

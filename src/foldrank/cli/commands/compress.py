@@ -28,8 +28,10 @@ from foldrank.cli import options, output, plans, progress, results
 @click.pass_context
 def command(
     ctx: click.Context, model: str, output_: Path, force: bool, methods: tuple[str, ...], calibration: Path | None,
-    calibration_tokens: int | None, recipe: Path | None, save_recipe: Path | None, recover: str | None,
-    recover_text: Path | None, recover_tokens: int | None, recover_steps: int | None, bos: str | None,
+    calibration_tokens: int | None, calibration_from: Path | None, like: Path | None, recipe: Path | None,
+    save_recipe: Path | None, recover: str | None,
+    recover_text: Path | None, recover_tokens: int | None, recover_steps: int | None, recover_minutes: float | None,
+    recover_target: str | None, recover_select: str | None, recover_lisa: int | None, bos: str | None,
     exporter: str | None, dtype: str | None, provider: str | None, provider_options: dict[str, str], text: Path | None,
     max_perplexity_increase: float | None, min_top1_agreement: float | None, min_speedup: float | None,
     dense: Path | None, keep_going: bool, offline: bool, trust_remote_code: bool, device: str, seed: int,
@@ -41,8 +43,11 @@ def command(
 
     chosen = plans.choose(
         recipe, save_recipe, methods=methods, calibration=calibration, calibration_tokens=calibration_tokens,
-        recover=recover, recover_text=recover_text, recover_tokens=recover_tokens, recover_steps=recover_steps,
-        bos=bos, text=text, seed=plans.given("seed", seed), exporter=exporter, dtype=dtype, provider=provider,
+        calibration_from=calibration_from, like=like, recover=recover, recover_text=recover_text,
+        recover_tokens=recover_tokens, recover_steps=recover_steps,
+        recover_minutes=recover_minutes, recover_target=recover_target, recover_select=recover_select,
+        recover_lisa=recover_lisa, bos=bos, text=text, seed=plans.given("seed", seed), exporter=exporter, dtype=dtype,
+        provider=provider,
         max_perplexity_increase=max_perplexity_increase, min_top1_agreement=min_top1_agreement, min_speedup=min_speedup,
     )
     with progress.shown(quiet) as shown:

@@ -21,23 +21,30 @@ from foldrank.cli import options, output, plans, progress
 @options.reporting
 def command(
     model: str, output_: Path, force: bool, methods: tuple[str, ...], calibration: Path | None,
-    calibration_tokens: int | None, recipe: Path | None, save_recipe: Path | None, recover: str | None,
-    recover_text: Path | None, recover_tokens: int | None, recover_steps: int | None, bos: str | None, offline: bool,
+    calibration_tokens: int | None, calibration_from: Path | None, like: Path | None, recipe: Path | None,
+    save_recipe: Path | None, recover: str | None,
+    recover_text: Path | None, recover_tokens: int | None, recover_steps: int | None, recover_minutes: float | None,
+    recover_target: str | None, recover_select: str | None, recover_lisa: int | None, bos: str | None, offline: bool,
     trust_remote_code: bool, device: str, seed: int, as_json: bool, quiet: bool, verbose: bool,
 ) -> None:
     """Compute a compression plan for a checkpoint from calibration text."""
     from foldrank.verbs.plan import plan
 
     chosen = plans.choose(recipe, save_recipe, methods=methods, calibration=calibration,
-                          calibration_tokens=calibration_tokens, seed=plans.given("seed", seed), recover=recover,
+                          calibration_tokens=calibration_tokens, calibration_from=calibration_from, like=like,
+                          seed=plans.given("seed", seed), recover=recover,
                           recover_text=recover_text, recover_tokens=recover_tokens, recover_steps=recover_steps,
-                          bos=bos)
+                          recover_minutes=recover_minutes, recover_target=recover_target,
+                          recover_select=recover_select, recover_lisa=recover_lisa, bos=bos)
     with progress.shown(quiet) as shown:
         made = options.usage(
             plan, model, output_, methods=chosen.methods, calibration=chosen.calibration,
-            calibration_tokens=chosen.calibration_tokens, seed=chosen.seed or 0, device=device, force=force,
+            calibration_tokens=chosen.calibration_tokens, calibration_from=chosen.calibration_from, like=chosen.like,
+            seed=chosen.seed or 0, device=device, force=force,
             recover=chosen.recover, recover_text=chosen.recover_text, recover_tokens=chosen.recover_tokens,
-            recover_steps=chosen.recover_steps, bos=chosen.bos or "auto", offline=offline,
+            recover_steps=chosen.recover_steps, recover_minutes=chosen.recover_minutes,
+            recover_target=chosen.recover_target, recover_select=chosen.recover_select,
+            recover_lisa=chosen.recover_lisa, bos=chosen.bos or "auto", offline=offline,
             trust_remote_code=trust_remote_code, progress=shown,
         )
     if as_json:
