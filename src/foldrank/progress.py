@@ -9,9 +9,9 @@ T = TypeVar("T")
 
 
 class Progress(Protocol):
-    """Told when a stage of `total` steps begins, after each step, and when it ends."""
+    """Told when a stage of `total` steps begins (`done`: steps of an earlier run), after each step, and at its end."""
 
-    def start(self, stage: str, total: int | None) -> None: ...
+    def start(self, stage: str, total: int | None, done: int = 0) -> None: ...
     def advance(self, stage: str, steps: int = 1) -> None: ...
     def finish(self, stage: str) -> None: ...
 
@@ -19,7 +19,7 @@ class Progress(Protocol):
 class Silent:
     """Shows nothing."""
 
-    def start(self, stage: str, total: int | None) -> None:
+    def start(self, stage: str, total: int | None, done: int = 0) -> None:
         """Ignore."""
 
     def advance(self, stage: str, steps: int = 1) -> None:
