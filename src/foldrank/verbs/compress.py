@@ -82,7 +82,7 @@ def compress(
     validation.share(max_perplexity_increase)
     asked = recovery(recover, recover_text or calibration, recover_tokens, recover_steps, bos=bos)
     trust: dict[str, Any] = {"offline": offline, "trust_remote_code": trust_remote_code}
-    checkpoint = Checkpoint.open(model, **trust)
+    checkpoint = Checkpoint.open(model, progress=progress, **trust)
     check_family(checkpoint)
     windows, drawn = planning(checkpoint, calibration, calibration_tokens, asked, seed=seed, bos=bos)
     held = held_out(checkpoint.path, checkpoint.config, text, tokens=validation_tokens, seed=seed, bos=bos)

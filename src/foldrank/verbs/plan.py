@@ -39,7 +39,7 @@ def plan(
     asked = recovery(recover, recover_text or calibration, recover_tokens, recover_steps, bos=bos)
     if output is not None:
         check_output(output, force=force)
-    checkpoint = Checkpoint.open(model, offline=offline, trust_remote_code=trust_remote_code)
+    checkpoint = Checkpoint.open(model, offline=offline, trust_remote_code=trust_remote_code, progress=progress)
     check_family(checkpoint)
     windows, drawn = planning(checkpoint, calibration, calibration_tokens, asked, seed=seed, bos=bos)
     for note in prove_names(checkpoint, trust_remote_code=trust_remote_code).notes:
