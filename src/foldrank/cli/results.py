@@ -55,6 +55,8 @@ def show_bench(report: Bench) -> None:
     output.say(f"null test (dense against dense): {null.ratio:.3f} [{null.ci95[0]:.3f}, {null.ci95[1]:.3f}]")
     output.table("speed, compressed over dense", ("phase", "engine", "workload", "ratio", "95 % interval", "ideal",
                                                   "realised/ideal"), map(_speedup_row, report.speedups))
+    for what, why in (report.method.left_out if report.method else {}).items():
+        output.say(f"{what}: not timed ({why})")
     if peers := report.peers:
         output.table(f"peers against the dense bundle in {peers.engine}",
                      ("peer", "phase", "prompt", "batch", "its time over ours", "95 % interval"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from foldrank.disk.unfinished import unfinished
 from foldrank.errors import BundleError
 from foldrank.installed import missing, require
 from foldrank.model.checkpoint import Checkpoint
-from foldrank.progress import SILENT, Progress
+from foldrank.progress import SILENT, Progress, Timed
 from foldrank.reports.validate import Validation
 
 _GPU_ALIGN = 64
@@ -53,6 +54,8 @@ def compress(
     What can be wrong is asked before the long work: libraries, settings, texts, whether the provider starts, whether
     `dense` is of this checkpoint, the export. Without matplotlib the page has no pictures, and nothing else is missing.
 
+    Proofs and bench take at most a third of the time, unless that is less than the least of a bench: one engine and one
+    prompt (`benchmarks/budget.py`), or all of them where there is `min_speedup`. What is left out is named.
     On a GPU ranks are multiples of 64 unless a method's `align` says otherwise: products of other sizes are slower.
     A failed gate of validate ends the run before the bench: the bundle is delivered with the verdict in its reports.
     `keep_going` measures its speed all the same, unless the graph proof failed. `dense` keeps the dense bundle there,
@@ -60,6 +63,7 @@ def compress(
     finished (export, plan, apply, validate, bench) is kept in OUTPUT.unfinished, which a note of the error names. The
     same command goes on from there, and one with other settings from what they leave as it was.
     """
+    began_s, progress = time.monotonic(), Timed(progress)
     require(_needed(exporter))
     from foldrank.plans.compose import parse_all
     from foldrank.plans.models.families import check_family
@@ -107,13 +111,26 @@ def compress(
             min_top1_agreement=min_top1_agreement, tokens=validation_tokens, bos=bos,
         )
         if _goes_on(found, keep_going):
-            way.benched(baseline, min_speedup=min_speedup, quick=True)
+            budget_s = None if min_speedup else bench_seconds(time.monotonic() - began_s, _proofs_s(progress))
+            way.benched(baseline, budget_s, min_speedup=min_speedup, quick=True)
         if not missing((PAGE,)):
             report(small.path, progress=progress)
         sync_tree(small.path)
         with stages.leaving("apply"):
             move_into_place(small.path, output, force=force)
     return Bundle.open(output)
+
+
+def bench_seconds(spent_s: float, proofs_s: float) -> float:
+    """So long may a bench take after `spent_s` seconds, `proofs_s` of them for proofs, that both are a third of all."""
+    return max(0.0, (spent_s - 3 * proofs_s) / 2)
+
+
+def _proofs_s(progress: Timed) -> float:
+    from foldrank.verbs.export_proof import EXPORT_PROOF
+    from foldrank.verbs.validate import PROOF
+
+    return sum(progress.seconds.get(stage, 0.0) for stage in (EXPORT_PROOF, PROOF))
 
 
 def _check_dense(dense: Bundle, checkpoint: Checkpoint) -> None:

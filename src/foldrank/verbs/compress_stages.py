@@ -100,10 +100,10 @@ class Way:
         return self.stages.once("validate", inputs, make, lambda: QUALITY.read(Bundle.open(self.small)),
                                 after=["apply"])
 
-    def benched(self, baseline: Bundle, **settings: Any) -> Bench:
+    def benched(self, baseline: Bundle, budget_s: float | None, **settings: Any) -> Bench:
         """reports/bench.json."""
         def make() -> None:
-            bench(self.small, baseline=baseline, progress=self.progress, **settings, **self.running)
+            bench(self.small, baseline=baseline, budget_s=budget_s, progress=self.progress, **settings, **self.running)
 
         inputs = [_plain(settings), _plain(self.running)]
         return self.stages.once("bench", inputs, make, lambda: SPEED.read(Bundle.open(self.small)), after=["apply"])

@@ -28,6 +28,8 @@ from foldrank.verbs.reference import Known, reference_of
 from foldrank.versions import versions
 
 _SAMPLES = 3
+PROOF = "proof"
+"""The stage that all of the graph proof is."""
 
 
 def validate(
@@ -58,7 +60,11 @@ def validate(
     decoder = _decoder(small, engine, threads)
     graph = NOT_RUN
     if proof and known is not None:
-        graph = _prove(small, known, decoder, ids_NT, seed, progress)
+        progress.start(PROOF, None)
+        try:
+            graph = _prove(small, known, decoder, ids_NT, seed, progress)
+        finally:
+            progress.finish(PROOF)
         if not graph.passed:
             graph = replace(graph, fault=fault_of(small, dense, known, ids_NT, engine=engine, threads=threads))
     cost, greedy = quality.measure(_decoder(dense, engine, threads), decoder, ids_NT, progress, opening=windows.opening)

@@ -9,6 +9,7 @@ import pytest
 
 from foldrank.cli import progress
 from foldrank.cli.progress import Lines, Nothing
+from foldrank.progress import Timed
 
 
 class Clock:
@@ -131,3 +132,14 @@ def test_quiet_is_quiet(clock: Clock, capsys: pytest.CaptureFixture[str]) -> Non
     clock.pass_by(90, shown)
     shown.finish("width")
     assert said(capsys) == []
+
+
+def test_the_seconds_of_every_stage_are_kept_and_passed_on(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    timed = Timed(Lines(clock), clock)
+    for took_s in (3, 4):
+        timed.start("proof", None)
+        clock.now_s += took_s
+        timed.finish("proof")
+    timed.start("never ends", 1)
+    assert timed.seconds == {"proof": 7.0}
+    assert said(capsys) == ["proof: 3.0 s", "proof: 4.0 s"]
