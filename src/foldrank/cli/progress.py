@@ -95,6 +95,8 @@ class Stage:
 
     def told(self, now_s: float) -> str:
         """How far it is, how long it took and what is left, e.g. `12 of 30 after 4.0 min, about 6.0 min left`."""
+        if self.total is None and not self.done:
+            return f"{_span(now_s - self.began_s)} so far"
         steps = f"{self.done} steps" if self.total is None else f"{self.done} of {self.total}"
         left_s = self.left_s(now_s)
         left = "" if left_s is None else f", about {_span(left_s)} left"

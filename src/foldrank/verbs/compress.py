@@ -14,6 +14,7 @@ from foldrank.errors import BundleError
 from foldrank.installed import missing, require
 from foldrank.model.checkpoint import Checkpoint
 from foldrank.progress import SILENT, Progress, Timed
+from foldrank.reports.tasks import NEEDED
 from foldrank.reports.validate import Validation
 
 _GPU_ALIGN = 64
@@ -42,6 +43,7 @@ def compress(
     dense: str | Path | None = None,
     keep_going: bool = False,
     validation_tokens: int = 20_480,
+    tasks: bool = False,
     device: str = "cpu",
     seed: int = 0,
     force: bool = False,
@@ -59,12 +61,14 @@ def compress(
     On a GPU ranks are multiples of 64 unless a method's `align` says otherwise: products of other sizes are slower.
     A failed gate of validate ends the run before the bench: the bundle is delivered with the verdict in its reports.
     `keep_going` measures its speed all the same, unless the graph proof failed. `dense` keeps the dense bundle there,
-    or takes it from there where it exists. Raises what the single verbs raise; then there is no output, but what was
-    finished (export, plan, apply, validate, bench) is kept in OUTPUT.unfinished, which a note of the error names. The
-    same command goes on from there, and one with other settings from what they leave as it was.
+    or takes it from there where it exists. `tasks`: those of `validate`.
+
+    Raises what the single verbs raise; then there is no output, but what was finished (export, plan, apply, validate,
+    bench) is kept in OUTPUT.unfinished, which a note of the error names. The same command goes on from there, and one
+    with other settings from what they leave as it was.
     """
     began_s, progress = time.monotonic(), Timed(progress)
-    require(_needed(exporter))
+    require({**_needed(exporter), **(NEEDED if tasks else {})})
     from foldrank.plans.compose import parse_all
     from foldrank.plans.models.families import check_family
     from foldrank.plans.request import aligned
@@ -108,7 +112,7 @@ def compress(
         small = way.applied(baseline, seed=seed, bos=bos)
         found = way.validated(
             baseline, text=text, max_perplexity_increase=max_perplexity_increase,
-            min_top1_agreement=min_top1_agreement, tokens=validation_tokens, bos=bos,
+            min_top1_agreement=min_top1_agreement, tokens=validation_tokens, tasks=tasks, bos=bos,
         )
         if _goes_on(found, keep_going):
             budget_s = None if min_speedup else bench_seconds(time.monotonic() - began_s, _proofs_s(progress))

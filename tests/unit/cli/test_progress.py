@@ -93,8 +93,8 @@ def test_a_step_that_takes_minutes_and_a_stage_without_a_total_are_told_of(
     shown.advance("finercut", 7)
     clock.pass_by(60, shown)
     assert said(capsys) == [
-        "finercut: 0 steps after 60 s; export proof: 0 of 1 after 60 s",
-        "finercut: 0 steps after 2.0 min; export proof: 0 of 1 after 2.0 min",
+        "finercut: 60 s so far; export proof: 0 of 1 after 60 s",
+        "finercut: 2.0 min so far; export proof: 0 of 1 after 2.0 min",
         "export proof: 125.0 s",
         "finercut: 7 steps after 3.0 min",
     ]
