@@ -10,6 +10,7 @@ from typing import Any
 
 from foldrank.benchmarks import document
 from foldrank.benchmarks.bandwidth import device_bandwidth, read_bandwidth
+from foldrank.benchmarks.budget import Budget
 from foldrank.benchmarks.child import TUNABLES
 from foldrank.benchmarks.environment import environment, last_level_cache_bytes
 from foldrank.benchmarks.ideal import Work, count_file
@@ -37,22 +38,24 @@ RATIO = "dense over compressed, median of pairs; where turns are tokens a pair's
 
 def paired_bench(
     compressed: Bundle, dense: Bundle, provider: Provider, profile: Profile, *, threads: int, seed: int,
-    min_speedup: float | None = None, peers: Sequence[str] = (), progress: Progress = SILENT,
+    min_speedup: float | None = None, peers: Sequence[str] = (), budget_s: float | None = None,
+    progress: Progress = SILENT,
 ) -> Bench:
-    """Measure and describe; `peers` as in `peers.py`.
+    """Measure and describe; `peers` as in `peers.py`, `budget_s` as in `budget.py`.
 
     Raises BundleError (bundles that cannot be compared), ProviderUnavailable, SourceError.
     """
+    budget = Budget(budget_s)
     check_comparable(compressed, dense)
     profile, dropped = _fit(profile, dense)
     work = {"dense": count_file(dense.model), "compressed": count_file(compressed.model)}
     cache_bytes = last_level_cache_bytes()
     setup = Setup(provider, threads, int(dense.json("config.json")["vocab_size"]), seed,
-                  turns=turns(provider, work.values(), cache_bytes))
+                  turns=turns(provider, work.values(), cache_bytes), reading_s=profile.reading_s)
     before = _bandwidth(provider, threads)
     card = Gpu.of(provider)
     states = [card and card.state()]
-    series, missing = run(dense.path, compressed.path, setup, profile, progress)
+    series, missing = run(dense.path, compressed.path, setup, profile, progress, budget)
     states.append(card and card.state())
     probes = before + _bandwidth(provider, threads)
     yardstick = document.Yardstick(work, max(probes, default=None), cache_bytes)
@@ -72,7 +75,7 @@ def paired_bench(
             **environment(threads), **on_card, bandwidth_bytes_per_s=yardstick.bandwidth,
             bandwidth_probes_bytes_per_s=probes, spinning="in_runs", glibc_tunables=TUNABLES,
             pinned=all(opened["pinned"] for one in series for opened in one.opened.values())),
-        method=_method(profile, setup, dropped, missing),
+        method=_method(profile, setup, dropped, missing, budget),
         gates=gates, verdict="pass" if all(gate.passed for gate in gates) else "fail",
     )
 
@@ -121,13 +124,15 @@ def speed_gates(
     return gates
 
 
-def _method(profile: Profile, setup: Setup, dropped: list[int], missing: dict[str, str]) -> Method:
+def _method(
+    profile: Profile, setup: Setup, dropped: list[int], missing: dict[str, str], budget: Budget
+) -> Method:
     return Method(
         profile=profile.name, provider=setup.provider.short, instead_of=setup.provider.instead_of,
-        engines=[name for name in profile.engines if name not in missing],
+        engines=[name for name in profile.engines if name not in {**missing, **budget.left_out}],
         unavailable=missing, order="A B B A", turns=str(setup.turns), pairs=profile.pairs,
         warmups=profile.warmups, launches=profile.launches, seed=setup.seed, dropped_prompts=dropped,
-        ratio=RATIO, spread=SPREAD, unstable_above=UNSTABLE_ABOVE,
+        left_out=budget.left_out, ratio=RATIO, spread=SPREAD, unstable_above=UNSTABLE_ABOVE,
         interval="95 % percentile bootstrap over launches, then pairs",
     )
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+from foldrank.benchmarks.budget import Budget
 from foldrank.benchmarks.child import Child
 from foldrank.benchmarks.schedule import WHOLE, Turn, Turns, abba, shares, starting
 from foldrank.benchmarks.workload import Profile, Workload
@@ -26,8 +27,8 @@ ENERGY_SECONDS = 3.0
 WARM_TOKENS = 8
 """Tokens of a warm-up where turns are tokens: each of them is what is timed later."""
 
-READINGS, READING_S = 8, 0.3
-"""In a pair a prompt is read up to so many times, until the first contestant has spent that many seconds on it."""
+READINGS = 8
+"""In a pair a prompt is read up to so many times, until the first contestant has spent `reading_s` seconds on it."""
 
 _RIVAL = {SPEED: "compressed", NULL: "dense again"}
 Sample = Mapping[str, Any]
@@ -38,13 +39,15 @@ Pairs = list[tuple[Sample, Sample]]
 
 @dataclass(frozen=True)
 class Setup:
-    """What both bundles share: provider, threads, the tokens they read, and how they take turns."""
+    """What both bundles share: provider, threads, the tokens they read, how they take turns, and how many seconds of a
+    turn go into reading a prompt."""
 
     provider: Provider
     threads: int
     vocabulary: int
     seed: int
     turns: Turns = WHOLE
+    reading_s: float = 0.3
 
 
 @dataclass
@@ -60,17 +63,25 @@ class Series:
 
 
 def run(
-    dense: Path, compressed: Path, setup: Setup, profile: Profile, progress: Progress = SILENT
+    dense: Path, compressed: Path, setup: Setup, profile: Profile, progress: Progress = SILENT,
+    budget: Budget | None = None,
 ) -> tuple[list[Series], dict[str, str]]:
-    """Measure every engine that is there. Gives their samples, and for the others the reason they are missing.
+    """Measure every engine that is there, or as many as fit the budget, which notes what it leaves out. Gives their
+    samples, and for the others the reason they are missing.
 
     Raises ProviderUnavailable where no engine is there, SourceError where a worker dies.
     """
     series: list[Series] = []
     missing: dict[str, str] = {}
+    budget = budget or Budget()
+    took_s = 0.0
     for engine in profile.engines:
+        if series and not budget.engine(engine, took_s):
+            continue
+        began_s = budget.clock()
         try:
-            series.append(_engine(engine, dense, compressed, setup, profile, progress))
+            series.append(_engine(engine, dense, compressed, setup, profile, progress, budget))
+            took_s = budget.clock() - began_s
         except ProviderUnavailable as error:
             missing[engine] = f"{error.where}: {error.what}"
     if not series:
@@ -80,9 +91,9 @@ def run(
 
 
 def _engine(
-    engine: str, dense: Path, compressed: Path, setup: Setup, profile: Profile, progress: Progress
+    engine: str, dense: Path, compressed: Path, setup: Setup, profile: Profile, progress: Progress, budget: Budget
 ) -> Series:
-    series = Series(engine)
+    series, workloads = Series(engine), profile.workloads
     folders = {"dense": dense, "compressed": compressed, "dense again": dense}
     counts = shares(profile.pairs, profile.launches)
     stage = f"bench {engine}"
@@ -90,11 +101,19 @@ def _engine(
     try:
         for launch, count in enumerate(counts):
             with ExitStack() as stack:
+                times_s = [budget.clock()]
                 children = {
                     name: stack.enter_context(Child(f"{name} in {engine}")) for name in starting(folders, launch)
                 }
                 _open(series, children, folders, setup)
-                for workload in profile.workloads:
+                times_s.append(budget.clock())
+                _contests(series, children, workloads[0], setup, profile.warmups, count, stage, progress)
+                times_s.append(budget.clock())
+                if launch == 0:
+                    opening_s, first_s = times_s[1] - times_s[0], times_s[2] - times_s[1]
+                    workloads = tuple(budget.workloads(workloads, len(counts), opening_s=opening_s, first_s=first_s))
+                    progress.advance(stage, 2 * sum(counts) * (len(profile.workloads) - len(workloads)))
+                for workload in workloads[1:]:
                     _contests(series, children, workload, setup, profile.warmups, count, stage, progress)
                 for name, child in children.items():
                     held = child.ask("memory")
@@ -183,7 +202,7 @@ def _read(
 ) -> dict[Turn, Sample]:
     """Both read the prompt in turns, several times where that is quick: one short reading is mostly noise."""
     begun: dict[Turn, list[Sample]] = {turn: [] for turn in order}
-    while len(first := begun[order[0]]) < READINGS and sum(sample["ttft_s"] for sample in first) < READING_S:
+    while len(first := begun[order[0]]) < READINGS and sum(sample["ttft_s"] for sample in first) < setup.reading_s:
         for turn in order if len(first) % 2 == 0 else order[::-1]:
             begun[turn].append(rivals[turn].ask("begin", **_asked(workload, setup)))
     read = {turn: [sample["ttft_s"] for sample in taken] for turn, taken in begun.items()}

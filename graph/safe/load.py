@@ -11,10 +11,10 @@ import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError, Message
 
-from foldrank.errors import UnsafeModel
+from foldrank.errors import SourceError, UnsafeModel
 from foldrank.graph.dataflow.order import put_in_order
 from foldrank.graph.safe import proto, wire
-from foldrank.model.identify import refuse_gguf
+from foldrank.model.gguf_header import is_gguf
 from foldrank.pointers import refuse_pointer
 
 MAX_PROTO = 64 << 20
@@ -88,7 +88,8 @@ def _read(path: Path) -> bytes:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise UnsafeModel(path, "is not a plain file", remedy)
-        refuse_gguf(path, os.pread(descriptor, 4, 0))
+        if is_gguf(path, os.pread(descriptor, 4, 0)):
+            raise SourceError(path, "is a GGUF file, a checkpoint and no graph", "give it in a checkpoint's place")
         if status.st_size > MAX_PROTO:
             what = f"has {status.st_size >> 20} MiB; at most {MAX_PROTO >> 20} MiB are read"
             raise UnsafeModel(path, what, "save it with its weights as external data")

@@ -114,7 +114,8 @@ class Search:
         """
         state = self.build(self.journal.last() or layout)
         start = self.terms.cost(layout)
-        self.progress.start("auto", 100)
+        need = self.terms.cost(state.layout) - limit
+        self.progress.start("auto", 100, round(100 * (1 - max(need, 0.0) / max(start - limit, 1e-9))))
         while (need := self.terms.cost(state.layout) - limit) > 0:
             moves = self.terms.moves(state.layout, need)
             if not moves:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
 
 
 class Progress(Protocol):
-    """Told when a stage of `total` steps begins, after each step, and when it ends."""
+    """Told when a stage of `total` steps begins (`done`: steps of an earlier run), after each step, and at its end."""
 
-    def start(self, stage: str, total: int | None) -> None: ...
+    def start(self, stage: str, total: int | None, done: int = 0) -> None: ...
     def advance(self, stage: str, steps: int = 1) -> None: ...
     def finish(self, stage: str) -> None: ...
 
@@ -19,7 +20,7 @@ class Progress(Protocol):
 class Silent:
     """Shows nothing."""
 
-    def start(self, stage: str, total: int | None) -> None:
+    def start(self, stage: str, total: int | None, done: int = 0) -> None:
         """Ignore."""
 
     def advance(self, stage: str, steps: int = 1) -> None:
@@ -30,6 +31,30 @@ class Silent:
 
 
 SILENT = Silent()
+
+
+class Timed:
+    """Passes on what it is told to another, and keeps how many seconds each stage took, of one name together."""
+
+    def __init__(self, shown: Progress, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock` tells seconds."""
+        self._shown, self._clock, self._began_s = shown, clock, dict[str, float]()
+        self.seconds: dict[str, float] = {}
+
+    def start(self, stage: str, total: int | None, done: int = 0) -> None:
+        """Remember when, pass on."""
+        self._began_s[stage] = self._clock()
+        self._shown.start(stage, total, done)
+
+    def advance(self, stage: str, steps: int = 1) -> None:
+        """Pass on."""
+        self._shown.advance(stage, steps)
+
+    def finish(self, stage: str) -> None:
+        """Add what it took, pass on."""
+        if (began_s := self._began_s.pop(stage, None)) is not None:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + self._clock() - began_s
+        self._shown.finish(stage)
 
 
 def track(items: Iterable[T], stage: str, total: int | None, progress: Progress) -> Iterator[T]:

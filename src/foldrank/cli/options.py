@@ -119,6 +119,10 @@ quality_gates: Callable[[F], F] = _stack(
     click.option("--max-perplexity-increase", callback=_share, metavar="SHARE", help="Gate, e.g. 5% or 0.05."),
     click.option("--min-top1-agreement", type=click.FloatRange(0, 1), help="Gate, e.g. 0.9."),
 )
+tasks: Callable[[F], F] = click.option(
+    "--tasks", is_flag=True,
+    help="Small tasks of the held-out text too, through lm-eval, and chat answers, beside the dense bundle.",
+)
 bos: Callable[[F], F] = click.option(
     "--bos", type=click.Choice(BOS), default=None,
     help="Beginning-of-text token at the front of what is read; default auto: where the tokenizer puts one.",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from foldrank.plans.solver.costs import CostTable
     from foldrank.reports.bench import Bench, Speedup
     from foldrank.reports.form import Gate
+    from foldrank.reports.tasks import Tasks
     from foldrank.reports.validate import GraphProof, Validation
 
 
@@ -28,7 +29,23 @@ def show_validation(report: Validation) -> None:
                f"(x{quality.perplexity_ratio:.3f}), KL {quality.kl_nats:.4f} nats, "
                f"top-1 agreement {quality.top1_agreement:.1%}, over {quality.tokens:,} tokens"
                + output.opening(None if report.text is None else report.text.bos))
+    if report.tasks is not None:
+        show_tasks(report.tasks)
     show_gates(report.gates)
+
+
+def show_tasks(found: Tasks) -> None:
+    """Accuracies of dense and bundle, and their difference in points; then the answers to questions."""
+    output.table(f"tasks, of {found.choices} choices (lm-eval {found.lm_eval})", (
+        "task", "back end", "items", "dense, %", "bundle, %", "difference", "95 % interval"), (
+        (row.task, row.backend, row.items, *(f"{100 * a.accuracy:.1f} ± {100 * a.standard_error:.1f}"
+                                             for a in (row.dense, row.bundle)),
+         f"{100 * row.difference:+.1f}", f"{100 * row.ci95[0]:+.1f}..{100 * row.ci95[1]:+.1f}") for row in found.rows))
+    for backend, why in found.missing.items():
+        output.say(f"{backend}: unavailable ({why})")
+    chat = found.chat
+    output.say(f"chat: of {chat.tokens:,} tokens of dense's answers to {chat.questions} questions {chat.equal:.1%} are "
+               f"written in the same place, {chat.prefix_tokens:.1f} in a row from the start")
 
 
 _STATE = {True: "passed", False: "FAILED", None: "not run"}
@@ -55,6 +72,8 @@ def show_bench(report: Bench) -> None:
     output.say(f"null test (dense against dense): {null.ratio:.3f} [{null.ci95[0]:.3f}, {null.ci95[1]:.3f}]")
     output.table("speed, compressed over dense", ("phase", "engine", "workload", "ratio", "95 % interval", "ideal",
                                                   "realised/ideal"), map(_speedup_row, report.speedups))
+    for what, why in (report.method.left_out if report.method else {}).items():
+        output.say(f"{what}: not timed ({why})")
     if peers := report.peers:
         output.table(f"peers against the dense bundle in {peers.engine}",
                      ("peer", "phase", "prompt", "batch", "its time over ours", "95 % interval"),

@@ -18,8 +18,9 @@ from foldrank.errors import SourceError
 from foldrank.model import facts
 from foldrank.model.adapters import refuse_adapter
 from foldrank.model.checkpoint_rules import config_problems, remote_code
+from foldrank.model.gguf import Gguf, gguf_of, opened
 from foldrank.model.hub import model_name, snapshot
-from foldrank.model.identify import refuse_file, refuse_other_files, refuse_others
+from foldrank.model.identify import refuse_others
 from foldrank.model.licence import stated_licence
 from foldrank.model.plausible import implausible
 from foldrank.model.tensorfile import StoredTensor
@@ -34,26 +35,33 @@ _CHUNK = 1 << 24
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A folder of the Hugging Face layout. `config_sha256` is of config.json's bytes; `tensors` where each one lies."""
+    """A folder of the Hugging Face layout. `config_sha256` is of config.json's bytes; `tensors` where each one lies.
+    `gguf`: the file that the folder was made of, where it is one of our cache."""
 
     path: Path
     name: str
     config: dict[str, Any]
     config_sha256: str
     tensors: dict[str, StoredTensor] = field(repr=False, default_factory=dict)
+    gguf: Gguf | None = None
 
     @classmethod
-    def open(cls, model: str | Path, *, offline: bool = False, trust_remote_code: bool = False) -> Checkpoint:
-        """Open a folder or a hub id and prove headers, config and tokenizer. Raises SourceError."""
-        path = Path(model).expanduser()
-        if path.is_dir():
+    def open(
+        cls, model: str | Path, *, offline: bool = False, trust_remote_code: bool = False, progress: Progress = SILENT
+    ) -> Checkpoint:
+        """Open a folder, a GGUF file or a hub id and prove headers, config and tokenizer. Raises SourceError;
+        ProviderUnavailable where a GGUF file is not read yet and what reads it is not installed."""
+        path, made = Path(model).expanduser(), None
+        if (file := gguf_of(path)) is not None:
+            made = opened(file, progress)
+            path, name = made.folder, file.name
+        elif path.is_dir():
             path, name = path.resolve(), model_name(path.resolve())
         elif path.is_file():
-            refuse_file(path)
+            raise SourceError(path, "is a file", "give the checkpoint's folder, or a GGUF file")
         else:
             path, name = snapshot(str(model), offline=offline), str(model)
         refuse_adapter(path)
-        refuse_other_files(path)
         config, digest = _read_config(path)
         if not trust_remote_code and (found := remote_code(path, config)):
             what = "asks to run code that the checkpoint brings"
@@ -73,7 +81,7 @@ class Checkpoint:
         if lies := implausible(facts.text_config(config), tensors):
             raise SourceError(path, "no model can be this: " + " | ".join(lies[:5]),
                               "take config.json and weights as they were trained")
-        return cls(path, name, config, digest, tensors)
+        return cls(path, name, config, digest, tensors, made)
 
     @property
     def architecture(self) -> str:
@@ -97,7 +105,7 @@ class Checkpoint:
         return {
             "name": self.name, "config_sha256": self.config_sha256,
             "weights_sha256": hashlib.sha256(weights.encode()).hexdigest(), "architecture": self.architecture,
-            **stated_licence(self.path),
+            **stated_licence(self.path), **(self.gguf.source() if self.gguf else {}),
         }
 
     @property

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from foldrank.errors import SourceError
 from foldrank.model.tensorfile import StoredTensor
@@ -65,30 +65,6 @@ def refuse_others(path: Path, config: Mapping[str, Any], tensors: Mapping[str, S
     kind = identify(config, tensors)
     if kind != DECODER:
         raise SourceError(path, kind.what, kind.remedy)
-
-
-def refuse_other_files(folder: Path) -> None:
-    """Raise SourceError where a folder holds weights of another kind of file and no safetensors."""
-    if any(folder.glob("*.safetensors")):
-        return
-    if found := sorted(folder.glob("*.gguf")):
-        raise SourceError(found[0], *_GGUF)
-
-
-def refuse_file(path: Path) -> NoReturn:
-    """Raise SourceError where a file was given in the place of a checkpoint's folder, by what it is."""
-    with path.open("rb") as file:
-        refuse_gguf(path, file.read(4))
-    raise SourceError(path, "is a file", "give the checkpoint's folder")
-
-
-def refuse_gguf(path: Path, start: bytes) -> None:
-    """Raise SourceError where a file that starts so, or is called so, is llama.cpp's."""
-    if start[:4] == b"GGUF" or path.suffix == ".gguf":
-        raise SourceError(path, *_GGUF)
-
-
-_GGUF = ("is a GGUF file, llama.cpp's own format", "give the safetensors checkpoint that it was converted from")
 
 
 def experts(config: Mapping[str, Any]) -> int:

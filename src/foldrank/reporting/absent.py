@@ -9,12 +9,14 @@ from foldrank.reports.bench import Bench
 
 
 def absent(evidence: Evidence, bench: Bench) -> list[Part]:
-    """A row each for engines and peers that do not start here and for prompts beyond the context; nothing if none."""
+    """A row each for engines and peers that do not start here, for prompts beyond the context, and for what no time was
+    left for; nothing if none."""
     missing = sorted(bench.method.unavailable.items()) if bench.method else []
     peers = sorted(bench.peers.unavailable.items()) if bench.peers else []
     dropped = bench.method.dropped_prompts if bench.method else []
+    left_out = sorted(bench.method.left_out.items()) if bench.method else []
     rows = [
-        *missing,
+        *missing, *left_out,
         *((f"prompt {length:,}", _too_long(evidence)) for length in dropped),
         *((f"against {name}", reason) for name, reason in peers),
     ]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from foldrank.reporting import figures
+from foldrank.reporting import figures, task_table
 from foldrank.reporting.markdown import plain, table
 from foldrank.reporting.workload import workload
 from foldrank.reports.bench import Bench
+from foldrank.reports.tasks import Tasks
 from foldrank.reports.validate import GraphProof, Quality, Validation
 
 
@@ -17,7 +18,16 @@ def quality(validate: Validation | None) -> str:
     if validate is None:
         return "## Quality\n\nNot measured. `foldrank validate` measures it."
     rows = [*_quality_rows(validate.quality), *_proof_rows(validate.graph)]
-    return f"## Quality\n\n{table(('figure', 'value'), rows)}\n\nVerdict of `foldrank validate`: {validate.verdict}."
+    verdict = f"Verdict of `foldrank validate`: {validate.verdict}."
+    return "\n\n".join(("## Quality", table(("figure", "value"), rows), *_task_table(validate.tasks), verdict))
+
+
+def _task_table(found: Tasks | None) -> list[str]:
+    """Accuracies of both and their difference in points; nothing where tasks were not run."""
+    if found is None:
+        return []
+    return [table(task_table.COLUMNS, [tuple(map(plain, row)) for row in task_table.rows(found)]),
+            plain(f"{task_table.note(found)} {task_table.chat(found)}")]
 
 
 _INDEXED = {"perplexity": "Perplexity", "kl_nats": "Mean KL to dense, nats", "top1_agreement": "Top-1 agreement"}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from foldrank.reporting import figures
+from collections.abc import Sequence
+
+from foldrank.reporting import figures, task_table
 from foldrank.reporting.evidence import Evidence
 from foldrank.reporting.gates import gates
 from foldrank.reporting.parts import Cell, Part, Section, Table, not_there, table
 from foldrank.reporting.quality_chart import quality_picture
+from foldrank.reports.tasks import Sample, Tasks
 from foldrank.reports.validate import Quality, Validation
 
 
@@ -17,7 +20,8 @@ def quality(evidence: Evidence) -> Section:
         missing = not_there("Quality was", "foldrank validate DIR --reference DENSE", evidence.misfits.get("validate"))
         return Section("quality", title, (missing,))
     picture = quality_picture(found.quality, found.gates)
-    parts = (*picture, _figures(found.quality, _text(found)), *gates(found), *_samples(found))
+    parts = (*picture, _figures(found.quality, _text(found)), *gates(found), *_samples(found.samples or [], _WRITTEN),
+             *_tasks(found.tasks))
     return Section("quality", title, parts)
 
 
@@ -36,14 +40,25 @@ def _figures(found: Quality, text: str) -> Table:
     return table(("figure", "dense", "this bundle", "change"), "lrrr", [list(row) for row in rows], text)
 
 
-def _samples(found: Validation) -> list[Part]:
+_WRITTEN = "Greedy continuations of held-out text, token by token the likeliest; the prompt is cut at its beginning."
+
+
+def _tasks(found: Tasks | None) -> list[Part]:
+    """Accuracies beside dense's and their difference; answers to questions. Nothing where tasks were not run."""
+    if found is None:
+        return []
+    rows: list[list[str | Cell]] = [list(row) for row in task_table.rows(found)]
+    return [table(task_table.COLUMNS, "llrrrr", rows, task_table.note(found)),
+            *_samples(found.chat.samples, task_table.chat(found))]
+
+
+def _samples(found: Sequence[Sample], caption: str) -> list[Part]:
     """What both write after the same words, where `foldrank validate` kept it."""
     rows: list[list[str | Cell]] = [
-        [_one_line(words) for words in (sample.prompt, sample.dense, sample.bundle)] for sample in found.samples or ()
+        [_one_line(words) for words in (sample.prompt, sample.dense, sample.bundle)] for sample in found
     ]
     if not rows:
         return []
-    caption = "Greedy continuations of held-out text, token by token the likeliest; the prompt is cut at its beginning."
     return [table(("after these words", "dense writes", "this bundle writes"), "ppp", rows, caption)]
 
 

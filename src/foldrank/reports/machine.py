@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import field
 
 from pydantic.dataclasses import dataclass
 
@@ -43,7 +44,7 @@ class Environment(Part):
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
 class Method(Part):
-    """How it was timed."""
+    """How it was timed. `left_out`: engines and prompts that no time was left for, with the reason."""
 
     profile: str
     provider: str
@@ -61,3 +62,8 @@ class Method(Part):
     spread: str
     unstable_above: float
     interval: str
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    def absent(self) -> Iterable[str]:
+        """Nothing left out."""
+        return () if self.left_out else ("left_out",)

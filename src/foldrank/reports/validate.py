@@ -8,6 +8,7 @@ from typing import Final, Literal
 from pydantic.dataclasses import dataclass
 
 from foldrank.reports.form import STRICT, Form, Judged, Part
+from foldrank.reports.tasks import Sample, Tasks
 
 SCHEMA: Final = "foldrank.validate/1"
 Measure = Literal["max_relative_error", "kl_nats"]
@@ -100,15 +101,6 @@ class Quality(Part):
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
-class Sample(Part):
-    """Words of the text, and what each bundle writes after them."""
-
-    prompt: str
-    dense: str
-    bundle: str
-
-
-@dataclass(frozen=True, config=STRICT, kw_only=True)
 class HeldOut(Part):
     """The text: its name, sha256 of its bytes, the token that each window opens with."""
 
@@ -132,7 +124,12 @@ class Validation(Judged):
     text: HeldOut | None = None
     versions: dict[str, str] | None = None
     placement: dict[str, int] | None = None
+    tasks: Tasks | None = None
     schema: Literal["foldrank.validate/1"] = SCHEMA
+
+    def absent(self) -> Iterable[str]:
+        """Tasks that were not asked for."""
+        return ("tasks",) if self.tasks is None else ()
 
 
 FORM: Final = Form("reports/validate.json", Validation, SCHEMA, "foldrank validate")

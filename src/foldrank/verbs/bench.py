@@ -27,11 +27,12 @@ def bench(
     provider_options: Mapping[str, str] | None = None,
     allow_fallback: bool = False, min_speedup: float | None = None, seed: int = 0,
     pairs: int | None = None, quick: bool = False, engines: Sequence[str] = ENGINES, threads: int | None = None,
-    against: Sequence[str] = (), progress: Progress = SILENT,
+    against: Sequence[str] = (), budget_s: float | None = None, progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Measure the bundle against its dense baseline, write reports/bench.json into it, return its content.
 
     `quick`: batch 1 and short prompts only (`workload.QUICK`); `pairs` at least 20; `threads` default: physical cores.
+    `budget_s`: seconds after which no further prompt and engine is begun; the first of both is measured whole.
     `against`: peers measured in the same run (`benchmarks/peers.py`). `min_speedup`: gate on decoding at batch 1; a
     miss is in `gates` and `verdict`, not an exception.
     Raises BundleError, ProviderUnavailable, SourceError; ValueError on fewer pairs or an unknown engine.
@@ -46,7 +47,7 @@ def bench(
     compressed, dense = _open(bundle), _open(baseline)
     result = paired_bench(
         compressed, dense, on, profile, threads=threads or default_threads(), seed=seed, min_speedup=min_speedup,
-        peers=against, progress=progress,
+        peers=against, budget_s=budget_s, progress=progress,
     )
     compressed.with_files({FORM.file: FORM.data(result)})
     return FORM.document(result)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from foldrank.disk.unfinished import unfinished
 from foldrank.errors import BundleError
 from foldrank.installed import missing, require
 from foldrank.model.checkpoint import Checkpoint
-from foldrank.progress import SILENT, Progress
+from foldrank.progress import SILENT, Progress, Timed
+from foldrank.reports.tasks import NEEDED
 from foldrank.reports.validate import Validation
 
 _GPU_ALIGN = 64
@@ -47,6 +49,7 @@ def compress(
     dense: str | Path | None = None,
     keep_going: bool = False,
     validation_tokens: int = 20_480,
+    tasks: bool = False,
     device: str = "cpu",
     seed: int = 0,
     force: bool = False,
@@ -59,14 +62,19 @@ def compress(
     What can be wrong is asked before the long work: libraries, settings, texts, whether the provider starts, whether
     `dense` is of this checkpoint, the export. Without matplotlib the page has no pictures, and nothing else is missing.
 
+    Proofs and bench take at most a third of the time, unless that is less than the least of a bench: one engine and one
+    prompt (`benchmarks/budget.py`), or all of them where there is `min_speedup`. What is left out is named.
     On a GPU ranks are multiples of 64 unless a method's `align` says otherwise: products of other sizes are slower.
     A failed gate of validate ends the run before the bench: the bundle is delivered with the verdict in its reports.
     `keep_going` measures its speed all the same, unless the graph proof failed. `dense` keeps the dense bundle there,
-    or takes it from there where it exists. Raises what the single verbs raise; then there is no output, but what was
-    finished (export, plan, apply, validate, bench) is kept in OUTPUT.unfinished, which a note of the error names. The
-    same command goes on from there, and one with other settings from what they leave as it was.
+    or takes it from there where it exists. `tasks`: those of `validate`.
+
+    Raises what the single verbs raise; then there is no output, but what was finished (export, plan, apply, validate,
+    bench) is kept in OUTPUT.unfinished, which a note of the error names. The same command goes on from there, and one
+    with other settings from what they leave as it was.
     """
-    require(_needed(exporter))
+    began_s, progress = time.monotonic(), Timed(progress)
+    require({**_needed(exporter), **(NEEDED if tasks else {})})
     from foldrank.plans.compose import parse_all
     from foldrank.plans.models.families import check_family
     from foldrank.plans.request import aligned
@@ -92,7 +100,7 @@ def compress(
     asked = recovery(recover, recover_text or read, recover_tokens, recover_steps, bos=bos,
                      like=None if recover_text else like, **trained)
     trust: dict[str, Any] = {"offline": offline, "trust_remote_code": trust_remote_code}
-    checkpoint = Checkpoint.open(model, **trust)
+    checkpoint = Checkpoint.open(model, progress=progress, **trust)
     check_family(checkpoint)
     windows, drawn = planning(checkpoint, read, calibration_tokens, asked, seed=seed, bos=bos, like=like)
     held = held_out(checkpoint.path, checkpoint.config, text, tokens=validation_tokens, seed=seed, bos=bos)
@@ -115,16 +123,29 @@ def compress(
         small = way.applied(baseline, seed=seed, bos=bos)
         found = way.validated(
             baseline, text=text, max_perplexity_increase=max_perplexity_increase,
-            min_top1_agreement=min_top1_agreement, tokens=validation_tokens, bos=bos,
+            min_top1_agreement=min_top1_agreement, tokens=validation_tokens, tasks=tasks, bos=bos,
         )
         if _goes_on(found, keep_going):
-            way.benched(baseline, min_speedup=min_speedup, quick=True)
+            budget_s = None if min_speedup else bench_seconds(time.monotonic() - began_s, _proofs_s(progress))
+            way.benched(baseline, budget_s, min_speedup=min_speedup, quick=True)
         if not missing((PAGE,)):
             report(small.path, progress=progress)
         sync_tree(small.path)
         with stages.leaving("apply"):
             move_into_place(small.path, output, force=force)
     return Bundle.open(output)
+
+
+def bench_seconds(spent_s: float, proofs_s: float) -> float:
+    """So long may a bench take after `spent_s` seconds, `proofs_s` of them for proofs, that both are a third of all."""
+    return max(0.0, (spent_s - 3 * proofs_s) / 2)
+
+
+def _proofs_s(progress: Timed) -> float:
+    from foldrank.verbs.export_proof import EXPORT_PROOF
+    from foldrank.verbs.validate import PROOF
+
+    return sum(progress.seconds.get(stage, 0.0) for stage in (EXPORT_PROOF, PROOF))
 
 
 def _check_dense(dense: Bundle, checkpoint: Checkpoint) -> None:

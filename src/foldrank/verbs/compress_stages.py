@@ -6,9 +6,10 @@ checkpoint and of the texts, our own code, and for what comes later the bundle a
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from foldrank.verbs.reference import Known, reference_of
 from foldrank.verbs.selftest import add_selftest
 from foldrank.verbs.validate import validate
 
+_STAGES = ("export", "plan", "apply", "validate", "bench")
 _CODE = ("foldrank", "foldrank.graph", "foldrank.export", "foldrank.plans", "foldrank.passes", "foldrank.runtime",
          "foldrank.benchmarks")
 
@@ -64,8 +66,9 @@ class Way:
         def make() -> Bundle:
             return export(self.model, place, force=dense is None, progress=self.progress, **settings, **self.trust)
 
-        return make() if dense is not None else self.stages.once(
-            "export", [*self._from, settings], make, lambda: Bundle.open(place))
+        with self._stage("export"):
+            return make() if dense is not None else self.stages.once(
+                "export", [*self._from, settings], make, lambda: Bundle.open(place))
 
     def planned(self, **settings: Any) -> None:
         """The plan."""
@@ -76,8 +79,9 @@ class Way:
             with staged_folder(place, force=True) as folder:
                 made.write(folder)
 
-        self.stages.once("plan", [*self._from, _plain(settings), dict(self.texts)], make,
-                         lambda: sha256_file(place / "plan.json") if (place / "plan.json").is_file() else None)
+        with self._stage("plan"):
+            self.stages.once("plan", [*self._from, _plain(settings), dict(self.texts)], make,
+                             lambda: sha256_file(place / "plan.json") if (place / "plan.json").is_file() else None)
 
     def applied(self, baseline: Bundle, *, seed: int, bos: str) -> Bundle:
         """The compressed bundle with its self-test."""
@@ -88,7 +92,8 @@ class Way:
             add_selftest(made, self.known(baseline), seed, bos=bos)
 
         digests = [sha256_file(baseline.path / MANIFEST), sha256_file(chosen / "plan.json")]
-        return self.stages.once("apply", [self._code, digests, seed, bos], make, lambda: Bundle.open(self.small))
+        with self._stage("apply"):
+            return self.stages.once("apply", [self._code, digests, seed, bos], make, lambda: Bundle.open(self.small))
 
     def validated(self, baseline: Bundle, **settings: Any) -> Validation:
         """reports/validate.json."""
@@ -97,22 +102,35 @@ class Way:
                      **self.trust, **self.running)
 
         inputs = [_plain(settings), dict(self.texts), _plain(self.running)]
-        return self.stages.once("validate", inputs, make, lambda: QUALITY.read(Bundle.open(self.small)),
-                                after=["apply"])
+        with self._stage("validate"):
+            return self.stages.once("validate", inputs, make, lambda: QUALITY.read(Bundle.open(self.small)),
+                                    after=["apply"])
 
-    def benched(self, baseline: Bundle, **settings: Any) -> Bench:
+    def benched(self, baseline: Bundle, budget_s: float | None, **settings: Any) -> Bench:
         """reports/bench.json."""
         def make() -> None:
-            bench(self.small, baseline=baseline, progress=self.progress, **settings, **self.running)
+            bench(self.small, baseline=baseline, budget_s=budget_s, progress=self.progress, **settings, **self.running)
 
         inputs = [_plain(settings), _plain(self.running)]
-        return self.stages.once("bench", inputs, make, lambda: SPEED.read(Bundle.open(self.small)), after=["apply"])
+        with self._stage("bench"):
+            return self.stages.once("bench", inputs, make, lambda: SPEED.read(Bundle.open(self.small)),
+                                    after=["apply"])
 
     def known(self, baseline: Bundle) -> Known:
         """What the compressed bundle's graph is judged by, built when it is first asked for."""
         if self._known is None:
             self._known = reference_of(Bundle.open(self.small), self.checkpoint, baseline)
         return self._known
+
+    @contextlib.contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        """Shown as long as it lasts, whatever inside tells of itself."""
+        shown = f"{_STAGES.index(name) + 1}/{len(_STAGES)} {name}"
+        self.progress.start(shown, None)
+        try:
+            yield
+        finally:
+            self.progress.finish(shown)
 
     @functools.cached_property
     def _code(self) -> str:

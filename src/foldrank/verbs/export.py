@@ -46,7 +46,7 @@ def export(
         raise ValueError(f"which exporter made {graph}? --exporter transformers or optimum (or genai: few bits)")
     target = short_name(provider)
     check_output(output, force=force)
-    checkpoint = Checkpoint.open(model, offline=offline, trust_remote_code=trust_remote_code)
+    checkpoint = Checkpoint.open(model, offline=offline, trust_remote_code=trust_remote_code, progress=progress)
     names = prove_names(checkpoint, trust_remote_code=trust_remote_code)
     for note in names.notes:
         logging.getLogger("foldrank").warning("%s: %s", checkpoint.name, note)

@@ -36,6 +36,9 @@ from foldrank.verbs.reference import dense_model
 from foldrank.verbs.rounded import rounded_reference
 from foldrank.verbs.torch_logits import logits_of
 
+EXPORT_PROOF = "export proof"
+"""The stage that it is."""
+
 _OTHER = {"genai": "--exporter transformers"}
 _DECODED = 4
 _SIDES: tuple[Side, ...] = ("left", "right")
@@ -69,11 +72,11 @@ class ExportProof:
         self.weights = stored_weights(folder / "model.onnx")
         claimed = padding_sides(load_model(folder / "model.onnx"))
         self.padding = None if claimed is None else list(claimed)
-        self._progress.start("export proof", 1)
+        self._progress.start(EXPORT_PROOF, 1)
         try:
             self.found = self._prove(exporter, folder, remedy)
         finally:
-            self._progress.finish("export proof")
+            self._progress.finish(EXPORT_PROOF)
 
     def close(self) -> None:
         """Free the PyTorch model."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foldrank.errors import SourceError
-from foldrank.model.identify import refuse_gguf
+from foldrank.model.gguf import gguf_of
 from foldrank.sites import PACKED, Site
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def inspect(path: Path | str) -> dict[str, Any]:
             return _bundle(path)
         if (path / "plan.json").is_file():
             return _plan(path)
-        if (path / "config.json").is_file() and not (path / "model.onnx").exists():
+        if ((path / "config.json").is_file() and not (path / "model.onnx").exists()) or gguf_of(path):
             return _checkpoint(path)
         what, remedy = "holds no manifest.json, plan.json or checkpoint", "give a bundle, a plan or a checkpoint"
         if (path / "model.onnx").exists():
@@ -38,9 +38,9 @@ def inspect(path: Path | str) -> dict[str, Any]:
         raise SourceError(path, what, remedy)
     if not path.exists():
         raise SourceError(path, "no such file or folder", "give a bundle, an .onnx file, a checkpoint or a plan")
+    if path.is_file() and gguf_of(path):
+        return _checkpoint(path)
     if path.suffix != ".onnx":
-        with path.open("rb") as file:
-            refuse_gguf(path, file.read(4))
         raise SourceError(path, "is not an .onnx file", "give a bundle, an .onnx file, a checkpoint or a plan")
     return {"kind": "onnx", **_graph(path)}
 
@@ -129,6 +129,7 @@ def _checkpoint(path: Path) -> dict[str, Any]:
     tensors = checkpoint.tensors.values()
     return {
         "kind": "checkpoint", "identity": identify(checkpoint.config, checkpoint.tensors).name,
+        **(checkpoint.gguf.source() if checkpoint.gguf else {}),
         "dialect": "safetensors", "name": checkpoint.name,
         "architecture": checkpoint.architecture,
         "blocks": len(anatomy.blocks), "sites": _sites(anatomy), "kv": _kv(anatomy),

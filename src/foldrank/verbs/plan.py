@@ -50,7 +50,7 @@ def plan(
                      like=None if recover_text else like)
     if output is not None:
         check_output(output, force=force)
-    checkpoint = Checkpoint.open(model, offline=offline, trust_remote_code=trust_remote_code)
+    checkpoint = Checkpoint.open(model, offline=offline, trust_remote_code=trust_remote_code, progress=progress)
     check_family(checkpoint)
     windows, drawn = planning(checkpoint, calibration, calibration_tokens, asked, seed=seed, bos=bos, like=like)
     for note in prove_names(checkpoint, trust_remote_code=trust_remote_code).notes:

@@ -16,7 +16,8 @@ from foldrank.model.facts import vocabulary
 from foldrank.model.places import place_of
 from foldrank.plans.texts import load_tokenizer
 from foldrank.progress import SILENT, Progress
-from foldrank.reports.validate import FORM, NOT_RUN, GraphProof, HeldOut, Sample, Validation
+from foldrank.reports.tasks import Sample
+from foldrank.reports.validate import FORM, NOT_RUN, GraphProof, HeldOut, Validation
 from foldrank.runtime.decoding.decoder import OrtDecoder
 from foldrank.runtime.proof import quality, validation
 from foldrank.runtime.proof.graph_proof import Tokens, prove
@@ -25,9 +26,12 @@ from foldrank.runtime.providers.provider import Provider
 from foldrank.tolerances import MIN_POSITIONS
 from foldrank.verbs.reading import held_out
 from foldrank.verbs.reference import Known, reference_of
+from foldrank.verbs.tasks import check_tasks, measure
 from foldrank.versions import versions
 
 _SAMPLES = 3
+PROOF = "proof"
+"""The stage that all of the graph proof is."""
 
 
 def validate(
@@ -36,16 +40,19 @@ def validate(
     allow_fallback: bool = False,
     max_perplexity_increase: str | float | None = None, min_top1_agreement: float | None = None, seed: int = 0,
     proof: bool = True, tokens: int = 20_480, bos: str = "auto", threads: int | None = None, offline: bool = False,
-    trust_remote_code: bool = False, known: Known | None = None, progress: Progress = SILENT,
+    trust_remote_code: bool = False, known: Known | None = None, tasks: bool = False, progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Prove the graph, measure quality on `tokens` tokens of held-out text, write reports/validate.json, return it.
 
     `reference`: the dense bundle. `model`: the checkpoint, by default where the bundle says it came from. `known`: what
-    `reference_of` gave, where the caller has built it already; then no checkpoint is opened. A failed gate is in the
+    `reference_of` gave, where the caller has built it already; then no checkpoint is opened. `tasks`: run those of
+    `verbs/tasks.py` on both, through lm-eval. A failed gate is in the
     result (`verdict`), not raised. Raises SourceError, BundleError, PlanMismatch, ProviderUnavailable,
     ValidationFailed (NaN in the logits).
     """
     limit = validation.share(max_perplexity_increase)
+    if tasks:
+        check_tasks()
     small = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     dense = reference if isinstance(reference, Bundle) else Bundle.open(reference)
     _check_pair(small, dense)
@@ -58,16 +65,23 @@ def validate(
     decoder = _decoder(small, engine, threads)
     graph = NOT_RUN
     if proof and known is not None:
-        graph = _prove(small, known, decoder, ids_NT, seed, progress)
+        progress.start(PROOF, None)
+        try:
+            graph = _prove(small, known, decoder, ids_NT, seed, progress)
+        finally:
+            progress.finish(PROOF)
         if not graph.passed:
             graph = replace(graph, fault=fault_of(small, dense, known, ids_NT, engine=engine, threads=threads))
-    cost, greedy = quality.measure(_decoder(dense, engine, threads), decoder, ids_NT, progress, opening=windows.opening)
+    before = _decoder(dense, engine, threads)
+    cost, greedy = quality.measure(before, decoder, ids_NT, progress, opening=windows.opening)
+    done = measure(small, dense, windows.text, (before, decoder), seed=seed, provider=engine.short,
+                   progress=progress) if tasks else None
     gates = validation.gates(graph, cost, max_perplexity_increase=limit, min_top1_agreement=min_top1_agreement)
     report = Validation(
         graph=graph, quality=cost, samples=_read(greedy, small), gates=gates, verdict=validation.verdict(gates),
         seed=seed, provider=engine.short, instead_of=engine.instead_of, threads=decoder.session.threads,
         text=HeldOut(name=windows.text.name, sha256=windows.text.sha256, bos=windows.opening.bos),
-        versions=versions(), placement=decoder.session.placement,
+        versions=versions(), placement=decoder.session.placement, tasks=done,
     )
     small.with_files({FORM.file: FORM.data(report)})
     return FORM.document(report)

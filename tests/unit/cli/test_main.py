@@ -2,14 +2,13 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
 
-from foldrank.cli import main, options, output, plans, progress
+from foldrank.cli import main, options, output, plans
 from foldrank.errors import BundleError, InvariantBroken, SourceError, ValidationFailed
 from foldrank.reports.form import Gate, Judged, Verdict
 
@@ -75,18 +74,6 @@ def test_options_on_the_command_line_win_over_the_recipe(tmp_path: Path) -> None
 
     assert CliRunner().invoke(probe, []).output == "('dipsvd:keep=0.5',) 3 9\n"
     assert CliRunner().invoke(probe, ["--seed", "0"]).output == "('dipsvd:keep=0.5',) 0 9\n"
-
-
-def test_lines_tell_only_what_took_long(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    now = [0.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    with progress.Lines() as shown:
-        for stage, took_s in (("short", 1.0), ("long", 3.0)):
-            shown.start(stage, 2)
-            shown.advance(stage)
-            now[0] += took_s
-            shown.finish(stage)
-    assert capsys.readouterr().err == "long: 3.0 s\n"
 
 
 def test_a_failed_gate_is_a_failed_report() -> None:

@@ -73,13 +73,6 @@ def test_a_git_lfs_pointer_is_called_one(folder: Path, name: str) -> None:
         Checkpoint.open(folder)
 
 
-def test_gguf_is_named_as_file_and_as_folder(tmp_path: Path) -> None:
-    (tmp_path / "model.gguf").write_bytes(b"GGUF\3\0\0\0")
-    for path in (tmp_path, tmp_path / "model.gguf"):
-        with pytest.raises(SourceError, match=r"model\.gguf: is a GGUF file"):
-            Checkpoint.open(path)
-
-
 def test_a_byte_order_mark_infinity_and_a_foreign_attention_are_read_and_kept_from_the_libraries(folder: Path) -> None:
     config = {**CONFIG, "time_step_limit": [0.0, float("inf")], "_attn_implementation": "flash_attention_2"}
     (folder / "config.json").write_text("\ufeff" + json.dumps(config), encoding="utf-8")

@@ -7,6 +7,7 @@ import pytest
 import foldrank
 from foldrank.errors import BundleError
 from foldrank.verbs import compress_stages
+from foldrank.verbs.compress import bench_seconds
 
 
 def test_the_dense_bundle_of_another_checkpoint_is_refused_early(
@@ -17,3 +18,11 @@ def test_the_dense_bundle_of_another_checkpoint_is_refused_early(
         foldrank.compress(tiny_models / "llama" / "checkpoint", tmp_path / "out", methods=["slm:keep=0.75"],
                           dense=dense_5m)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("spent_s", "proofs_s", "bench_s"), [
+    (300.0, 30.0, 105.0), (139.0, 33.0, 20.0), (60.0, 40.0, 0.0)])
+def test_proofs_and_bench_are_a_third_of_all(spent_s: float, proofs_s: float, bench_s: float) -> None:
+    found = bench_seconds(spent_s, proofs_s)
+    assert found == bench_s
+    assert proofs_s + found == pytest.approx((spent_s + found) / 3) or found == 0.0

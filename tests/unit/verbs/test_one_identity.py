@@ -91,10 +91,9 @@ def test_a_quantised_checkpoint_is_named_by_its_tensors(
 def test_a_gguf_file_is_one_whatever_it_is_called(name: str, tiny_models: Path, tmp_path: Path) -> None:
     path, given = tmp_path / name, tiny_models / "llama" / "checkpoint"
     path.write_bytes(b"GGUF\3\0\0\0")
-    found = of_checkpoint(path, tmp_path / "out")
-    found |= said([lambda: export(given, tmp_path / "out", exporter="optimum", graph=path)], SourceError)
-    assert found == {"is a GGUF file, llama.cpp's own format; "
-                     "give the safetensors checkpoint that it was converted from"}
+    assert of_checkpoint(path, tmp_path / "out") == {"bad GGUF file: truncated; fetch the file again"}
+    assert said([lambda: export(given, tmp_path / "out", exporter="optimum", graph=path)], SourceError) == {
+        "is a GGUF file, a checkpoint and no graph; give it in a checkpoint's place"}
 
 
 def test_a_merged_graph_is_named(graph: onnx.ModelProto, tiny_models: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from foldrank.cli import options, output, plans, progress, results
 @options.exporting
 @options.provider
 @options.quality_gates
+@options.tasks
 @options.speed_gate
 @click.option("--dense", type=options.PATH, help="Keep the dense bundle here, or take it from here if it exists.")
 @click.option("--keep-going", is_flag=True, help="Bench after a failed gate too (never after a failed proof).")
@@ -34,7 +35,7 @@ def command(
     recover_target: str | None, recover_select: str | None, recover_lisa: int | None, bos: str | None,
     exporter: str | None, dtype: str | None, provider: str | None, provider_options: dict[str, str], text: Path | None,
     max_perplexity_increase: float | None, min_top1_agreement: float | None, min_speedup: float | None,
-    dense: Path | None, keep_going: bool, offline: bool, trust_remote_code: bool, device: str, seed: int,
+    tasks: bool, dense: Path | None, keep_going: bool, offline: bool, trust_remote_code: bool, device: str, seed: int,
     as_json: bool, quiet: bool, verbose: bool,
 ) -> None:
     """From a checkpoint to a proven, measured bundle: export, plan, apply, validate, bench and report."""
@@ -53,8 +54,8 @@ def command(
     with progress.shown(quiet) as shown:
         made = options.usage(
             compress, model, output_, **plans.options(chosen), provider_options=provider_options, dense=dense,
-            keep_going=keep_going, device=device, force=force, offline=offline, trust_remote_code=trust_remote_code,
-            progress=shown,
+            keep_going=keep_going, tasks=tasks, device=device, force=force, offline=offline,
+            trust_remote_code=trust_remote_code, progress=shown,
         )
     page = made.path / "report.html"
     report = str(page) if page.is_file() else None

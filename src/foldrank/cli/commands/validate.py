@@ -15,6 +15,7 @@ from foldrank.cli import options, output, progress, results
 @click.option("--model", help="The checkpoint, for the graph proof; default: where the bundle says it came from.")
 @click.option("--proof/--no-proof", default=True, help="Whether to run the graph proof.")
 @options.quality_gates
+@options.tasks
 @options.bos
 @options.provider
 @options.fallback
@@ -24,7 +25,8 @@ from foldrank.cli import options, output, progress, results
 @click.pass_context
 def command(
     ctx: click.Context, bundle: Path, reference: Path, model: str | None, proof: bool, text: Path | None,
-    max_perplexity_increase: float | None, min_top1_agreement: float | None, bos: str | None, provider: str | None,
+    max_perplexity_increase: float | None, min_top1_agreement: float | None, tasks: bool, bos: str | None,
+    provider: str | None,
     provider_options: dict[str, str], allow_fallback: bool, offline: bool, trust_remote_code: bool, seed: int,
     as_json: bool, quiet: bool, verbose: bool,
 ) -> None:
@@ -37,7 +39,7 @@ def command(
             validate, bundle, reference=reference, model=model, text=text, provider=provider or "cpu",
             provider_options=provider_options, allow_fallback=allow_fallback, proof=proof,
             max_perplexity_increase=max_perplexity_increase, min_top1_agreement=min_top1_agreement, bos=bos or "auto",
-            seed=seed, offline=offline, trust_remote_code=trust_remote_code, progress=shown,
+            seed=seed, tasks=tasks, offline=offline, trust_remote_code=trust_remote_code, progress=shown,
         )
     report = FORM.parse(found)
     if as_json:
