@@ -25,7 +25,7 @@ from foldrank.benchmarks.environment import environment
 from foldrank.benchmarks.products import DTYPES, copies_of, write_product
 from foldrank.edits.base import BRANCHES
 from foldrank.edits.low_rank import rank_limit
-from foldrank.edits.storage import FewBits
+from foldrank.edits.storage import HAVE_FEW_BITS, FewBits
 from foldrank.plans.solver.costs import CostTable, Fewer, Narrower, Shape, Timing
 from foldrank.plans.solver.layout import GROUPS
 from foldrank.progress import SILENT, Progress
@@ -43,9 +43,6 @@ WIDTHS, WIDTH_MULTIPLE = (0.25, 0.5, 0.75), 64
 
 STORAGES = (FewBits(4, 32, True, 4), FewBits(8, 32, True, 4))
 """Ways of storing in few bits that are measured: the defaults of `quantize`."""
-
-HAVE_FEW_BITS = ("cpu", "cuda")
-"""Providers that compute MatMulNBits themselves."""
 
 Way: TypeAlias = int | FewBits | None
 """How a product is computed: as a pair of some rank, in few bits, or as it is."""

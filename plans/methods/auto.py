@@ -18,19 +18,13 @@ of the chosen layout sees all of them. The same seed gives the same plan.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import BeforeValidator, ConfigDict, Field
-from pydantic.dataclasses import dataclass as settings_dataclass
 
 from foldrank.edits.base import Phase
-from foldrank.edits.replace_weight import ReplaceWeight
-from foldrank.edits.storage import FewBits
-from foldrank.model.opening import PLAIN, Opening
 from foldrank.plans.method import Method, Result, Task
 from foldrank.plans.methods import quantize
 from foldrank.plans.solver.axes import front, shares
@@ -45,7 +39,9 @@ from foldrank.plans.solver.meter import Meter
 from foldrank.plans.solver.moves import Terms
 from foldrank.plans.solver.original import Original, shapes_of
 from foldrank.plans.solver.search import Effort, Search, State
+from foldrank.plans.solver.settings import Settings
 from foldrank.plans.solver.staged import Stages
+from foldrank.plans.solver.windows import SEARCH_TOKENS, shortened, split
 from foldrank.sites import Site
 
 EFFORTS = {
@@ -56,79 +52,8 @@ EFFORTS = {
 STRIDE = 0.125
 """Of a descent that takes the place of a program that finds no way."""
 
-SEARCH_TOKENS = 6144
-"""Tokens that blocks are refit on while the search runs; the result is refit on all."""
-
 EXCHANGED = 3 * 10**12
 """Numbers times tokens that exchanges may take up: 16 builds of a model of 30 million, four of one of 100 million."""
-
-SEARCH_WINDOW = 256
-"""Longest window the search runs: attention's cost grows with its square."""
-
-
-@settings_dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
-class Settings:
-    """Exactly one of keep, bytes and speedup is given. `fold`, `drop`, `narrow`, `factor`: whether blocks may become
-    one, branches leave, MLPs lose channels, matrices become pairs. `align`: of ranks above 1; `width_align`: of widths.
-
-    `few_bits`: whether matrices may be stored in 4 or 8 bits; what follows says how, as for `quantize`, and ranks and
-    widths are multiples of `block_size` then.
-
-    `packed`: q, k, v and gate, up as one site each (joint), or as the model holds them (split). By default split, and
-    joint where a cost table says what products take: one product more is not free.
-    """
-
-    keep: Annotated[float, Field(gt=0, le=1)] | None = None
-    bytes: Annotated[int, Field(ge=1)] | None = None
-    speedup: Annotated[float, Field(ge=1)] | None = None
-    cost_table: str | None = None
-    dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
-    effort: Literal["low", "normal", "high"] = "normal"
-    align: Annotated[int, Field(ge=1)] = 4
-    width_align: Annotated[int, Field(ge=1)] = 16
-    fold: bool = True
-    drop: bool = True
-    narrow: bool = True
-    factor: bool = True
-    packed: Packed | None = None
-    few_bits: bool = False
-    block_size: Annotated[Literal[16, 32, 64, 128, 256], BeforeValidator(int)] = 32
-    symmetric: bool = True
-    accuracy: Annotated[Literal[0, 4], BeforeValidator(int)] = 4
-    head_bits: quantize.TableBits = 8
-    embedding_bits: quantize.TableBits = 8
-
-    @property
-    def storing(self) -> quantize.Settings:
-        """How what is stored in few bits is rounded and stored."""
-        return quantize.Settings(
-            block_size=self.block_size, symmetric=self.symmetric, accuracy=self.accuracy, head_bits=self.head_bits,
-            embedding_bits=self.embedding_bits)
-
-    @property
-    def storages(self) -> dict[int, FewBits]:
-        """Ways of storing a matrix besides floats."""
-        return {bits: replace(self.storing.storage, bits=bits) for bits in (4, 8)} if self.few_bits else {}
-
-    def multiple(self, align: int) -> int:
-        """Of ranks or widths."""
-        return math.lcm(align, self.block_size) if self.few_bits else align
-
-    @property
-    def sites(self) -> Packed:
-        """`packed`, or its default."""
-        return self.packed or ("split" if self.cost_table is None else "joint")
-
-    def __post_init__(self) -> None:
-        if sum(x is not None for x in (self.keep, self.bytes, self.speedup)) != 1:
-            raise ValueError("give exactly one of keep, bytes, speedup")
-        if self.speedup is not None and self.cost_table is None:
-            raise ValueError("speedup needs cost_table=FILE.json, which `foldrank bench --cost-table` measures")
-        if self.few_bits and self.keep is not None:
-            raise ValueError("few_bits needs bytes or speedup: keep counts weights, however they are stored")
-        if not (self.fold or self.drop or self.narrow or self.factor):
-            raise ValueError("nothing is left to choose: one of fold, drop, narrow, factor is to be true")
-
 
 def run(task: Task, settings: Settings) -> Result:
     """Choose and fit. Raises ValueError where the budget is out of reach, PlanFormatError on a bad cost table."""
@@ -136,7 +61,7 @@ def run(task: Task, settings: Settings) -> Result:
     layout = dense_layout(tuple(block.number for block in decoder.blocks))
     shapes = _shapes(task, settings.sites)
     width = WIDTHS[settings.dtype]
-    outside = quantize.outside_bytes(decoder, settings.storing, width) if settings.few_bits else (
+    outside = quantize.outside_bytes(decoder, settings.storing, width) if settings.stores else (
         width * decoder.other_parameters)
     budget = budget_of(decoder, settings, layout, shapes, settings.storages, outside)
     if total(layout, shapes, budget.costs) <= budget.limit:
@@ -147,44 +72,24 @@ def run(task: Task, settings: Settings) -> Result:
     kept = numbers_stored(final.layout, shapes) / numbers_stored(layout, shapes)
     result = fitted_result(task, whole, final, kept, _predicted(found, state),
                            _diagnostics(found, state, layout, budget.limit))
-    return _stored(task, settings, state.layout, result, found.meter) if settings.few_bits else result
+    return _stored(task, settings, state.layout, result, found.meter) if settings.stores else result
 
 
 def _until(settings: Settings) -> Phase:
-    return Phase.STORAGE if settings.few_bits else Phase.WEIGHTS
+    return Phase.STORAGE if settings.stores else Phase.WEIGHTS
 
 
 METHOD = Method("auto", Settings, run, phase=Phase.BLOCKS, until=_until)
 
 
 def _stored(task: Task, settings: Settings, layout: Layout, result: Result, meter: Meter) -> Result:
-    """The result with its sites rounded as the layout says, measured once more. A matrix whose numbers the plan holds
-    is not in it as floats."""
+    """The result with its sites rounded as the layout says, measured once more."""
     storages = {Site(span.low, (role,)): settings.storages[bits]
                 for span in layout for roles, bits in span.bits.items() for role in roles}
     rounded = quantize.stored(replace(task, decoder=result.decoder), settings.storing, storages)
-    told_twice = {edit.tensor: edit for edit in result.edits
-                  if isinstance(edit, ReplaceWeight) and set(edit.site.parts) <= storages.keys()}
-    edits = [edit for edit in result.edits if edit not in told_twice.values()]
-    arrays = {name: array for name, array in result.arrays.items() if name not in told_twice}
     loss = meter.on(rounded.decoder).whole()
-    return replace(result, decoder=rounded.decoder, edits=(*edits, *rounded.edits), arrays={**arrays, **rounded.arrays},
-                   predicted={**result.predicted, "auto.stored_nats": loss})
-
-
-def shortened(ids_NT: np.ndarray, opening: Opening = PLAIN) -> np.ndarray:
-    """The same tokens in windows of at most SEARCH_WINDOW."""
-    parts = -(-ids_NT.shape[1] // SEARCH_WINDOW)
-    return opening.cut_to(ids_NT, ids_NT.shape[1] // parts)
-
-
-def split(ids_NT: np.ndarray, opening: Opening = PLAIN) -> tuple[np.ndarray, np.ndarray]:
-    """(measuring, fitting) windows: every third, and the others; where there is only one, its two halves."""
-    if len(ids_NT) == 1:
-        halves = opening.cut_to(ids_NT, ids_NT.shape[1] // 2)
-        return halves[1:2], halves[:1]
-    chosen = np.arange(len(ids_NT)) % 3 == 1
-    return ids_NT[chosen], ids_NT[~chosen]
+    return replace(result, decoder=rounded.decoder, edits=(*result.edits, *rounded.edits),
+                   arrays={**result.arrays, **rounded.arrays}, predicted={**result.predicted, "auto.stored_nats": loss})
 
 
 def _shapes(task: Task, packed: Packed) -> Shapes:
@@ -213,7 +118,7 @@ def _best(
     effort = EFFORTS[settings.effort]
     affordable = EXCHANGED // (used.size * numbers_stored(layout, shapes))
     effort = replace(effort, exchanges=min(effort.exchanges, affordable))
-    if settings.few_bits:
+    if settings.stores:
         effort = replace(effort, stages=(1,))  # bits are not built: halfway there is no nearer
 
     def search_of(name: str, stride: float) -> Search:

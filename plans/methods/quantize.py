@@ -11,72 +11,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
-from pydantic import BeforeValidator, ConfigDict, Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from foldrank.digests import WeightDigest, in_threads
 from foldrank.edits import Edit
-from foldrank.edits.base import Phase
+from foldrank.edits.base import EMBEDDING, Phase
 from foldrank.edits.quantize_embedding import QuantizeEmbedding
 from foldrank.edits.quantize_head import QuantizeHead
 from foldrank.edits.quantize_weight import QuantizeWeight
-from foldrank.edits.storage import FewBits
-from foldrank.plans.bits.careful import Care
-from foldrank.plans.bits.walk import Rounded, Rounding
+from foldrank.edits.storage import FewBits, StorageEdit
+from foldrank.plans.bits.settings import Settings
+from foldrank.plans.bits.walk import Rounded
 from foldrank.plans.low_rank.factoring import replaced_digests
 from foldrank.plans.method import Method, Result, Task
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.simulate import apply_edits
 from foldrank.plans.solver.costs import stored_bytes
 from foldrank.sites import Site
-
-_WIDE = (None, "none", "16", "32", 16, 32)
-"""What leaves a table in floats."""
-
-
-def _bits(value: object) -> object:
-    return None if value in _WIDE else int(value) if isinstance(value, str) and value.isdecimal() else value
-
-
-Bits = Annotated[Literal[4, 8], BeforeValidator(int)]
-TableBits = Annotated[Literal[4, 8] | None, BeforeValidator(_bits)]
-
-
-@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
-class Settings:
-    """`accuracy` 4 lets products be taken with activations rounded to int8: on CPUs several times as fast, and as
-    coarse as bf16. `head_bits`, `embedding_bits`: of the matrix that makes the logits and of the table of words; `none`
-    (or 16, 32) leaves them as floats. `inputs`, `toward`, `search`, `sweeps`, `fit`: of `rounding=gptq`, as in
-    `bits/walk.py` and `bits/careful.py`.
-    """
-
-    bits: Bits = 4
-    block_size: Annotated[Literal[16, 32, 64, 128, 256], BeforeValidator(int)] = 32
-    symmetric: bool = True
-    accuracy: Annotated[Literal[0, 4], BeforeValidator(int)] = 4
-    head_bits: TableBits = 8
-    embedding_bits: TableBits = 8
-    rounding: Literal["gptq", "nearest"] = "gptq"
-    inputs: Literal["sequential", "original"] = "sequential"
-    toward: Annotated[float, Field(ge=0, le=1)] = 0.0
-    search: bool = True
-    sweeps: Annotated[int, Field(ge=0, le=20)] = 2
-    fit: bool = True
-
-    @property
-    def storage(self) -> FewBits:
-        """How every matrix of the blocks is stored."""
-        return FewBits(self.bits, self.block_size, self.symmetric, self.accuracy)
-
-    @property
-    def careful(self) -> Rounding:
-        """How they are rounded, where not to nearest."""
-        care = Care(self.search, self.sweeps, self.fit)
-        return Rounding(care, self.toward, self.inputs == "sequential")
 
 
 def run(task: Task, settings: Settings) -> Result:
@@ -99,10 +53,11 @@ def outside_bytes(decoder: Decoder, settings: Settings, width: int) -> int:
     """Bytes of all that is not in the blocks, head and table of words stored as asked, a float taking `width`."""
     floats, few = decoder.other_parameters, 0
     for edit in tables(decoder, settings):
-        assert isinstance(edit, QuantizeHead | QuantizeEmbedding)
-        few += stored_bytes(edit.storage, edit.shape, width)
-        if isinstance(edit, QuantizeEmbedding) or not decoder.tied:
-            floats -= edit.shape[0] * edit.shape[1]
+        embeds = EMBEDDING in edit.touch.writes
+        shape = _shape(decoder.table if embeds else decoder.head)
+        few += stored_bytes(edit.storage, shape, width)
+        if embeds or not decoder.tied:
+            floats -= shape[0] * shape[1]
     return width * floats + few
 
 
@@ -114,12 +69,12 @@ def _edit(task: Task, site: Site, storage: FewBits, settings: Settings, found: R
         settings.rounding, found.held.get(site, ()))
 
 
-def tables(decoder: Decoder, settings: Settings) -> list[Edit]:
+def tables(decoder: Decoder, settings: Settings) -> list[StorageEdit]:
     """Edits of the head and the table of words: one, where they are one table and are stored alike."""
     head = _storage(settings, settings.head_bits, decoder.head)
     table = _storage(settings, settings.embedding_bits, decoder.table)
     one = decoder.tied and head == table
-    edits: list[Edit] = []
+    edits: list[StorageEdit] = []
     if head is not None and not one:
         edits.append(QuantizeHead(_shape(decoder.head), head, WeightDigest.of(_array(decoder.head))))
     if table is not None:

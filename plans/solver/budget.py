@@ -18,7 +18,7 @@ WIDTHS = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
 class Asked(Protocol):
-    """What of a method's settings tells the budget; exactly one of keep, bytes and speedup is there."""
+    """What of a method's settings tells the budget; exactly one of keep, bytes, speedup and of_int4 is there."""
 
     @property
     def keep(self) -> float | None: ...
@@ -26,6 +26,8 @@ class Asked(Protocol):
     def bytes(self) -> int | None: ...
     @property
     def speedup(self) -> float | None: ...
+    @property
+    def of_int4(self) -> float | None: ...
     @property
     def cost_table(self) -> str | None: ...
     @property
@@ -53,15 +55,25 @@ def budget_of(
     times = None
     if asked.cost_table is not None:
         times = Latencies.of(CostTable.read(Path(asked.cost_table)), shapes)
-    if asked.speedup is not None:
-        assert times is not None
+    if times is not None and (asked.speedup or asked.of_int4):
         times.check_bits(storages)
-        return Budget(times, total(layout, shapes, times) / asked.speedup, times)
+        whole = total(layout, shapes, times)
+        if asked.of_int4:
+            whole = min(whole, _in_four_bits(layout, shapes, times))  # small products may be slower so
+        return Budget(times, whole * (asked.of_int4 or 1) / (asked.speedup or 1), times)
     beside = decoder.blocks[0].parameters - decoder.blocks[0].site_parameters
     if asked.keep is not None:
         return Budget(Numbers(), math.floor(asked.keep * numbers_stored(layout, shapes) + 1e-9), times)
-    assert asked.bytes is not None
-    limit = asked.bytes - outside
-    if limit < 1:
-        raise ValueError(f"auto: bytes={asked.bytes} are fewer than the {outside} that embeddings and final norm take")
-    return Budget(Bytes(WIDTHS[asked.dtype], storages, beside), limit, times)
+    costs = Bytes(WIDTHS[asked.dtype], storages, beside)
+    limit = asked.bytes
+    if asked.of_int4 is not None:
+        limit = math.floor(asked.of_int4 * (outside + _in_four_bits(layout, shapes, costs)))
+    assert limit is not None
+    if limit <= outside:
+        raise ValueError(f"auto: bytes={limit} are fewer than the {outside} that embeddings and final norm take")
+    return Budget(costs, limit - outside, times)
+
+
+def _in_four_bits(layout: Layout, shapes: Shapes, costs: Costs) -> float:
+    """Cost of the layout with every site so."""
+    return total(tuple(span.with_bits(dict.fromkeys(shapes, 4)) for span in layout), shapes, costs)

@@ -21,6 +21,7 @@ class Recipe:
     """Every field an option of the same name; None leaves the option to its own default."""
 
     methods: tuple[str, ...] = ()
+    goal: str | None = None
     calibration: str | None = None
     calibration_tokens: int | None = None
     calibration_from: str | None = None

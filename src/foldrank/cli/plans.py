@@ -22,12 +22,15 @@ def given(name: str, value: Any) -> Any:
 def choose(recipe: Path | None, save: Path | None, **typed: Any) -> Recipe:
     """Options of the command line over those of the recipe; written to `save`. Without methods: a usage error."""
     fields = options(read_recipe(recipe)) if recipe else {}
+    for one, other in (("goal", "methods"), ("methods", "goal")):
+        if typed.get(one):
+            fields.pop(other, None)
     fields |= {name: str(value) if isinstance(value, Path) else value
                for name, value in typed.items() if value not in (None, ())}
     chosen = Recipe(**fields)
-    if not chosen.methods:
-        raise click.UsageError("no method; give --method slm:keep=0.75, or a --recipe with methods",
-                               click.get_current_context())
+    if not chosen.methods and chosen.goal is None:
+        what = "no method; give --method slm:keep=0.75, or a --recipe with methods (compress: or --goal)"
+        raise click.UsageError(what, click.get_current_context())
     if save:
         chosen.save(save)
     return chosen

@@ -40,6 +40,9 @@ class FewBits:
         return f"{self}{'' if self.symmetric else ', zero points'}, accuracy {self.accuracy}"
 
 
+HAVE_FEW_BITS = ("cpu", "cuda")
+"""Providers that compute with such matrices, by their short names."""
+
 Rounding = Literal["nearest", "gptq"]
 """How numbers are made: to nearest, by whoever applies the plan; or so that errors make up for each other, by the
 planner, whose numbers the plan holds."""

@@ -10,6 +10,7 @@ from foldrank.edits.laws import surviving
 from foldrank.edits.story import story
 from foldrank.reporting import figures, lookup
 from foldrank.reporting.evidence import Evidence
+from foldrank.reporting.front_chart import front
 from foldrank.reporting.parts import Block, Fold, Part, Rank, RankGrid, Section, Strip, Table, Text, table
 from foldrank.reporting.weight_bytes import largest_rank
 from foldrank.sites import Site
@@ -20,7 +21,8 @@ def done(evidence: Evidence) -> Section:
     if evidence.plan is None:
         return Section("done", "What was done", (Text("This is a dense bundle: no compression plan was applied."),))
     told = [Text(" ".join(lines))] if (lines := story(evidence.edits)) else []
-    parts: list[Part] = [_steps(evidence), *told, *_blocks(evidence), *_ranks(evidence), *_predicted(evidence)]
+    parts: list[Part] = [_steps(evidence), *told, *_blocks(evidence), *_ranks(evidence), *front(evidence),
+                         *_predicted(evidence)]
     return Section("done", "What was done", tuple(parts))
 
 

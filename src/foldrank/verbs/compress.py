@@ -24,7 +24,8 @@ def compress(
     model: str | Path,
     output: str | Path,
     *,
-    methods: Sequence[str],
+    methods: Sequence[str] = (),
+    goal: str | None = None,
     calibration: str | Path | None = None,
     calibration_tokens: int | None = None,
     calibration_from: str | Path | None = None,
@@ -59,6 +60,8 @@ def compress(
 ) -> Bundle:
     """Export, plan, apply, add a self-test, validate, bench and report; returns the compressed bundle.
 
+    `goal` ("small", "balanced", "fast") in the place of methods: `foldrank.verbs.goal` says what each is.
+
     What can be wrong is asked before the long work: libraries, settings, texts, whether the provider starts, whether
     `dense` is of this checkpoint, the export. Without matplotlib the page has no pictures, and nothing else is missing.
 
@@ -81,7 +84,8 @@ def compress(
     from foldrank.runtime.proof import validation
     from foldrank.runtime.providers.fallback import check_starts
     from foldrank.runtime.providers.provider import short_name
-    from foldrank.verbs.compress_stages import Way
+    from foldrank.verbs.compress_stages import COSTS, Way
+    from foldrank.verbs.goal import TABLE, method_of
     from foldrank.verbs.plan import recovery
     from foldrank.verbs.reading import chosen_text, held_out, planning
     from foldrank.verbs.report import PAGE, report
@@ -90,7 +94,12 @@ def compress(
     dense = None if dense is None else Path(dense).expanduser()
     output = Path(output).expanduser().absolute()
     check_output(output, force=force)
-    if short_name(provider) != "cpu":
+    if goal is not None and methods:
+        raise ValueError("a goal and methods are given; give one of the two")
+    here = short_name(provider)
+    if goal is not None:
+        methods = [method_of(goal, here)]
+    if here != "cpu":
         methods = [aligned(method, _GPU_ALIGN) for method in methods]
     requests = parse_all(methods)
     validation.share(max_perplexity_increase)
@@ -114,6 +123,10 @@ def compress(
     with unfinished(output) as stages:
         way = Way(stages, model, checkpoint, texts, trust=trust, running=running, progress=progress)
         baseline = way.exported(dense, exporter=exporter, dtype=dtype, provider=provider, seed=seed)
+        costs = stages.folder / COSTS
+        if any(TABLE in method for method in methods):
+            methods = [method.replace(TABLE, str(costs)) for method in methods]
+            way.timed(baseline, costs, provider=provider, provider_options=provider_options, seed=seed)
         way.planned(
             methods=methods, calibration=calibration, calibration_tokens=calibration_tokens,
             calibration_from=calibration_from, like=like, seed=seed, recover=recover, recover_text=recover_text,

@@ -26,7 +26,7 @@ from foldrank.reports.bench import Bench
 from foldrank.reports.validate import FORM as QUALITY
 from foldrank.reports.validate import Validation
 from foldrank.verbs.apply import apply
-from foldrank.verbs.bench import bench
+from foldrank.verbs.bench import bench, cost_table
 from foldrank.verbs.export import export
 from foldrank.verbs.plan import plan
 from foldrank.verbs.reference import Known, reference_of
@@ -34,6 +34,8 @@ from foldrank.verbs.selftest import add_selftest
 from foldrank.verbs.validate import validate
 
 _STAGES = ("export", "plan", "apply", "validate", "bench")
+COSTS = "costs.json"
+
 _CODE = ("foldrank", "foldrank.graph", "foldrank.export", "foldrank.plans", "foldrank.passes", "foldrank.runtime",
          "foldrank.benchmarks")
 
@@ -69,6 +71,15 @@ class Way:
         with self._stage("export"):
             return make() if dense is not None else self.stages.once(
                 "export", [*self._from, settings], make, lambda: Bundle.open(place))
+
+    def timed(self, baseline: Bundle, output: Path, **settings: Any) -> None:
+        """The cost table of the dense bundle."""
+        def make() -> None:
+            cost_table(baseline, output, progress=self.progress, **settings)
+
+        digests = [sha256_file(baseline.path / MANIFEST)]
+        self.stages.once("costs", [self._code, digests, _plain(settings)], make,
+                         lambda: output if output.is_file() else None)
 
     def planned(self, **settings: Any) -> None:
         """The plan."""

@@ -38,6 +38,7 @@ def plan(
     """
     from foldrank.disk.staging import check_output, staged_folder
     from foldrank.model.checkpoint import Checkpoint, check_finite
+    from foldrank.plans.bits.once import told_once
     from foldrank.plans.compose import make_plan, parse_all
     from foldrank.plans.models.families import check_family
     from foldrank.plans.models.names import prove_names
@@ -62,6 +63,7 @@ def plan(
 
         after = partial(recovered, asked=asked, windows=drawn, seed=seed, progress=progress)
     made = make_plan(checkpoint, methods, windows=windows, seed=seed, device=device, progress=progress, after=after)
+    made = told_once(made)
     if output is not None:
         with staged_folder(output, force=force) as folder:
             made.write(folder)

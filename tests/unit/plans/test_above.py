@@ -10,12 +10,12 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from foldrank.plans.methods.auto import split
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.solver.above import Above
 from foldrank.plans.solver.layout import dense_layout
 from foldrank.plans.solver.meter import Meter
 from foldrank.plans.solver.search import Search
+from foldrank.plans.solver.windows import split
 
 MakeModel = Callable[..., Any]
 

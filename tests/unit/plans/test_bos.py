@@ -20,7 +20,7 @@ from foldrank.planfile.document import read_document
 from foldrank.plans import compose
 from foldrank.plans.chats import Chat
 from foldrank.plans.encoding import Prompts, encoded, opening_of
-from foldrank.plans.methods.auto import shortened, split
+from foldrank.plans.solver.windows import shortened, split
 from foldrank.plans.texts import Text, cut_windows, load_text, load_tokenizer, windows
 from foldrank.plans.training.recovering import Recovery, recovery_windows
 from foldrank.verbs.plan import plan

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from foldrank.plans.methods.auto import split
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.solver.improving import exchanged, filled, raised, swapped
 from foldrank.plans.solver.layout import GROUPS, dense_layout
 from foldrank.plans.solver.search import Effort, Search
+from foldrank.plans.solver.windows import split
 
 MakeModel = Callable[..., Any]
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from foldrank.plans.methods.auto import split
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.solver.costs import Numbers
 from foldrank.plans.solver.layout import dense_layout
@@ -19,6 +18,7 @@ from foldrank.plans.solver.options import GRID, grid, laid_out
 from foldrank.plans.solver.program import Cell, Option, choose
 from foldrank.plans.solver.search import Search
 from foldrank.plans.solver.staged import Stages
+from foldrank.plans.solver.windows import split
 
 SITES = (("q",), ("o",))
 

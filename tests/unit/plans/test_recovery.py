@@ -134,8 +134,8 @@ def test_a_plan_without_matrices_has_no_factors_to_train(make_model: MakeModel, 
 def test_edits_that_were_replaced_weights_are_trained_in_place(
     make_model: MakeModel, ids: np.ndarray, text: np.ndarray, narrow: bool, kind: type
 ) -> None:
-    from foldrank.plans.methods.auto import Settings as AutoSettings
     from foldrank.plans.methods.auto import run as solve
+    from foldrank.plans.solver.settings import Settings as AutoSettings
 
     decoder = Decoder.of(make_model(3))
     made = solve(Task(decoder, ids, 0, source=decoder), AutoSettings(

@@ -21,7 +21,8 @@ from foldrank.planfile.document import Calibration, Keep, PlanDocument, Source, 
 from foldrank.reporting import picture
 from foldrank.sites import Site
 
-CHARTS = ("bytes_chart", "context_chart", "quality_chart", "roofline", "similarity_map", "spectra", "speed_chart")
+CHARTS = ("bytes_chart", "context_chart", "front_chart", "quality_chart", "roofline", "similarity_map", "spectra",
+          "speed_chart")
 BLOCKS = 12
 SHAPES = {"qkv": (192, 320), "o": (192, 192), "gate_up": (192, 1024), "down": (512, 192)}
 _DIGEST = WeightDigest("0" * 64, "1" * 64, "2" * 64)

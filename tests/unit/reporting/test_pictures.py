@@ -13,8 +13,9 @@ from matplotlib import colors, image
 from sample_reports import benchmark
 
 from foldrank.reporting.evidence import Evidence
+from foldrank.reporting.front_chart import front
 from foldrank.reporting.page import compose
-from foldrank.reporting.parts import Picture
+from foldrank.reporting.parts import Picture, Table
 from foldrank.reporting.picture import PAPER, SMALL, VARIABLES, canvas, inline_svg, png
 from foldrank.reporting.similarity_map import similarity_map
 from foldrank.reporting.spectra import Spectrum, read, spectra
@@ -103,3 +104,17 @@ def test_hostile_text_in_a_picture_is_text() -> None:
         svg = inline_svg(figure, "x", '"><script>')
     assert "<script" not in svg
     assert "&lt;script&gt;$x$ &amp;" in svg
+
+
+def test_the_front_and_its_axes_are_shown_where_a_plan_tells_them(make_bundle: Maker) -> None:
+    told = {"auto_front": [{"of_budget": 0.5, "predicted_nats": 0.4}, {"of_budget": 1.0, "predicted_nats": 0.1},
+                           {"of_budget": None}],
+            "auto_axes": [{"axis": "width", "predicted_nats": 0.08, "alone_nats": None},
+                          {"axis": "bits", "predicted_nats": 0.02, "alone_nats": 0.3}]}
+    drawn, rows = front(Evidence.read(make_bundle({"plan/diagnostics.json": told})))
+    assert isinstance(drawn, Picture)
+    assert "50.0 %: 0.400 nats" in drawn.svg
+    assert isinstance(rows, Table)
+    assert [[cell.text for cell in row][0::2] for row in rows.rows] == [
+        ["narrower MLPs", "out of reach"], ["few bits", "0.300 nats"]]
+    assert front(Evidence.read(make_bundle({"plan/diagnostics.json": {}}))) == []

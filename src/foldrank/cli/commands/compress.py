@@ -14,6 +14,8 @@ from foldrank.cli import options, output, plans, progress, results
 @options.output
 @options.calibration
 @options.recovering
+@click.option("--goal", type=click.Choice(["small", "balanced", "fast"]),
+              help="In the place of methods: fewer bytes than with 4-bit weights, as many, or less time.")
 @options.bos
 @options.exporting
 @options.provider
@@ -28,9 +30,9 @@ from foldrank.cli import options, output, plans, progress, results
 @options.reporting
 @click.pass_context
 def command(
-    ctx: click.Context, model: str, output_: Path, force: bool, methods: tuple[str, ...], calibration: Path | None,
-    calibration_tokens: int | None, calibration_from: Path | None, like: Path | None, recipe: Path | None,
-    save_recipe: Path | None, recover: str | None,
+    ctx: click.Context, model: str, output_: Path, force: bool, methods: tuple[str, ...], goal: str | None,
+    calibration: Path | None, calibration_tokens: int | None, calibration_from: Path | None, like: Path | None,
+    recipe: Path | None, save_recipe: Path | None, recover: str | None,
     recover_text: Path | None, recover_tokens: int | None, recover_steps: int | None, recover_minutes: float | None,
     recover_target: str | None, recover_select: str | None, recover_lisa: int | None, bos: str | None,
     exporter: str | None, dtype: str | None, provider: str | None, provider_options: dict[str, str], text: Path | None,
@@ -43,7 +45,7 @@ def command(
     from foldrank.verbs.compress import compress
 
     chosen = plans.choose(
-        recipe, save_recipe, methods=methods, calibration=calibration, calibration_tokens=calibration_tokens,
+        recipe, save_recipe, methods=methods, goal=goal, calibration=calibration, calibration_tokens=calibration_tokens,
         calibration_from=calibration_from, like=like, recover=recover, recover_text=recover_text,
         recover_tokens=recover_tokens, recover_steps=recover_steps,
         recover_minutes=recover_minutes, recover_target=recover_target, recover_select=recover_select,

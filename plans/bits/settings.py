@@ -1,0 +1,56 @@
+"""How what is left is stored in few bits, and how it is rounded: the settings of `quantize`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from foldrank.edits.storage import FewBits
+from foldrank.plans.bits.careful import Care
+from foldrank.plans.bits.walk import Rounding
+
+_WIDE = (None, "none", "16", "32", 16, 32)
+"""What leaves a table in floats."""
+
+
+def _bits(value: object) -> object:
+    return None if value in _WIDE else int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+Bits = Annotated[Literal[4, 8], BeforeValidator(int)]
+TableBits = Annotated[Literal[4, 8] | None, BeforeValidator(_bits)]
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+class Settings:
+    """`accuracy` 4 lets products be taken with activations rounded to int8: on CPUs several times as fast, and as
+    coarse as bf16. `head_bits`, `embedding_bits`: of the matrix that makes the logits and of the table of words; `none`
+    (or 16, 32) leaves them as floats. `inputs`, `toward`, `search`, `sweeps`, `fit`: of `rounding=gptq`, as in
+    `bits/walk.py` and `bits/careful.py`.
+    """
+
+    bits: Bits = 4
+    block_size: Annotated[Literal[16, 32, 64, 128, 256], BeforeValidator(int)] = 32
+    symmetric: bool = True
+    accuracy: Annotated[Literal[0, 4], BeforeValidator(int)] = 4
+    head_bits: TableBits = 8
+    embedding_bits: TableBits = 8
+    rounding: Literal["gptq", "nearest"] = "gptq"
+    inputs: Literal["sequential", "original"] = "sequential"
+    toward: Annotated[float, Field(ge=0, le=1)] = 0.0
+    search: bool = True
+    sweeps: Annotated[int, Field(ge=0, le=20)] = 2
+    fit: bool = True
+
+    @property
+    def storage(self) -> FewBits:
+        """How every matrix of the blocks is stored."""
+        return FewBits(self.bits, self.block_size, self.symmetric, self.accuracy)
+
+    @property
+    def careful(self) -> Rounding:
+        """How they are rounded, where not to nearest."""
+        care = Care(self.search, self.sweeps, self.fit)
+        return Rounding(care, self.toward, self.inputs == "sequential")

@@ -1,0 +1,42 @@
+"""Goals in the place of methods."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import pytest
+
+import foldrank
+from foldrank.cli import plans
+from foldrank.plans.request import parse
+from foldrank.recipe import Recipe
+from foldrank.verbs.goal import GOALS, TABLE, method_of
+
+
+@pytest.mark.parametrize("provider", ["cpu", "cuda", "tensorrt"])
+def test_every_goal_is_a_method_that_its_provider_can_run(provider: str) -> None:
+    for goal in GOALS:
+        request = parse(method_of(goal, provider).replace(TABLE, "costs.json"))
+        assert request.method.name == "auto"
+        assert request.settings.stores == (provider != "tensorrt")
+        assert (request.settings.cost_table is not None) == (goal == "fast")
+
+
+def test_a_goal_that_there_is_not_and_one_beside_methods_are_wrong_use(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="known are small, balanced, fast"):
+        method_of("tiny", "cpu")
+    with pytest.raises(ValueError, match="give one of the two"):
+        foldrank.compress(tmp_path, tmp_path / "out", goal="small", methods=["svd:keep=0.9"])
+
+
+def test_what_is_typed_takes_the_place_of_the_recipes(tmp_path: Path) -> None:
+    for written, typed in ((Recipe(methods=("svd:keep=0.9",)), {"goal": "small"}),
+                           (Recipe(goal="fast"), {"methods": ("svd:keep=0.8",)})):
+        path = tmp_path / "recipe.yaml"
+        written.save(path)
+        chosen = plans.choose(path, None, **typed)
+        assert {name: getattr(chosen, name) for name in typed} == typed
+        assert not chosen.methods or not chosen.goal
+    with pytest.raises(click.UsageError), click.Context(click.Command("plan")):
+        plans.choose(None, None)
