@@ -119,7 +119,7 @@ def measure_costs(
          "runs": RUNS, "seed": seed, "options": dict(provider.options), "gpu": card and card.facts()},
         tuple(Narrower(shape, medians[shape, None]) for shape in wanted if len(ways[shape]) == 1),
         tuple(Fewer(shape, found) for shape in wanted
-              if (found := {way.bits: medians[shape, way] for way in ways[shape] if isinstance(way, FewBits)})),
+              if (found := {int(way.bits): medians[shape, way] for way in ways[shape] if isinstance(way, FewBits)})),
     )
 
 

@@ -45,8 +45,8 @@ from foldrank.plans.solver.windows import SEARCH_TOKENS, shortened, split
 from foldrank.sites import Site
 
 EFFORTS = {
-    "low": Effort(16, 8, 2, (), (1,), 0, 4),
-    "normal": Effort(24, 10, 3, (), (2,), 16, 6),
+    "low": Effort(16, 8, 2, (), (1,), 0, 3),
+    "normal": Effort(24, 10, 3, (), (2,), 16, 5),
     "high": Effort(200, 40, 8, (0.5, 0.25, 0.125, 0.04), (1, 2, 3, 4), 400),
 }
 STRIDE = 0.125

@@ -5,7 +5,7 @@ the measured loss there, none where the model is the original, and F = E[s^T s] 
 likelihood by that output (`fisher.py`; its curve there is that of a divergence). Running the changed block alone gives
 d. What attention above makes of several tokens' changes together is left out: on SmolLM2-135M 37 changes of all kinds
 measured 0.9 to 2.7 times what this gives, most of them 1.2 to 1.7, where predictions by site were off by 0.8 to 4.5;
-low in the model more than high, so a few whole measurements correct it (`staged.py`).
+low in the model more than high, so a few whole measurements correct it (`found.py`).
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ entropy is. The input of every block is kept, so that a candidate runs only what
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -32,6 +32,8 @@ class Meter:
     ids: np.ndarray
     start: Tensor
     wanted: Words
+    windows: slice = field(default_factory=lambda: slice(None))
+    """Which of the measuring windows it measures on."""
 
     @classmethod
     def of(cls, decoder: Decoder, ids_NT: np.ndarray) -> Meter:
@@ -42,7 +44,14 @@ class Meter:
 
     def few(self, windows: int) -> Meter:
         """The same for the first windows only."""
-        return Meter(self.decoder, self.ids[:windows], self.start[:windows], self.wanted[:windows])
+        return self._on_part(slice(windows))
+
+    def every(self, step: int) -> Meter:
+        """The same for one of so many windows, spread over them."""
+        return self._on_part(slice(None, None, step))
+
+    def _on_part(self, part: slice) -> Meter:
+        return Meter(self.decoder, self.ids[part], self.start[part], self.wanted[part], part)
 
     def inputs(self, blocks: Sequence[Block], known: Sequence[Tensor] = ()) -> tuple[Tensor, ...]:
         """The input [N, T, C] of every block; those `known` already, lowest first, are not computed again."""

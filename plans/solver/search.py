@@ -42,7 +42,7 @@ class Effort:
     `strides` a descent starts only where no program finds a way.
     `exchanges`: at the end, so often at most it is tried to take a rank from one pair and give it to another.
     `checks`: changes of a stage that are measured on the whole model, to correct what the others are told to cost
-    (`staged.py`); None: all are.
+    (`found.py`); None: all are.
     """
 
     first: int
@@ -142,7 +142,7 @@ class Search:
 
     def _step(self, state: State, moves: Sequence[Move], need: float, whole: float) -> State:
         few = self.meter.few(max(1, len(self.meter.wanted) // 4))
-        known = few.loss(state.measured[-1][: len(few.wanted)], state.blocks[-1:])
+        known = few.loss(state.measured[-1][few.windows], state.blocks[-1:])
         trials = [self._try(state, move, few, known) for move in self._shortlist(moves, need, whole)]
         best = sorted(trials, key=lambda trial: trial.score)[: self.effort.finalists]
         best = [trial for trial in best if trial.score <= HOPELESS * best[0].score]
@@ -165,10 +165,13 @@ class Search:
     def _expected(self, move: Move) -> float:
         return max(move.predicted * self.factors.get(move.key, 1.0), LEAST)
 
-    def tried(self, state: State, move: Move) -> Trial:
-        """The loss a move adds with only its own block refit, on all measuring windows: a quarter of them ranks moves
-        well enough to shortlist, but what the program builds on was a fifth worse in nats with it (specs-300k, 0.8)."""
-        return self._try(state, move, self.meter, state.loss)
+    def tried(self, state: State, move: Move, meter: Meter | None = None) -> Trial:
+        """The loss a move adds with only its own block refit, on all measuring windows, or those of `meter`. A quarter
+        of them ranks moves well enough to shortlist, but what the program builds on was a fifth worse in nats with it
+        (specs-300k, 0.8)."""
+        if meter is None:
+            return self._try(state, move, self.meter, state.loss)
+        return self._try(state, move, meter, meter.loss(state.measured[-1][meter.windows], state.blocks[-1:]))
 
     def above(self, state: State) -> Above:
         """What a change of a block's output costs in this state. Cost: a backward pass, unless it is the original."""
@@ -191,7 +194,7 @@ class Search:
     def _try(self, state: State, move: Move, meter: Meter, known: float) -> Trial:
         fitted = self._refit(state, move)
         above = state.blocks[move.position + move.span :]
-        hidden = state.measured[move.position][: len(meter.wanted)]
+        hidden = state.measured[move.position][meter.windows]
         added = meter.loss(hidden, (fitted.block, *above)) - known
         if move.predicted > 0:
             self.factors[move.key] = min(max(added, LEAST) / move.predicted, 100.0)

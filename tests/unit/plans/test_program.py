@@ -12,11 +12,12 @@ import torch
 
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.solver.costs import Numbers
+from foldrank.plans.solver.found import Found
 from foldrank.plans.solver.layout import dense_layout
 from foldrank.plans.solver.moves import Terms
 from foldrank.plans.solver.options import GRID, grid, laid_out
 from foldrank.plans.solver.program import Cell, Option, choose
-from foldrank.plans.solver.search import Search
+from foldrank.plans.solver.search import Effort, Search
 from foldrank.plans.solver.staged import Stages
 from foldrank.plans.solver.windows import split
 
@@ -174,3 +175,22 @@ def test_sites_that_are_one_weight_somewhere_are_stored_in_the_same_bits() -> No
     assert bound is not None
     assert {option.cells[0]: option.bits for option in free} == {q: 8, k: 4, o: 4}
     assert {option.cells[0]: option.bits for option in bound} == {q: 4, k: 4, o: 8}
+
+
+def test_in_a_tall_model_neighbours_tell_of_the_blocks_between(
+    make_model: Callable[..., Any], make_search: Callable[..., Search], ids: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = make_search(Decoder.of(make_model(4)), *split(ids), Effort(8, 8, 8, (0.5,), (1,), 0, 2))
+    state = search.build(dense_layout((0, 1, 2, 3)))
+    moves = [move for move in search.terms.moves(state.layout, 1e9) if move.unit == (("o",),)]
+    ends = [next(move for move in moves if move.position == position) for position in (0, 2)]
+    between = next(move for move in moves if move.position == 1)
+    monkeypatch.setattr("foldrank.plans.solver.found.TALL", 2)  # every other block
+    found = Found(search, state)
+    assert found.look([ends[0], between, ends[1]])
+    tried = {position for _, position in found.off}
+    assert tried == {0, 2}
+    factors = [search.factors[move.key] for move in (ends[0], between, ends[1])]
+    assert factors[1] == pytest.approx((factors[0] * factors[2]) ** 0.5)
+    assert found.added[between.key] == pytest.approx(max(factors[1] * between.predicted, 1e-5))
+    assert not found.look([ends[0], between, ends[1]]), "known by now"
