@@ -40,6 +40,9 @@ def _bits(value: object) -> object:
     return None if value in _WIDE else int(value) if isinstance(value, str) and value.isdecimal() else value
 
 
+BlockSize = Literal[16, 32, 64, 128, 256]
+_SIZES: tuple[BlockSize, ...] = (256, 128, 64, 32, 16)
+
 Bits = Annotated[Literal[4, 8], BeforeValidator(int)]
 TableBits = Annotated[Literal[4, 8] | None, BeforeValidator(_bits)]
 
@@ -53,7 +56,7 @@ class Settings:
     """
 
     bits: Bits = 4
-    block_size: Annotated[Literal[16, 32, 64, 128, 256], BeforeValidator(int)] = 32
+    block_size: Annotated[BlockSize, BeforeValidator(int)] = 32
     symmetric: bool = True
     accuracy: Annotated[Literal[0, 4], BeforeValidator(int)] = 4
     head_bits: TableBits = 8
@@ -99,8 +102,8 @@ def _edit(task: Task, site: Site, settings: Settings, found: Rounded) -> Quantiz
 
 def tables(decoder: Decoder, settings: Settings) -> list[Edit]:
     """Edits of the head and the table of words: one, where they are one table and are stored alike."""
-    head = _storage(settings, settings.head_bits, decoder.head)
-    table = _storage(settings, settings.embedding_bits, decoder.table)
+    head = _storage(settings, settings.head_bits, _full(settings, len(decoder.head)) or settings.block_size)
+    table = _storage(settings, settings.embedding_bits, _full(settings, len(decoder.table)))
     one = decoder.tied and head == table
     edits: list[Edit] = []
     if head is not None and not one:
@@ -111,11 +114,13 @@ def tables(decoder: Decoder, settings: Settings) -> list[Edit]:
     return edits
 
 
-def _storage(settings: Settings, bits: Literal[4, 8] | None, table_CV: Tensor) -> FewBits | None:
-    """Blocks of a table's rows are full: GatherBlockQuantized knows no other; None where none fits."""
-    size = next((size for size in (settings.block_size, 128, 64, 32, 16)
-                 if size <= settings.block_size and len(table_CV) % size == 0), None)
+def _storage(settings: Settings, bits: Literal[4, 8] | None, size: BlockSize | None) -> FewBits | None:
     return None if bits is None or size is None else FewBits(bits, size, settings.symmetric, settings.accuracy)
+
+
+def _full(settings: Settings, width: int) -> BlockSize | None:
+    """The largest block that fills rows of a table, as GatherBlockQuantized wants them; None where none does."""
+    return next((size for size in _SIZES if size <= settings.block_size and width % size == 0), None)
 
 
 def _shape(table_CV: Tensor) -> tuple[int, int]:
