@@ -6,7 +6,7 @@ Knows nodes and how few bits are laid out. Knows no kind of edit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -167,7 +167,9 @@ class Swap:
         self, matrix: StoredMatrix, storage: FewBits, name: str, held: tuple[Numbers, ...]
     ) -> list[ir.Value | None]:
         """Initializers of numbers, scales and, where not symmetric, zero points."""
-        part = partial(self._source.joined, held) if held else _Parts(matrix, storage, self._source.quantizer).of
+        part: Callable[[int], Array] = partial(self._source.joined, held)
+        if not held:
+            part = _Parts(matrix, storage, self._source.quantizer).of
         dtype, (numbers, scales, zeros) = matrix.tensor.dtype, storage.layout(matrix.shape)
         tensors = [lazily(partial(part, 0), ir.DataType.UINT8, numbers),
                    lazily(lambda: cast(part(1), dtype.numpy()), dtype, scales)]

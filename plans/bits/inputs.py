@@ -35,6 +35,7 @@ class Stages:
         self._parts = hidden_NTC.split(max(1, BATCH_TOKENS // hidden_NTC.shape[1]))
         self._kept: dict[nn.Module, list[Any]] = {}
         self._settled: list[nn.Module] = []
+        self._within: dict[nn.Module, set[nn.Module]] = {}
 
     def inputs(self, block: Block, role: str) -> Iterator[Tensor]:
         """What the role's linear is given [tokens, I], a batch of windows at a time."""
@@ -44,6 +45,7 @@ class Stages:
             found.append(inputs.flatten(0, -2))
             raise _Seen
 
+        self._let_go()
         for number in range(len(self._parts)):
             with suppress(_Seen), watch_inputs(block, note, (role,)):
                 self._run(block, number)
@@ -66,25 +68,31 @@ class Stages:
 
     def _settle(self, block: Block, role: str) -> None:
         """After the role and those that read the same input are rounded they are settled; a whole attention is once its
-        last linear is, and takes their place."""
+        last linear is."""
         together = [other for other in block.roles if input_of(block, other) == role]
         if role == "o" and (path := block.family.path("o").rpartition(".")[0]):
-            inner = {block.linear(other) for other in BRANCHES["attention"] if other in block.roles}
-            self._settled = [module for module in self._settled if module not in inner]
-            self._kept = {module: kept for module, kept in self._kept.items() if module not in inner}
-            self._settled.append(block.module.get_submodule(path))
+            whole = block.module.get_submodule(path)
+            self._within[whole] = {block.linear(other) for other in BRANCHES["attention"] if other in block.roles}
+            self._settled.append(whole)
         else:
             self._settled += dict.fromkeys(block.linear(other) for other in together)
+
+    def _let_go(self) -> None:
+        """What is within a module whose results are all kept is not run any more."""
+        for whole, inner in self._within.items():
+            if len(self._kept.get(whole, ())) == len(self._parts):
+                self._settled = [module for module in self._settled if module not in inner]
+                self._kept = {module: kept for module, kept in self._kept.items() if module not in inner}
 
 
 @contextmanager
 def _giving(module: nn.Module, result: Any) -> Iterator[None]:
     """The module gives this, whatever it is given."""
-    module.forward = lambda *_args, **_named: result
+    setattr(module, "forward", lambda *_args, **_named: result)  # noqa: B010
     try:
         yield
     finally:
-        del module.forward
+        delattr(module, "forward")
 
 
 @contextmanager

@@ -19,6 +19,9 @@ def _bits(value: object) -> object:
     return None if value in _WIDE else int(value) if isinstance(value, str) and value.isdecimal() else value
 
 
+BlockSize = Literal[16, 32, 64, 128, 256]
+SIZES: tuple[BlockSize, ...] = (256, 128, 64, 32, 16)
+
 Bits = Annotated[Literal[4, 8], BeforeValidator(int)]
 TableBits = Annotated[Literal[4, 8] | None, BeforeValidator(_bits)]
 
@@ -32,7 +35,7 @@ class Settings:
     """
 
     bits: Bits = 4
-    block_size: Annotated[Literal[16, 32, 64, 128, 256], BeforeValidator(int)] = 32
+    block_size: Annotated[BlockSize, BeforeValidator(int)] = 32
     symmetric: bool = True
     accuracy: Annotated[Literal[0, 4], BeforeValidator(int)] = 4
     head_bits: TableBits = 8

@@ -23,7 +23,7 @@ from foldrank.edits.quantize_embedding import QuantizeEmbedding
 from foldrank.edits.quantize_head import QuantizeHead
 from foldrank.edits.quantize_weight import QuantizeWeight
 from foldrank.edits.storage import FewBits, StorageEdit
-from foldrank.plans.bits.settings import Settings
+from foldrank.plans.bits.settings import SIZES, BlockSize, Settings
 from foldrank.plans.bits.walk import Rounded
 from foldrank.plans.low_rank.factoring import replaced_digests
 from foldrank.plans.method import Method, Result, Task
@@ -71,8 +71,8 @@ def _edit(task: Task, site: Site, storage: FewBits, settings: Settings, found: R
 
 def tables(decoder: Decoder, settings: Settings) -> list[StorageEdit]:
     """Edits of the head and the table of words: one, where they are one table and are stored alike."""
-    head = _storage(settings, settings.head_bits, decoder.head)
-    table = _storage(settings, settings.embedding_bits, decoder.table)
+    head = _storage(settings, settings.head_bits, _full(settings, len(decoder.head)) or settings.block_size)
+    table = _storage(settings, settings.embedding_bits, _full(settings, len(decoder.table)))
     one = decoder.tied and head == table
     edits: list[StorageEdit] = []
     if head is not None and not one:
@@ -83,11 +83,13 @@ def tables(decoder: Decoder, settings: Settings) -> list[StorageEdit]:
     return edits
 
 
-def _storage(settings: Settings, bits: Literal[4, 8] | None, table_CV: Tensor) -> FewBits | None:
-    """Blocks of a table's rows are full: GatherBlockQuantized knows no other; None where none fits."""
-    size = next((size for size in (settings.block_size, 128, 64, 32, 16)
-                 if size <= settings.block_size and len(table_CV) % size == 0), None)
+def _storage(settings: Settings, bits: Literal[4, 8] | None, size: BlockSize | None) -> FewBits | None:
     return None if bits is None or size is None else FewBits(bits, size, settings.symmetric, settings.accuracy)
+
+
+def _full(settings: Settings, width: int) -> BlockSize | None:
+    """The largest block that fills rows of a table, as GatherBlockQuantized wants them; None where none does."""
+    return next((size for size in SIZES if size <= settings.block_size and width % size == 0), None)
 
 
 def _shape(table_CV: Tensor) -> tuple[int, int]:

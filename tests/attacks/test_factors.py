@@ -82,3 +82,25 @@ def test_a_symlink_is_refused(tmp_path: Path) -> None:
     size = (tmp_path / "real").stat().st_size
     with pytest.raises(PlanFormatError, match="no such file"):
         FactorFile.open(tmp_path / "f", hashlib.sha256((tmp_path / "real").read_bytes()).hexdigest(), size)
+
+
+def test_bytes_are_read_beside_floats(tmp_path: Path) -> None:
+    few = np.arange(5, dtype=np.uint8)
+    header = {"A": entry(0, 24, [2, 3]), "Q": entry(24, 29, [5, 1], "U8")}
+    found = written(tmp_path / "f", header, A.tobytes() + few.tobytes())
+    assert (found.in_bytes, found["Q"].dtype, found["A"].dtype) == ({"Q"}, np.uint8, np.float32)
+    assert np.array_equal(found["Q"], few[:, None])
+    write_factors(tmp_path / "g", {"A": A, "Q": few})
+    path = tmp_path / "g"
+    again = FactorFile.open(path, hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size)
+    assert np.array_equal(again["Q"], few)
+
+
+@pytest.mark.parametrize(("dtype", "shape"), [
+    ("U8", [2, 3]), ("U8", [25]), ("U8", [-24]), ("U8", [24, 0]), ("I8", [24]), ("U16", [12]), ("BOOL", [24]),
+    (None, [24]),
+    (["U8"], [24]),
+])
+def test_bytes_that_lie_are_refused(tmp_path: Path, dtype: Any, shape: list[Any]) -> None:
+    with pytest.raises(PlanFormatError, match=r"does not fit|not F32|header"):
+        written(tmp_path / "f", {"A": entry(0, 24, shape, dtype)}, A.tobytes())

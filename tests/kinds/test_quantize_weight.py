@@ -22,6 +22,7 @@ from foldrank.edits.quantize_head import QuantizeHead
 from foldrank.edits.quantize_weight import QuantizeWeight
 from foldrank.edits.storage import FewBits
 from foldrank.errors import PassRefused, PlanMismatch
+from foldrank.graph.anatomy import anatomy_of
 from foldrank.graph.linear.head import head_of
 from foldrank.graph.safe.load import load_model
 from foldrank.graph.view.decoder import read_decoder
@@ -31,6 +32,7 @@ from foldrank.planfile.plan import Plan
 from foldrank.plans.models.rounding import rounded
 from foldrank.runtime.quantizer import quantize
 from foldrank.sites import Site
+from foldrank.verbs.planned import planned_numbers
 
 EXACT = "quantize:bits=4,block_size=16,accuracy=0,rounding=nearest,head_bits=none,embedding_bits=none"
 FAMILIES = ("llama", "gpt2", "opt", *(("mistral", "qwen2", "gemma2") if AT_NIGHT else ()))
@@ -90,6 +92,23 @@ def test_a_quantized_graph_computes_what_pytorch_does(family: str, tiny_models: 
     assert before.parameters - decoder.parameters == saved
     assert (head_of(load_model(dense).graph).op_type, head_of(load_model(graph).graph).op_type) == (
         "MatMul", "MatMulNBits" if plan.of(QuantizeHead) else "MatMul")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_planned_numbers_and_tables_are_computed_as_pytorch_does(
+    family: str, tiny_models: Path, tmp_path: Path
+) -> None:
+    folder = tiny_models / family
+    methods = [*(["dipsvd:keep=0.7,align=1"] if family == "gpt2" else []), "quantize:block_size=16,accuracy=0"]
+    plan = foldrank.plan(folder / "checkpoint", methods=methods, calibration_tokens=256)
+    assert all(edit.rounding == "gptq" for edit in plan.of(QuantizeWeight))
+    graph = prove(folder / "optimum" / "model.onnx", Planned(folder / "checkpoint", plan), tmp_path, quantize)
+    found = planned_numbers(load_model(graph), plan)
+    assert found.passed
+    assert found.compared == sum(len(edit.held) for edit in plan.of(QuantizeWeight))
+    asked = {edit.kind for edit in plan.edits} & {"quantize_head", "quantize_embedding"}
+    after = anatomy_of(graph)
+    assert (after.head.few_bits is not None, after.embedding is not None) == (True, "quantize_embedding" in asked)
 
 
 @functools.cache

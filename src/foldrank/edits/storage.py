@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic.dataclasses import dataclass
 
@@ -67,7 +67,9 @@ class Numbers:
 
 class StorageEdit(Edit):
     """An edit that stores what is there in few bits. `held`: the numbers, where the planner made them; of a pair those
-    of A and of B."""
+    of A and of B. Subclasses are dataclasses, as of every edit."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     storage: FewBits
     rounding: Rounding

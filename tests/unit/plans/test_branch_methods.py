@@ -170,7 +170,7 @@ def test_branches_leave_between_folds_and_pairs(make_model: MakeModel, ids: np.n
     edits = [edit for run in run_all(decoder, parse_all(methods), ids, 0) for edit in run.result.edits]
     check_edits(edits, 6)
     kinds = list(dict.fromkeys(edit.kind for edit in edits))
-    assert kinds == ["fold_blocks", "drop_branch", "low_rank", "quantize_weight"]
+    assert kinds == ["fold_blocks", "drop_branch", "low_rank", "quantize_weight", "quantize_head"]
     with pytest.raises(ValueError, match="drop branches come before those that replace weights"):
         parse_all(["svd:keep=0.8", "llm_drop:branches=3"])
     with pytest.raises(ValueError, match="several of them drop branches"):

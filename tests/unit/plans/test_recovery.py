@@ -169,7 +169,7 @@ def test_what_is_stored_in_few_bits_stays_last_and_is_trained_before_it_is_round
     decoder = Decoder.of(make_model(3, architecture="qwen2"))
     plan = planned(decoder, ids)
     task = Task(apply_edits(plan.edits, decoder, plan.arrays), ids, 0, source=decoder)
-    rounding = quantize.run(task, quantize.Settings(block_size=16, head=True)).edits
+    rounding = quantize.run(task, quantize.Settings(block_size=16, rounding="nearest")).edits
     plan = replace(plan, document=replace(plan.document, edits=(*plan.edits, *rounding)))
     found = recover(decoder, plan, text, Training("lora", steps=25, measured=5))
     assert found.plan.of(ReplaceWeight)

@@ -81,3 +81,11 @@ def test_few_bits_count_their_scales_and_zero_points_and_a_tied_table_stays(make
     assert shares["down"].here == round((4 / 8 + (4 + 4 / 8) / 32) * sum(r * (512 + 192) for r in RANKS))
     assert shares["embedding and head"].here == 4096 * 192 * 4 + round((4 / 8 + 4 / 32) * 4096 * 192)
     assert found.dense == sum(share.dense for share in found.weights)
+
+
+def test_one_table_of_few_bits_is_counted_once(make_bundle: Maker) -> None:
+    evidence = Evidence.read(make_bundle())
+    few, digest = {"bits": 8, "block_size": 32, "symmetric": True, "accuracy": 4}, dict.fromkeys(DTYPES, "0" * 64)
+    both = {"kind": "quantize_embedding", "shape": [192, 4096], "storage": few, "replaces": digest, "head": True}
+    found = split(replace(evidence, plan={**evidence.plan, "edits": [*evidence.plan["edits"], both]}))
+    assert {share.part: share.here for share in found.weights}["embedding and head"] == round((1 + 4 / 32) * 4096 * 192)
