@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -156,7 +155,7 @@ def test_products_in_bfloat16_leave_parameters_and_loss_in_float32(
     dtypes: set[torch.dtype] = set()
     run = Decoder.run
 
-    def rounded(_device: torch.device) -> AbstractContextManager[object]:
+    def rounded(_device: torch.device) -> torch.autocast:
         return torch.autocast("cpu", dtype=torch.bfloat16)
 
     def seen(self: Decoder, block: Any, hidden: Tensor) -> Tensor:
