@@ -76,7 +76,8 @@ def adapter(kind: Kind, stored: Stored, generator: torch.Generator) -> Adapter:
         for name in names:
             users.setdefault(name, set()).add(site.block)
     users |= {name: {site.block} for site, (name, _) in stored.biases.items()}
-    parameters, blocks = {}, {}
+    parameters: dict[str, Tensor] = {}
+    blocks: dict[str, frozenset[int]] = {}
     for array, part in parts.items():
         for name, parameter in part.trained.items():
             parameters[name] = parameter.requires_grad_()

@@ -86,9 +86,10 @@ class Course:
                 parameter.copy_(self.best[name])
 
     def put(self, shelf: Shelf, seconds: float) -> None:
-        """Put down where it stands, `seconds` of work spent."""
+        """Put down where it stands, `seconds` of work spent; the best state only where it is not the one there is."""
         tensors = {f"now {name}": tensor for name, tensor in self.adapted.parameters.items()}
-        tensors |= {f"best {name}": tensor for name, tensor in self.best.items()}
+        if self.since:
+            tensors |= {f"best {name}": tensor for name, tensor in self.best.items()}
         for name, parameter in self.adapted.parameters.items():
             for moment in _MOMENTS:
                 if moment in (known := self._optimizer.state.get(parameter, {})):
@@ -106,7 +107,8 @@ class Course:
         for name in ("steps", "step", "began", "since", "lowered", "seconds"):
             setattr(self, name, held.values[name])
         self.curve = [(step, loss) for step, loss in held.values["curve"]]
-        self.best = {name: held.tensors[f"best {name}"].to(tensor.device)
+        which = "best" if self.since else "now"
+        self.best = {name: held.tensors[f"{which} {name}"].to(tensor.device).clone()
                      for name, tensor in self.adapted.parameters.items()}
         with torch.no_grad():
             for name, parameter in self.adapted.parameters.items():

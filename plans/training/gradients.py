@@ -12,7 +12,7 @@ Axes: N windows, T tokens, C channels, V vocabulary. Knows blocks and losses. Kn
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -89,7 +89,8 @@ class Gradients:
         """What enters every block, and leaves the last; of the upper blocks the graphs too, by position."""
         hidden, numbers = self.source.embed(ids_NT), self.stored.numbers
         kept = max(lowest, len(numbers) - self.graphs // max(1, self._bytes(numbers[lowest], hidden)))
-        inputs, graphs = [hidden], {}
+        inputs = [hidden]
+        graphs: dict[int, tuple[Tensor, Tensor]] = {}
         for position, number in enumerate(numbers):
             if position >= kept:
                 graphs[position] = self._run(number, hidden, position > lowest)
@@ -182,7 +183,7 @@ def _pieces(windows: int, tokens: int, size: int) -> Iterator[tuple[slice, slice
             yield slice(window, window + 1), slice(first, first + size)
 
 
-def mixed(device: torch.device) -> AbstractContextManager[object]:
+def mixed(device: torch.device) -> torch.autocast:
     """On a GPU products in bfloat16, parameters, sums and losses in float32; on a CPU all in float32."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type != "cpu")
 

@@ -35,7 +35,7 @@ PATIENCE = 3
 """Measurements without a better one after which training goes on from the best state, slower; at last it stops."""
 
 MARGIN = 0.95
-"""Of the time there is, what steps are planned for."""
+"""Of the time there is, after which no step begins; the rest is for the last measurement."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class _Run:
             self.gradients.backward(self.ids[rows])
             course.advance()
             progress.advance("recovery")
-            late = training.minutes is not None and self.clock() - start > 60 * training.minutes
+            late = training.minutes is not None and self.clock() - start > MARGIN * 60 * training.minutes
             if course.step % every == 0 or course.step == course.steps or late:
                 if not course.measured(self.gradients.loss(self.held), PATIENCE) or late:
                     course.steps = course.step

@@ -76,7 +76,8 @@ class Stored:
         kept, dense weights are widened when they are asked for."""
         if name in self.plan.arrays:
             if name not in self._held:
-                self._held[name] = torch.from_numpy(np.array(self.plan.arrays[name])).to(self.source.device)
+                array = np.require(self.plan.arrays[name], requirements="W")  # no copy where the plan is in memory
+                self._held[name] = torch.from_numpy(array).to(self.source.device)
             return self._held[name]
         site = self.sites[name]
         return self.folded.block(site.block).weight(site.role).to(torch.float32)

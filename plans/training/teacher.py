@@ -40,7 +40,8 @@ class Teacher:
 
     def features(self, ids_NT: np.ndarray, numbers: Sequence[int]) -> dict[int, Tensor]:
         """Outputs [N, T, C] of the blocks with these source numbers, and of the last; computed each time."""
-        wanted, found = {*numbers, self.source.blocks[-1].number}, {}
+        wanted = {*numbers, self.source.blocks[-1].number}
+        found: dict[int, Tensor] = {}
         with torch.no_grad():
             hidden = self.source.embed(ids_NT)
             for block in self.source.blocks:

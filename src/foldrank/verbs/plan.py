@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -12,6 +12,8 @@ from foldrank.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from foldrank.planfile.plan import Plan
+    from foldrank.plans.models.decoder import Decoder
+    from foldrank.plans.shelf import Shelf
     from foldrank.plans.training.recovering import Recovery
 
 
@@ -57,7 +59,7 @@ def plan(
     for note in prove_names(checkpoint, trust_remote_code=trust_remote_code).notes:
         logging.getLogger("foldrank").warning("%s: %s", checkpoint.name, note)
     check_finite(checkpoint, progress)
-    after = None
+    after: Callable[[Decoder, Plan, Shelf], Plan] | None = None
     if asked is not None and drawn is not None:
         from foldrank.plans.training.recovering import recovered
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -156,7 +155,7 @@ def test_products_in_bfloat16_leave_parameters_and_loss_in_float32(
     dtypes: set[torch.dtype] = set()
     run = Decoder.run
 
-    def rounded(_device: torch.device) -> AbstractContextManager[object]:
+    def rounded(_device: torch.device) -> torch.autocast:
         return torch.autocast("cpu", dtype=torch.bfloat16)
 
     def seen(self: Decoder, block: Any, hidden: Tensor) -> Tensor:
@@ -220,14 +219,15 @@ def test_training_that_was_cut_short_ends_in_the_same_plan(
 
 def test_lisa_trains_few_blocks_at_a_time_and_knows_no_more(decoder: Decoder, plan: Plan) -> None:
     gradients = made(decoder, plan)
-    course = Course(gradients.adapted, 1e-3, 60, seed=1, lisa=1)
+    course = Course(gradients.adapted, 1e-3, 200, seed=1, lisa=1)
     together: set[frozenset[int]] = set()
-    for _ in range(60):
+    for step in range(200):
         trained = {n for n, p in gradients.adapted.parameters.items() if p.requires_grad}
         together.add(frozenset(block for name in trained for block in gradients.adapted.blocks[name]))
-        gradients.backward(TEXT[:2])
+        if step % 20 == 0:
+            gradients.backward(TEXT[:2])
         course.advance()
-        assert len(course._optimizer.state) <= len(trained)
+        assert len(course._optimizer.state) == (len(trained) if step % 20 < 9 else 0)
     assert together == {frozenset({number}) for number in (0, 1, 3)}
 
 
