@@ -48,6 +48,11 @@ TINY = {
     "llama": Tiny("LlamaForCausalLM", "LlamaConfig", {
         **_BASE, "rope_parameters": {"rope_type": "default", "rope_theta": 500.0}, "tie_word_embeddings": False},
         "llama", {"rope.dimension_count": 16, "rope.freq_base": 500.0}),
+    "llama3": Tiny("LlamaForCausalLM", "LlamaConfig", {
+        **_BASE, "rope_parameters": {
+            "rope_type": "llama3", "rope_theta": 5000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192}},
+        "llama", {"rope.dimension_count": 16, "rope.freq_base": 5000.0}),
     "qwen2": Tiny("Qwen2ForCausalLM", "Qwen2Config", {
         **_BASE, "rope_parameters": {"rope_type": "default", "rope_theta": 500.0}, "tie_word_embeddings": True},
         "qwen2", {"rope.freq_base": 500.0}),
@@ -80,6 +85,8 @@ def write(tiny: Tiny, path: Path, *, bits: str = "F32", **changed: float | int |
         if add is not None:
             add(f"{tiny.gguf}.{key}", value)
     _write_tokenizer(writer)
+    if (positions := tiny.options.get("rope_parameters", {})).get("rope_type") == "llama3":
+        writer.add_tensor("rope_freqs.weight", _rope_freqs(positions, 16))
     for name, tensor in model.state_dict().items():
         if name == "lm_head.weight" and model.config.tie_word_embeddings:
             continue
@@ -116,6 +123,23 @@ def _as_llama_cpp(tiny: Tiny, name: str, values: np.ndarray) -> np.ndarray:
     if tiny.gguf == "gpt2" and ".c_" in name and values.ndim == 2:
         return np.ascontiguousarray(values.T)
     return values
+
+
+def _rope_freqs(positions: dict[str, Any], head: int) -> np.ndarray:
+    """As convert_hf_to_gguf.py makes them, one after the other."""
+    context, factor = positions["original_max_position_embeddings"], positions["factor"]
+    low, high = positions["low_freq_factor"], positions["high_freq_factor"]
+    found = []
+    for axis in range(0, head, 2):
+        wave = 2 * np.pi * positions["rope_theta"] ** (axis / head)
+        if wave < context / high:
+            found.append(1.0)
+        elif wave > context / low:
+            found.append(factor)
+        else:
+            smooth = (context / wave - low) / (high - low)
+            found.append(1 / ((1 - smooth) / factor + smooth))
+    return np.array(found, dtype=np.float32)
 
 
 def _write_tokenizer(writer: Any) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from foldrank.model.gguf_header import Header, read_header
+from foldrank.model.gguf_rope import scaled
 
 _HALF_MOST = 65504.0
 _FULL = frozenset({"F32", "BF16"})
@@ -29,7 +30,7 @@ def convert(file: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     header = read_header(file)
-    digits = splits_digits(header)
+    digits, positions = splits_digits(header), scaled(file, header)
     with tempfile.TemporaryDirectory() as alone:
         (Path(alone) / "model.gguf").symlink_to(file.resolve())  # so that nothing that lies beside it is read
         given = {"gguf_file": "model.gguf", "local_files_only": True}
@@ -47,7 +48,7 @@ def convert(file: Path, folder: Path) -> None:
     plain.save_pretrained(folder, max_shard_size="1TB")
     if digits:
         _split_digits(folder / "tokenizer.json")
-    _settle(folder / "config.json")
+    _settle(folder / "config.json", positions)
 
 
 def needs_full(header: Header, state: Mapping[str, Any]) -> bool:
@@ -84,10 +85,13 @@ def _split_digits(path: Path) -> None:
     path.write_text(json.dumps(data, ensure_ascii=False, indent=2), encoding="utf-8")
 
 
-def _settle(path: Path) -> None:
-    """The same file whichever release wrote it: bundles are told apart by its digest."""
+def _settle(path: Path, positions: Mapping[str, Any] | None) -> None:
+    """The same file whichever release wrote it, since bundles are told apart by its digest; with what transformers did
+    not read of the positions."""
     config = json.loads(path.read_text(encoding="utf-8"))
     config.pop("transformers_version", None)
+    if positions is not None:
+        config["rope_parameters" if "rope_parameters" in config else "rope_scaling"] = dict(positions)
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from foldrank.model.gguf_header import Header, Tensor, Value
+from foldrank.model.gguf_rope import NAME as SCALED
 
 _NEEDED = ("context_length", "block_count", "embedding_length", "feed_forward_length", "attention.head_count")
 _RMS = ("attention.head_count_kv", "attention.layer_norm_rms_epsilon")
@@ -37,10 +38,11 @@ class Architecture:
     granted: Mapping[str, Value] = field(default_factory=dict)
     head: int | None = None
     top: frozenset[str] = _weights("token_embd", "output_norm")
+    optional: frozenset[str] = _weights("output")
 
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "llama": Architecture(_weights(*_GATED)),
+    "llama": Architecture(_weights(*_GATED), optional=_weights("output", "rope_freqs")),
     "qwen2": Architecture(_weights(*_GATED) | {f"attn_{role}.bias" for role in "qkv"}),
     "qwen3": Architecture(_weights(*_GATED, "attn_q_norm", "attn_k_norm"), head=128),
     "gemma2": Architecture(
@@ -98,7 +100,7 @@ def _tensors(found: Architecture, said: Mapping[str, Value], header: Header) -> 
     blocks, width, heads = (sizes[key] for key in ("block_count", "embedding_length", "attention.head_count"))
     wanted = {*found.top, *(f"blk.{number}.{name}" for number in range(min(blocks, len(header.tensors)))
                             for name in found.block)}
-    names = set(header.tensors) - {"output.weight"}
+    names = set(header.tensors) - found.optional
     if odd := sorted(names ^ wanted):
         kinds = (("lacks", wanted - names), ("has", names - wanted))
         what = " and ".join(f"{verb} {', '.join(sorted(some)[:3])}" for verb, some in kinds if some)
@@ -121,6 +123,8 @@ def _tensors(found: Architecture, said: Mapping[str, Value], header: Header) -> 
     for name, shape in shapes.items():
         if (tensor := header.tensors.get(name)) is not None and tensor.shape != shape:
             yield f"{_called(tensor)}, the metadata say {shape}"
+    if (scaled := header.tensors.get(SCALED)) is not None and (scaled.shape, scaled.type) != ((head // 2,), "F32"):
+        yield f"{_called(scaled)} of {scaled.type}, a head has {head // 2} pairs"
     if len(table.shape) != 2:
         yield f"{_called(table)} is no table"
 

@@ -76,7 +76,7 @@ def compress(
     bench) is kept in OUTPUT.unfinished, which a note of the error names. The same command goes on from there, and one
     with other settings from what they leave as it was.
     """
-    began_s, progress = time.monotonic(), Timed(progress)
+    began_s, timed = time.monotonic(), Timed(progress)
     require({**_needed(exporter), **(NEEDED if tasks else {})})
     from foldrank.plans.compose import parse_all
     from foldrank.plans.models.families import check_family
@@ -121,7 +121,7 @@ def compress(
         refuse_replacing(Bundle.open(dense), requests)
     running: dict[str, Any] = {"provider": provider, "provider_options": provider_options, "seed": seed}
     with unfinished(output) as stages:
-        way = Way(stages, model, checkpoint, texts, trust=trust, running=running, progress=progress)
+        way = Way(stages, model, checkpoint, texts, trust=trust, running=running, progress=timed)
         baseline = way.exported(dense, exporter=exporter, dtype=dtype, provider=provider, seed=seed)
         costs = stages.folder / COSTS
         if any(TABLE in method for method in methods):
@@ -139,7 +139,7 @@ def compress(
             min_top1_agreement=min_top1_agreement, tokens=validation_tokens, tasks=tasks, bos=bos,
         )
         if _goes_on(found, keep_going):
-            budget_s = None if min_speedup else bench_seconds(time.monotonic() - began_s, _proofs_s(progress))
+            budget_s = None if min_speedup else bench_seconds(time.monotonic() - began_s, _proofs_s(timed))
             way.benched(baseline, budget_s, min_speedup=min_speedup, quick=True)
         if not missing((PAGE,)):
             report(small.path, progress=progress)
@@ -154,11 +154,11 @@ def bench_seconds(spent_s: float, proofs_s: float) -> float:
     return max(0.0, (spent_s - 3 * proofs_s) / 2)
 
 
-def _proofs_s(progress: Timed) -> float:
+def _proofs_s(timed: Timed) -> float:
     from foldrank.verbs.export_proof import EXPORT_PROOF
     from foldrank.verbs.validate import PROOF
 
-    return sum(progress.seconds.get(stage, 0.0) for stage in (EXPORT_PROOF, PROOF))
+    return sum(timed.seconds.get(stage, 0.0) for stage in (EXPORT_PROOF, PROOF))
 
 
 def _check_dense(dense: Bundle, checkpoint: Checkpoint) -> None:

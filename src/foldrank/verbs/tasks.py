@@ -32,7 +32,7 @@ def check_tasks() -> None:
 
 def measure(
     small: Bundle, dense: Bundle, text: Text, decoders: tuple[OrtDecoder, OrtDecoder], *, seed: int, provider: str,
-    items: int = ITEMS, progress: Progress = SILENT,
+    progress: Progress = SILENT,
 ) -> Tasks:
     """Run all of them on both; `decoders` of (dense, small) answer the questions. Raises SourceError where the text is
     too short for any task of its own words, or lm-eval fails."""
@@ -40,7 +40,7 @@ def measure(
     context = context_length(small.json("config.json")) or _CONTEXT
     words = _WORDS if context >= _CONTEXT else max(10, context * _WORDS // _CONTEXT)
     documents = [document for document in text.documents if isinstance(document, str)]
-    chosen = made(documents, count=items, length=words, seed=seed)
+    chosen = made(documents, count=ITEMS, length=words, seed=seed)
     if not chosen["continuation"]:
         raise SourceError(text.where, f"is too short to make tasks of: they need passages of {words} words",
                           "give --text a longer file")

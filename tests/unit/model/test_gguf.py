@@ -14,6 +14,7 @@ from foldrank.model import gguf as reading
 from foldrank.model.checkpoint import Checkpoint
 from foldrank.model.gguf_child import convert
 from foldrank.model.gguf_header import read_header
+from foldrank.model.gguf_rope import scaled
 from foldrank.model.gguf_rules import ARCHITECTURES, reasons
 
 pytest.importorskip("gguf", reason="needs gguf: foldrank[gguf]")
@@ -37,6 +38,20 @@ def test_what_is_read_is_the_model_that_was_written(name: str, tmp_path: Path) -
     opened = Checkpoint.open(tmp_path / "out")
     assert opened.architecture == TINY[name].architecture
     assert "quantization_config" not in opened.config
+
+
+def test_positions_scaled_in_another_way_are_refused(tmp_path: Path) -> None:
+    tiny = TINY["llama3"]
+    write(tiny, tmp_path / "model.gguf")
+    header = read_header(tmp_path / "model.gguf")
+    assert scaled(tmp_path / "model.gguf", header) == tiny.options["rope_parameters"]
+    start = header.tensors["rope_freqs.weight"].start + 6 * 4
+    data = bytearray((tmp_path / "model.gguf").read_bytes())
+    assert 1 < np.frombuffer(data, "<f4", 1, start)[0] < 8
+    data[start : start + 4] = np.float32(1.5).tobytes()
+    (tmp_path / "model.gguf").write_bytes(data)
+    with pytest.raises(ValueError, match="in a way that is not Llama 3's"):
+        scaled(tmp_path / "model.gguf", header)
 
 
 def test_every_architecture_that_is_taken_is_tried() -> None:
@@ -75,6 +90,7 @@ def test_a_file_of_few_bits_becomes_a_checkpoint_of_its_name_and_digest(
     ({"rope__scaling__factor": 4.0}, "it has rope.scaling.factor, which transformers does not read"),
     ({"expert_count": 8}, "its expert_count is 8"),
     ({"attention__layer_norm_rms_epsilon": None}, "it does not say its attention.layer_norm_rms_epsilon"),
+    ({"rope__freq_base": 500.0, "attention__sliding_window": 9}, "it has attention.sliding_window"),
     ({"block_count": 3}, "it lacks blk.2.attn_k.weight"),
     ({"block_count": 1}, "it has blk.1.attn_k.weight"),
     ({"block_count": 1 << 30}, "its block_count is 1073741824"),
