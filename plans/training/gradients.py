@@ -70,7 +70,9 @@ class Gradients:
                 error, slope = distance(wanted[matches[numbers[position]]], hidden)
                 loss, gradient = loss + error / len(matches), gradient + slope / len(matches)
             entering = inputs.pop()
-            entered, left = graphs.pop(position, None) or self._run(numbers[position], entering, position > lowest)
+            known = position in graphs
+            entered, left = graphs.pop(position) if known else self._run(
+                numbers[position], entering, position > lowest)
             torch.autograd.backward(left, gradient.to(left.dtype))
             if entered.grad is not None:
                 gradient = entered.grad

@@ -28,7 +28,7 @@ def batches(windows: int, batch: int, seed: int, weights: np.ndarray | None = No
     """Rows of one batch after the other, ascending; drawn with these weights where they are given."""
     random, size = np.random.default_rng(seed), min(batch, windows)
     if weights is not None:
-        size = min(size, np.count_nonzero(weights))
+        size = min(size, int(np.count_nonzero(weights)))
     while True:
         yield np.sort(random.choice(windows, size=size, replace=False, p=weights))
 

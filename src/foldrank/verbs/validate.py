@@ -120,7 +120,7 @@ def _check_pair(small: Bundle, dense: Bundle) -> None:
         raise BundleError(dense.path, f"its {name} is not that of {small.path.name}", "export and apply again")
 
 
-def _checkpoint(bundle: Bundle, model: str | Path | None, **trust: bool) -> Checkpoint:
+def _checkpoint(bundle: Bundle, model: str | Path | None, **trust: Any) -> Checkpoint:
     """The checkpoint given, or where this machine exported it from; it must have the digests of the manifest."""
     way_out = "give it with --model, or leave the graph proof out with --no-proof"
     source = bundle.manifest.source
