@@ -1,7 +1,9 @@
-"""Narrower MLPs and fewer branches on a real pretrained model: perplexity over dense on held-out text, by setting.
+"""Methods on a real pretrained model: bytes stored, and perplexity over dense on held-out text, by setting.
 
     python examples/smollm2.py smollm2
-    python benchmarks/campaigns/width_smollm2.py smollm2 --json benchmarks/results/width_smollm2.json
+    python benchmarks/campaigns/smollm2.py smollm2 --json benchmarks/results/width_smollm2.json
+    python benchmarks/campaigns/smollm2.py smollm2 --json benchmarks/results/smollm2.json --calibration-tokens 24576 \
+        --methods auto:keep=0.9 quantize:bits=4
 
 Calibration is drawn from foldrank's calibration text, perplexity is taken on its validation text, of other documents.
 Rows that the JSON file holds for the same text and versions are not made again; each is written as it comes. Walks that
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +25,17 @@ import torch
 from torch.nn import functional
 
 from foldrank.benchmarks.environment import environment
+from foldrank.edits.base import EMBEDDING, HEAD, Part
+from foldrank.edits.storage import FewBits, StorageEdit
 from foldrank.model.checkpoint import Checkpoint
 from foldrank.plans.compose import calibration_windows
 from foldrank.plans.depth.branches import places
-from foldrank.plans.method import Task
+from foldrank.plans.method import Result, Task
 from foldrank.plans.models.decoder import Decoder, load_decoder
 from foldrank.plans.request import parse
 from foldrank.plans.shelf import MemoryShelf, Shelf
+from foldrank.plans.solver.costs import stored_bytes
+from foldrank.sites import Site
 
 METHODS = (
     "width:keep=0.85", "width:keep=0.85,toward=1", "width:keep=0.85,inputs=original",
@@ -77,7 +84,41 @@ class Campaign:
         spent = {"planning_s": time.perf_counter() - wall, "planning_cpu_s": time.process_time() - cpu}
         ratio = perplexity(result.decoder, self.held_out) / self.dense
         return {"method": method, "keep": round(result.kept, 4), "perplexity_over_dense": round(ratio, 4),
+                "bytes": stored(result, self.task.decoder), "peak_rss_bytes": peak_rss(),
+                "predicted": {name: value for name, value in result.predicted.items() if name.endswith("nats")},
                 **{name: round(seconds) for name, seconds in spent.items()}, **_left(result.decoder, self.task.decoder)}
+
+
+def stored(result: Result, dense: Decoder) -> int:
+    """Bytes of all weights, floats in fp32."""
+    few: dict[Part, FewBits] = {part: edit.storage for edit in result.edits if isinstance(edit, StorageEdit)
+                                for part in edit.touch.writes}
+    whole, floats = 0, dense.other_parameters
+
+    def of(shape: tuple[int, ...], part: Part) -> int:
+        size = (shape[0], shape[1])
+        return stored_bytes(few[part], size, 4) if part in few else 4 * shape[0] * shape[1]
+
+    for block in result.decoder.blocks:
+        floats += block.parameters - block.site_parameters
+        paired = {role: roles for roles in block.pairs for role in roles}
+        for role in block.roles:
+            part, roles = Site(block.number, (role,)), paired.get(role)
+            if roles is None:
+                whole += of(tuple(block.weight(role).shape), part)
+            elif role == roles[0]:
+                pair = block.pairs[roles]
+                whole += of(tuple(pair.a.shape), part) + of(tuple(pair.b.shape), part)
+    for part, table in ((EMBEDDING, dense.table), (HEAD, dense.head)):
+        if part in few and not (part == HEAD and dense.tied and few.get(EMBEDDING) == few[part]):
+            whole += of(tuple(table.shape), part)
+            floats -= 0 if part == HEAD and dense.tied else table.numel()
+    return whole + 4 * floats
+
+
+def peak_rss() -> int:
+    """Of this process so far, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _left(decoder: Decoder, dense: Decoder) -> dict[str, Any]:
