@@ -16,7 +16,7 @@ import argparse
 import json
 import resource
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,8 @@ class Campaign:
     def row(self, method: str) -> dict[str, Any]:
         """What a method makes of the model."""
         request, wall, cpu = parse(method), time.perf_counter(), time.process_time()
-        result = request.method.run(self.task, request.settings)
+        task = self.task if method.partition(":")[0] != "auto" else replace(self.task, shelf=MemoryShelf())
+        result = request.method.run(task, request.settings)
         spent = {"planning_s": time.perf_counter() - wall, "planning_cpu_s": time.process_time() - cpu}
         ratio = perplexity(result.decoder, self.held_out) / self.dense
         return {"method": method, "keep": round(result.kept, 4), "perplexity_over_dense": round(ratio, 4),

@@ -38,6 +38,7 @@ from foldrank.plans.solver.layout import Layout, Packed, Shapes, dense_layout, n
 from foldrank.plans.solver.meter import Meter
 from foldrank.plans.solver.moves import Terms
 from foldrank.plans.solver.original import Original, shapes_of
+from foldrank.plans.solver.rounding import corrected
 from foldrank.plans.solver.search import Effort, Search, State
 from foldrank.plans.solver.settings import Settings
 from foldrank.plans.solver.staged import Stages
@@ -115,6 +116,10 @@ def _best(
     terms = _terms(task, settings, budget, shapes, expected)
     original = Original.of(task.decoder, used, expected.roots, settings.sites, expected.orders, expected.streams)
     meter = Meter.of(task.decoder, measuring)
+    if settings.stores:
+        few, blocks = meter.every(3), task.decoder.blocks
+        terms = replace(terms, rounding=corrected(
+            expected.rounding, blocks, settings.storages[4], few, few.inputs(blocks)))
     effort = EFFORTS[settings.effort]
     affordable = EXCHANGED // (used.size * numbers_stored(layout, shapes))
     effort = replace(effort, exchanges=min(effort.exchanges, affordable))
