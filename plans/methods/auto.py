@@ -46,7 +46,7 @@ from foldrank.plans.solver.windows import SEARCH_TOKENS, shortened, split
 from foldrank.sites import Site
 
 EFFORTS = {
-    "low": Effort(16, 8, 2, (), (1,), 0, 3),
+    "low": Effort(16, 8, 2, (), (1,), 0, 3, 2),
     "normal": Effort(24, 10, 3, (), (2,), 16, 5),
     "high": Effort(200, 40, 8, (0.5, 0.25, 0.125, 0.04), (1, 2, 3, 4), 400),
 }
@@ -68,7 +68,8 @@ def run(task: Task, settings: Settings) -> Result:
     if total(layout, shapes, budget.costs) <= budget.limit:
         return Result(decoder, edits=(), kept=1.0)
     found, state = _best(task, settings, budget, layout, shapes, split(shortened(task.ids, task.opening), task.opening))
-    whole = Original.of(decoder, task.ids, found.original.roots, settings.sites, found.original.orders)
+    last = task.ids[:: found.effort.every]
+    whole = Original.of(decoder, last, found.original.roots, settings.sites, found.original.orders)
     final = replace(found, original=whole).build(state.layout)
     kept = numbers_stored(final.layout, shapes) / numbers_stored(layout, shapes)
     result = fitted_result(task, whole, final, kept, _predicted(found, state),

@@ -42,7 +42,7 @@ class Effort:
     `strides` a descent starts only where no program finds a way.
     `exchanges`: at the end, so often at most it is tried to take a rank from one pair and give it to another.
     `checks`: changes of a stage that are measured on the whole model, to correct what the others are told to cost
-    (`found.py`); None: all are.
+    (`found.py`); None: all are. `every`: one of so many windows is what the result is fit to.
     """
 
     first: int
@@ -52,6 +52,7 @@ class Effort:
     stages: tuple[int, ...] = ()
     exchanges: int = 0
     checks: int | None = None
+    every: int = 1
 
 
 @dataclass(frozen=True)
