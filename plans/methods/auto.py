@@ -28,6 +28,7 @@ from foldrank.edits.base import Phase
 from foldrank.plans.method import Method, Result, Task
 from foldrank.plans.methods import quantize
 from foldrank.plans.solver.axes import front, shares
+from foldrank.plans.solver.block_refit import fit
 from foldrank.plans.solver.budget import WIDTHS, Budget, budget_of
 from foldrank.plans.solver.costs import total
 from foldrank.plans.solver.expected import Expected
@@ -70,9 +71,9 @@ def run(task: Task, settings: Settings) -> Result:
     found, state = _best(task, settings, budget, layout, shapes, split(shortened(task.ids, task.opening), task.opening))
     last = task.ids[:: found.effort.every]
     whole = Original.of(decoder, last, found.original.roots, settings.sites, found.original.orders)
-    final = replace(found, original=whole).build(state.layout)
-    kept = numbers_stored(final.layout, shapes) / numbers_stored(layout, shapes)
-    result = fitted_result(task, whole, final, kept, _predicted(found, state),
+    fits = fit(whole, state.layout, task.progress)
+    kept = numbers_stored(state.layout, shapes) / numbers_stored(layout, shapes)
+    result = fitted_result(task, whole, state.layout, fits, kept, _predicted(found, state),
                            _diagnostics(found, state, layout, budget.limit))
     return _stored(task, settings, state.layout, result, found.meter) if settings.stores else result
 

@@ -31,8 +31,9 @@ from foldrank.plans.low_rank.truncation import truncations, weighted_pair
 from foldrank.plans.low_rank.whitening import Metric
 from foldrank.plans.models.block import Block
 from foldrank.plans.simulate.slice_mlp import sliced
-from foldrank.plans.solver.layout import DOWN, GROUPS, Packed, Roles, Span, branch_of
+from foldrank.plans.solver.layout import DOWN, GROUPS, Layout, Packed, Roles, Span, branch_of
 from foldrank.plans.solver.original import Original, applied, sites
+from foldrank.progress import SILENT, Progress, track
 
 PRIOR = 4096
 """What pulls a refit weight to the old one weighs as much as so many tokens of white input. Perplexity over dense in
@@ -80,6 +81,16 @@ def refit(
         for role, part in zip(roles, weight.split(_widths(into, roles), dim=1), strict=True)
     }
     return Fitted(into.with_weights(weights), task.pairs, output)
+
+
+def fit(original: Original, layout: Layout, progress: Progress = SILENT) -> tuple[Fitted, ...]:
+    """Every block of a layout, from the bottom up, without what they give: that of one is held at a time."""
+    hidden, found = original.states[0], []
+    for span in track(layout, "refit", len(layout), progress):
+        fitted = refit(original, span, hidden)
+        hidden = fitted.output
+        found.append(replace(fitted, output=hidden[:0]))
+    return tuple(found)
 
 
 @dataclass

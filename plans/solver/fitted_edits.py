@@ -6,7 +6,7 @@ Knows nothing of how the blocks were chosen or fit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,22 +23,21 @@ from foldrank.plans.low_rank.factoring import replaced_digests
 from foldrank.plans.method import Result, Task
 from foldrank.plans.models.block import Block, Pair
 from foldrank.plans.solver.block_refit import Fitted
-from foldrank.plans.solver.layout import Packed, Span
+from foldrank.plans.solver.layout import Layout, Packed, Span
 from foldrank.plans.solver.original import Original, sites
-from foldrank.plans.solver.search import State
 from foldrank.plans.width.slicing import roles_of
 from foldrank.sites import Site
 
 
 def fitted_result(
-    task: Task, original: Original, state: State, kept: float, predicted: Mapping[str, float | int],
-    diagnostics: Mapping[str, Any],
+    task: Task, original: Original, layout: Layout, fits: Sequence[Fitted], kept: float,
+    predicted: Mapping[str, float | int], diagnostics: Mapping[str, Any],
 ) -> Result:
     """The model with these blocks, and the edits that lead a graph there."""
-    blocks = [_as_told(task, span, fitted) for span, fitted in zip(state.layout, state.fitted, strict=True)]
-    edits: list[Edit] = [span.fold for span in state.layout if span.fold is not None]
-    edits += [span.drop for span in state.layout if span.drop is not None]
-    edits += [_slice(task, span, block, original) for span, block in zip(state.layout, blocks, strict=True)
+    blocks = [_as_told(task, span, fitted) for span, fitted in zip(layout, fits, strict=True)]
+    edits: list[Edit] = [span.fold for span in layout if span.fold is not None]
+    edits += [span.drop for span in layout if span.drop is not None]
+    edits += [_slice(task, span, block, original) for span, block in zip(layout, blocks, strict=True)
               if span.width is not None]
     arrays: dict[str, np.ndarray] = {}
     for block in blocks:
