@@ -71,7 +71,8 @@ def dequantized_weight(node: ir.Node) -> Dequantized | None:
 
 def looked_up(node: ir.Node) -> tuple[int, int] | None:
     """[width, words] of the table that a GatherBlockQuantized reads rows of; None for any other node."""
-    scales = node.inputs[2].const_value if node.op_type == "GatherBlockQuantized" and node.inputs[2] else None
+    value = node.inputs[2] if node.op_type == "GatherBlockQuantized" and len(node.inputs) > 2 else None
+    scales = value.const_value if value is not None else None
     if scales is None or len(scales.shape) != 2:
         return None
     words, blocks = scales.shape.numpy()
