@@ -19,10 +19,11 @@ MOST_TOKENS = 1024
 def tasks(request: dict[str, Any]) -> list[Any]:
     """lm-eval's tasks of the items: multiple choice, nothing put between prompt and continuation."""
     import datasets
+    import pyarrow
     from lm_eval.api.task import ConfigurableTask
 
     def task(name: str, metric: str, items: list[dict[str, Any]]) -> Any:
-        docs = datasets.Dataset.from_list(items)
+        docs = datasets.Dataset(pyarrow.Table.from_pylist(items), fingerprint=name)  # else it pickles all it holds
         return ConfigurableTask(config={
             "task": name, "custom_dataset": lambda **_: {"test": docs}, "test_split": "test",
             "output_type": "multiple_choice", "doc_to_text": lambda doc: doc["prompt"],
