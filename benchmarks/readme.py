@@ -119,6 +119,17 @@ def _width(data: dict[str, Any]) -> str:
                                           "channels of an MLP", "planning, CPU s"), rows)
 
 
+def _smollm2(data: dict[str, Any]) -> str:
+    rows = [
+        (f"`{row['method']}`", f"{row['keep']:.3f}", f"{row['bytes'] / 1e6:,.1f} MB",
+         f"{row['perplexity_over_dense']:.3f}", f"{row['planning_s'] / 60:.1f}",
+         f"{row['peak_rss_bytes'] / 2**30:.1f} GiB")
+        for row in data["rows"]
+    ]
+    return f"{_texts(data)}\n\n" + _table(("method", "block weights kept", "all weights", "perplexity over dense",
+                                          "planning, minutes", "memory so far, at most"), rows)
+
+
 def _branches(data: dict[str, Any]) -> str:
     rows = [
         (f"`{row['method']}`", f"{row['keep']:.3f}", f"{row['perplexity_over_dense']:.3f}",
@@ -222,7 +233,7 @@ def _planning_large(data: dict[str, Any]) -> str:
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "demo": _demo, "cpu_speed": _cpu_speed, "huge_pages": _huge_pages, "few_bits": _few_bits, "planning": _planning,
-    "width_smollm2": _width, "branches_smollm2": _branches,
+    "width_smollm2": _width, "branches_smollm2": _branches, "smollm2": _smollm2,
     "apply_cost": _apply_cost, "big_bundle": _big_bundle, "quality": summary,
     "quality_recovered": partial(summary, recovered=True),
     "families": families, "consumers": consumers, "gpu_speed_1b": _gpu_speed, "gpu_speed_100m": _gpu_speed,
