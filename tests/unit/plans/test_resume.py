@@ -115,7 +115,7 @@ def test_a_killed_plan_repeats_at_most_one_block_and_ends_the_same(
      ("basis_sharing:keep=0.5", "foldrank.plans.methods.basis_sharing.truncations", None),
      ("fwsvd:keep=0.5", "foldrank.plans.low_rank.gradients._through", None),
      ("dipsvd:keep=0.5", "foldrank.plans.low_rank.gradients._through", None),
-     ("auto:keep=0.5,effort=high", "foldrank.plans.solver.search.Search._step", None),
+     ("auto:keep=0.5", "foldrank.plans.solver.search.Search._step", None),
      ("auto:keep=0.5", "foldrank.plans.solver.staged.Stages._stage", None)],
     ids=lambda value: value.split(":")[0] if isinstance(value, str) else "",
 )
@@ -124,6 +124,8 @@ def test_what_a_method_measured_before_it_was_cut_short_is_not_measured_again(
     measured: str, most: int | None,
 ) -> None:
     decoder = Decoder.of(make_model(4))
+    if measured.endswith("._step"):  # the descent, where the program finds no way
+        monkeypatch.setattr("foldrank.plans.solver.staged.choose", lambda *_: None)
     plain = pkgutil.resolve_name(measured)
     calls = 0
 
