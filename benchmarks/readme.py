@@ -59,6 +59,9 @@ def _demo(data: dict[str, Any]) -> str:
         _proof(graph),
         (f"decode speed, batch 1, {decode['engine']}", "1.00",
          f"{decode['ratio']:.2f} [{decode['ci95'][0]:.2f}, {decode['ci95'][1]:.2f}], ideal {decode['ideal']:.2f}"),
+        *((f"speed of a prompt of {entry['prompt_tokens']} tokens, {entry['engine']}", "1.00",
+           f"{entry['ratio']:.2f} [{entry['ci95'][0]:.2f}, {entry['ci95'][1]:.2f}]")
+          for entry in data["speedups"] if entry["phase"] == "prefill" and entry["engine"] == decode["engine"]),
     ]) + (f"\n\n{data['wall_s']:.0f} s in all on {environment['cpu_model']}, {environment['threads']} threads. "
           f"Null test, dense against dense: {data['null_test']['ratio']:.3f} "
           f"[{data['null_test']['ci95'][0]:.3f}, {data['null_test']['ci95'][1]:.3f}].")
