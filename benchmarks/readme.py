@@ -131,12 +131,12 @@ def _width(data: dict[str, Any]) -> str:
 def _smollm2(data: dict[str, Any]) -> str:
     rows = [
         (f"`{row['method']}`", f"{row['keep']:.3f}", f"{row['bytes'] / 1e6:,.1f} MB",
-         f"{row['perplexity_over_dense']:.3f}", f"{row['planning_s'] / 60:.1f}",
+         f"{row['perplexity_over_dense']:.3f}", f"{row['planning_cpu_s'] / 60:.1f}",
          f"{row['peak_rss_bytes'] / 2**30:.1f} GiB")
         for row in data["rows"]
     ]
     return f"{_texts(data)}\n\n" + _table(("method", "block weights kept", "all weights", "perplexity over dense",
-                                          "planning, minutes", "memory so far, at most"), rows)
+                                          "planning, CPU minutes", "memory so far, at most"), rows)
 
 
 def _branches(data: dict[str, Any]) -> str:
