@@ -67,11 +67,9 @@ def _parts(size: Shape, kind: int, dtype: str, storage: FewBits | None) -> list[
     """ONNX type, shape and bytes of what a matrix [in, out] is stored as."""
     if storage is None:
         return [(kind, size, weight_bytes(size, dtype))]
-    blocks, byte = -(-size[0] // storage.block_size), onnx.TensorProto.UINT8
-    numbers = (size[1], blocks, storage.block_size * storage.bits // 8)
-    zeros = (size[1], -(-blocks * storage.bits // 8))
-    found: list[tuple[int, tuple[int, ...], int]] = [
-        (byte, numbers, math.prod(numbers)), (kind, (size[1], blocks), weight_bytes((size[1], blocks), dtype))]
+    numbers, scales, zeros = storage.layout(size)
+    byte = onnx.TensorProto.UINT8
+    found = [(byte, numbers, math.prod(numbers)), (kind, scales, weight_bytes(scales, dtype))]
     return found if storage.symmetric else [*found, (byte, zeros, math.prod(zeros))]
 
 
@@ -102,6 +100,6 @@ def _lengthen(noise: Path, size: int, rng: np.random.Generator, dtype: str) -> N
                 piece.tofile(file)
 
 
-def weight_bytes(shape: Shape, dtype: str) -> int:
+def weight_bytes(shape: tuple[int, ...], dtype: str) -> int:
     """Of one matrix of that shape."""
-    return shape[0] * shape[1] * np.dtype(DTYPES[dtype]).itemsize
+    return math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize

@@ -70,9 +70,8 @@ class Bytes:
 
 def stored_bytes(storage: FewBits, shape: Shape, width: int) -> int:
     """Of a matrix [in, out] in few bits, with scales of so many bytes."""
-    blocks = -(-shape[0] // storage.block_size)
-    zeros = 0 if storage.symmetric else -(-blocks * storage.bits // 8)
-    return shape[1] * (blocks * (storage.block_size * storage.bits // 8 + width) + zeros)
+    numbers, scales, zeros = map(math.prod, storage.layout(shape))
+    return numbers + width * scales + (0 if storage.symmetric else zeros)
 
 
 @checked_dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))

@@ -24,6 +24,7 @@ from foldrank.plans.low_rank.whitening import Metric
 from foldrank.plans.models.block import Block
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.solver.layout import Packed, Roles
+from foldrank.plans.solver.meter import AT_ONCE
 from foldrank.plans.solver.original import sites
 from foldrank.progress import SILENT, Progress, track
 
@@ -54,10 +55,6 @@ class Moments:
 DAMPING = 0.1
 """Share of the mean that is added to the diagonal of F. KL in nats on text not fit to, specs-300k at keep 0.9, one
 layout, at 1 / 0.3 / 0.1 / 0.01: 0.0765 / 0.0743 / 0.0740 / 0.0739; with F left out 0.0892."""
-
-AT_ONCE = 512
-"""Tokens of a backward pass: what every site reads and its slopes are held for so many, a megabyte a token for a model
-of 30 blocks of width 576."""
 
 WIDEST = 4096
 """Outputs of a site up to which F is held: its size is the square of that."""

@@ -21,7 +21,8 @@ LARGEST = 1 << 25
 """Logits that are held at once (tokens * vocabulary, float32), at least one window's."""
 
 AT_ONCE = 512
-"""Tokens of a backward pass, whose activations are held."""
+"""Tokens of a backward pass: what every site reads and its slopes are held for so many, a megabyte a token for a model
+of 30 blocks of width 576."""
 
 
 @dataclass(frozen=True)
