@@ -24,27 +24,43 @@ from torch import Tensor, nn
 from foldrank.benchmarks.environment import environment
 from foldrank.model.checkpoint import Checkpoint
 from foldrank.plans.compose import calibration_windows
-from foldrank.plans.depth.windows import Memo, Search, Similarity, Window, merge_windows, search_threshold
-from foldrank.plans.methods.slm import PrefixCache, Rule, Settings
+from foldrank.plans.depth.prefix import AT_ONCE, Bounding
+from foldrank.plans.depth.windows import Search, Window, merge_windows, search_threshold
+from foldrank.plans.methods.slm import Rule, Settings, prefix_cache
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.models.loading import load_model
+from foldrank.plans.shelf import Figures, MemoryShelf
 
 T = TypeVar("T")
 
 
+Measure = Callable[[tuple[Window, ...], Window], float]
+
+
 @dataclass
 class Counted:
-    """A similarity that counts how often it is asked."""
+    """A similarity, always measured to its end, that counts how often it is asked."""
 
-    measure: Similarity
+    measure: Measure
     asked: int = 0
 
-    def __call__(self, committed: tuple[Window, ...], candidate: Window) -> float:
+    def __call__(self, committed: tuple[Window, ...], candidate: Window, _above: float, /) -> float:
         self.asked += 1
         return self.measure(committed, candidate)
 
 
-def naive_similarity(model: Any, ids_NT: np.ndarray, rule: Rule, norms: str) -> Similarity:
+@dataclass
+class Parts:
+    """Counts how often some samples of a candidate are run."""
+
+    run: int = 0
+
+    def advance(self) -> None:
+        """Once more."""
+        self.run += 1
+
+
+def naive_similarity(model: Any, ids_NT: np.ndarray, rule: Rule, norms: str) -> Measure:
     """Deep copy, merge in place, run both models in full, cosine of the flattened last hidden states."""
     ids = torch.from_numpy(ids_NT)
 
@@ -96,31 +112,25 @@ def compare(checkpoint: Checkpoint, keep: float, *, seed: int = 0) -> dict[str, 
     bounds = settings.bounds(blocks)
     target = int(keep * blocks + 1e-9)
 
-    def cached() -> Similarity:
-        return PrefixCache.of(Decoder.of(model), ids, settings).similarity
+    def bounding(parts: Parts) -> Bounding:
+        """With a prefix cache of its own, so that its cost is inside the measured time."""
+        cache = prefix_cache(Decoder.of(model), ids, settings)
+        return Bounding(cache, Figures(MemoryShelf(), "similarities"), parts.advance)
 
-    naive = Counted(naive_similarity(model, ids, settings.rule, settings.norms))
-    ours = Counted(cached())
+    naive, ours = Counted(naive_similarity(model, ids, settings.rule, settings.norms)), Parts()
     slow, slow_s = timed(lambda: search_threshold(naive, bounds, blocks=blocks, target=target))
-    fast, fast_s = timed(
-        lambda: search_threshold(Memo(_restarted(ours, cached)), bounds, blocks=blocks, target=target)
-    )
-    loop_slow = timed(lambda: merge_windows(naive.measure, bounds, threshold=slow.threshold))[1]
-    loop_fast = timed(lambda: merge_windows(cached(), bounds, threshold=fast.threshold))[1]
+    naive_runs = naive.asked
+    fast, fast_s = timed(lambda: search_threshold(bounding(ours), bounds, blocks=blocks, target=target))
+    loop_slow = timed(lambda: merge_windows(naive, bounds, threshold=slow.threshold))[1]
+    loop_fast = timed(lambda: merge_windows(bounding(Parts()), bounds, threshold=fast.threshold))[1]
     return {
         "model": checkpoint.name, "keep": keep, "tokens": int(ids.size),
         "environment": environment(torch.get_num_threads()),
         "windows": [list(w) for w in _windows(fast)], "identical_decisions": _decisions(slow) == _decisions(fast),
         "search": {"naive_s": slow_s, "planner_s": fast_s, "ratio": slow_s / fast_s,
-                   "naive_evaluations": naive.asked, "planner_evaluations": ours.asked},
+                   "naive_evaluations": naive_runs, "planner_evaluations": ours.run * AT_ONCE / len(ids)},
         "one_threshold": {"naive_s": loop_slow, "planner_s": loop_fast, "ratio": loop_slow / loop_fast},
     }
-
-
-def _restarted(counted: Counted, make: Callable[[], Similarity]) -> Counted:
-    """Build the prefix cache anew, so that its cost is inside the measured time."""
-    counted.measure = make()
-    return counted
 
 
 def timed(work: Callable[[], T]) -> tuple[T, float]:

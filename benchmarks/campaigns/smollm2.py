@@ -3,8 +3,9 @@
     python examples/smollm2.py smollm2
     python benchmarks/campaigns/smollm2.py smollm2 --json benchmarks/results/width_smollm2.json
     python benchmarks/campaigns/smollm2.py smollm2 --json benchmarks/results/smollm2.json --calibration-tokens 24576 \
-        --methods auto:keep=0.9 quantize:bits=4
+        --methods auto:keep=0.9 quantize:bits=4 "auto:keep=0.8 + recover 15 sliced"
 
+A method with `+ recover MINUTES KIND` behind it is its plan trained by distillation for so long, on this machine.
 Calibration is drawn from foldrank's calibration text, perplexity is taken on its validation text, of other documents.
 Rows that the JSON file holds for the same text and versions are not made again; each is written as it comes. Walks that
 settings share are made once, and counted in the first row that needs them.
@@ -16,7 +17,7 @@ import argparse
 import json
 import resource
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,17 @@ from foldrank.benchmarks.environment import environment
 from foldrank.edits.base import EMBEDDING, HEAD, Part
 from foldrank.edits.storage import FewBits, StorageEdit
 from foldrank.model.checkpoint import Checkpoint
-from foldrank.plans.compose import calibration_windows
+from foldrank.plans.compose import Run, calibration_windows, plan_of
 from foldrank.plans.depth.branches import places
 from foldrank.plans.method import Result, Task
 from foldrank.plans.models.decoder import Decoder, load_decoder
 from foldrank.plans.request import parse
 from foldrank.plans.shelf import MemoryShelf, Shelf
 from foldrank.plans.solver.costs import stored_bytes
+from foldrank.plans.texts import Windows
+from foldrank.plans.training.recovering import Recovery, recovery_windows
+from foldrank.plans.training.recovery import recover
+from foldrank.plans.training.stored import Stored
 from foldrank.sites import Site
 
 METHODS = (
@@ -44,6 +49,8 @@ METHODS = (
     *(f"{method}:branches={left},which=attention" for left in (28, 26) for method in ("llm_drop", "finercut")),
     "llm_drop:keep=0.95", "finercut:keep=0.95",
 )
+
+RECOVER = " + recover "
 
 
 class Common(MemoryShelf):
@@ -62,9 +69,13 @@ class Common(MemoryShelf):
 class Campaign:
     """One checkpoint, its texts and its dense perplexity."""
 
+    checkpoint: Checkpoint
+    windows: Windows
     task: Task
     held_out: np.ndarray
     dense: float
+    last: dict[str, Result] = field(default_factory=dict)
+    """What the method of the last row gave: the next may be its recovery."""
 
     @classmethod
     def of(cls, folder: Path, calibration: int, held_out: int) -> Campaign:
@@ -75,19 +86,45 @@ class Campaign:
         other = calibration_windows(checkpoint, validation, held_out, 0)
         decoder = load_decoder(checkpoint)
         task = Task(decoder, windows.ids, 0, source=decoder, shelf=Common(), opening=windows.opening)
-        return cls(task, other.ids, perplexity(decoder, other.ids))
+        return cls(checkpoint, windows, task, other.ids, perplexity(decoder, other.ids))
 
     def row(self, method: str) -> dict[str, Any]:
         """What a method makes of the model."""
+        if RECOVER in method:
+            return self._recovered(method)
         request, wall, cpu = parse(method), time.perf_counter(), time.process_time()
         task = self.task if method.partition(":")[0] != "auto" else replace(self.task, shelf=MemoryShelf())
         result = request.method.run(task, request.settings)
         spent = {"planning_s": time.perf_counter() - wall, "planning_cpu_s": time.process_time() - cpu}
-        ratio = perplexity(result.decoder, self.held_out) / self.dense
-        return {"method": method, "keep": round(result.kept, 4), "perplexity_over_dense": round(ratio, 4),
+        self.last.clear()
+        self.last[method] = result
+        return {"method": method, "keep": round(result.kept, 4),
+                "perplexity_over_dense": self._over_dense(result.decoder),
                 "bytes": stored(result, self.task.decoder), "peak_rss_bytes": peak_rss(),
                 "predicted": {name: value for name, value in result.predicted.items() if name.endswith("nats")},
                 **{name: round(seconds) for name, seconds in spent.items()}, **_left(result.decoder, self.task.decoder)}
+
+    def _over_dense(self, decoder: Decoder) -> float:
+        return round(perplexity(decoder, self.held_out) / self.dense, 4)
+
+    def _recovered(self, row: str) -> dict[str, Any]:
+        """The plan of a method trained for so many minutes."""
+        method, told = row.split(RECOVER)
+        minutes, kind = told.split()
+        request, source = parse(method), self.task.decoder
+        result = self.last.get(method) or request.method.run(self.task, request.settings)
+        plan = plan_of(self.checkpoint, source, self.windows, [Run(request, result)])
+        asked = Recovery(kind, minutes=float(minutes))  # type: ignore[arg-type]
+        ids, wall, cpu = recovery_windows(self.checkpoint, asked, 0).ids, time.perf_counter(), time.process_time()
+        done = recover(source, plan, ids, asked.training(plan))
+        spent = {"recovery_s": time.perf_counter() - wall, "recovery_cpu_s": time.process_time() - cpu}
+        held = Stored.of(source, done.plan, dense=False)
+        trained = source.with_blocks(held.blocks(held.matrices()))
+        steps = done.curve[-1][0]
+        return {"method": row, "keep": round(result.kept, 4), "perplexity_over_dense": self._over_dense(trained),
+                "bytes": stored(result, source), "peak_rss_bytes": peak_rss(), "recovery_steps": steps,
+                "recovery_tokens": steps * asked.training(plan).batch * ids.shape[1], "recovery_curve": done.curve,
+                **{name: round(seconds) for name, seconds in spent.items()}}
 
 
 def stored(result: Result, dense: Decoder) -> int:

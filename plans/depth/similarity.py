@@ -17,10 +17,14 @@ def mean_cosine(one_NTC: Tensor, other_NTC: Tensor) -> float:
 
     SLM's released criterion (arXiv 2502.19159). float64: candidates near 1 must stay apart.
     """
+    return float(cosines(one_NTC, other_NTC).mean().clamp(-1.0, 1.0))
+
+
+def cosines(one_NTC: Tensor, other_NTC: Tensor) -> Tensor:
+    """Of each sample by itself [N], float64; 0 where one is all zeros."""
     a, b = (x.flatten(1).to(torch.float64) for x in (one_NTC, other_NTC))
     lengths = a.norm(dim=1) * b.norm(dim=1)
-    cosines = torch.where(lengths > 0, (a * b).sum(dim=1) / lengths.clamp_min(1e-300), torch.zeros_like(lengths))
-    return float(cosines.mean().clamp(-1.0, 1.0))
+    return torch.where(lengths > 0, (a * b).sum(dim=1) / lengths.clamp_min(1e-300), torch.zeros_like(lengths))
 
 
 def debiased_cka(states_BNC: Sequence[np.ndarray]) -> np.ndarray:

@@ -7,24 +7,31 @@ allowed block is committed, and windows of one block are never evaluated.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 Window = tuple[int, int]
 """Lowest and highest block of a merge, both included; at least two blocks."""
 
-Similarity = Callable[[tuple[Window, ...], Window], float]
-"""Similarity of the original to the model with the committed windows and the candidate merged."""
+class Similarity(Protocol):
+    """Similarity of the original to the model with the committed windows and the candidate merged.
+
+    Where it is not above `above`, any bound that it does not exceed and that is not above either may be told instead:
+    a hopeless candidate need not be measured to its end.
+    """
+
+    def __call__(self, committed: tuple[Window, ...], candidate: Window, above: float, /) -> float: ...
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One candidate as it was judged."""
+    """One candidate as it was judged beside what was `committed`; where it was not accepted `similarity` is a bound."""
 
     window: Window
     similarity: float
     accepted: bool
+    committed: tuple[Window, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,8 +90,8 @@ def merge_windows(similarity: Similarity, bounds: Bounds, *, threshold: float) -
             low = high
             while low > lowest:
                 candidate = (low - 1, high)
-                value = similarity(tuple(committed), candidate)
-                trials.append(Trial(candidate, value, value > threshold))
+                value = similarity(tuple(committed), candidate, threshold)
+                trials.append(Trial(candidate, value, value > threshold, tuple(committed)))
                 if value <= threshold:
                     break
                 low -= 1
@@ -96,12 +103,13 @@ def merge_windows(similarity: Similarity, bounds: Bounds, *, threshold: float) -
 
 @dataclass
 class Memo:
-    """Similarities already known, by committed windows and candidate: they do not depend on the threshold."""
+    """Similarities already known, by committed windows and candidate, each measured to its end: they do not depend on
+    the threshold."""
 
-    measure: Similarity
+    measure: Callable[[tuple[Window, ...], Window], float]
     known: dict[tuple[tuple[Window, ...], Window], float] = field(default_factory=dict)
 
-    def __call__(self, committed: tuple[Window, ...], candidate: Window) -> float:
+    def __call__(self, committed: tuple[Window, ...], candidate: Window, _above: float = -math.inf, /) -> float:
         key = (committed, candidate)
         if key not in self.known:
             self.known[key] = self.measure(committed, candidate)
@@ -130,7 +138,8 @@ def search_threshold(
 
     Exact, and without assuming that more merging follows from a lower threshold: every decision stays as it is for all
     thresholds from the largest rejected similarity up to the smallest accepted one, so going just under the largest
-    rejected one visits every distinct outcome once. Give a memoised similarity: outcomes share most of their trials.
+    rejected one visits every distinct outcome once. Of the rejected only the largest needs its own value, the others a
+    bound below it. Give a memoised similarity: outcomes share most of their trials.
     """
     best = Search(threshold=1.0, outcome=None, reachable=())
     most = -1
@@ -142,7 +151,17 @@ def search_threshold(
         reachable.add(left)
         if most < left <= target:
             best, most = Search(threshold, outcome, ()), left
-        rejected = [trial.similarity for trial in outcome.trials if not trial.accepted]
+        rejected = [trial for trial in outcome.trials if not trial.accepted]
         if left == target or not rejected:
             return replace(best, reachable=tuple(sorted(reachable)))
-        threshold = math.nextafter(max(rejected), -math.inf)
+        threshold = math.nextafter(_largest(similarity, rejected), -math.inf)
+
+
+def _largest(similarity: Similarity, trials: Sequence[Trial]) -> float:
+    """Of the similarities of trials that are known as bounds."""
+    best = -math.inf
+    for trial in sorted(trials, key=lambda trial: trial.similarity, reverse=True):
+        if trial.similarity <= best:
+            break
+        best = max(best, similarity(trial.committed, trial.window, best))
+    return best

@@ -19,10 +19,8 @@ of the chosen layout sees all of them. The same seed gives the same plan.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
-
-import numpy as np
 
 from foldrank.edits.base import Phase
 from foldrank.plans.method import Method, Result, Task
@@ -32,6 +30,7 @@ from foldrank.plans.solver.block_refit import fit
 from foldrank.plans.solver.budget import WIDTHS, Budget, budget_of
 from foldrank.plans.solver.costs import total
 from foldrank.plans.solver.expected import Expected
+from foldrank.plans.solver.fisher import Roots
 from foldrank.plans.solver.fitted_edits import fitted_result
 from foldrank.plans.solver.improving import exchanged, filled
 from foldrank.plans.solver.journal import Journal
@@ -44,6 +43,7 @@ from foldrank.plans.solver.search import Effort, Search, State
 from foldrank.plans.solver.settings import Settings
 from foldrank.plans.solver.staged import Stages
 from foldrank.plans.solver.windows import SEARCH_TOKENS, shortened, split
+from foldrank.plans.width.channels import Order
 from foldrank.sites import Site
 
 EFFORTS = {
@@ -68,14 +68,13 @@ def run(task: Task, settings: Settings) -> Result:
     budget = budget_of(decoder, settings, layout, shapes, settings.storages, outside)
     if total(layout, shapes, budget.costs) <= budget.limit:
         return Result(decoder, edits=(), kept=1.0)
-    found, state = _best(task, settings, budget, layout, shapes, split(shortened(task.ids, task.opening), task.opening))
-    last = task.ids[:: found.effort.every]
-    whole = Original.of(decoder, last, found.original.roots, settings.sites, found.original.orders)
-    fits = fit(whole, state.layout, task.progress)
-    kept = numbers_stored(state.layout, shapes) / numbers_stored(layout, shapes)
-    result = fitted_result(task, whole, state.layout, fits, kept, _predicted(found, state),
-                           _diagnostics(found, state, layout, budget.limit))
-    return _stored(task, settings, state.layout, result, found.meter) if settings.stores else result
+    chosen = _best(task, settings, budget, layout, shapes)
+    last = task.ids[:: EFFORTS[settings.effort].every]
+    whole = Original.passing(decoder, last, chosen.roots, settings.sites, chosen.orders)
+    fits = fit(whole, chosen.layout, task.progress)
+    kept = numbers_stored(chosen.layout, shapes) / numbers_stored(layout, shapes)
+    result = fitted_result(task, whole, chosen.layout, fits, kept, chosen.predicted, chosen.diagnostics)
+    return _stored(task, settings, chosen.layout, result, chosen.meter) if settings.stores else result
 
 
 def _until(settings: Settings) -> Phase:
@@ -105,12 +104,21 @@ def _shapes(task: Task, packed: Packed) -> Shapes:
     return shapes_of(first, packed)
 
 
-def _best(
-    task: Task, settings: Settings, budget: Budget, layout: Layout, shapes: Shapes,
-    windows: tuple[np.ndarray, np.ndarray],
-) -> tuple[Search, State]:
-    """The search that ends with the lowest measured loss, and where it ends."""
-    measuring, fitting = windows
+@dataclass(frozen=True)
+class _Chosen:
+    """A layout, and all of the search that is needed to fit and report it: the search itself holds gigabytes."""
+
+    layout: Layout
+    roots: Roots
+    orders: Mapping[int, Order]
+    meter: Meter
+    predicted: Mapping[str, float | int]
+    diagnostics: Mapping[str, Any]
+
+
+def _best(task: Task, settings: Settings, budget: Budget, layout: Layout, shapes: Shapes) -> _Chosen:
+    """What the search that ends with the lowest measured loss has found."""
+    measuring, fitting = split(shortened(task.ids, task.opening), task.opening)
     count = max(1, SEARCH_TOKENS // fitting.shape[1])
     used = fitting[:: max(1, len(fitting) // count)][:count]
     expected = Expected.of(task.decoder, used, task.seed, settings.sites, settings.multiple(settings.width_align),
@@ -141,7 +149,9 @@ def _best(
         search = search_of(f"descent {stride}", stride)
         ended.append((search, filled(search, search.run(layout, budget.limit), budget.limit)))
     found, state = min(ended, key=lambda pair: pair[1].loss)
-    return found, exchanged(found, state, budget.limit)
+    state = exchanged(found, state, budget.limit)
+    return _Chosen(state.layout, original.roots, original.orders, meter, _predicted(found, state),
+                   _diagnostics(found, state, layout, budget.limit))
 
 
 def _terms(

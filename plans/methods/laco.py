@@ -35,8 +35,8 @@ def fixed_windows(similarity: Similarity, bounds: Bounds, *, threshold: float, w
         high = run[-1]
         while high - window + 1 >= run[0]:
             candidate = (high - window + 1, high)
-            value = similarity(tuple(committed), candidate)
-            trials.append(Trial(candidate, value, value > threshold))
+            value = similarity(tuple(committed), candidate, threshold)
+            trials.append(Trial(candidate, value, value > threshold, tuple(committed)))
             if value > threshold:
                 committed.append(candidate)
             high -= window if value > threshold else 1

@@ -8,8 +8,7 @@ each of the seven projections and biases:
 Criterion: cosine of the last hidden state after the final norm (or of the logits), original against candidate, per
 sample, averaged.
 
-Cost: the original runs once and every block's input is kept (blocks * windows * tokens * width numbers). Blocks under a
-candidate are always the original's, so a candidate runs only the merged block and what lies above it.
+Cost: see `depth/prefix.py`.
 """
 
 from __future__ import annotations
@@ -17,20 +16,18 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import numpy as np
-import torch
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings_dataclass
-from torch import Tensor
 
 from foldrank.edits.base import Phase
 from foldrank.edits.fold_blocks import FoldBlocks
 from foldrank.errors import SourceError
-from foldrank.plans.depth.similarity import mean_cosine
-from foldrank.plans.depth.windows import Bounds, Loop, Memo, Outcome, Search, Window, merge_windows, search_threshold
+from foldrank.plans.depth.prefix import Bounding, PrefixCache
+from foldrank.plans.depth.windows import Bounds, Loop, Outcome, Search, Window, merge_windows, search_threshold
 from foldrank.plans.method import Method, Result, Task
 from foldrank.plans.models.block import Block
 from foldrank.plans.models.decoder import Decoder
@@ -103,42 +100,10 @@ def fold(window: Window, settings: Settings) -> FoldBlocks:
     )
 
 
-@dataclass(frozen=True)
-class PrefixCache:
-    """The original's hidden states: the input [N, T, C] of every block, and what candidates are compared by."""
-
-    decoder: Decoder
-    inputs: tuple[Tensor, ...]
-    final: Tensor
-    settings: Settings
-
-    @classmethod
-    def of(cls, decoder: Decoder, ids_NT: np.ndarray, settings: Settings) -> PrefixCache:
-        """Run the original once."""
-        hidden, inputs = decoder.embed(ids_NT), []
-        with torch.no_grad():
-            for block in decoder.blocks:
-                inputs.append(hidden)
-                hidden = decoder.run(block, hidden)
-            return cls(decoder, tuple(inputs), _compared(decoder, hidden, settings), settings)
-
-    def similarity(self, committed: tuple[Window, ...], candidate: Window) -> float:
-        """Cosine to the original of the model with all these windows merged; what lies below is not run."""
-        low = candidate[0]
-        hidden = self.inputs[low]
-        with torch.no_grad():
-            for block in self._from(low, (*committed, candidate)):
-                hidden = self.decoder.run(block, hidden)
-            return mean_cosine(self.final, _compared(self.decoder, hidden, self.settings))
-
-    def _from(self, low: int, windows: Sequence[Window]) -> tuple[Block, ...]:
-        upper = self.decoder.with_blocks(self.decoder.blocks[low:])
-        return apply_edits([fold(window, self.settings) for window in windows], upper, {}).blocks
-
-
-def _compared(decoder: Decoder, hidden_NTC: Tensor, settings: Settings) -> Tensor:
-    """The last state after the final norm, or the logits."""
-    return decoder.norm(hidden_NTC) if settings.similarity == "state" else decoder.logits(hidden_NTC)
+def prefix_cache(decoder: Decoder, ids_NT: np.ndarray, settings: Settings) -> PrefixCache:
+    """The original run once; candidates are compared by the last state after the final norm, or the logits."""
+    compared = decoder.norm if settings.similarity == "state" else decoder.logits
+    return PrefixCache.of(decoder, ids_NT, lambda window: fold(window, settings), compared)
 
 
 def run(task: Task, settings: Settings) -> Result:
@@ -159,8 +124,8 @@ def merged(task: Task, settings: Settings, loop: Loop, name: str) -> Result:
         _check_runs(bounds, decoder.blocks, name)
         _check_reachable(settings, bounds, count, target, name)
         ids = task.ids[: settings.windows, : settings.tokens]
-        cache = PrefixCache.of(decoder, ids, settings)
-        similarity = _told(cache, task, name)
+        cache = prefix_cache(decoder, ids, settings)
+        similarity = Bounding(cache, Figures(task.shelf, "similarities"), lambda: task.progress.advance(name))
         task.progress.start(name, None)
         if target is None:
             threshold = float(settings.threshold or 0.0)
@@ -204,17 +169,6 @@ def _reached(found: Search, count: int, target: int, name: str, settings: Settin
             f"{', '.join(map(str, found.reachable))}"
         )
     return found.outcome
-
-
-def _told(cache: PrefixCache, task: Task, name: str) -> Memo:
-    """Similarities, those that an interrupted plan measured taken from the shelf."""
-    figures = Figures(task.shelf, "similarities")
-
-    def measure(committed: tuple[Window, ...], candidate: Window) -> float:
-        task.progress.advance(name)
-        return figures.of(f"{committed} {candidate}", lambda: cache.similarity(committed, candidate))
-
-    return Memo(measure)
 
 
 def _breaks(blocks: Sequence[Block]) -> frozenset[int]:

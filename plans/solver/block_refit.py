@@ -89,7 +89,8 @@ def fit(original: Original, layout: Layout, progress: Progress = SILENT) -> tupl
     for span in track(layout, "refit", len(layout), progress):
         fitted = refit(original, span, hidden)
         hidden = fitted.output
-        found.append(replace(fitted, output=hidden[:0]))
+        found.append(replace(fitted, output=hidden[:0].clone()))
+        original.passed(span.high)
     return tuple(found)
 
 

@@ -108,6 +108,7 @@ class Found:
         chosen = {min(clear, key=lambda m: (abs(m.position - spot), -told[m.key])).key for spot in spots}
         picked = [move for move in clear if move.key in chosen]
         few = self.search.meter.every(CHECKED)
+        known = self.search.loss(self.state, few)
         for move in track(picked, "checks", len(picked), self.search.progress):
-            measured = self.search.tried(self.state, move, few).added
+            measured = self.search.tried(self.state, move, few, known).added
             self._checked[move.position] = float(np.clip(measured / max(told[move.key], LEAST), *LIMITS))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -21,9 +22,34 @@ KEPT = 1 << 27
 """Numbers (float32) that are kept of what sites read in the original: half a gibibyte."""
 
 
+class States(Protocol):
+    """Hidden states [N, T, C] before every block of a model and after the last."""
+
+    def __getitem__(self, position: int, /) -> Tensor: ...
+
+
+@dataclass
+class Passing:
+    """States of a model that is walked once, lowest first: each is computed when it is asked for, and held until it is
+    passed."""
+
+    decoder: Decoder
+    held: dict[int, Tensor]
+
+    def __getitem__(self, position: int, /) -> Tensor:
+        with torch.no_grad():
+            for top in range(max(self.held), position):
+                self.held[top + 1] = self.decoder.run(self.decoder.blocks[top], self.held[top])
+        return self.held[position]
+
+    def passed(self, position: int) -> None:
+        """Nothing below this one is asked for any more."""
+        self.held = {place: state for place, state in self.held.items() if place >= position}
+
+
 @dataclass
 class Original:
-    """The model to be matched: its hidden states [N, T, C] before every block and after the last.
+    """The model to be matched, and its states.
 
     `roots` (`fisher.output_roots`): what errors at a site's outputs cost, by block number; equal where it has none.
     `streams`: F [C, C] at every block's output, float32 (`above.py`), by block number.
@@ -31,7 +57,7 @@ class Original:
     """
 
     decoder: Decoder
-    states: tuple[Tensor, ...]
+    states: States
     additive: bool
     roots: Mapping[int, Mapping[Roles, Tensor]] = field(default_factory=dict)
     packed: Packed = "joint"
@@ -45,13 +71,26 @@ class Original:
         packed: Packed = "joint", orders: Mapping[int, Order] | None = None,
         streams: Mapping[int, Tensor] | None = None,
     ) -> Original:
-        """Run the original once."""
-        states = [decoder.embed(ids_NT)]
-        with torch.no_grad():
-            for block in decoder.blocks:
-                states.append(decoder.run(block, states[-1]))
-        found = cls(decoder, tuple(states), True, roots or {}, packed, orders or {}, streams or {})
+        """Run the original once and hold all of its states."""
+        found = cls.passing(decoder, ids_NT, roots, packed, orders)
+        states = tuple(found.states[position] for position in range(len(decoder.blocks) + 1))
+        return replace(found, states=states, streams=streams or {})
+
+    @classmethod
+    def passing(
+        cls, decoder: Decoder, ids_NT: np.ndarray, roots: Mapping[int, Mapping[Roles, Tensor]] | None = None,
+        packed: Packed = "joint", orders: Mapping[int, Order] | None = None,
+    ) -> Original:
+        """For one fit of all blocks, from the bottom up (`block_refit.fit`): states that were passed are not held."""
+        states = Passing(decoder, {0: decoder.embed(ids_NT)})
+        found = cls(decoder, states, True, roots or {}, packed, orders or {})
         return replace(found, additive=found._adds_branches())
+
+    def passed(self, number: int) -> None:
+        """Blocks up to this number are fit: where states are computed as they are asked for, theirs are let go."""
+        if isinstance(self.states, Passing):
+            self.states.passed(self.position(number) + 1)
+            self._known.clear()
 
     def position(self, number: int) -> int:
         """Where the block of this number stands."""

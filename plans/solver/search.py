@@ -143,7 +143,7 @@ class Search:
 
     def _step(self, state: State, moves: Sequence[Move], need: float, whole: float) -> State:
         few = self.meter.few(max(1, len(self.meter.wanted) // 4))
-        known = few.loss(state.measured[-1][few.windows], state.blocks[-1:])
+        known = self.loss(state, few)
         trials = [self._try(state, move, few, known) for move in self._shortlist(moves, need, whole)]
         best = sorted(trials, key=lambda trial: trial.score)[: self.effort.finalists]
         best = [trial for trial in best if trial.score <= HOPELESS * best[0].score]
@@ -166,13 +166,15 @@ class Search:
     def _expected(self, move: Move) -> float:
         return max(move.predicted * self.factors.get(move.key, 1.0), LEAST)
 
-    def tried(self, state: State, move: Move, meter: Meter | None = None) -> Trial:
-        """The loss a move adds with only its own block refit, on all measuring windows, or those of `meter`. A quarter
-        of them ranks moves well enough to shortlist, but what the program builds on was a fifth worse in nats with it
-        (specs-300k, 0.8)."""
-        if meter is None:
-            return self._try(state, move, self.meter, state.loss)
-        return self._try(state, move, meter, meter.loss(state.measured[-1][meter.windows], state.blocks[-1:]))
+    def tried(self, state: State, move: Move, meter: Meter | None = None, known: float | None = None) -> Trial:
+        """The loss a move adds with only its own block refit, on all measuring windows, or those of `meter`, on which
+        the state's is `known`. A quarter of them ranks moves well enough to shortlist, but what the program builds on
+        was a fifth worse in nats with it (specs-300k, 0.8)."""
+        return self._try(state, move, meter or self.meter, state.loss if known is None else known)
+
+    def loss(self, state: State, meter: Meter) -> float:
+        """Of a state on the windows of `meter`."""
+        return meter.loss(state.measured[-1][meter.windows], state.blocks[-1:])
 
     def above(self, state: State) -> Above:
         """What a change of a block's output costs in this state. Cost: a backward pass, unless it is the original."""

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from foldrank.benchmarks.planning import naive_similarity
-from foldrank.plans.depth.windows import Bounds
+from foldrank.plans.depth.windows import Bounds, Memo
 from foldrank.plans.method import Result, Task
 from foldrank.plans.methods.laco import fixed_windows
-from foldrank.plans.methods.slm import PrefixCache, Settings
+from foldrank.plans.methods.slm import Settings, prefix_cache
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.request import parse
 
@@ -97,8 +97,8 @@ def test_laco_decides_as_on_deep_copies_and_its_windows_are_all_of_one_size(
     make_model: MakeModel, ids: np.ndarray
 ) -> None:
     model, loop, bounds = make_model(9), partial(fixed_windows, window=3), Bounds(1, 7)
-    cached = PrefixCache.of(Decoder.of(model), ids, Settings(blocks=1, rule="rdsc")).similarity
-    naive = naive_similarity(model, ids, "rdsc", "bottom")
+    cached = Memo(prefix_cache(Decoder.of(model), ids, Settings(blocks=1, rule="rdsc")).similarity)
+    naive = Memo(naive_similarity(model, ids, "rdsc", "bottom"))
     for threshold in (-1.0, 0.1, 0.5):
         ours, theirs = (loop(s, bounds, threshold=threshold) for s in (cached, naive))
         assert ours.windows == theirs.windows

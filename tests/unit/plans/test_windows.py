@@ -6,16 +6,18 @@ import random
 
 import pytest
 
+from foldrank.plans.depth.prefix import AT_ONCE, Bounding
 from foldrank.plans.depth.windows import Bounds, Memo, Window, merge_windows, search_threshold
+from foldrank.plans.shelf import Figures, MemoryShelf
 
 
 def constant(value: float):  # type: ignore[no-untyped-def]
-    return lambda _committed, _candidate: value
+    return lambda _committed, _candidate, _above: value
 
 
 def arbitrary(seed: int):  # type: ignore[no-untyped-def]
     """A similarity that is any number at all, but always the same for the same question."""
-    return lambda committed, candidate: random.Random(f"{seed}{committed}{candidate}").uniform(-1, 1)
+    return lambda committed, candidate, _above=0.0: random.Random(f"{seed}{committed}{candidate}").uniform(-1, 1)
 
 
 def test_a_window_that_passes_to_the_lowest_block_is_committed() -> None:
@@ -34,7 +36,7 @@ def test_the_block_that_fails_becomes_the_next_top() -> None:
     passes = {(4, 5), (3, 5), (1, 2)}
     asked: list[Window] = []
 
-    def similarity(committed: tuple[Window, ...], candidate: Window) -> float:
+    def similarity(_committed: tuple[Window, ...], candidate: Window, _above: float) -> float:
         asked.append(candidate)
         return 0.9 if candidate in passes else 0.1
 
@@ -99,3 +101,18 @@ def test_memo_asks_once_for_each_state() -> None:
         memo(committed, (1, 2))
         memo(committed, (1, 2))
     assert len(asked) == 2
+
+
+def test_a_hopeless_candidate_is_not_measured_to_its_end() -> None:
+    class Cache:
+        final = range(3 * AT_ONCE)
+
+        def summed(self, _committed: tuple[Window, ...], _candidate: Window, samples: slice) -> float:
+            return 0.25 * len(range(*samples.indices(len(self.final))))
+
+    run: list[int] = []
+    similarity = Bounding(Cache(), Figures(MemoryShelf(), "figures"), lambda: run.append(1))  # type: ignore[arg-type]
+    assert similarity((), (1, 2), 0.8) == pytest.approx(0.75)
+    assert len(run) == 1
+    assert similarity((), (1, 2), 0.1) == 0.25
+    assert len(run) == 3
