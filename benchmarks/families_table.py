@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from foldrank.benchmarks.tables import table
+
 _CONSUMERS = {"genai": "onnxruntime-genai", "optimum": "ORTModelForCausalLM"}
 
 
@@ -22,7 +24,7 @@ def families(data: dict[str, Any]) -> str:
     ]
     heads = ("family", *(exporter if dtype == "fp32" else f"{exporter}, {dtype}" for exporter, dtype in columns))
     notes = [f"{number}. {reason}" for reason, number in reasons.items()]
-    return "\n".join([_table(heads, rows), "", *notes]).rstrip()
+    return "\n".join([table(heads, rows), "", *notes]).rstrip()
 
 
 def consumers(data: dict[str, Any]) -> str:
@@ -32,7 +34,7 @@ def consumers(data: dict[str, Any]) -> str:
         if "loads" in cell:
             rows.append((cell["family"], cell["exporter"], cell["dtype"],
                          *(_loaded(cell["loads"].get(name)) for name in _CONSUMERS)))
-    return _table(("family", "exporter", "dtype", *_CONSUMERS.values()), rows)
+    return table(("family", "exporter", "dtype", *_CONSUMERS.values()), rows)
 
 
 def _breadth(cells: Sequence[dict[str, Any]]) -> Any:
@@ -55,8 +57,3 @@ def _cell(cell: dict[str, Any] | None, reasons: dict[str, int]) -> str:
 
 def _loaded(found: bool | str | None) -> str:
     return "yes" if found is True else (found or "not run").replace("|", "/")[:110]
-
-
-def _table(columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> str:
-    lines = [tuple(columns), tuple("---" for _ in columns), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ import click
 
 from foldrank.benchmarks.families_table import consumers, families
 from foldrank.benchmarks.quality_page import summary
+from foldrank.benchmarks.smollm2_tables import branches, front, widths
+from foldrank.benchmarks.tables import table
 
 _PLACE = re.compile(r"(<!-- figures: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
@@ -41,16 +43,11 @@ def filled(text: str, results: Path) -> str:
     return _PLACE.sub(fill, text)
 
 
-def _table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    lines = [columns, tuple("---" for _ in columns), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def _demo(data: dict[str, Any]) -> str:
     quality, graph, decode = data["quality"], data["graph"], data["decode"]
     dense_bytes, small_bytes = data["model_bytes"]["dense"], data["model_bytes"]["compressed"]
     environment = data["environment"]
-    return _table(("", "dense", "compressed"), [
+    return table(("", "dense", "compressed"), [
         ("graph and weights", _mib(dense_bytes), f"{_mib(small_bytes)} (x{small_bytes / dense_bytes:.2f})"),
         (f"perplexity, {quality['tokens']:,} held-out tokens", f"{quality['dense_perplexity']:.1f}",
          f"{quality['perplexity']:.1f} (x{quality['perplexity_ratio']:.3f})"),
@@ -94,7 +91,7 @@ def _cpu_speed(data: dict[str, Any]) -> str:
         f"* {t['target']}: {t['value']:.3g} {t['bound']}, {t['limit']:g} asked{'' if t['reached'] else ': **missed**'}"
         for t in data["targets"]
     )
-    return f"{_table(columns, rows)}\n\nDense against dense in the same runs, taken together: {said}.\n\n{targets}"
+    return f"{table(columns, rows)}\n\nDense against dense in the same runs, taken together: {said}.\n\n{targets}"
 
 
 def _huge_pages(data: dict[str, Any]) -> str:
@@ -114,49 +111,8 @@ def _few_bits(data: dict[str, Any]) -> str:
          f"{row['top1_agreement']:.3f}")
         for row in data["rows"]
     ]
-    return _table(("model", "methods", "graph and weights, of dense bytes", "perplexity over dense", "KL, nats",
+    return table(("model", "methods", "graph and weights, of dense bytes", "perplexity over dense", "KL, nats",
                    "top-1 agreement"), rows)
-
-
-def _width(data: dict[str, Any]) -> str:
-    rows = [
-        (f"`{row['method']}`", f"{row['keep']:.3f}", f"{row['perplexity_over_dense']:.3f}",
-         f"{min(row['widths'].values()):,} to {max(row['widths'].values()):,}", f"{row['planning_cpu_s']:,}")
-        for row in data["rows"] if "widths" in row
-    ]
-    return f"{_texts(data)}\n\n" + _table(("method", "block weights kept", "perplexity over dense",
-                                          "channels of an MLP", "planning, CPU s"), rows)
-
-
-def _smollm2(data: dict[str, Any]) -> str:
-    rows = [
-        (f"`{row['method']}`", f"{row['keep']:.3f}", f"{row['bytes'] / 1e6:,.1f} MB",
-         f"{row['perplexity_over_dense']:.3f}", f"{row['planning_cpu_s'] / 60:.1f}",
-         f"{row['peak_rss_bytes'] / 2**30:.1f} GiB")
-        for row in data["rows"]
-    ]
-    return f"{_texts(data)}\n\n" + _table(("method", "block weights kept", "all weights", "perplexity over dense",
-                                          "planning, CPU minutes", "memory so far, at most"), rows)
-
-
-def _branches(data: dict[str, Any]) -> str:
-    rows = [
-        (f"`{row['method']}`", f"{row['keep']:.3f}", f"{row['perplexity_over_dense']:.3f}",
-         ", ".join(_dropped(row["dropped"], branch) for branch in ("attention", "mlp")
-                   if any(branch in place for place in row["dropped"])), f"{row['planning_cpu_s']:,}")
-        for row in data["rows"] if "dropped" in row
-    ]
-    return f"{_texts(data)}\n\n" + _table(("method", "block weights kept", "perplexity over dense", "dropped",
-                                          "planning, CPU s"), rows)
-
-
-def _dropped(places: Sequence[str], branch: str) -> str:
-    return f"{branch} {' '.join(str(int(p.split('.')[1])) for p in places if p.endswith(branch))}"
-
-
-def _texts(data: dict[str, Any]) -> str:
-    return (f"{data['model']}. {data['calibration_tokens']:,} tokens of calibration; perplexity on "
-            f"{data['held_out_tokens']:,} held-out tokens, dense {data['dense_perplexity']:.2f}.")
 
 
 def _planning(data: dict[str, Any]) -> str:
@@ -173,7 +129,7 @@ def _apply_cost(data: dict[str, Any]) -> str:
          f"{found['peak_bytes'] / 2**20:.0f} MiB", f"{found['peak_bytes_limit'] / 2**20:.0f} MiB")
         for name, found in sorted(data.items())
     ]
-    return _table(("plan", "output", "time / time of copying the output", "peak memory", "limit"), rows)
+    return table(("plan", "output", "time / time of copying the output", "peak memory", "limit"), rows)
 
 
 def _big_bundle(data: dict[str, Any]) -> str:
@@ -214,7 +170,7 @@ def _gpu_speed(data: dict[str, Any]) -> str:
     return (f"{data['parameters'] / 1e9:.2f}B random parameters, {data['dtype']}, {card['name']}, driver "
             f"{card['driver']}, context {data['cases'][0]['null_test']['rows'][0]['context_tokens']}, measured "
             f"bandwidth {max(case['bandwidth_bytes_per_s'] for case in data['cases']) / 1e12:.2f} TB/s:\n\n"
-            f"{_table(columns, rows)}\n\nDense against dense: {'; '.join(nulls)}.")
+            f"{table(columns, rows)}\n\nDense against dense: {'; '.join(nulls)}.")
 
 
 def _gpu_costs(data: dict[str, Any]) -> str:
@@ -229,7 +185,7 @@ def _gpu_costs(data: dict[str, Any]) -> str:
     where = data["sizes"][0]["table"]["environment"]
     return (f"{where['gpu']['name']}, driver {where['gpu']['driver']}, {data['dtype']}, one token, measured bandwidth "
             f"{max(size['bandwidth_bytes_per_s'] for size in data['sizes']) / 1e12:.2f} TB/s:\n\n"
-            f"{_table(columns, rows)}")
+            f"{table(columns, rows)}")
 
 
 def _planning_large(data: dict[str, Any]) -> str:
@@ -242,7 +198,7 @@ def _planning_large(data: dict[str, Any]) -> str:
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "demo": _demo, "cpu_speed": _cpu_speed, "huge_pages": _huge_pages, "few_bits": _few_bits, "planning": _planning,
-    "width_smollm2": _width, "branches_smollm2": _branches, "smollm2": _smollm2,
+    "width_smollm2": widths, "branches_smollm2": branches, "smollm2": front,
     "apply_cost": _apply_cost, "big_bundle": _big_bundle, "quality": summary,
     "quality_recovered": partial(summary, recovered=True),
     "families": families, "consumers": consumers, "gpu_speed_1b": _gpu_speed, "gpu_speed_100m": _gpu_speed,

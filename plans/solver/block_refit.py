@@ -71,7 +71,8 @@ def refit(
         into = sliced(into, original.orders[span.source].kept(span.width))
     if span.dropped is not None:
         into = into.without(span.dropped)
-    task = _Task(original, original.inputs(span.source), span, source, into, hidden_NTC, prior)
+    states = tuple(original.states[place] for place in (position, position + 1, original.position(span.high) + 1))
+    task = _Task(original, original.inputs(span.source), states, span, source, into, hidden_NTC, prior)
     if like is not None:
         task.take(*like)
     with torch.no_grad(), _rewired(into, original.packed, task.weight):
@@ -98,11 +99,13 @@ def fit(original: Original, layout: Layout, progress: Progress = SILENT) -> tupl
 class _Task:
     """Fits one block while it runs: `weight` is asked for each site with the input the site is about to read.
 
-    `source`: the block whose outputs are wanted; `into`: what is left of it, before anything is fit.
+    `states`: of the original before the source, after it, and after the span; `source`: the block whose outputs are
+    wanted; `into`: what is left of it, before anything is fit.
     """
 
     original: Original
     inputs: Mapping[Roles, Tensor]
+    states: tuple[Tensor, ...]
     span: Span
     source: Block
     into: Block
@@ -177,9 +180,9 @@ class _Task:
 
     def _behind(self, roles: Roles) -> Tensor:
         """What the stream lacks [tokens, C] besides the site's own output in the original."""
-        states, position = self.original.states, self.original.position(self.span.source)
-        lacking = (states[position] - self.hidden).flatten(0, 1)
-        beyond = (states[self.original.position(self.span.high) + 1] - states[position + 1]).flatten(0, 1)
+        before, after, wanted = self.states
+        lacking = (before - self.hidden).flatten(0, 1)
+        beyond = (wanted - after).flatten(0, 1)
         if roles == ("o",):
             return lacking + beyond + self._given(DOWN) if self.span.dropped == "mlp" else lacking
         behind = self._given(("o",)) if self.span.dropped == "attention" else self.behind

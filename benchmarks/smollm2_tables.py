@@ -1,0 +1,54 @@
+"""Tables of what was made of a real model (`campaigns/smollm2.py`)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from foldrank.benchmarks.tables import table
+
+
+def widths(data: dict[str, Any]) -> str:
+    """Rows that narrow MLPs."""
+    rows = [
+        (f"`{row['method']}`", f"{row['keep']:.3f}", f"{row['perplexity_over_dense']:.3f}",
+         f"{min(row['widths'].values()):,} to {max(row['widths'].values()):,}", f"{row['planning_cpu_s']:,}")
+        for row in data["rows"] if "widths" in row
+    ]
+    return f"{_texts(data)}\n\n" + table(("method", "block weights kept", "perplexity over dense",
+                                          "channels of an MLP", "planning, CPU s"), rows)
+
+
+def front(data: dict[str, Any]) -> str:
+    """Every row, smallest first."""
+    rows = [
+        (f"`{row['method']}`", f"{row['keep']:.3f}", f"{row['bytes'] / 1e6:,.1f} MB",
+         f"{row['perplexity_over_dense']:.3f}", f"{math.log(row['perplexity_over_dense']):.3f}",
+         f"{(row['planning_cpu_s'] if 'planning_cpu_s' in row else row['recovery_cpu_s']) / 60:.1f}")
+        for row in sorted(data["rows"], key=lambda row: (row["bytes"], row["perplexity_over_dense"]))
+    ]
+    most = max(row["peak_rss_bytes"] for row in data["rows"]) / 2**30
+    columns = ("method", "block weights kept", "all weights", "perplexity over dense", "nats", "CPU minutes")
+    return f"{_texts(data)} The process had {most:.1f} GiB at most.\n\n{table(columns, rows)}"
+
+
+def branches(data: dict[str, Any]) -> str:
+    """Rows that drop branches."""
+    rows = [
+        (f"`{row['method']}`", f"{row['keep']:.3f}", f"{row['perplexity_over_dense']:.3f}",
+         ", ".join(_dropped(row["dropped"], branch) for branch in ("attention", "mlp")
+                   if any(branch in place for place in row["dropped"])), f"{row['planning_cpu_s']:,}")
+        for row in data["rows"] if "dropped" in row
+    ]
+    return f"{_texts(data)}\n\n" + table(("method", "block weights kept", "perplexity over dense", "dropped",
+                                          "planning, CPU s"), rows)
+
+
+def _dropped(places: Sequence[str], branch: str) -> str:
+    return f"{branch} {' '.join(str(int(p.split('.')[1])) for p in places if p.endswith(branch))}"
+
+
+def _texts(data: dict[str, Any]) -> str:
+    return (f"{data['model']}. {data['calibration_tokens']:,} tokens of calibration; perplexity on "
+            f"{data['held_out_tokens']:,} held-out tokens, dense {data['dense_perplexity']:.2f}.")
