@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from foldrank.edits.storage import FewBits
-from foldrank.plans.models.rounding import FewNumbers, Grid, half_away
+from foldrank.plans.models.rounding import FewNumbers, Grid, numbered
 
 DAMPING = 0.01
 """Share of the Gram's mean diagonal that is added to it: what few tokens say of rare directions is not trusted."""
@@ -90,12 +90,12 @@ class _Rows:
         inverse = torch.where(scales != 0, 1 / scales, torch.zeros_like(scales))
         self._parts = scales, inverse, grid.zeros_GO
         self._blocks = (order // grid.storage.block_size).tolist()
-        self._top = 2**grid.storage.bits - 1
+        self._bits = grid.storage.bits
 
     def level(self, place: int, row_O: Tensor) -> Tensor:
         """The nearest numbers."""
         block = self._blocks[place]
-        return half_away(row_O * self._parts[1][block] + self._parts[2][block]).clamp_(0, self._top)
+        return numbered(row_O * self._parts[1][block] + self._parts[2][block], self._bits).to(torch.float32)
 
     def value(self, place: int, level_O: Tensor) -> Tensor:
         """What numbers stand for."""

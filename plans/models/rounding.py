@@ -44,7 +44,7 @@ class Grid:
         rows = len(weight_IO)
         inverse = torch.where(self.scales_GO != 0, 1 / self.scales_GO, torch.zeros_like(self.scales_GO))
         levels = weight_IO * self.spread(inverse, rows) + self.spread(self.zeros_GO, rows)
-        return FewNumbers(half_away(levels).clamp(0, 2**self.storage.bits - 1).to(torch.uint8), self)
+        return FewNumbers(numbered(levels, self.storage.bits), self)
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,10 @@ def in_blocks(weight_IO: Tensor, block_size: int) -> Tensor:
     return functional.pad(weight_IO, (0, 0, 0, -rows % block_size)).reshape(-1, block_size, columns)
 
 
-def half_away(values: Tensor) -> Tensor:
-    """Rounded, halves away from zero."""
-    return (values + torch.copysign(torch.full_like(values, 0.5), values)).trunc()
+def numbered(values: Tensor, bits: int) -> Tensor:
+    """To the nearest numbers of so many bits, halves up, uint8. Truncated by conversion: `trunc` starts threads for the
+    smallest tensor, milliseconds where a core is busy."""
+    return (values.clamp(0, 2**bits - 1) + 0.5).to(torch.uint8)
 
 
 def _range(blocks_GSO: Tensor, storage: FewBits) -> tuple[Tensor, Tensor]:
@@ -98,4 +99,4 @@ def _range(blocks_GSO: Tensor, storage: FewBits) -> tuple[Tensor, Tensor]:
     low, high = low.clamp(max=0), high.clamp(min=0)
     scale = (high - low) / top
     zero = torch.where(scale != 0, -low / scale, torch.zeros_like(scale))
-    return scale, half_away(zero).clamp(0, top)
+    return scale, numbered(zero, storage.bits).to(torch.float32)
