@@ -26,7 +26,7 @@ from foldrank.model.facts import context_length, vocabulary
 from foldrank.model.opening import PLAIN, Opening
 from foldrank.planfile.document import Calibration, Keep, PlanDocument, Source, Step
 from foldrank.planfile.plan import Plan
-from foldrank.plans.depth.similarity import debiased_cka
+from foldrank.plans.depth.similarity_map import similarity_map
 from foldrank.plans.likeness import read_like
 from foldrank.plans.method import Result, Task
 from foldrank.plans.models.decoder import Decoder, load_decoder
@@ -54,8 +54,6 @@ CHARACTERS = 8
 
 LEAST_TOKENS = 16
 """Fewer are no calibration."""
-
-CKA_TOKENS = 512
 """Tokens the similarity map is taken over."""
 
 _DOES = {
@@ -252,21 +250,6 @@ def _diagnostics(decoder: Decoder, ids_NT: np.ndarray, runs: Sequence[Run]) -> d
     for run in runs:
         found |= run.result.diagnostics
     return found
-
-
-def similarity_map(decoder: Decoder, ids_NT: np.ndarray) -> dict[str, Any]:
-    """Debiased linear CKA between the outputs of all blocks over CKA_TOKENS tokens spread over the first windows."""
-    used = ids_NT[: max(1, 4 * CKA_TOKENS // ids_NT.shape[1])]
-    rows = torch.linspace(0, used.size - 1, min(CKA_TOKENS, used.size)).round().long()
-    hidden, states = decoder.embed(used), []
-    with torch.no_grad():
-        for block in decoder.blocks:
-            hidden = decoder.run(block, hidden)
-            states.append(hidden.flatten(0, 1)[rows.to(hidden.device)].cpu().numpy())
-    return {
-        "measure": "debiased linear CKA", "blocks": [block.number for block in decoder.blocks],
-        "matrix": debiased_cka(states).tolist(),
-    }
 
 
 def _edits(runs: Sequence[Run]) -> tuple[Edit, ...]:
