@@ -22,7 +22,7 @@ def _bits(value: object) -> object:
 BlockSize = Literal[16, 32, 64, 128, 256]
 SIZES: tuple[BlockSize, ...] = (256, 128, 64, 32, 16)
 
-Bits = Annotated[Literal[4, 8], BeforeValidator(int)]
+Bits = Annotated[Literal[2, 4, 8], BeforeValidator(int)]
 TableBits = Annotated[Literal[4, 8] | None, BeforeValidator(_bits)]
 
 

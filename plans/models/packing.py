@@ -58,13 +58,16 @@ def unpacked(held: Packed, storage: FewBits, rows: int) -> FewNumbers:
 
 def _bytes(levels: Tensor, bits: int) -> Bytes:
     """Levels on the last axis, in bytes."""
-    if bits == 4:
-        even = torch.nn.functional.pad(levels, (0, levels.shape[-1] % 2))
-        levels = even[..., ::2] | (even[..., 1::2] << 4)
-    return np.ascontiguousarray(levels.cpu().numpy())
+    each = 8 // bits
+    full = torch.nn.functional.pad(levels, (0, -levels.shape[-1] % each))
+    found = full[..., ::each].clone()
+    for place in range(1, each):
+        found |= full[..., place::each] << bits * place
+    return np.ascontiguousarray(found.cpu().numpy())
 
 
 def _levels(held: Bytes, bits: int) -> Tensor:
-    """The reverse; one more where an odd number was packed."""
+    """The reverse, with what fills the last byte."""
     found = torch.from_numpy(np.array(held))
-    return found if bits == 8 else torch.stack([found & 15, found >> 4], dim=-1).flatten(-2)
+    parts = [found >> shift & (1 << bits) - 1 for shift in range(0, 8, bits)]
+    return torch.stack(parts, dim=-1).flatten(-2)

@@ -24,7 +24,7 @@ from foldrank.plans.solver.meter import Meter
 Rounding = Mapping[int, Mapping[Roles, Mapping[int, float]]]
 """Nats by source number, site and bits."""
 
-RELIEF: Final = {4: 0.6, 8: 0.6}
+RELIEF: Final = {2: 0.6, 4: 0.6, 8: 0.6}
 """Of nearest's loss, what `quantize` leaves by bits (KL, specs-300k: 0.63 in 4 bits)."""
 
 

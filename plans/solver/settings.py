@@ -21,10 +21,10 @@ class Settings:
     become one, branches leave, MLPs lose channels, matrices become pairs. `align`: of ranks above 1; `width_align`: of
     widths.
 
-    `few_bits`: whether matrices may be stored in 4 or 8 bits; what follows says how, as for `quantize`, and ranks and
-    widths are multiples of `block_size` then. `of_int4`: a budget with few bits, as a share of what the model takes
-    with every matrix of the blocks in 4 bits: of bytes, or of time where a cost table is given (that of the dense
-    model, where that is less).
+    `few_bits`: whether matrices may be stored in 4 or 8 bits, or 2 where `least_bits` says so; what follows says how,
+    as for `quantize`, and ranks and widths are multiples of `block_size` then. `of_int4`: a budget with few bits, as a
+    share of what the model takes with every matrix of the blocks in 4 bits: of bytes, or of time where a cost table is
+    given (that of the dense model, where that is less).
 
     `packed`: q, k, v and gate, up as one site each (joint), or as the model holds them (split). By default split, and
     joint where a cost table says what products take: one product more is not free.
@@ -45,6 +45,7 @@ class Settings:
     packed: Packed | None = None
     few_bits: bool = False
     of_int4: Annotated[float, Field(gt=0)] | None = None
+    least_bits: Annotated[Literal[2, 4], BeforeValidator(int)] = 4
     block_size: Annotated[Literal[16, 32, 64, 128, 256], BeforeValidator(int)] = 32
     symmetric: bool = True
     accuracy: Annotated[Literal[0, 4], BeforeValidator(int)] = 4
@@ -61,7 +62,8 @@ class Settings:
     @property
     def storages(self) -> dict[int, FewBits]:
         """Ways of storing a matrix besides floats."""
-        return {bits: replace(self.storing.storage, bits=bits) for bits in (4, 8)} if self.stores else {}
+        found = {bits: replace(self.storing.storage, bits=bits) for bits in (2, 4, 8) if bits >= self.least_bits}
+        return found if self.stores else {}
 
     def multiple(self, align: int) -> int:
         """Of ranks or widths."""

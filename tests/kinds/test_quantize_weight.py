@@ -46,7 +46,8 @@ def unpacked(weight: np.ndarray, storage: FewBits) -> np.ndarray:
 
     def values(packed: np.ndarray, count: int) -> np.ndarray:
         flat = packed.reshape(outs, -1)
-        found = np.stack([flat & 15, flat >> 4], axis=-1).reshape(outs, -1) if storage.bits == 4 else flat
+        shifts = range(0, 8, storage.bits)
+        found = np.stack([flat >> shift & 2**storage.bits - 1 for shift in shifts], axis=-1).reshape(outs, -1)
         return found[:, :count].astype(np.float64)
 
     zero = np.full((outs, groups), 2.0 ** (storage.bits - 1)) if zeros is None else values(zeros, groups)
@@ -56,7 +57,7 @@ def unpacked(weight: np.ndarray, storage: FewBits) -> np.ndarray:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    seed=st.integers(0, 2**32 - 1), rows=st.integers(1, 70), columns=st.integers(1, 9), bits=st.sampled_from([4, 8]),
+    seed=st.integers(0, 2**32 - 1), rows=st.integers(1, 70), columns=st.integers(1, 9), bits=st.sampled_from([2, 4, 8]),
     block_size=st.sampled_from([16, 32, 64]), symmetric=st.booleans(), scale=st.sampled_from([1e-4, 1.0, 300.0]),
     kind=st.sampled_from(["normal", "constant", "positive", "zero"]),
 )

@@ -16,7 +16,7 @@ class FewBits:
     `symmetric` a zero point (ONNX Runtime's MatMulNBits). `accuracy` is that operator's accuracy_level: 0 computes with
     the activations as they are, 4 rounds them to int8 as well."""
 
-    bits: Literal[4, 8]
+    bits: Literal[2, 4, 8]
     block_size: Literal[16, 32, 64, 128, 256]
     symmetric: bool
     accuracy: Literal[0, 4]

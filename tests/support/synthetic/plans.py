@@ -214,7 +214,8 @@ class PlanMaker:
 
 def nth(packed: np.ndarray, place: int, bits: int) -> int:
     """The number at a place of packed bytes."""
-    return int(packed[place]) if bits == 8 else int(packed[place // 2]) >> 4 * (place % 2) & 15
+    each = 8 // bits
+    return int(packed[place // each]) >> bits * (place % each) & 2**bits - 1
 
 
 def naive_rounded(weight: np.ndarray, storage: FewBits) -> np.ndarray:

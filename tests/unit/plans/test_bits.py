@@ -16,7 +16,7 @@ from foldrank.plans.bits.scales import fitted, searched
 from foldrank.plans.models.packing import Packed, packed, unpacked
 from foldrank.plans.models.rounding import Grid, rounded
 
-STORAGES = st.builds(FewBits, st.sampled_from([4, 8]), st.sampled_from([16, 32]), st.booleans(), st.just(0))
+STORAGES = st.builds(FewBits, st.sampled_from([2, 4, 8]), st.sampled_from([16, 32]), st.booleans(), st.just(0))
 
 
 def drawn(seed: int, rows: int, columns: int, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -115,7 +115,7 @@ def test_bytes_are_those_of_onnx_runtime() -> None:
     from foldrank.runtime.quantizer import quantize
 
     weight, _ = drawn(4, 70, 5, 1)
-    for storage in (FewBits(bits, 32, symmetric, 0) for bits in (4, 8) for symmetric in (True, False)):  # type: ignore[arg-type]
+    for storage in (FewBits(bits, 32, symmetric, 0) for bits in (2, 4, 8) for symmetric in (True, False)):  # type: ignore[arg-type]
         held = packed(Grid.of(weight, storage).nearest(weight))
         theirs: Any = Packed(*quantize(weight.numpy(), storage.bits, 32, storage.symmetric))
         assert np.allclose(held.scales, theirs.scales, rtol=1e-6)
