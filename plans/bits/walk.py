@@ -46,7 +46,7 @@ class Rounding:
     def of(self, task: Task, storages: Mapping[Site, FewBits]) -> Rounded:
         """Weights and pairs of the task's model at single-role sites, each as it is to be stored; roles of a pair
         alike. Sites that are not named stay floats."""
-        decoder, names = task.decoder, _Names(task.decoder.blocks, storages)
+        decoder, names = task.decoder, Names(task.decoder.blocks, storages)
         stage = f"{self} {sorted((str(site), str(few.in_full())) for site, few in storages.items())}"
         bases = task.shelf.under(f"bases {stage}")
 
@@ -77,7 +77,7 @@ class Rounding:
     def _group(
         self, block: Block, roles: Roles, storages: Mapping[Site, FewBits], seen: tuple[Tensor, Tensor | None],
         bases: Shelf,
-    ) -> Iterator[_Part]:
+    ) -> Iterator[Part]:
         """The weights that are stored alike, side by side, and the pairs, that read one input."""
         gram, drift = seen
         stored = {role: few for role in roles if (few := storages.get(Site(block.number, (role,)))) is not None}
@@ -90,7 +90,7 @@ class Rounding:
         for few in dict.fromkeys(single.values()):
             alike = tuple(role for role, storage in single.items() if storage == few)
             whole = torch.cat([block.weight(role) for role in alike], dim=1)
-            yield _Part(alike, (self.care.rounded(aimed(whole), gram, few),))
+            yield Part(alike, (self.care.rounded(aimed(whole), gram, few),))
         for held, pair in pairs.items():
             if held[0] not in stored:
                 continue
@@ -100,11 +100,11 @@ class Rounding:
             a, b = self.care.rounded_pair(pair.a, pair.b, gram, storage, given=given)
             if pair.shared and known is None:
                 bases.put(pair.shared, Finding(_named("a", packed(a))))
-            yield _Part(held, (a, b), pair)
+            yield Part(held, (a, b), pair)
 
 
 @dataclass(frozen=True)
-class _Part:
+class Part:
     """What was rounded together: roles side by side, their numbers, or those of the pair's A and B."""
 
     roles: Roles
@@ -121,14 +121,14 @@ class _Part:
         return block.with_weights(dict(zip(self.roles, columns, strict=True)))
 
 
-class _Names:
+class Names:
     """What numbers are called in the plan."""
 
     def __init__(self, blocks: tuple[Block, ...], storages: Mapping[Site, FewBits]) -> None:
         self.held = {site: tuple(_numbers(name, storages[site].symmetric) for name in _matrices(block, site))
                      for block in blocks for role in block.roles if (site := Site(block.number, (role,))) in storages}
 
-    def tensors(self, block: Block, part: _Part) -> dict[str, Tensor]:
+    def tensors(self, block: Block, part: Part) -> dict[str, Tensor]:
         """What is rounded, as MatMulNBits reads it, by name."""
         found: dict[str, Tensor] = {}
         start = 0
