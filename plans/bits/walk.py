@@ -18,6 +18,7 @@ from torch import Tensor
 from foldrank.edits.storage import FewBits, Numbers
 from foldrank.plans.bits.careful import Care, solved
 from foldrank.plans.bits.inputs import Stages, all_inputs, sums
+from foldrank.plans.bits.tokens import Tokens
 from foldrank.plans.low_rank.grams import input_of, watched
 from foldrank.plans.method import Task
 from foldrank.plans.models.block import Block, Pair, Roles
@@ -37,11 +38,13 @@ class Rounded:
 
 @dataclass(frozen=True)
 class Rounding:
-    """How weights are rounded. `sequential`: on inputs of the model as rounded so far, or else as it was."""
+    """How weights are rounded. `sequential`: on inputs of the model as rounded so far, or else as it was. `tokens`: how
+    much each counts (`tokens.py`)."""
 
     care: Care = field(default_factory=Care)
     toward: float = 0.0
     sequential: bool = True
+    tokens: Tokens = "uniform"
 
     def of(self, task: Task, storages: Mapping[Site, FewBits]) -> Rounded:
         """Weights and pairs of the task's model at single-role sites, each as it is to be stored; roles of a pair
@@ -54,9 +57,10 @@ class Rounding:
             hidden, original = states["hidden"], states.get("original")
             aims, after = (None, None) if original is None else all_inputs(decoder, block, original)
             current, found, stages = block, dict[str, Tensor](), Stages(decoder, hidden)
+            weighed = [*stages.weights(block)] if self.tokens == "attention" else None
             for role in watched(block):
                 given = stages.inputs(current if self.sequential else block, role)
-                gram, drift = sums(given, None if aims is None else aims[role])
+                gram, drift = sums(given, None if aims is None else aims[role], weighed)
                 roles = tuple(other for other in block.roles if input_of(block, other) == role)
                 for part in self._group(block, roles, storages, (gram, drift), bases):
                     found |= names.tensors(block, part)
