@@ -2,9 +2,9 @@
 
     python benchmarks/campaigns/selection.py MODEL --json benchmarks/results/recover_select.json
 
-A plan is made once a seed and trained three times, of a seed on the same windows, which alone are drawn in another order
-or number. Figures are of held-out text of other documents, as `quality.py` takes them. Rows that the file holds are not
-made again; each is written as it comes.
+A plan is made once a seed and trained three times on the same text, whose windows are drawn in another order. Figures
+are of held-out text of other documents, as `quality.py` takes them. Rows that the file holds are not made again; each
+is written as it comes.
 """
 
 from __future__ import annotations
