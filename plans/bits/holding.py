@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from foldrank.edits import Edit
 from foldrank.edits.base import Phase
 from foldrank.edits.storage import FewBits, Numbers, StorageEdit
 from foldrank.planfile.plan import Plan
@@ -29,10 +30,10 @@ def holding(
     plan: Plan, held: Mapping[Site, tuple[Numbers, ...]], arrays: Mapping[str, np.ndarray]
 ) -> Plan:
     """The plan with these numbers at these sites, `arrays` those that they name; what it held there leaves."""
-    edits, stale = [], set[str]()
+    edits: list[Edit] = []
+    stale: set[str] = set()
     for edit in plan.edits:
-        site = site_of(edit) if isinstance(edit, StorageEdit) else None
-        if isinstance(edit, StorageEdit) and site in held:
+        if isinstance(edit, StorageEdit) and (site := site_of(edit)) is not None and site in held:
             stale.update(edit.arrays())
             edits.append(replace(edit, held=held[site]))
         else:

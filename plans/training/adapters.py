@@ -37,7 +37,7 @@ RANK, SCALE = 8, 2.0
 """Of LoRA: rank 8 and alpha 16, as SLM's released recovery has them."""
 
 RATES: dict[Kind, float] = {
-    "factors": 1e-3, "sliced": 3e-4, "lora": 2e-3, "middle": 2e-3, "diagonal": 1e-2, "scales": 1e-3, "norms": 1e-2,
+    "factors": 1e-3, "sliced": 3e-4, "lora": 2e-3, "middle": 2e-3, "diagonal": 1e-2, "scales": 2e-3, "norms": 1e-2,
 }
 """Learning rate of AdamW at its peak."""
 
