@@ -65,14 +65,14 @@ class Recovery:
 
 def suited(plan: Plan, roles: Sequence[str]) -> Kind:
     """The kind that trains what the plan changed: its narrower MLPs, else its matrices, else the scales of blocks that
-    are all in few bits, else everything a little. `roles`: of a block of the source."""
+    are in few bits and as they were otherwise, else everything a little. `roles`: of a block of the source."""
     if any(edit.phase is Phase.WIDTHS for edit in plan.edits):
         return "sliced"
     if plan.at_sites:
         return "factors"
-    stored = frozenset[Part]().union(*(edit.touch.writes for edit in plan.edits if edit.phase is Phase.STORAGE))
-    gone = frozenset[Part]().union(*(edit.touch.removes for edit in plan.edits))
-    return "scales" if parts_of(range(plan.document.source.blocks), roles) - gone <= stored else "lora"
+    stored = frozenset[Part]().union(*(edit.touch.writes for edit in plan.edits))
+    alone = all(edit.phase is Phase.STORAGE for edit in plan.edits)
+    return "scales" if alone and parts_of(range(plan.document.source.blocks), roles) <= stored else "lora"
 
 
 def recovered(
