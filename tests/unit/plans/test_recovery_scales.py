@@ -181,7 +181,7 @@ def test_a_plan_without_few_bits_has_no_scales(decoder: Decoder, planned: MakePl
         recover(decoder, floats, TEXT, Training("scales", steps=1))
 
 
-def test_a_model_that_is_in_few_bits_and_as_it_was_otherwise_is_recovered_by_their_scales(decoder: Decoder, planned: MakePlan) -> None:
+def test_a_plan_of_few_bits_alone_is_recovered_by_its_scales(decoder: Decoder, planned: MakePlan) -> None:
     plan, roles = planned(rounding="nearest"), decoder.family.roles
     assert (suited(plan, roles), suited(planned("fold"), roles), suited(planned("pairs"), roles)) == (
         "scales", "lora", "factors")
