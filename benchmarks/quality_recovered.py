@@ -15,10 +15,10 @@ from foldrank.benchmarks.quality_judge import Judge
 from foldrank.digests import sha256_array
 from foldrank.model.checkpoint import Checkpoint
 from foldrank.planfile.plan import Plan
+from foldrank.plans.simulate import apply_edits
 from foldrank.plans.training.adapters import Kind
 from foldrank.plans.training.recovering import Recovery, recovery_windows
 from foldrank.plans.training.recovery import Training, recover
-from foldrank.plans.training.stored import Stored
 from foldrank.plans.training.teacher import Teacher
 
 TEACHER_ROOM = 1 << 30
@@ -67,6 +67,6 @@ class Recoveries:
         ids, source = self.drawn[cell.seed], self.dense.decoder
         done = recover(source, plan, ids, self.training(kind), seed=cell.seed, teacher=self.teacher)
         seconds = time.perf_counter() - start
-        stored = Stored.of(source, done.plan, dense=False)
-        return {**self.dense.figures(source.with_blocks(stored.blocks(stored.matrices()))), "recovery_s": seconds,
-                "recovery_tokens": int(ids.size), "recovery_steps": done.curve[-1][0]}
+        left = apply_edits(done.plan.edits, source, done.plan.arrays)
+        return {**self.dense.figures(left), "recovery_s": seconds, "recovery_tokens": int(ids.size),
+                "recovery_steps": done.curve[-1][0]}

@@ -50,7 +50,7 @@ class Source:
     @classmethod
     def of(cls, work: Work, edits: Sequence[StorageEdit]) -> Source:
         """What edits need. Raises ValueError where a quantizer is needed and was not handed in."""
-        if work.quantizer is None and any(edit.rounding == "nearest" for edit in edits):
+        if work.quantizer is None and any(not edit.held for edit in edits):
             raise ValueError("the plan rounds weights to nearest: a quantizer is needed")
         return cls(work.arrays, work.quantizer)
 

@@ -104,7 +104,7 @@ def _missing(by_site: dict[Site, QuantizeWeight], found: list[tuple[ir.Node, tup
 def _misfits(node: ir.Node, sites: tuple[Site, ...], by_site: dict[Site, QuantizeWeight]) -> Iterator[str]:
     if rest := [str(site) for site in sites if site not in by_site]:
         yield f"{node.name}: holds {', '.join(rest)} too, which the plan leaves as they are"
-    elif len({(by_site[site].storage, by_site[site].rounding) for site in sites}) > 1:
+    elif len({(by_site[site].storage, bool(by_site[site].held)) for site in sites}) > 1:
         yield f"{node.name}: its roles are to be stored in several ways"
     elif (inputs := {by_site[site].shape[0] for site in sites}) and node.metadata_props.get(PART) != "B":
         rows = matrix_at(node).shape[0]

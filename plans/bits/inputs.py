@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from foldrank.edits.base import BRANCHES
+from foldrank.plans.bits.tokens import Attended, Watch, weights
 from foldrank.plans.low_rank.grams import cross_gram, input_of, watched
 from foldrank.plans.models.block import Block, watch_inputs
 from foldrank.plans.models.decoder import BATCH_TOKENS, Decoder
@@ -51,6 +52,17 @@ class Stages:
                 self._run(block, number)
             yield found.pop()
         self._settle(block, role)
+
+    def weights(self, block: Block) -> Iterator[Tensor]:
+        """How much each token counts [tokens] by what the block attends to, a batch of windows at a time; alike where
+        its attention is dropped."""
+        for part in self._parts:
+            if "attention" in block.dropped:
+                yield part.new_ones(part.shape[:2]).flatten()
+                continue
+            with torch.no_grad(), suppress(Attended), Watch() as seen:
+                self._decoder.run(block, part)
+            yield weights(seen.received).flatten()
 
     def output(self, block: Block) -> Tensor:
         """What the block gives [N, T, C]."""
@@ -116,14 +128,20 @@ def all_inputs(decoder: Decoder, block: Block, hidden_NTC: Tensor) -> tuple[dict
         return found, decoder.run(block, hidden_NTC)
 
 
-def sums(given: Iterator[Tensor], wanted: Sequence[Tensor] | None) -> tuple[Tensor, Tensor | None]:
-    """X^T X, and X^T (Y - X) where inputs Y of the same tokens are wanted instead; float64."""
+def sums(
+    given: Iterator[Tensor], wanted: Sequence[Tensor] | None, weighed: Sequence[Tensor] | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """X^T X, and X^T (Y - X) where inputs Y of the same tokens are wanted instead; float64. `weighed`: how much each
+    token counts, by batch."""
     gram = drift = None
     for number, inputs in enumerate(given):
-        own = cross_gram(inputs, inputs)
+        root = None if weighed is None else weighed[number].sqrt()[:, None]
+        scaled = inputs if root is None else inputs * root
+        own = cross_gram(scaled, scaled)
         gram = own if gram is None else gram + own
         if wanted is not None:
-            apart = cross_gram(inputs, wanted[number] - inputs)
+            off = wanted[number] - inputs
+            apart = cross_gram(scaled, off if root is None else off * root)
             drift = apart if drift is None else drift + apart
     assert gram is not None
     return gram, drift

@@ -9,6 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from foldrank.edits.storage import FewBits
 from foldrank.plans.bits.careful import Care
+from foldrank.plans.bits.tokens import Tokens
 from foldrank.plans.bits.walk import Rounding
 
 _WIDE = (None, "none", "16", "32", 16, 32)
@@ -30,8 +31,8 @@ TableBits = Annotated[Literal[4, 8] | None, BeforeValidator(_bits)]
 class Settings:
     """`accuracy` 4 lets products be taken with activations rounded to int8: on CPUs several times as fast, and as
     coarse as bf16. `head_bits`, `embedding_bits`: of the matrix that makes the logits and of the table of words; `none`
-    (or 16, 32) leaves them as floats. `inputs`, `toward`, `search`, `sweeps`, `fit`: of `rounding=gptq`, as in
-    `bits/walk.py` and `bits/careful.py`.
+    (or 16, 32) leaves them as floats. `inputs`, `toward`, `tokens`, `search`, `sweeps`, `fit`: of `rounding=gptq`, as
+    in `bits/walk.py` and `bits/careful.py`.
     """
 
     bits: Bits = 4
@@ -43,6 +44,7 @@ class Settings:
     rounding: Literal["gptq", "nearest"] = "gptq"
     inputs: Literal["sequential", "original"] = "sequential"
     toward: Annotated[float, Field(ge=0, le=1)] = 0.0
+    tokens: Tokens = "uniform"
     search: bool = True
     sweeps: Annotated[int, Field(ge=0, le=20)] = 2
     fit: bool = True
@@ -56,4 +58,4 @@ class Settings:
     def careful(self) -> Rounding:
         """How they are rounded, where not to nearest."""
         care = Care(self.search, self.sweeps, self.fit)
-        return Rounding(care, self.toward, self.inputs == "sequential")
+        return Rounding(care, self.toward, self.inputs == "sequential", self.tokens)

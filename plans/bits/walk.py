@@ -18,6 +18,7 @@ from torch import Tensor
 from foldrank.edits.storage import FewBits, Numbers
 from foldrank.plans.bits.careful import Care, solved
 from foldrank.plans.bits.inputs import Stages, all_inputs, sums
+from foldrank.plans.bits.tokens import Tokens
 from foldrank.plans.low_rank.grams import input_of, watched
 from foldrank.plans.method import Task
 from foldrank.plans.models.block import Block, Pair, Roles
@@ -37,16 +38,18 @@ class Rounded:
 
 @dataclass(frozen=True)
 class Rounding:
-    """How weights are rounded. `sequential`: on inputs of the model as rounded so far, or else as it was."""
+    """How weights are rounded. `sequential`: on inputs of the model as rounded so far, or else as it was. `tokens`: how
+    much each counts (`tokens.py`)."""
 
     care: Care = field(default_factory=Care)
     toward: float = 0.0
     sequential: bool = True
+    tokens: Tokens = "uniform"
 
     def of(self, task: Task, storages: Mapping[Site, FewBits]) -> Rounded:
         """Weights and pairs of the task's model at single-role sites, each as it is to be stored; roles of a pair
         alike. Sites that are not named stay floats."""
-        decoder, names = task.decoder, _Names(task.decoder.blocks, storages)
+        decoder, names = task.decoder, Names(task.decoder.blocks, storages)
         stage = f"{self} {sorted((str(site), str(few.in_full())) for site, few in storages.items())}"
         bases = task.shelf.under(f"bases {stage}")
 
@@ -54,9 +57,10 @@ class Rounding:
             hidden, original = states["hidden"], states.get("original")
             aims, after = (None, None) if original is None else all_inputs(decoder, block, original)
             current, found, stages = block, dict[str, Tensor](), Stages(decoder, hidden)
+            weighed = [*stages.weights(block)] if self.tokens == "attention" else None
             for role in watched(block):
                 given = stages.inputs(current if self.sequential else block, role)
-                gram, drift = sums(given, None if aims is None else aims[role])
+                gram, drift = sums(given, None if aims is None else aims[role], weighed)
                 roles = tuple(other for other in block.roles if input_of(block, other) == role)
                 for part in self._group(block, roles, storages, (gram, drift), bases):
                     found |= names.tensors(block, part)
@@ -77,7 +81,7 @@ class Rounding:
     def _group(
         self, block: Block, roles: Roles, storages: Mapping[Site, FewBits], seen: tuple[Tensor, Tensor | None],
         bases: Shelf,
-    ) -> Iterator[_Part]:
+    ) -> Iterator[Part]:
         """The weights that are stored alike, side by side, and the pairs, that read one input."""
         gram, drift = seen
         stored = {role: few for role in roles if (few := storages.get(Site(block.number, (role,)))) is not None}
@@ -90,7 +94,7 @@ class Rounding:
         for few in dict.fromkeys(single.values()):
             alike = tuple(role for role, storage in single.items() if storage == few)
             whole = torch.cat([block.weight(role) for role in alike], dim=1)
-            yield _Part(alike, (self.care.rounded(aimed(whole), gram, few),))
+            yield Part(alike, (self.care.rounded(aimed(whole), gram, few),))
         for held, pair in pairs.items():
             if held[0] not in stored:
                 continue
@@ -100,11 +104,11 @@ class Rounding:
             a, b = self.care.rounded_pair(pair.a, pair.b, gram, storage, given=given)
             if pair.shared and known is None:
                 bases.put(pair.shared, Finding(_named("a", packed(a))))
-            yield _Part(held, (a, b), pair)
+            yield Part(held, (a, b), pair)
 
 
 @dataclass(frozen=True)
-class _Part:
+class Part:
     """What was rounded together: roles side by side, their numbers, or those of the pair's A and B."""
 
     roles: Roles
@@ -121,14 +125,14 @@ class _Part:
         return block.with_weights(dict(zip(self.roles, columns, strict=True)))
 
 
-class _Names:
+class Names:
     """What numbers are called in the plan."""
 
     def __init__(self, blocks: tuple[Block, ...], storages: Mapping[Site, FewBits]) -> None:
         self.held = {site: tuple(_numbers(name, storages[site].symmetric) for name in _matrices(block, site))
                      for block in blocks for role in block.roles if (site := Site(block.number, (role,))) in storages}
 
-    def tensors(self, block: Block, part: _Part) -> dict[str, Tensor]:
+    def tensors(self, block: Block, part: Part) -> dict[str, Tensor]:
         """What is rounded, as MatMulNBits reads it, by name."""
         found: dict[str, Tensor] = {}
         start = 0

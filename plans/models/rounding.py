@@ -61,6 +61,15 @@ class FewNumbers:
         steps = self.numbers_IO.to(torch.float32) - grid.spread(grid.zeros_GO, rows)
         return steps * grid.spread(grid.scales_GO, rows)
 
+    def scaled(self, scales_GO: Tensor) -> FewNumbers:
+        """The same numbers, with other scales."""
+        return replace(self, grid=replace(self.grid, scales_GO=scales_GO))
+
+    def to(self, device: torch.device) -> FewNumbers:
+        """On a device."""
+        grid = replace(self.grid, scales_GO=self.grid.scales_GO.to(device), zeros_GO=self.grid.zeros_GO.to(device))
+        return FewNumbers(self.numbers_IO.to(device), grid)
+
     def columns(self, start: int, stop: int) -> FewNumbers:
         """Some of its columns."""
         grid = replace(self.grid, scales_GO=self.grid.scales_GO[:, start:stop],
@@ -73,8 +82,7 @@ def rounded(weight_IO: Tensor, storage: FewBits, stored: torch.dtype = torch.flo
     whose scales are `stored` too. Float32."""
     given = weight_IO.to(stored).to(torch.float32)
     found = Grid.of(given, storage).nearest(given)
-    scales = found.grid.scales_GO.to(stored).to(torch.float32)
-    return replace(found, grid=replace(found.grid, scales_GO=scales)).values
+    return found.scaled(found.grid.scales_GO.to(stored).to(torch.float32)).values
 
 
 def in_blocks(weight_IO: Tensor, block_size: int) -> Tensor:

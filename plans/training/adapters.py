@@ -8,12 +8,15 @@
               the start and is folded into B (arXiv 2502.14482; here A B is the plan's own pair, not Nystroem's)
     diagonal  KaSA: the same with a diagonal D, A D B, r numbers a pair, folded into the rows of B (arXiv 2412.06071;
               without its regularisers, the plan's truncation stands for its own)
+    scales    PEQA: of what is stored in few bits the numbers stay, and every block's scale s becomes s g, g a number
+              that is 1 at the start, W = s g (q - z); zero points stay (arXiv 2305.14152; EfficientQAT's end-to-end
+              phase trains step sizes so too, arXiv 2407.11062). It trains what was rounded, as it is
     norms     PERP: the gains of a block's norms, y = (x * s) W, which is the same as x (diag(s) W), so the trained
               gains are written into the weights that read the norm, and a plan needs no edit of its own for them; and
               the biases that the plan adds (arXiv 2312.15230)
 
-All fold back into the plan's arrays exactly, but for rounding in float32. Knows matrices by name. Knows nothing of
-losses or text.
+All fold back into the plan's arrays exactly, but for rounding in float32 (`scales`: bit for bit). Knows matrices by
+name. Knows nothing of losses or text.
 """
 
 from __future__ import annotations
@@ -29,17 +32,20 @@ from torch import Tensor
 from foldrank.plans.training.stored import Matrix, Stored
 from foldrank.sites import Site
 
-Kind = Literal["factors", "sliced", "lora", "middle", "diagonal", "norms"]
+Kind = Literal["factors", "sliced", "lora", "middle", "diagonal", "scales", "norms"]
 RANK, SCALE = 8, 2.0
 """Of LoRA: rank 8 and alpha 16, as SLM's released recovery has them."""
 
 RATES: dict[Kind, float] = {
-    "factors": 1e-3, "sliced": 3e-4, "lora": 2e-3, "middle": 2e-3, "diagonal": 1e-2, "norms": 1e-2,
+    "factors": 1e-3, "sliced": 3e-4, "lora": 2e-3, "middle": 2e-3, "diagonal": 1e-2, "scales": 2e-3, "norms": 1e-2,
 }
 """Learning rate of AdamW at its peak."""
 
 DENSE: frozenset[Kind] = frozenset({"sliced", "lora", "norms"})
 """Kinds that may train weights which the plan leaves as they are, too."""
+
+ROUNDED: frozenset[Kind] = frozenset({"scales"})
+"""Kinds that train what is stored in few bits as it was rounded; the others train what is rounded anew afterwards."""
 
 _NORMED = ("q", "k", "v"), ("gate", "up")
 """Roles that read what a block's first and second norm give."""
@@ -50,23 +56,25 @@ _MLP = ("gate", "up", "down")
 @dataclass(frozen=True)
 class Adapter:
     """`parameters`: what is trained, by name. `matrix`: any stored array, made of them; `changed` names those that
-    change. `blocks`: the source numbers of the blocks that each parameter has to do with."""
+    change. `blocks`: the source numbers of the blocks that each parameter has to do with. `arrays`: what the plan is to
+    hold under each of the `changed` names: the matrix, where it does not hold its numbers."""
 
     parameters: Mapping[str, Tensor]
     matrix: Matrix
     changed: frozenset[str]
     blocks: Mapping[str, frozenset[int]]
+    arrays: Mapping[str, Callable[[], Tensor]]
 
     def apply(self) -> dict[str, Tensor]:
         """The arrays that change, as they are now."""
-        return {name: self.matrix(name) for name in sorted(self.changed)}
+        return {name: self.arrays[name]() for name in sorted(self.changed)}
 
 
 def adapter(kind: Kind, stored: Stored, generator: torch.Generator) -> Adapter:
     """Parameters that leave the model as it is until they are trained. Raises ValueError where there are none."""
     make: Mapping[Kind, Callable[[Stored, torch.Generator], _Parts]] = {
         "factors": _factors, "sliced": _sliced, "lora": _lora, "middle": _middle, "diagonal": _diagonal,
-        "norms": _norms,
+        "scales": _scales, "norms": _norms,
     }
     parts = make[kind](stored, generator)
     if not parts:
@@ -86,28 +94,31 @@ def adapter(kind: Kind, stored: Stored, generator: torch.Generator) -> Adapter:
     def matrix(name: str) -> Tensor:
         return parts[name].made() if name in parts else stored.matrix(name)
 
-    return Adapter(parameters, matrix, frozenset(parts), blocks)
+    arrays = {name: part.array or part.made for name, part in parts.items()}
+    return Adapter(parameters, matrix, frozenset(parts), blocks, arrays)
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Parameters by name, and the array that is made of them."""
+    """Parameters by name, the matrix that is made of them, and the plan's array, where that is another."""
 
     trained: Mapping[str, Tensor]
     made: Callable[[], Tensor]
+    array: Callable[[], Tensor] | None = None
 
 
 _Parts = dict[str, _Part]
 """By the name of the array."""
 
-_NO_PAIRS = "the plan has no pairs"
+_NO_PAIRS, _OTHERS = "the plan has no pairs", "factors, sliced, lora or norms"
 _MISSING: dict[Kind, str] = {
     "factors": "the plan stores nothing that it could train", "sliced": "the plan narrows no MLP",
-    "lora": "no block is left", "middle": _NO_PAIRS, "diagonal": _NO_PAIRS, "norms": "no weight reads a norm alone",
+    "lora": "no block is left", "middle": _NO_PAIRS, "diagonal": _NO_PAIRS,
+    "scales": "the plan stores no weight in few bits", "norms": "no weight reads a norm alone",
 }
 _INSTEAD: dict[Kind, str] = {
     "factors": "sliced, lora or norms", "sliced": "factors, lora or norms", "lora": "norms",
-    "middle": "factors, sliced, lora or norms", "diagonal": "factors, sliced, lora or norms", "norms": "lora",
+    "middle": _OTHERS, "diagonal": _OTHERS, "scales": _OTHERS, "norms": "lora",
 }
 
 
@@ -169,6 +180,15 @@ def _diagonal(stored: Stored, _generator: torch.Generator) -> _Parts:
 def _seconds(stored: Stored) -> list[str]:
     """B of every pair: no two sites share one, as they may an A."""
     return [names[1] for names in stored.factors.values() if names[1:]]
+
+
+def _scales(stored: Stored, _generator: torch.Generator) -> _Parts:
+    def part(name: str) -> _Part:
+        few = stored.few[name]
+        scales, gains = few.grid.scales_GO, torch.ones_like(few.grid.scales_GO)
+        return _Part({name: gains}, lambda: few.scaled(scales * gains).values, lambda: (scales * gains).T)
+
+    return {name: part(name) for name in stored.few}
 
 
 def _norms(stored: Stored, _generator: torch.Generator) -> _Parts:

@@ -53,6 +53,11 @@ class Gradients:
         """The dense model."""
         return self.stored.source
 
+    @property
+    def around(self) -> Decoder:
+        """The compressed model's table of words and head, which no kind trains."""
+        return self.stored.folded
+
     def backward(self, ids_NT: np.ndarray) -> float:
         """Add the gradients of the loss to those of the parameters that require one. The loss: nats a token, mean
         squared error of features over their energy, or the sum of both."""
@@ -64,7 +69,8 @@ class Gradients:
         loss, gradient = 0.0, torch.zeros_like(hidden)
         if self.target != "features":
             gradient = torch.empty_like(hidden)
-            loss = divergence(self.source, wanted[self.source.blocks[-1].number], hidden, gradient, most=self.logits)
+            last = wanted[self.source.blocks[-1].number]
+            loss = divergence(self.source, last, hidden, gradient, most=self.logits, compressed=self.around)
         for position in range(len(numbers) - 1, lowest - 1, -1):
             if numbers[position] in matches:
                 error, slope = distance(wanted[matches[numbers[position]]], hidden)
@@ -81,15 +87,15 @@ class Gradients:
 
     def loss(self, ids_NT: np.ndarray) -> float:
         """Mean KL(dense || compressed) of the logits in nats a token, whatever is aimed at."""
-        hidden = self.source.embed(ids_NT)
+        hidden = self.around.embed(ids_NT)
         with torch.no_grad():
             for number in self.stored.numbers:
                 hidden = self.source.run(self.stored.block(number, self.adapted.matrix), hidden)
-        return divergence(self.source, self.teacher.last(ids_NT), hidden, most=self.logits)
+        return divergence(self.source, self.teacher.last(ids_NT), hidden, most=self.logits, compressed=self.around)
 
     def _forward(self, ids_NT: np.ndarray, lowest: int) -> tuple[list[Tensor], dict[int, tuple[Tensor, Tensor]]]:
         """What enters every block, and leaves the last; of the upper blocks the graphs too, by position."""
-        hidden, numbers = self.source.embed(ids_NT), self.stored.numbers
+        hidden, numbers = self.around.embed(ids_NT), self.stored.numbers
         kept = max(lowest, len(numbers) - self.graphs // max(1, self._bytes(numbers[lowest], hidden)))
         inputs = [hidden]
         graphs: dict[int, tuple[Tensor, Tensor]] = {}
@@ -144,17 +150,19 @@ class Gradients:
 
 
 def divergence(
-    source: Decoder, wanted_NTC: Tensor, hidden_NTC: Tensor, gradient_NTC: Tensor | None = None, *, most: int = LOGITS
+    source: Decoder, wanted_NTC: Tensor, hidden_NTC: Tensor, gradient_NTC: Tensor | None = None, *, most: int = LOGITS,
+    compressed: Decoder | None = None,
 ) -> float:
     """Mean KL(dense || compressed) in nats a token, given the last blocks' outputs of both; its gradient in the second
-    is written to `gradient_NTC`. At most `most` logits of each are held."""
+    is written to `gradient_NTC`. At most `most` logits of each are held. `compressed`: with a head of its own."""
+    own = compressed or source
     total, tokens = 0.0, hidden_NTC.shape[0] * hidden_NTC.shape[1]
     for place in _pieces(hidden_NTC.shape[0], hidden_NTC.shape[1], max(1, most // source.vocabulary)):
         hidden = hidden_NTC[place].detach().requires_grad_(gradient_NTC is not None)
         with torch.no_grad():
             wanted = source.logits(wanted_NTC[place]).to(torch.float32).log_softmax(-1)
         with torch.set_grad_enabled(gradient_NTC is not None):
-            logits = source.logits(hidden).to(torch.float32)
+            logits = own.logits(hidden).to(torch.float32)
         found = logits.detach().log_softmax(-1)
         likely = wanted.exp()
         total += float((likely * (wanted - found)).sum(dtype=torch.float64))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from foldrank.digests import sha256_array
-from foldrank.edits.base import Phase
+from foldrank.edits.base import Part, Phase, parts_of
 from foldrank.errors import SourceError
 from foldrank.model.facts import context_length, vocabulary
 from foldrank.planfile.plan import Plan
@@ -53,20 +54,25 @@ class Recovery:
     like: Path | None = None
     """A text whose likes among the documents of `text` are taken."""
 
-    def training(self, plan: Plan) -> Training:
-        """The settings for a plan."""
+    def training(self, plan: Plan, roles: Sequence[str]) -> Training:
+        """The settings for a plan of a model whose blocks have these roles."""
         options: dict[str, Any] = {"target": self.target, "select": self.select, "lisa": self.lisa}
-        kind = self.kind or suited(plan)
+        kind = self.kind or suited(plan, roles)
         if self.minutes is not None:
             return Training.within(self.minutes, kind, **options)
         return Training(kind, **options) if self.steps is None else Training(kind, steps=self.steps, **options)
 
 
-def suited(plan: Plan) -> Kind:
-    """The kind that trains what the plan changed: its narrower MLPs, else its matrices, else everything a little."""
+def suited(plan: Plan, roles: Sequence[str]) -> Kind:
+    """The kind that trains what the plan changed: its narrower MLPs, else its matrices, else the scales of blocks that
+    are in few bits and as they were otherwise, else everything a little. `roles`: of a block of the source."""
     if any(edit.phase is Phase.WIDTHS for edit in plan.edits):
         return "sliced"
-    return "factors" if plan.at_sites else "lora"
+    if plan.at_sites:
+        return "factors"
+    stored = frozenset[Part]().union(*(edit.touch.writes for edit in plan.edits))
+    alone = all(edit.phase is Phase.STORAGE for edit in plan.edits)
+    return "scales" if alone and parts_of(range(plan.document.source.blocks), roles) <= stored else "lora"
 
 
 def recovered(
@@ -75,7 +81,7 @@ def recovered(
 ) -> Plan:
     """Train the plan of this dense model on the windows; `shelf`: where what was reached lies, should it be cut short.
     Raises ValueError; see `recover`."""
-    training = asked.training(plan)
+    training = asked.training(plan, decoder.family.roles)
     stage = shelf.under(f"recover {training!r} {windows.ids.shape} {sha256_array(windows.ids)} {plan.document.text()}")
     opens = "" if windows.opening.bos is None else f" bos {windows.opening.bos}"
     return recover(

@@ -22,7 +22,7 @@ from foldrank.planfile.plan import Plan
 from foldrank.plans.bits.again import rounded_again
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.shelf import MemoryShelf, Shelf
-from foldrank.plans.training.adapters import DENSE, RATES, Kind, adapter
+from foldrank.plans.training.adapters import DENSE, RATES, ROUNDED, Kind, adapter
 from foldrank.plans.training.course import Course
 from foldrank.plans.training.gradients import Gradients, Target
 from foldrank.plans.training.sampling import Select, batches, clusters, epochs, weights_by_loss
@@ -83,7 +83,8 @@ def recover(
     if len(ids_NT) < 2:
         raise ValueError(f"recovery needs two windows or more, the text gives {len(ids_NT)}")
     held = max(1, min(training.held, len(ids_NT) // 8))
-    stored = Stored.of(source, plan, dense=training.kind in DENSE)
+    as_rounded = training.kind in ROUNDED
+    stored = Stored.rounded(source, plan) if as_rounded else Stored.of(source, plan, dense=training.kind in DENSE)
     adapted = adapter(training.kind, stored, torch.Generator().manual_seed(seed))
     gradients = Gradients(stored, adapted, teacher or Teacher(source), training.target)
     run = _Run(training, gradients, ids_NT[:-held], ids_NT[-held:], seed, shelf or MemoryShelf(), clock)
@@ -92,7 +93,10 @@ def recover(
     with torch.no_grad():
         best = {name: matrix.detach().clone() for name, matrix in adapted.apply().items()}
     changed = adapted.changed if min(curve, key=lambda point: point[1])[0] else frozenset()
-    made = rounded_again(source, stored.written(best, changed), ids_NT[:-held], seed=seed, progress=progress)
+    if as_rounded:
+        made = stored.written(best, changed) if changed else plan
+    else:
+        made = rounded_again(source, stored.written(best, changed), ids_NT[:-held], seed=seed, progress=progress)
     return Recovered(_described(made, training, curve, ids_NT.size, seed, text), curve)
 
 

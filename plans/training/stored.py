@@ -16,10 +16,14 @@ from torch import Tensor
 from foldrank.edits import Edit
 from foldrank.edits.base import Phase
 from foldrank.edits.replace_weight import ReplaceWeight
+from foldrank.edits.storage import StorageEdit
 from foldrank.planfile.plan import Plan
+from foldrank.plans.bits.holding import nearest_held, site_of
 from foldrank.plans.low_rank.factoring import replaced_digests
 from foldrank.plans.models.block import Block, widened
 from foldrank.plans.models.decoder import Decoder
+from foldrank.plans.models.packing import held_in, unpacked
+from foldrank.plans.models.rounding import FewNumbers
 from foldrank.plans.simulate import apply_edits
 from foldrank.sites import Site
 
@@ -31,13 +35,15 @@ Matrix = Callable[[str], Tensor]
 class Stored:
     """A plan over the decoder it was made for. `factors`: array names of every site, [A, B] of a pair or [W] alone.
     `folded`: what the edits leave that come before those. `biases`: of sites behind which the plan adds an
-    array, its name, and the bias that was there before."""
+    array, its name, and the bias that was there before. `few`: matrices that are stored in few bits, by the names of
+    the arrays of their scales."""
 
     source: Decoder
     plan: Plan
     folded: Decoder
     factors: Mapping[Site, tuple[str, ...]]
     biases: Mapping[Site, tuple[str, Tensor | None]] = field(default_factory=dict)
+    few: Mapping[str, FewNumbers] = field(default_factory=dict)
     _held: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
@@ -57,6 +63,20 @@ class Stored:
                   for edit in early for site, name in edit.adds.items()}
         return cls(source, plan, folded, factors, biases)
 
+    @classmethod
+    def rounded(cls, source: Decoder, plan: Plan) -> Stored:
+        """The plan as the graph computes it: at every site that it stores in few bits stand the numbers, one matrix or
+        the two of a pair; what else it changes, head and table of words too, is in `folded`."""
+        plan = nearest_held(source, plan)
+        factors: dict[Site, tuple[str, ...]] = {}
+        few: dict[str, FewNumbers] = {}
+        for edit in plan.edits:
+            if isinstance(edit, StorageEdit) and (site := site_of(edit)) is not None:
+                factors[site] = tuple(numbers.scales for numbers in edit.held)
+                few |= dict(zip(factors[site], _unpacked(edit, plan.arrays, source.device), strict=True))
+        left = [edit for edit in plan.edits if edit.phase < Phase.WEIGHTS or not edit.touch.writes <= set(factors)]
+        return cls(source, plan, apply_edits(left, source, plan.arrays), factors, few=few)
+
     @property
     def numbers(self) -> tuple[int, ...]:
         """Source numbers of the blocks, from the input on."""
@@ -73,7 +93,9 @@ class Stored:
 
     def matrix(self, name: str) -> Tensor:
         """What is stored under a name, float32, on the model's device; not to be written to. The plan's own arrays are
-        kept, dense weights are widened when they are asked for."""
+        kept, dense weights are widened and few bits multiplied out when they are asked for."""
+        if name in self.few:
+            return self.few[name].values
         if name in self.plan.arrays:
             if name not in self._held:
                 array = np.require(self.plan.arrays[name], requirements="W")  # no copy where the plan is in memory
@@ -130,3 +152,10 @@ class Stored:
         first = [edit for edit in edits if edit.phase <= Phase.WEIGHTS]
         last = [edit for edit in edits if edit.phase > Phase.WEIGHTS]
         return replace(self.plan, arrays=arrays, document=replace(self.plan.document, edits=(*first, *added, *last)))
+
+
+def _unpacked(edit: StorageEdit, arrays: Mapping[str, np.ndarray], device: torch.device) -> list[FewNumbers]:
+    """The edit's matrices: the weight, or A [in, rank] and B [rank, out]."""
+    packed = [held_in(arrays, numbers) for numbers in edit.held]
+    rows = [edit.shape[0], *(len(one.scales) for one in packed[:-1])]
+    return [unpacked(one, edit.storage, count).to(device) for one, count in zip(packed, rows, strict=True)]

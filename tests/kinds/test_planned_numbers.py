@@ -101,6 +101,22 @@ def test_scales_are_stored_as_the_graphs_floats(tmp_path: Path) -> None:
     assert np.array_equal(scales.numpy(), held(maker, sites, 1).astype(np.float16))
 
 
+def test_numbers_to_nearest_that_a_plan_holds_need_no_quantizer(tmp_path: Path) -> None:
+    decoder = random_decoder(Shape(blocks=2), seed=5)
+    maker = PlanMaker(decoder, "0" * 64).hold(FewBits(4, 32, True, 0))
+    source = load_model(Written(decoder, "genai").write(tmp_path / "dense"))
+    maker.stored = [replace(edit, rounding="nearest") for edit in maker.stored]
+    plan = maker.plan()
+    assert not plan.needs_quantizer
+    model, _ = transform(source, plan)
+    found = planned_numbers(model, plan)
+    assert found is not None
+    assert (found.passed, found.compared) == (True, len(maker.stored))
+    maker.stored[0] = replace(maker.stored[0], held=())
+    with pytest.raises(ValueError, match="a quantizer is needed"):
+        transform(load_model(tmp_path / "dense" / "model.onnx"), maker.plan())
+
+
 def test_numbers_of_another_shape_are_refused(tmp_path: Path) -> None:
     decoder = random_decoder(Shape(), seed=5)
     source = load_model(Written(decoder, "genai").write(tmp_path / "dense"))
@@ -141,7 +157,7 @@ def test_bytes_where_floats_belong_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("rounding", "numbers", "said"), [
-    ("gptq", (), "rounding gptq with 0"), ("nearest", (Numbers("a", "b"),), "rounding nearest with 1"),
+    ("gptq", (), "rounding gptq with 0"), ("nearest", (Numbers("a", "b"),) * 3, "with 3"),
     ("gptq", (Numbers("a", "b", "c"),), "zero points"), ("gptq", (Numbers("a", "b"),) * 3, "with 3"),
 ])
 def test_an_edit_has_the_numbers_it_says(rounding: str, numbers: tuple[Numbers, ...], said: str) -> None:

@@ -12,7 +12,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 DTYPES = ("fp32", "fp16", "bf16")
 BOS = ("auto", "always", "never")
-RECOVERIES = ("factors", "sliced", "lora", "middle", "diagonal", "norms")
+RECOVERIES = ("factors", "sliced", "lora", "middle", "diagonal", "scales", "norms")
 EXPORTERS = ("auto", "genai", "transformers", "optimum")
 
 

@@ -44,8 +44,8 @@ HAVE_FEW_BITS = ("cpu", "cuda")
 """Providers that compute with such matrices, by their short names."""
 
 Rounding = Literal["nearest", "gptq"]
-"""How numbers are made: to nearest, by whoever applies the plan; or so that errors make up for each other, by the
-planner, whose numbers the plan holds."""
+"""How numbers are made: to nearest, by whoever applies the plan unless it holds them (its scales were trained beside
+them); or so that errors make up for each other, by the planner, whose numbers the plan holds."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -66,11 +66,12 @@ class Numbers:
 
 
 class StorageEdit(Edit):
-    """An edit that stores what is there in few bits. `held`: the numbers, where the planner made them; of a pair those
-    of A and of B. Subclasses are dataclasses, as of every edit."""
+    """An edit that stores what is there, a matrix of this `shape` [in, out], in few bits. `held`: the numbers, where
+    the planner made them; of a pair those of A and of B. Subclasses are dataclasses, as of every edit."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
+    shape: tuple[int, int]
     storage: FewBits
     rounding: Rounding
     held: tuple[Numbers, ...]
@@ -78,7 +79,7 @@ class StorageEdit(Edit):
 
     def check_held(self, where: object) -> None:
         """Whether numbers are there where they are planned, as the storage asks. Raises ValueError."""
-        if (self.rounding == "nearest") == bool(self.held) or len(self.held) > 2:
+        if (self.rounding == "gptq" and not self.held) or len(self.held) > 2:
             raise ValueError(f"{where}: rounding {self.rounding} with {len(self.held)} matrices of numbers")
         if any((numbers.zeros is None) != self.storage.symmetric for numbers in self.held):
             raise ValueError(f"{where}: zero points are there where it is not symmetric, and only there")

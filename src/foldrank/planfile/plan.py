@@ -72,7 +72,7 @@ class Plan:
     @property
     def needs_quantizer(self) -> bool:
         """Whether something that makes few bits of matrices is needed to apply it."""
-        return any(edit.rounding == "nearest" for edit in self.edits if isinstance(edit, StorageEdit))
+        return any(not edit.held for edit in self.edits if isinstance(edit, StorageEdit))
 
     @classmethod
     def read(cls, folder: Path | str) -> Plan:

@@ -33,10 +33,10 @@ def plan(
 
     `methods` as on the command line (`"slm:keep=0.75"`), applied in order. `calibration_from` and
     `like`: documents of the first that are like the second's, in the place of `calibration`. `recover` ("factors",
-    "sliced", "lora", "middle", "diagonal" or "norms") trains the plan by distillation on `recover_text` (default: the
-    calibration text); `recover_minutes` alone does so too, with the kind that suits the plan. `bos`: whether each
-    window of text starts with the beginning-of-text token: "auto" as the tokenizer does, "always", "never". Raises
-    ValueError on wrong settings, SourceError on a checkpoint, text or output that cannot serve.
+    "sliced", "lora", "middle", "diagonal", "scales" or "norms") trains the plan by distillation on `recover_text`
+    (default: the calibration text); `recover_minutes` alone does so too, with the kind that suits the plan. `bos`:
+    whether each window of text starts with the beginning-of-text token: "auto" as the tokenizer does, "always",
+    "never". Raises ValueError on wrong settings, SourceError on a checkpoint, text or output that cannot serve.
     """
     from foldrank.disk.staging import check_output, staged_folder
     from foldrank.model.checkpoint import Checkpoint, check_finite

@@ -161,9 +161,10 @@ def test_a_kind_that_has_nothing_to_train_is_refused_with_what_has(
         recover(decoder, narrow, TEXT, Training("factors", steps=1))
 
 
-def test_without_a_kind_the_plan_decides(pairs: Plan, narrow: Plan) -> None:
-    assert (suited(pairs), suited(narrow)) == ("factors", "sliced")
+def test_without_a_kind_the_plan_decides(decoder: Decoder, pairs: Plan, narrow: Plan) -> None:
+    roles = decoder.family.roles
+    assert (suited(pairs, roles), suited(narrow, roles)) == ("factors", "sliced")
     nothing = Plan(PlanDocument(pairs.document.source, None, (), {}, {}, ()), {})
-    assert suited(nothing) == "lora"
-    training = Recovery(None, minutes=2).training(narrow)
+    assert suited(nothing, roles) == "lora"
+    training = Recovery(None, minutes=2).training(narrow, roles)
     assert (training.kind, training.minutes, training.batch) == ("sliced", 2, 2)

@@ -14,7 +14,7 @@ from foldrank.verbs.reading import chosen_text
 
 
 @pytest.mark.parametrize(("kind", "options", "said"), [
-    ("everything", {}, "known are factors, sliced, lora, middle, diagonal, norms"),
+    ("everything", {}, "known are factors, sliced, lora, middle, diagonal, scales, norms"),
     ("lora", {"target": "words"}, "known are logits, features, both"),
     ("lora", {"select": "best"}, "known are random, rs2, paser"),
     ("lora", {"minutes": 3, "steps": 20}, "one of the two"),
