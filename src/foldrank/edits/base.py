@@ -51,6 +51,7 @@ class Phase(enum.IntEnum):
     WIDTHS = 2
     WEIGHTS = 3
     STORAGE = 4
+    BESIDE = 5
 
 
 @dataclass(frozen=True)
