@@ -1,4 +1,5 @@
-"""Numbers that a plan holds, made anew: after recovery they are those of weights that are no more."""
+"""Numbers that a plan holds, made anew: after recovery they are those of weights that are no more. So are the pairs
+beside them, which make up for what their rounding lost."""
 
 from __future__ import annotations
 
@@ -6,10 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from foldrank.edits.base import Phase
+from foldrank.edits import Edit
+from foldrank.edits.base import BesideEdit, Phase
 from foldrank.edits.storage import StorageEdit
 from foldrank.planfile.plan import Plan
-from foldrank.plans.bits.walk import Rounding
+from foldrank.plans.bits.walk import Rounded, Rounding
 from foldrank.plans.method import Task
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.simulate import apply_edits
@@ -25,21 +27,31 @@ def rounded_again(
 ) -> Plan:
     """The plan with the numbers that its other edits now leave, on windows of token ids; itself where it holds none."""
     first = [edit for edit in plan.edits if edit.phase < Phase.STORAGE]
-    last = [edit for edit in plan.edits if isinstance(edit, StorageEdit)]
-    storages = {part: edit.storage for edit in last if edit.held for part in edit.touch.writes
-                if isinstance(part, Site)}
+    last = [edit for edit in plan.edits if edit.phase >= Phase.STORAGE]
+    storages = {part: edit.storage for edit in last if isinstance(edit, StorageEdit) and edit.held
+                for part in edit.touch.writes if isinstance(part, Site)}
+    ranks = {edit.site: edit.rank for edit in last if isinstance(edit, BesideEdit)
+             and storages.keys() >= set(edit.site.parts)}
     if not storages:
         return plan
     decoder = apply_edits(first, source, plan.arrays)
     ids = ids_NT[: max(1, TOKENS // ids_NT.shape[1])]
-    found = Rounding().of(Task(decoder, ids, seed, source, progress), storages)
+    found = Rounding().of(Task(decoder, ids, seed, source, progress), storages, ranks)
     edits, stale = [*first], set[str]()
     for edit in last:
-        (part,) = edit.touch.writes if edit.held else (None,)
-        if isinstance(part, Site):
-            stale.update(edit.arrays())
-            edits.append(replace(edit, held=found.held[part]))
-        else:
-            edits.append(edit)
+        made = _made_again(edit, found)
+        stale.update(edit.arrays() if made is not edit else ())
+        edits.append(made)
     arrays = {name: plan.arrays[name] for name in plan.arrays if name not in stale} | dict(found.arrays)
     return replace(plan, arrays=arrays, document=replace(plan.document, edits=tuple(edits)))
+
+
+def _made_again(edit: Edit, found: Rounded) -> Edit:
+    """The edit with what was found, or itself where nothing was."""
+    match edit:
+        case StorageEdit(held=held) if held:
+            (part,) = edit.touch.writes
+            return replace(edit, held=found.held[part]) if part in found.held else edit
+        case BesideEdit() if edit.site in found.beside:
+            return replace(edit, factors=found.beside[edit.site])
+    return edit

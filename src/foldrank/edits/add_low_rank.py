@@ -10,13 +10,13 @@ from pydantic.dataclasses import dataclass
 
 from foldrank.digests import WeightDigest
 from foldrank.edits.anatomy import Anatomy, Beside, Matrix
-from foldrank.edits.base import STRICT, Phase, SiteEdit, Table, Told
+from foldrank.edits.base import STRICT, BesideEdit, Table, Told
 from foldrank.edits.laws import check_digests, check_shape
 from foldrank.sites import Site
 
 
 @dataclass(frozen=True, config=STRICT)
-class AddLowRank(SiteEdit):
+class AddLowRank(BesideEdit):
     """`y` becomes `y + (x @ A) @ B`: A [in, rank], B [rank, out], in the graph's floats. `y` is what the other edits
     leave: of a weight, of one in few bits, or of a pair. `replaces` digests the source's weight, or what a fold leaves
     there, single roles in storage order, as in LowRank.
@@ -28,7 +28,6 @@ class AddLowRank(SiteEdit):
     factors: tuple[str, str]
     replaces: tuple[WeightDigest, ...]
     kind: Literal["add_low_rank"] = "add_low_rank"
-    phase: ClassVar[Phase] = Phase.BESIDE
     listed: ClassVar[str] = "beside"
     counted: ClassVar[str] = "pairs_beside"
 

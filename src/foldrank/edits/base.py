@@ -209,6 +209,17 @@ class SiteEdit(Edit):
         return dict(zip(self.site.parts, self.replaces, strict=True))
 
 
+class BesideEdit(SiteEdit):
+    """An edit that adds a pair's product to what its site gives. `factors`: names of A and B. Subclasses are
+    dataclasses, as of every edit."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    rank: int
+    factors: tuple[str, str]
+    phase: ClassVar[Phase] = Phase.BESIDE
+
+
 class WeightEdit(SiteEdit):
     """An edit that says what stands at a site: the product of its arrays, in the order in which it names them."""
 
