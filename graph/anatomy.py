@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from foldrank.edits.anatomy import Anatomy, BlockAnatomy, Matrix
 from foldrank.edits.base import BRANCHES
 from foldrank.edits.storage import FewBits
+from foldrank.graph.linear.beside import pairs_beside
 from foldrank.graph.linear.linears import stored_matrix
 from foldrank.graph.linear.marks import PART, SITE
 from foldrank.graph.linear.matrices import few_bits
@@ -35,7 +36,9 @@ def read_anatomy(decoder: Decoder) -> Anatomy:
 
 
 def _block(block: Block, geometry: tuple[int, int, int]) -> BlockAnatomy:
-    found = dict(sorted(_matrices(block, geometry), key=lambda item: ROLES.index(item[0])))
+    beside = pairs_beside(block.nodes)
+    found = {role: replace(matrix, beside=beside.get(role)) for role, matrix
+             in sorted(_matrices(block, geometry), key=lambda item: ROLES.index(item[0]))}
     made = BlockAnatomy(block.number, found, unread=block.unread)
     if block.kv is None or made.has_cache:
         return made
@@ -54,7 +57,9 @@ def _matrices(block: Block, geometry: tuple[int, int, int]) -> Iterator[tuple[st
     for pair in block.pairs:
         packed = {role: site.roles for site in pair.sites for role in site.roles}
         for role, width in zip(packed, role_widths(tuple(packed), pair.shape[1], geometry), strict=True):
-            yield role, Matrix((pair.shape[0], width), pair.rank, *stored[pair.sites[0]], packed[role], pair.a.dtype)
+            few_bits, basis = stored[pair.sites[0]]
+            yield role, Matrix((pair.shape[0], width), pair.rank, few_bits, basis=basis, packed=packed[role],
+                               dtype=pair.a.dtype)
 
 
 def _pair_storage(block: Block) -> dict[Site, tuple[FewBits | str | None, str]]:

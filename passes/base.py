@@ -30,11 +30,12 @@ class Effect(enum.Enum):
 
 class Stage(enum.IntEnum):
     """When a pass of an edit runs: contents first, then what leaves the graph, so that site numbers stay true; clean-up
-    lies between that and storage."""
+    lies between that and storage. Last comes what stands beside all this."""
 
     CONTENT = 0
     REMOVAL = 1
     STORAGE = 2
+    BESIDE = 3
 
 
 @dataclass(frozen=True)

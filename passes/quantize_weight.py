@@ -17,7 +17,7 @@ from foldrank.edits.base import Part
 from foldrank.edits.quantize_weight import QuantizeWeight
 from foldrank.edits.storage import Numbers
 from foldrank.errors import PassRefused
-from foldrank.graph.linear.marks import COLUMNS, PART, SITE
+from foldrank.graph.linear.marks import PART, sites_of
 from foldrank.graph.view.decoder import Decoder, Linear, View
 from foldrank.passes.base import Effect, GraphPass, Receipt, Stage, Work
 from foldrank.passes.few_bits import Source, Swap, matrix_at
@@ -88,9 +88,7 @@ def _found(by_site: dict[Site, QuantizeWeight], decoder: Decoder) -> Iterator[tu
         for node in block.nodes:
             sites = dense.get(node, ())
             if not sites and node.metadata_props.get(PART) in ("A", "B"):
-                written = map(Site.parse, node.metadata_props[SITE].split(","))
-                own = node.metadata_props.get(COLUMNS, "").split(",")
-                sites = tuple(part for site in written for part in site.parts if own == [""] or part.role in own)
+                sites = sites_of(node)
             if by_site.keys() & set(sites):
                 yield node, sites
 

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from foldrank.errors import GraphNotRecognized
+from foldrank.graph.linear.beside import product_of
+from foldrank.graph.linear.head import LINEAR
 from foldrank.graph.linear.linears import is_vector
 
 _Role = tuple[str, int, frozenset[tuple[str, int]]]
@@ -95,10 +97,14 @@ def _role(value: ir.Value, i: int, place: dict[ir.Node, int], flowing: set[ir.No
 
 
 def _made_by(value: ir.Value) -> tuple[str, int]:
-    """Operator and output slot, less a bias added last: blocks with one correspond to blocks without."""
+    """Operator and output slot, less a bias and a pair added last: blocks with one correspond to blocks without. A
+    linear is one, however its matrix is stored."""
+    value = product_of(value)
     producer = value.producer()
     if producer is not None and producer.op_type == "Add":
         others = [v for v in producer.inputs if v is not None and not is_vector(v)]
         if len(others) == 1:
-            value, producer = others[0], others[0].producer()
-    return (producer.op_type if producer is not None else "", value.index() or 0)
+            value = product_of(others[0])
+            producer = value.producer()
+    operator = producer.op_type if producer is not None else ""
+    return ("linear" if operator in LINEAR else operator, value.index() or 0)

@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from foldrank.graph.dialects import Dialect
 from foldrank.graph.dialects.modules import ATTENTION_AND_UP, LINEAR_OPERATORS, SCOPES
+from foldrank.graph.linear.beside import result_of
 from foldrank.model.modules import is_attention, is_interleaved, roles_of_module
 
 _WORD = re.compile(r"[\w.]+")
@@ -60,7 +61,7 @@ def _packed(node: ir.Node) -> tuple[str, ...] | None:
 
 def _scopes_of_parts(node: ir.Node) -> list[tuple[int, str] | None]:
     """ort_fusions pack linears that read one input, without a scope: where each part of the result is read."""
-    users = node.outputs[0].consumers() if node.op_type in LINEAR_OPERATORS else ()
+    users = result_of(node).consumers() if node.op_type in LINEAR_OPERATORS else ()
     if len(users) != 1 or users[0].op_type != "Split":
         return []
     return [next((scope for reader in part.consumers() if (scope := _scope(reader))), None)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from foldrank.graph.linear.beside import result_of
 from foldrank.graph.linear.marks import PART, SITE
 from foldrank.graph.linear.matrices import Matrix, matrix_of
 from foldrank.graph.linear.weights import Array, read, read_rows
@@ -74,8 +75,7 @@ class Linear(StoredMatrix):
 
     def reads_as(self, other: Linear) -> bool:
         """Whether both read one input: one value, or one value brought to one shape (for a Gemm) by each alone."""
-        mine, theirs = self.node.inputs[0], other.node.inputs[0]
-        return mine is theirs or (_reshaped(mine) is not None and _reshaped(mine) == _reshaped(theirs))
+        return alike(self.node.inputs[0], other.node.inputs[0])
 
     def columns(self, role: str) -> slice:
         """Columns of W that belong to a role."""
@@ -170,10 +170,10 @@ def _behind(place: Place) -> list[Place]:
 
 
 def bias_of(node: ir.Node) -> Place | None:
-    """A Gemm's third input, or what the node right behind a MatMul adds."""
+    """A Gemm's third input, or what the node right behind a MatMul, and what stands beside it, adds."""
     if node.op_type == "Gemm":
         return (node, 2) if len(node.inputs) > 2 and is_vector(node.inputs[2]) else None
-    return added_to(node.outputs[0])
+    return added_to(result_of(node))
 
 
 def added_to(value: ir.Value) -> Place | None:
@@ -200,6 +200,11 @@ def pairs_in(nodes: Sequence[ir.Node]) -> tuple[Pair, ...]:
 def is_vector(value: ir.Value | None) -> bool:
     """Whether a value is an initializer of one axis."""
     return value is not None and value.is_initializer() and value.shape is not None and len(value.shape) == 1
+
+
+def alike(one: ir.Value | None, other: ir.Value | None) -> bool:
+    """Whether both are one value, or one value brought to one shape (for a Gemm) by each alone."""
+    return one is other or (_reshaped(one) is not None and _reshaped(one) == _reshaped(other))
 
 
 def _swaps(node: ir.Node) -> bool:

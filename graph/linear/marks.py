@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from foldrank.sites import Site
+
 MADE_BY = "foldrank.made_by"
 SITE = "foldrank.site"
 """The site a made node computes, or several joined by commas, in source numbering."""
 PART = "foldrank.part"
-"""What a made node is to its site: A or B of a pair, the dense rest of a packed weight, their join, or its bias."""
+"""What a made node is to its site: A or B of a pair, the dense rest of a packed weight, their join, its bias, or
+part of what is added beside it (`beside.py`)."""
 COLUMNS = "foldrank.columns"
 """Roles whose columns a pair's B computes, joined by commas, where those of its site lie in several."""
 BLOCK = "foldrank.block"
@@ -16,10 +19,17 @@ BLOCK = "foldrank.block"
 ROLES = "foldrank.roles"
 """Roles of a linear, in storage order, joined by commas, in a graph whose names do not tell them."""
 
-PARTS = ("A", "B", "dense", "join", "bias")
-
+BESIDE = "beside"
+"""The part of an Add of a pair beside a linear; those of the pair's own nodes begin with it."""
 
 def block_of(node: ir.Node) -> int | None:
     """The block number a pass gave this node, if one did."""
     text = node.metadata_props.get(BLOCK, "")
     return int(text) if text.isdecimal() and len(text) < 6 else None
+
+
+def sites_of(node: ir.Node) -> tuple[Site, ...]:
+    """The single-role sites that a node which a pass made computes, or a part of, in storage order."""
+    written = map(Site.parse, node.metadata_props[SITE].split(","))
+    own = node.metadata_props.get(COLUMNS, "")
+    return tuple(part for site in written for part in site.parts if not own or part.role in own.split(","))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
+from foldrank.graph.linear.beside import result_of
 from foldrank.graph.linear.linears import Place, added_to, bias_of, stored_matrix
 
 PLAIN = frozenset({"Reshape", "Identity", "Cast", "Squeeze", "Unsqueeze", "Add", "Flatten"})
@@ -50,7 +51,7 @@ def biases_of(node: ir.Node) -> tuple[Place, ...]:
 
 def _undivided(node: ir.Node) -> ir.Value:
     """The linear's result, with its bias, in the shape in which it is taken apart."""
-    value = node.outputs[0]
+    value = result_of(node)
     bias = bias_of(node)
     if bias is not None and bias[0].op_type == "Add":
         value = bias[0].outputs[0]

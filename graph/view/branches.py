@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from foldrank.edits.base import BRANCHES, LAST, Branch
+from foldrank.graph.linear.beside import adds_beside
 from foldrank.graph.view.decoder import Block
 
 SUMS = ("Add", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization")
@@ -62,7 +63,7 @@ def _joins(graph: ir.Graph, last: ir.Node, flowing: set[ir.Node]) -> Iterator[tu
             continue
         rest = [value for value in node.inputs if value is not None and id(value) not in carried
                 and value.producer() in flowing]
-        if rest:
+        if rest and not adds_beside(node):
             yield node, rest[0] if len(rest) == len(read) == 1 else None
         else:
             carried |= {id(value) for value in node.outputs}

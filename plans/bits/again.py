@@ -1,10 +1,11 @@
-"""Numbers that a plan holds, made anew: after recovery they are those of weights that are no more."""
+"""Numbers that a plan holds, made anew: after recovery they are those of weights that are no more. So are the pairs
+beside them, which make up for what their rounding lost."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from foldrank.edits.base import Phase
+from foldrank.edits.base import BesideEdit, Phase
 from foldrank.edits.storage import StorageEdit
 from foldrank.planfile.plan import Plan
 from foldrank.plans.bits.holding import holding, site_of
@@ -24,10 +25,12 @@ def rounded_again(
     """The plan with the numbers that its other edits now leave, on windows of token ids; itself where it holds none."""
     storages = {site: edit.storage for edit in plan.edits if isinstance(edit, StorageEdit) and edit.held
                 if (site := site_of(edit)) is not None}
+    ranks = {edit.site: edit.rank for edit in plan.edits if isinstance(edit, BesideEdit)
+             and storages.keys() >= set(edit.site.parts)}
     if not storages:
         return plan
     first = [edit for edit in plan.edits if edit.phase < Phase.STORAGE]
     decoder = apply_edits(first, source, plan.arrays)
     ids = ids_NT[: max(1, TOKENS // ids_NT.shape[1])]
-    found = Rounding().of(Task(decoder, ids, seed, source, progress), storages)
-    return holding(plan, found.held, found.arrays)
+    found = Rounding().of(Task(decoder, ids, seed, source, progress), storages, ranks)
+    return holding(plan, found.held, found.arrays, found.beside)

@@ -32,7 +32,8 @@ class Settings:
     """`accuracy` 4 lets products be taken with activations rounded to int8: on CPUs several times as fast, and as
     coarse as bf16. `head_bits`, `embedding_bits`: of the matrix that makes the logits and of the table of words; `none`
     (or 16, 32) leaves them as floats. `inputs`, `toward`, `tokens`, `search`, `sweeps`, `fit`: of `rounding=gptq`, as
-    in `bits/walk.py` and `bits/careful.py`.
+    in `bits/walk.py` and `bits/careful.py`. `correct_rank`: of pairs of floats beside the blocks' weights, for what
+    rounding lost (`bits/correcting.py`); None: no pairs.
     """
 
     bits: Bits = 4
@@ -48,6 +49,12 @@ class Settings:
     search: bool = True
     sweeps: Annotated[int, Field(ge=0, le=20)] = 2
     fit: bool = True
+    correct_rank: Annotated[int, Field(ge=1)] | None = None
+
+    def __post_init__(self) -> None:
+        if self.correct_rank is not None and self.rounding == "nearest":
+            raise ValueError("correct_rank asks for rounding=gptq: rounding to nearest sees no text that would tell "
+                             "what its errors cost")
 
     @property
     def storage(self) -> FewBits:

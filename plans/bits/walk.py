@@ -3,13 +3,16 @@
 Within a block in the order in which it applies them: q, k, v; then o on what the rounded ones give; gate and up; down.
 `toward`: how far a weight aims, on those inputs, from what it would give (0) to what it gives in the model as it was
 (1): W + toward H^-1 X^T (Y - X) W, X the inputs now, Y those before, H = X^T X. With 1, rounding it is GPTAQ's aim
-(arXiv 2504.02692). Cost: about one run of the model over the text, its Grams, and what `gptq` costs.
+(arXiv 2504.02692). What rounding lost at a site may be made up for by a pair beside it (`correcting.py`), which what
+comes behind sees too. Cost: about one run of the model over the text, its Grams, and what `gptq` costs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final
 
 import numpy as np
 import torch
@@ -17,6 +20,7 @@ from torch import Tensor
 
 from foldrank.edits.storage import FewBits, Numbers
 from foldrank.plans.bits.careful import Care, solved
+from foldrank.plans.bits.correcting import correction, names_of
 from foldrank.plans.bits.inputs import Stages, all_inputs, sums
 from foldrank.plans.bits.tokens import Tokens
 from foldrank.plans.low_rank.grams import input_of, watched
@@ -27,13 +31,17 @@ from foldrank.plans.models.rounding import FewNumbers
 from foldrank.plans.shelf import Finding, Shelf, States, walk
 from foldrank.sites import Site
 
+NONE: Final[Mapping[Site, int]] = MappingProxyType({})
+
 
 @dataclass(frozen=True)
 class Rounded:
-    """Numbers of every site: arrays by name, and per site their names, of a weight or of A and B."""
+    """Numbers of every site: arrays by name, and per site their names, of a weight or of A and B; and the names of the
+    pairs beside sites."""
 
     arrays: Mapping[str, np.ndarray]
     held: Mapping[Site, tuple[Numbers, ...]]
+    beside: Mapping[Site, tuple[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -46,11 +54,12 @@ class Rounding:
     sequential: bool = True
     tokens: Tokens = "uniform"
 
-    def of(self, task: Task, storages: Mapping[Site, FewBits]) -> Rounded:
+    def of(self, task: Task, storages: Mapping[Site, FewBits], ranks: Mapping[Site, int] = NONE) -> Rounded:
         """Weights and pairs of the task's model at single-role sites, each as it is to be stored; roles of a pair
-        alike. Sites that are not named stay floats."""
+        alike. Sites that are not named stay floats. `ranks`: of pairs beside sites whose roles read one input."""
         decoder, names = task.decoder, Names(task.decoder.blocks, storages)
         stage = f"{self} {sorted((str(site), str(few.in_full())) for site, few in storages.items())}"
+        stage += f" beside {sorted((str(site), rank) for site, rank in ranks.items())}" if ranks else ""
         bases = task.shelf.under(f"bases {stage}")
 
         def step(block: Block, states: States) -> tuple[Finding, States]:
@@ -65,6 +74,12 @@ class Rounding:
                 for part in self._group(block, roles, storages, (gram, drift), bases):
                     found |= names.tensors(block, part)
                     current = part.put(current)
+                for site in (site for site in ranks if site.block == block.number and site.roles[0] in roles):
+                    lost = torch.cat([self._aimed(block.weight(role), gram, drift) - current.weight(role)
+                                      for role in site.roles], dim=1)
+                    pair = correction(lost, gram, ranks[site])
+                    found |= dict(zip(names_of(site), (pair.a, pair.b), strict=True))
+                    current = current.with_beside({site.roles: pair})
             outputs = {} if after is None else {"original": after}
             return Finding(found), {"hidden": stages.output(current if self.sequential else block), **outputs}
 
@@ -76,7 +91,11 @@ class Rounding:
             findings = walk(decoder.blocks, task.shelf.under(f"bits {stage}"), start, step, stage="rounding",
                             device=decoder.device, progress=task.progress)
         arrays = {name: tensor.cpu().numpy() for found in findings.values() for name, tensor in found.tensors.items()}
-        return Rounded(arrays, names.held)
+        return Rounded(arrays, names.held, {site: names_of(site) for site in ranks})
+
+    def _aimed(self, weight: Tensor, gram: Tensor, drift: Tensor | None) -> Tensor:
+        """What a weight is to give, as a weight on the inputs as they are now."""
+        return weight if drift is None else weight + self.toward * solved(gram, drift @ weight.double()).float()
 
     def _group(
         self, block: Block, roles: Roles, storages: Mapping[Site, FewBits], seen: tuple[Tensor, Tensor | None],
@@ -86,15 +105,12 @@ class Rounding:
         gram, drift = seen
         stored = {role: few for role in roles if (few := storages.get(Site(block.number, (role,)))) is not None}
 
-        def aimed(weight: Tensor) -> Tensor:
-            return weight if drift is None else weight + self.toward * solved(gram, drift @ weight.double()).float()
-
         pairs = {held: pair for held, pair in block.pairs.items() if set(held) <= set(roles)}
         single = {role: few for role, few in stored.items() if not any(role in held for held in pairs)}
         for few in dict.fromkeys(single.values()):
             alike = tuple(role for role, storage in single.items() if storage == few)
             whole = torch.cat([block.weight(role) for role in alike], dim=1)
-            yield Part(alike, (self.care.rounded(aimed(whole), gram, few),))
+            yield Part(alike, (self.care.rounded(self._aimed(whole, gram, drift), gram, few),))
         for held, pair in pairs.items():
             if held[0] not in stored:
                 continue

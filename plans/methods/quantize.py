@@ -3,7 +3,8 @@
 Weights and both factors of pairs are rounded on what the model as rounded so far gives them (`bits/walk.py`), or each
 by itself to nearest (`models/rounding.py`). It removes no weights, so `keep` is 1; what it saves are bytes: a weight of
 4 bytes becomes bits/8, plus 4/block_size for the scale. Head and embedding are rounded to nearest, in 8 bits by
-default; where they are one table, they stay one. It comes last, and `rounding=nearest` alone is what a user would
+default; where they are one table, they stay one. `correct_rank` adds pairs of floats beside what is stored in the
+blocks, for what rounding lost (`bits/correcting.py`). It comes last, and `rounding=nearest` alone is what a user would
 otherwise take. Source: ONNX Runtime, docs/ContribOperators.md; of the rounding: `bits/gptq.py`.
 """
 
@@ -18,11 +19,13 @@ from torch import Tensor
 
 from foldrank.digests import WeightDigest, in_threads
 from foldrank.edits import Edit
+from foldrank.edits.add_low_rank import AddLowRank
 from foldrank.edits.base import EMBEDDING, Phase
 from foldrank.edits.quantize_embedding import QuantizeEmbedding
 from foldrank.edits.quantize_head import QuantizeHead
 from foldrank.edits.quantize_weight import QuantizeWeight
 from foldrank.edits.storage import FewBits, StorageEdit
+from foldrank.plans.bits.correcting import corrected_sites
 from foldrank.plans.bits.settings import SIZES, BlockSize, Settings
 from foldrank.plans.bits.walk import Rounded
 from foldrank.plans.low_rank.factoring import replaced_digests
@@ -42,9 +45,10 @@ def run(task: Task, settings: Settings) -> Result:
 
 def stored(task: Task, settings: Settings, storages: Mapping[Site, FewBits]) -> Result:
     """Round these single-role sites of the model as it is now, each in its own way; its head and its table of words."""
-    found = settings.careful.of(task, storages) if settings.rounding == "gptq" else Rounded({}, {})
+    found = settings.careful.of(task, storages, _ranks(task, settings, storages)) \
+        if settings.rounding == "gptq" else Rounded({}, {})
     edits: list[Edit] = in_threads(lambda site: _edit(task, site, storages[site], settings, found), list(storages))
-    edits += tables(task.decoder, settings)
+    edits += [*tables(task.decoder, settings), *_corrections(task, found)]
     decoder = apply_edits(edits, task.decoder, found.arrays)
     return Result(decoder, tuple(edits), kept=1.0, arrays=found.arrays)
 
@@ -67,6 +71,29 @@ def _edit(task: Task, site: Site, storage: FewBits, settings: Settings, found: R
     return QuantizeWeight(
         site, (n_in, n_out), storage, replaced_digests(task.source.blocks, block, site.roles),
         settings.rounding, found.held.get(site, ()))
+
+
+def _ranks(task: Task, settings: Settings, storages: Mapping[Site, FewBits]) -> dict[Site, int]:
+    """Of pairs beside what is stored: those asked for, full where that is less."""
+    if settings.correct_rank is None:
+        return {}
+    return {site: min(settings.correct_rank, *_whole(task.decoder, site)) for site in corrected_sites(storages)}
+
+
+def _corrections(task: Task, found: Rounded) -> list[AddLowRank]:
+    """Pairs beside."""
+    def edit(site: Site) -> AddLowRank:
+        digests = replaced_digests(task.source.blocks, task.decoder.block(site.block), site.roles)
+        rank = found.arrays[found.beside[site][0]].shape[1]
+        return AddLowRank(site, _whole(task.decoder, site), rank, found.beside[site], digests)
+
+    return in_threads(edit, list(found.beside))
+
+
+def _whole(decoder: Decoder, site: Site) -> tuple[int, int]:
+    """[in, out] of all roles of a site side by side."""
+    shapes = [decoder.block(site.block).weight(role).shape for role in site.roles]
+    return shapes[0][0], sum(shape[1] for shape in shapes)
 
 
 def tables(decoder: Decoder, settings: Settings) -> list[StorageEdit]:
@@ -100,4 +127,8 @@ def _array(weight_IO: Tensor) -> np.ndarray:
     return np.ascontiguousarray(weight_IO.cpu().numpy())
 
 
-METHOD = Method("quantize", Settings, run, phase=Phase.STORAGE)
+def _until(settings: Settings) -> Phase:
+    return Phase.STORAGE if settings.correct_rank is None else Phase.BESIDE
+
+
+METHOD = Method("quantize", Settings, run, phase=Phase.STORAGE, until=_until)

@@ -5,7 +5,7 @@ Knows modules and names. Knows nothing of how blocks are run in a row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -44,6 +44,8 @@ class Block:
     family: Family
     origin: tuple[tuple[int, float], ...] = ()
     pairs: Mapping[Roles, Pair] = field(default_factory=dict)
+    beside: Mapping[Roles, Pair] = field(default_factory=dict)
+    """Pairs that stand beside what is there; the tensors are the sums."""
     dropped: frozenset[Branch] = frozenset()
     """Branches that add nothing: their tensors are there for the module, the last linear's are zeros."""
 
@@ -77,23 +79,37 @@ class Block:
         made = self.with_weights(weights) if weights else self
         return replace(made, pairs={**made.pairs, **pairs})
 
+    def with_beside(self, pairs: Mapping[Roles, Pair]) -> Block:
+        """The block with A B added to what some roles have; what was a pair stays one, with another beside it."""
+        sums: dict[str, Tensor] = {}
+        for roles, pair in pairs.items():
+            widths = [self.weight(role).shape[1] for role in roles]
+            columns = (pair.a @ pair.b).to(self.weight(roles[0]).device).split(widths, dim=1)
+            sums.update((role, self.weight(role) + added) for role, added in zip(roles, columns, strict=True))
+        return replace(self.with_weights(sums), pairs=self.pairs, beside={**self.beside, **pairs})
+
     def with_weights(self, weights: Mapping[str, Tensor]) -> Block:
-        """The block with other W [in, out] for some roles, which are no pairs any more; biases stay."""
+        """The block with other W [in, out] for some roles, with no pairs there or beside them; biases stay."""
         tensors = dict(self.tensors)
         for path in dict.fromkeys(self.family.path(role) for role in weights):
             held = self.family.linears[path]
             whole = torch.cat([weights[role] if role in weights else self.weight(role) for role in held], dim=1)
             tensors[f"{path}.weight"] = whole if self._in_out(path) else whole.T
-        left = {roles: pair for roles, pair in self.pairs.items() if not set(roles) & set(weights)}
-        return replace(self, tensors=tensors, pairs=left)
+        return replace(self, tensors=tensors, **self._pairs_less(weights))
 
     def without(self, branch: Branch) -> Block:
         """The block with a branch that adds nothing."""
         last = f"{self.family.path(LAST[branch])}."
         zeros = {name: tensor.new_zeros(()).expand(tensor.shape)
                  for name, tensor in self.tensors.items() if name.startswith(last)}
-        left = {roles: pair for roles, pair in self.pairs.items() if not set(roles) & set(BRANCHES[branch])}
-        return replace(self, tensors={**self.tensors, **zeros}, pairs=left, dropped=self.dropped | {branch})
+        return replace(self, tensors={**self.tensors, **zeros}, dropped=self.dropped | {branch},
+                       **self._pairs_less(BRANCHES[branch]))
+
+    def _pairs_less(self, gone: Iterable[str]) -> dict[str, Mapping[Roles, Pair]]:
+        """`pairs` and `beside` without those that have one of these roles."""
+        held = {"pairs": self.pairs, "beside": self.beside}
+        return {name: {roles: pair for roles, pair in found.items() if not set(roles) & set(gone)}
+                for name, found in held.items()}
 
     @property
     def _unread(self) -> frozenset[str]:

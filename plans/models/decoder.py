@@ -63,9 +63,11 @@ class Decoder:
 
     @property
     def stored_parameters(self) -> int:
-        """The same, with a pair's numbers in the place of its W's; an A that several pairs share counts once."""
+        """The same, with a pair's numbers in the place of its W's, and those of pairs beside; an A that several pairs
+        share counts once."""
         pairs = [(block.number, roles, pair) for block in self.blocks for roles, pair in block.pairs.items()]
         dense = sum(pair.a.shape[0] * pair.b.shape[1] for _, _, pair in pairs)
+        pairs += [(block.number, roles, pair) for block in self.blocks for roles, pair in block.beside.items()]
         first = {pair.shared or (number, roles): pair.a.numel() for number, roles, pair in pairs}
         return self.site_parameters - dense + sum(first.values()) + sum(pair.b.numel() for _, _, pair in pairs)
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from foldrank.edits.anatomy import Anatomy, BlockAnatomy, Matrix
+from foldrank.edits.anatomy import Anatomy, Beside, BlockAnatomy, Matrix
 from foldrank.edits.storage import FewBits, Numbers
 from foldrank.errors import PlanMismatch
 from foldrank.model.facts import head_size, heads, kv_heads
@@ -23,6 +23,19 @@ from foldrank.sites import ROLES
 
 _BY_BLOCK = ("layer_types", "no_rope_layers")
 """Entries of a config that hold one value per block."""
+
+
+class Sum(nn.Module):
+    """What computes a role, and a pair beside it: both read one input, their results are added."""
+
+    def __init__(self, main: nn.Module, pair: nn.Sequential) -> None:
+        super().__init__()
+        self.main, self.pair = main, pair
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Their sum."""
+        found: torch.Tensor = self.main(inputs) + self.pair(inputs)
+        return found
 
 
 @dataclass(frozen=True)
@@ -38,11 +51,21 @@ class Layer:
         return found
 
     def linears(self, role: str) -> list[nn.Linear]:
-        """What computes a role, in order: a Linear, or the two that were put in its place."""
-        parent, name = self.places[role]
-        module = parent.get_submodule(name)
+        """What computes a role, in order: a Linear, or the two that were put in its place; none that stand beside."""
+        module = self.module_of(role)
+        module = module.main if isinstance(module, Sum) else module
         found = [module] if isinstance(module, nn.Linear) else list(module.children())
         return [linear for linear in found if isinstance(linear, nn.Linear)]
+
+    def beside(self, role: str) -> Beside | None:
+        """The pair beside a role, read off its Linears."""
+        module = self.module_of(role)
+        return Beside(module.pair[0].out_features) if isinstance(module, Sum) else None
+
+    def module_of(self, role: str) -> nn.Module:
+        """What stands in a role's place."""
+        parent, name = self.places[role]
+        return parent.get_submodule(name)
 
     def put(self, role: str, module: nn.Module) -> None:
         """Another module in a role's place."""
@@ -144,7 +167,8 @@ class Model:
         first, *more = linears = layer.linears(role)
         stored = {self.few_bits.get(id(linear)) for linear in linears}
         shape = (first.in_features, linears[-1].out_features)
-        return Matrix(shape, first.out_features if more else None, stored.pop() if len(stored) == 1 else "mixed")
+        few_bits = stored.pop() if len(stored) == 1 else "mixed"
+        return Matrix(shape, first.out_features if more else None, few_bits, layer.beside(role))
 
     def put_together(self) -> nn.Module:
         """The model with the blocks that are left, numbered for the cache; lists of the config by block follow."""

@@ -20,7 +20,7 @@ from foldrank.passes.pipeline import transform
 from foldrank.passes.write import write_model
 from foldrank.runtime.quantizer import quantize
 
-TOLD = ("fold", "drop", "slice", "replace", "low_rank", "quantize")
+TOLD = ("fold", "drop", "slice", "replace", "low_rank", "quantize", "beside")
 """In the order of phases."""
 
 
@@ -38,6 +38,9 @@ def asked(maker: PlanMaker, kinds: tuple[str, ...]) -> PlanMaker:
         maker.low_rank("block.02.down", 7).low_rank("block.04.up", 9).low_rank("block.05.qkv", 11)
     if "quantize" in kinds:
         maker.quantize(FewBits(8, 16, True, 0))
+    if "beside" in kinds:
+        maker.beside("block.02.gate_up" if "gate" in maker.blocks[2] else "block.02.up", 5).beside("block.02.down", 6)
+        maker.beside("block.04.k", 3).beside("block.04.up", 48).beside("block.05.qkv", 4).beside("block.05.o", 9)
     return maker
 
 

@@ -121,11 +121,11 @@ def test_an_empty_plan_leaves_every_initializer(source: Written) -> None:
 def test_edits_of_disjoint_sites_commute(case: tuple[Written, PlanMaker], random: object) -> None:
     source, maker = case
     plan = maker.plan()
-    edits = list(maker.edits)
-    random.shuffle(edits)  # type: ignore[attr-defined]
-    folds = list(maker.folds)
-    random.shuffle(folds)  # type: ignore[attr-defined]
-    other = Plan(replace(plan.document, edits=(*folds, *edits)), plan.arrays)
+    shuffled = []
+    for alike in map(list, (maker.folds, maker.edits, maker.added)):
+        random.shuffle(alike)  # type: ignore[attr-defined]
+        shuffled += alike
+    other = Plan(replace(plan.document, edits=tuple(shuffled)), plan.arrays)
     with tempfile.TemporaryDirectory() as name:
         dense = source.write(Path(name))
         one, two = (transform(load_model(dense), p)[0] for p in (plan, other))

@@ -28,6 +28,7 @@ KINDS: Final = (
     "quantize_weight",
     "quantize_head",
     "quantize_embedding",
+    "add_low_rank",
 )
 """Every kind. Where a phase has several, passes run in this order."""
 

@@ -16,9 +16,18 @@ from foldrank.sites import Site
 
 
 @dataclass(frozen=True)
+class Beside:
+    """A pair whose product is added to what a matrix gives: its rank, and the name of its A, which is not compared."""
+
+    rank: int
+    basis: str | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
 class Matrix:
     """A linear map of one role: its shape [in, out], the rank of the pair in its place, and in which few bits it is
     stored (in words, where no edit stores in that way); None where there is no pair, and where numbers are floats.
+    `beside`: the pair beside it, in floats; None where there is none.
 
     What differs between a plan and its graph is not compared. `basis` names the A of the pair: those of one name read
     one A. `packed`: the roles that lie with this one in one weight, in storage order; `dtype`: what that is stored as.
@@ -27,13 +36,15 @@ class Matrix:
     shape: tuple[int, int]
     rank: int | None = None
     few_bits: FewBits | str | None = None
+    beside: Beside | None = None
     basis: str | None = field(default=None, compare=False)
     packed: tuple[str, ...] = field(default=(), compare=False)
     dtype: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         pair = f" of rank {self.rank}" if self.rank is not None else ""
-        return f"{list(self.shape)}{pair}, {self.few_bits or 'floats'}"
+        beside = f", a pair of rank {self.beside.rank} beside it" if self.beside is not None else ""
+        return f"{list(self.shape)}{pair}, {self.few_bits or 'floats'}{beside}"
 
 
 @dataclass(frozen=True)

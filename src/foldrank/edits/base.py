@@ -51,6 +51,7 @@ class Phase(enum.IntEnum):
     WIDTHS = 2
     WEIGHTS = 3
     STORAGE = 4
+    BESIDE = 5
 
 
 @dataclass(frozen=True)
@@ -206,6 +207,17 @@ class SiteEdit(Edit):
     def replaced(self) -> Mapping[Part, WeightDigest]:
         """Of each role."""
         return dict(zip(self.site.parts, self.replaces, strict=True))
+
+
+class BesideEdit(SiteEdit):
+    """An edit that adds a pair's product to what its site gives. `factors`: names of A and B. Subclasses are
+    dataclasses, as of every edit."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    rank: int
+    factors: tuple[str, str]
+    phase: ClassVar[Phase] = Phase.BESIDE
 
 
 class WeightEdit(SiteEdit):

@@ -17,7 +17,9 @@ def bytes_by_part(anatomy: Anatomy, item: int) -> dict[str, float]:
     bases: set[str] = set()
     for block in anatomy.blocks:
         for role, matrix in block.matrices.items():
-            found[PARTS[role]] += sum(numbers for numbers in _numbers(matrix, bases)) * bytes_each(matrix, item)
+            found[PARTS[role]] += sum(_numbers(matrix, bases)) * bytes_each(matrix, item)
+            if (pair := matrix.beside) is not None:
+                found[PARTS[role]] += sum(_pair(matrix.shape, pair.rank, pair.basis, bases)) * item
     return found
 
 
@@ -31,13 +33,17 @@ def bytes_each(matrix: Matrix, item: int) -> float:
 
 
 def _numbers(matrix: Matrix, bases: set[str]) -> Iterator[int]:
-    """Of W, or of B and of an A that was not counted yet."""
-    n_in, n_out = matrix.shape
+    """Of W, or of the pair in its place."""
     if matrix.rank is None:
-        yield n_in * n_out
-        return
-    yield matrix.rank * n_out
-    if matrix.basis is None or matrix.basis not in bases:
-        yield n_in * matrix.rank
-    if matrix.basis is not None:
-        bases.add(matrix.basis)
+        yield matrix.shape[0] * matrix.shape[1]
+    else:
+        yield from _pair(matrix.shape, matrix.rank, matrix.basis, bases)
+
+
+def _pair(shape: tuple[int, int], rank: int, basis: str | None, bases: set[str]) -> Iterator[int]:
+    """Of B, and of an A that was not counted yet."""
+    yield rank * shape[1]
+    if basis is None or basis not in bases:
+        yield shape[0] * rank
+    if basis is not None:
+        bases.add(basis)

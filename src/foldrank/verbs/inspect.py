@@ -115,8 +115,10 @@ def _packed(block: BlockAnatomy) -> Iterator[Site]:
 def _row(block: BlockAnatomy, site: Site) -> dict[str, Any]:
     matrices = [block.matrices[role] for role in site.roles]
     first = matrices[0]
-    return {"site": str(site), "shape": [first.shape[0], sum(matrix.shape[1] for matrix in matrices)],
-            "dtype": _DTYPES.get(first.dtype, first.dtype), "rank": first.rank}
+    beside = {role: pair.rank for role in site.roles if (pair := block.matrices[role].beside) is not None}
+    found = {"site": str(site), "shape": [first.shape[0], sum(matrix.shape[1] for matrix in matrices)],
+             "dtype": _DTYPES.get(first.dtype, first.dtype), "rank": first.rank}
+    return found | ({"beside": beside} if beside else {})
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from foldrank.digests import cast
 from foldrank.edits.base import HEAD
 from foldrank.edits.storage import Numbers, StorageEdit
 from foldrank.graph.linear.head import head_of
-from foldrank.graph.linear.marks import COLUMNS, PART, SITE
+from foldrank.graph.linear.marks import PART, sites_of
 from foldrank.graph.linear.weights import read
 from foldrank.graph.view.skip_norms import read_apart
 from foldrank.planfile.plan import Plan
@@ -59,20 +59,12 @@ def _nodes(model: ir.Model) -> Iterator[tuple[tuple[Key, ...], ir.Node]]:
             if node.op_type != "MatMulNBits":
                 continue
             if (part := node.metadata_props.get(PART)) in ("A", "B"):
-                yield tuple(_factor(node, str(part))), node
+                yield tuple((str(site), str(part)) for site in sites_of(node)), node
             elif node in single:
                 yield single[node], node
     head = head_of(model.graph)
     if head is not None and head.op_type == "MatMulNBits":
         yield ((HEAD, ""),), head
-
-
-def _factor(node: ir.Node, part: str) -> Iterator[Key]:
-    own = node.metadata_props.get(COLUMNS, "")
-    for text in node.metadata_props[SITE].split(","):
-        for site in Site.parse(text).parts:
-            if not own or site.role in own.split(","):
-                yield str(site), part
 
 
 def _same(node: ir.Node, planned: list[Numbers], arrays: Mapping[str, np.ndarray[Any, Any]]) -> bool:

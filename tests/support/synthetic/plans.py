@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from foldrank.digests import WeightDigest, combine
+from foldrank.edits.add_low_rank import AddLowRank
 from foldrank.edits.drop_branch import DropBranch
 from foldrank.edits.fold_blocks import FoldBlocks
 from foldrank.edits.low_rank import LowRank
@@ -30,6 +31,7 @@ class PlanMaker:
         self.slices: list[SliceMlp] = []
         self.edits: list[LowRank | ReplaceWeight] = []
         self.stored: list[QuantizeWeight | QuantizeHead | QuantizeEmbedding] = []
+        self.added: list[AddLowRank] = []
         self.head, self.embedding = decoder.head, decoder.embedding
         self.factors: dict[Site, tuple[np.ndarray, np.ndarray]] = {}
         self.arrays: dict[str, np.ndarray] = {}
@@ -37,7 +39,8 @@ class PlanMaker:
 
     def __repr__(self) -> str:
         slices = [(e.block, str(e.channels), e.down, e.bias) for e in self.slices]
-        edits = [*self.folds, *self.drops, *slices, *((str(e.site), getattr(e, "rank", None)) for e in self.edits)]
+        edits = [*self.folds, *self.drops, *slices, *((str(e.site), getattr(e, "rank", None)) for e in self.edits),
+                 *((str(e.site), "beside", e.rank) for e in self.added)]
         return f"plan({', '.join(map(str, edits))})"
 
     def fold(self, blocks: tuple[int, ...], coefficients: dict[int, float], into: int | None = None,
@@ -187,6 +190,23 @@ class PlanMaker:
         self._set(parsed, new.astype(self.decoder.shape.stored))
         return self
 
+    def beside(self, site: str, rank: int, seed: int = 0) -> PlanMaker:
+        """A random pair beside what is there; call it last."""
+        parsed = Site.parse(site)
+        weights = [self.blocks[parsed.block][role] for role in parsed.roles]
+        n_in, n_out = weights[0].shape[0], sum(w.shape[1] for w in weights)
+        rng = np.random.default_rng([7, seed, n_in, n_out, rank])
+        a = rng.standard_normal((n_in, rank)).astype(np.float32) / np.float32(np.sqrt(n_in))
+        b = rng.standard_normal((rank, n_out)).astype(np.float32) / np.float32(np.sqrt(rank))
+        names = (f"{site}.beside.A", f"{site}.beside.B")
+        digests = tuple(WeightDigest.of(w) for w in weights)
+        self.added.append(AddLowRank(parsed, (n_in, n_out), rank, names, digests))
+        self.arrays |= {names[0]: a, names[1]: b}
+        dtype = self.decoder.shape.stored
+        pair = a.astype(dtype).astype(np.float64) @ b.astype(dtype).astype(np.float64)
+        self._set(parsed, np.concatenate(weights, axis=1).astype(np.float64) + pair)
+        return self
+
     def _set(self, site: Site, whole: np.ndarray) -> None:
         start = 0
         for role in site.roles:
@@ -201,7 +221,7 @@ class PlanMaker:
                    for role in self.decoder.shape.roles if (site := f"block.{b:02d}.{role}") in read}
         source = Source("tiny", self.config_sha256, "LlamaForCausalLM", self.decoder.shape.blocks, weights)
         document = PlanDocument(source, None, (), {}, {},
-                                (*self.folds, *self.drops, *self.slices, *self.edits, *self.stored))
+                                (*self.folds, *self.drops, *self.slices, *self.edits, *self.stored, *self.added))
         return Plan(document, self.arrays)
 
     def expected(self) -> Decoder:

@@ -79,7 +79,8 @@ def written(draw: st.DrawFn) -> Written:
 
 @st.composite
 def planned(draw: st.DrawFn) -> tuple[Written, PlanMaker]:
-    """With a plan: disjoint windows, then pairs and other weights on any sites that stay, jointly or alone."""
+    """With a plan: disjoint windows, then pairs and other weights on any sites that stay, jointly or alone; and pairs
+    beside any of them."""
     source = draw(written())
     shape, maker = source.decoder.shape, PlanMaker(source.decoder, "0" * 64)
     start, left = 0, []
@@ -104,4 +105,12 @@ def planned(draw: st.DrawFn) -> tuple[Written, PlanMaker]:
                 maker.low_rank(f"block.{block:02d}.{name}", draw(st.integers(1, limit)))
             else:
                 maker.replace(f"block.{block:02d}.{name}")
+    for block in left:
+        taken = set()
+        for name in sorted(draw(st.sets(st.sampled_from([*shape.roles, *joint]), max_size=2))):
+            roles = joint.get(name, (name,))
+            shared = min(shape.linear(roles[0])[0], sum(shape.linear(r)[1] for r in roles))
+            if not taken & set(roles):
+                maker.beside(f"block.{block:02d}.{name}", draw(st.integers(1, shared)))
+            taken |= set(roles)
     return source, maker

@@ -10,6 +10,7 @@ import pytest
 import torch
 from tiny_families import TINY, random_model
 
+from foldrank.edits.add_low_rank import AddLowRank
 from foldrank.edits.quantize_embedding import QuantizeEmbedding
 from foldrank.edits.quantize_head import QuantizeHead
 from foldrank.edits.quantize_weight import QuantizeWeight
@@ -17,6 +18,7 @@ from foldrank.planfile.document import PlanDocument, Source
 from foldrank.planfile.plan import Plan
 from foldrank.plans.bits import inputs
 from foldrank.plans.bits.again import rounded_again
+from foldrank.plans.bits.correcting import corrected_sites, correction
 from foldrank.plans.low_rank.grams import block_statistics
 from foldrank.plans.method import Result, Task
 from foldrank.plans.methods import dipsvd, quantize
@@ -127,3 +129,63 @@ def test_numbers_follow_weights_that_were_trained(make_model: MakeModel, ids: np
     made = apply_edits(plan.edits, decoder, plan.arrays)
     assert distance(made, wanted, ids) < 0.3 * distance(stale, wanted, ids)
     assert set(plan.arrays) == {name for edit in plan.edits for name in edit.arrays()}
+
+
+def test_a_correction_is_the_best_pair_under_the_inputs_gram() -> None:
+    """By the singular values of what is lost, seen through the inputs: no pair of the rank errs less."""
+    random = np.random.default_rng(0)
+    inputs_NI = random.standard_normal((200, 12)) @ random.standard_normal((12, 12))
+    lost_IO = random.standard_normal((12, 30))
+    pair = correction(torch.from_numpy(lost_IO), torch.from_numpy(inputs_NI.T @ inputs_NI), 4)
+    assert (pair.a.shape, pair.b.shape) == ((12, 4), (4, 30))
+    left = inputs_NI @ (lost_IO - pair.a.double().numpy() @ pair.b.double().numpy())
+    beyond = np.linalg.svd(inputs_NI @ lost_IO, compute_uv=False)[4:]
+    assert np.linalg.norm(left) == pytest.approx(np.linalg.norm(beyond), rel=1e-5)
+    u, s, v = np.linalg.svd(lost_IO, full_matrices=False)
+    assert np.linalg.norm(left) < 0.98 * np.linalg.norm(inputs_NI @ (lost_IO - (u[:, :4] * s[:4]) @ v[:4]))
+
+
+def test_roles_that_read_one_input_share_a_pair_where_all_are_stored() -> None:
+    stored = [Site(0, (role,)) for role in ("q", "k", "v", "o", "up", "down")] + [Site(1, ("q",)), Site(1, ("v",))]
+    assert sorted(map(str, corrected_sites(stored))) == [
+        "block.00.down", "block.00.o", "block.00.qkv", "block.00.up", "block.01.q", "block.01.v"]
+
+
+@pytest.mark.parametrize("settings", [{}, {"toward": 1.0}])
+def test_the_loss_falls_with_the_rank_of_what_makes_up_for_rounding(
+    settings: dict[str, Any], make_model: MakeModel, ids: np.ndarray
+) -> None:
+    decoder = Decoder.of(make_model(2))
+    found = [quantized(decoder, ids, **settings, **({"correct_rank": rank} if rank else {})) for rank in (0, 12, 999)]
+    plain, few, full = (distance(one.decoder, decoder, ids) for one in found)
+    assert few < 0.5 * plain
+    assert full < 1e-6 * plain
+    assert [edit.kind for edit in found[1].edits].index("add_low_rank") == sum(
+        not isinstance(edit, AddLowRank) for edit in found[1].edits)
+    assert {edit.rank for edit in found[1].edits if isinstance(edit, AddLowRank)} == {12}
+    again = apply_edits(found[1].edits, decoder, found[1].arrays)
+    assert distance(again, found[1].decoder, ids) == 0
+    pairs = sum(edit.rank * sum(edit.shape) for edit in found[1].edits if isinstance(edit, AddLowRank))
+    assert found[1].decoder.stored_parameters - decoder.stored_parameters == pairs
+
+
+def test_rounding_to_nearest_has_nothing_to_correct_by() -> None:
+    with pytest.raises(ValueError, match="correct_rank asks for rounding=gptq"):
+        quantize.Settings(rounding="nearest", correct_rank=4)
+
+
+def test_pairs_beside_follow_weights_that_were_trained(make_model: MakeModel, ids: np.ndarray) -> None:
+    decoder = Decoder.of(make_model(2))
+    pairs = dipsvd.run(Task(decoder, ids, 0, source=decoder), dipsvd.Settings(keep=0.6, align=1))
+    found = quantize.run(Task(pairs.decoder, ids, 0, source=decoder), quantize.Settings(**EXACT, correct_rank=12))
+    document = PlanDocument(Source("m", "0" * 64, "L", 2, {}), None, (), {}, {}, (*pairs.edits, *found.edits))
+    trained = {name: array * np.float32(2) for name, array in pairs.arrays.items()}
+    plan = rounded_again(decoder, Plan(document, {**trained, **found.arrays}), ids)
+    assert [edit.kind for edit in plan.edits] == [edit.kind for edit in document.edits]
+    assert set(plan.arrays) == {name for edit in plan.edits for name in edit.arrays()}
+    wanted = apply_edits(pairs.edits, decoder, trained)
+    bare = apply_edits([edit for edit in plan.edits if not isinstance(edit, AddLowRank)], decoder, plan.arrays)
+    old = {name: found.arrays[name] for edit in plan.edits if isinstance(edit, AddLowRank) for name in edit.arrays()}
+    made, stale = (apply_edits(plan.edits, decoder, {**plan.arrays, **arrays}) for arrays in ({}, old))
+    assert distance(made, wanted, ids) < 0.6 * distance(bare, wanted, ids)
+    assert distance(made, wanted, ids) < 0.8 * distance(stale, wanted, ids)
