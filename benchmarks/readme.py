@@ -107,6 +107,27 @@ def _huge_pages(data: dict[str, Any]) -> str:
             f"as fast as in small ones: {rows} ({engines}).")
 
 
+def _llama_cpp(data: dict[str, Any]) -> str:
+    sizes, environment = data["model_bytes"], data["environment"]
+    entries = data["peers"]["entries"]
+    said = {
+        phase: "; ".join(
+            f"{_per_second(one, one['ours_ms']):,.0f} tokens/s against {_per_second(one, one['theirs_ms']):,.0f} after "
+            f"{one['prompt_tokens']} tokens, {one['ratio']:.2f} [{one['ci95'][0]:.2f}, {one['ci95'][1]:.2f}] times as "
+            f"fast{'' if one['stable'] else ' (unstable)'}" for one in entries if one["phase"] == phase)
+        for phase in ("decode", "prefill")
+    }
+    return (f"The 4-bit bundle of {data['model']} ({sizes['compressed'] / 1e6:.0f} MB) in {data['peers']['engine']} "
+            f"against llama.cpp on that file ({sizes['gguf'] / 1e6:.0f} MB), {environment['threads']} threads of "
+            f"{environment['cpu_model']}. Decoding: {said['decode']}. Prompts: {said['prefill']}. "
+            f"llama.cpp ran {entries[0]['what']}.")
+
+
+def _per_second(entry: dict[str, Any], took_ms: float) -> float:
+    """Tokens read or made in that time."""
+    return (entry["prompt_tokens"] if entry["phase"] == "prefill" else 1) * entry["batch"] * 1e3 / took_ms
+
+
 def _few_bits(data: dict[str, Any]) -> str:
     rows = [
         (row["model"], " ".join(f"`{method}`" for method in row["methods"]),
@@ -242,6 +263,7 @@ def _planning_large(data: dict[str, Any]) -> str:
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "demo": _demo, "cpu_speed": _cpu_speed, "huge_pages": _huge_pages, "few_bits": _few_bits, "planning": _planning,
+    "llama_cpp": _llama_cpp,
     "width_smollm2": _width, "branches_smollm2": _branches, "smollm2": _smollm2,
     "apply_cost": _apply_cost, "big_bundle": _big_bundle, "quality": summary,
     "quality_recovered": partial(summary, recovered=True),
