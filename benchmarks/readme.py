@@ -108,24 +108,23 @@ def _huge_pages(data: dict[str, Any]) -> str:
 
 
 def _llama_cpp(data: dict[str, Any]) -> str:
-    sizes, environment = data["model_bytes"], data["environment"]
-    entries = data["peers"]["entries"]
-    said = {
-        phase: "; ".join(
-            f"{_per_second(one, one['ours_ms']):,.0f} tokens/s against {_per_second(one, one['theirs_ms']):,.0f} after "
-            f"{one['prompt_tokens']} tokens, {one['ratio']:.2f} [{one['ci95'][0]:.2f}, {one['ci95'][1]:.2f}] times as "
-            f"fast{'' if one['stable'] else ' (unstable)'}" for one in entries if one["phase"] == phase)
-        for phase in ("decode", "prefill")
-    }
-    return (f"The 4-bit bundle of {data['model']} ({sizes['compressed'] / 1e6:.0f} MB) in {data['peers']['engine']} "
-            f"against llama.cpp on that file ({sizes['gguf'] / 1e6:.0f} MB), {environment['threads']} threads of "
-            f"{environment['cpu_model']}. Decoding: {said['decode']}. Prompts: {said['prefill']}. "
-            f"llama.cpp ran {entries[0]['what']}.")
+    sizes, environment, entries = data["model_bytes"], data["environment"], data["peers"]["entries"]
+    rows = [("files", f"{sizes['compressed'] / 1e6:.0f} MB", f"{sizes['gguf'] / 1e6:.0f} MB", "")]
+    for one in entries:
+        tokens = one["prompt_tokens"] if one["phase"] == "prefill" else 1
+        ours, theirs = (f"{1e3 * tokens / one[key]:,.0f} tokens/s" for key in ("ours_ms", "theirs_ms"))
+        what = "prompt of {} tokens" if one["phase"] == "prefill" else "decoding after {}"
+        rows.append((what.format(one["prompt_tokens"]), ours, theirs,
+                     f"{one['ratio']:.2f} [{one['ci95'][0]:.2f}, {one['ci95'][1]:.2f}]"
+                     f"{'' if one['stable'] else ', unstable'}"))
+    table = _table(("", f"4-bit bundle in {data['peers']['engine']}", "llama.cpp", "ours over llama.cpp"), rows)
+    return (f"{table}\n\nBatch 1, {_threads(environment['threads'])} of {environment['cpu_model']}, load average "
+            f"{environment['load_average'][0]:.0f} on {environment['logical_cores']} cores. llama.cpp ran "
+            f"{entries[0]['what']}.")
 
 
-def _per_second(entry: dict[str, Any], took_ms: float) -> float:
-    """Tokens read or made in that time."""
-    return (entry["prompt_tokens"] if entry["phase"] == "prefill" else 1) * entry["batch"] * 1e3 / took_ms
+def _threads(count: int) -> str:
+    return f"{count} thread{'' if count == 1 else 's'}"
 
 
 def _few_bits(data: dict[str, Any]) -> str:
