@@ -48,7 +48,7 @@ $(OPTIMUM)/.ready: $(READY)
 	touch $@
 
 # Who loads a bundle besides us, each at the version that was tried, in an environment of its own: lm-eval and OpenVINO,
-# and in Node (skipped without) onnxruntime-node and transformers.js. optimum's is found where `make optimum-env` made it.
+# llama.cpp (xllamacpp, a peer of `bench`), and in Node (skipped without) onnxruntime-node and transformers.js. optimum's is found where `make optimum-env` made it.
 consumers: $(CONSUMERS)/.ready
 	$(CONSUMERS)/bin/python -m pytest tests/consumers -ra
 
@@ -56,7 +56,7 @@ $(CONSUMERS)/.ready: setup.cfg constraints.txt
 	test -x $(CONSUMERS)/bin/python || $(PYTHON) -m venv $(CONSUMERS)
 	$(CONSUMERS)/bin/pip install -q --upgrade pip
 	$(CONSUMERS)/bin/pip install -q -c constraints.txt 'torch==2.13.0'
-	$(CONSUMERS)/bin/pip install -q -c constraints.txt -e '.[torch,report,cpu,dev]' lm-eval openvino
+	$(CONSUMERS)/bin/pip install -q -c constraints.txt -e '.[torch,report,cpu,dev]' lm-eval openvino xllamacpp
 	! command -v npm > /dev/null || npm install --silent --no-audit --no-fund --ignore-scripts \
 		--prefix $(CONSUMERS)/node onnxruntime-node@1.30.0 @huggingface/transformers@4.3.2
 	touch $@

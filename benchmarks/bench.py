@@ -6,6 +6,7 @@ Measures nothing itself (`paired.py`) and judges nothing but the gate asked for.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from foldrank.benchmarks import document
@@ -15,7 +16,7 @@ from foldrank.benchmarks.child import TUNABLES
 from foldrank.benchmarks.environment import environment, last_level_cache_bytes
 from foldrank.benchmarks.ideal import Work, count_file
 from foldrank.benchmarks.paired import Setup, run
-from foldrank.benchmarks.peers import against
+from foldrank.benchmarks.peers import Ours, against
 from foldrank.benchmarks.placement import placements
 from foldrank.benchmarks.schedule import FEW, ONE, WHOLE, Turns
 from foldrank.benchmarks.statistics import SPREAD, UNSTABLE_ABOVE
@@ -38,10 +39,11 @@ RATIO = "dense over compressed, median of pairs; where turns are tokens a pair's
 
 def paired_bench(
     compressed: Bundle, dense: Bundle, provider: Provider, profile: Profile, *, threads: int, seed: int,
-    min_speedup: float | None = None, peers: Sequence[str] = (), budget_s: float | None = None,
-    progress: Progress = SILENT,
+    min_speedup: float | None = None, peers: Sequence[str] = (), gguf: Path | None = None,
+    budget_s: float | None = None, progress: Progress = SILENT,
 ) -> Bench:
-    """Measure and describe; `peers` as in `peers.py`, `budget_s` as in `budget.py`.
+    """Measure and describe; `peers` and the `gguf` file that llama.cpp runs as in `peers.py`, `budget_s` as in
+    `budget.py`.
 
     Raises BundleError (bundles that cannot be compared), ProviderUnavailable, SourceError.
     """
@@ -63,13 +65,14 @@ def paired_bench(
     speedups = [entry for one in series for entry in document.speedups(one, setup, yardstick)]
     null = document.null_test(series, setup)
     gates = speed_gates(speedups, null, min_speedup)
+    ours = Ours(dense, compressed, series[0].engine, gguf)
     return Bench(
         null_test=null,
         rows=[row for one in series for row in document.rows(one, setup, yardstick)],
         speedups=speedups,
         memory=[entry for one in series for entry in document.memory(one)],
         energy=[entry for one in series for entry in document.energy(one)],
-        peers=against(peers, dense, series[0].engine, setup, profile, progress) if peers else None,
+        peers=against(peers, ours, setup, profile, progress) if peers else None,
         placement=placements({"dense": dense, "compressed": compressed}, provider, threads),
         environment=Environment(
             **environment(threads), **on_card, bandwidth_bytes_per_s=yardstick.bandwidth,

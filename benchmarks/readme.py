@@ -104,6 +104,26 @@ def _huge_pages(data: dict[str, Any]) -> str:
             f"as fast as in small ones: {rows} ({engines}).")
 
 
+def _llama_cpp(data: dict[str, Any]) -> str:
+    sizes, environment, entries = data["model_bytes"], data["environment"], data["peers"]["entries"]
+    rows = [("files", f"{sizes['compressed'] / 1e6:.0f} MB", f"{sizes['gguf'] / 1e6:.0f} MB", "")]
+    for one in entries:
+        tokens = one["prompt_tokens"] if one["phase"] == "prefill" else 1
+        ours, theirs = (f"{1e3 * tokens / one[key]:,.0f} tokens/s" for key in ("ours_ms", "theirs_ms"))
+        what = "prompt of {} tokens" if one["phase"] == "prefill" else "decoding after {}"
+        rows.append((what.format(one["prompt_tokens"]), ours, theirs,
+                     f"{one['ratio']:.2f} [{one['ci95'][0]:.2f}, {one['ci95'][1]:.2f}]"
+                     f"{'' if one['stable'] else ', unstable'}"))
+    table = table(("", f"4-bit bundle in {data['peers']['engine']}", "llama.cpp", "ours over llama.cpp"), rows)
+    return (f"{table}\n\nBatch 1, {_threads(environment['threads'])} of {environment['cpu_model']}, load average "
+            f"{environment['load_average'][0]:.0f} on {environment['logical_cores']} cores. llama.cpp ran "
+            f"{entries[0]['what']}.")
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread{'' if count == 1 else 's'}"
+
+
 def _few_bits(data: dict[str, Any]) -> str:
     rows = [
         (row["model"], " ".join(f"`{method}`" for method in row["methods"]),
@@ -198,6 +218,7 @@ def _planning_large(data: dict[str, Any]) -> str:
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "demo": _demo, "cpu_speed": _cpu_speed, "huge_pages": _huge_pages, "few_bits": _few_bits, "planning": _planning,
+    "llama_cpp": _llama_cpp,
     "width_smollm2": widths, "branches_smollm2": branches, "smollm2": front,
     "apply_cost": _apply_cost, "big_bundle": _big_bundle, "quality": summary,
     "quality_recovered": partial(summary, recovered=True),

@@ -18,6 +18,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from foldrank.benchmarks.energy import energy_counter
+from foldrank.benchmarks.llama_cpp import LlamaLoop
 from foldrank.benchmarks.peers import PEERS, open_peer
 from foldrank.benchmarks.workload import Workload
 from foldrank.errors import FoldrankError, ProviderUnavailable
@@ -39,7 +40,7 @@ class Worker:
 
     def open(self, *, folder: str, engine: str, provider: str, options: dict[str, str], threads: int) -> dict[str, Any]:
         """Open the bundle. Gives node placement and whether a CUDA graph is replayed (null where the engine does not
-        tell), resident bytes before, and how many bytes lie in huge pages after."""
+        tell), resident bytes before, how many bytes lie in huge pages after, and of llama.cpp what it runs."""
         before, path, chosen, old = memory("VmRSS"), Path(folder), resolve(provider, options), threads_now()
         placement = graph = None
         self._provider = chosen
@@ -53,7 +54,8 @@ class Worker:
             graph = isinstance(decoder, ResidentDecoder) and decoder.graph
         pinned = pin(threads_now() - old, threads)
         return {"placement": placement, "cuda_graph": graph, "rss_before_bytes": before, "pinned": pinned,
-                "huge_page_bytes": memory("AnonHugePages", Path("/proc/self/smaps_rollup"))}
+                "huge_page_bytes": memory("AnonHugePages", Path("/proc/self/smaps_rollup")),
+                "what": self._decoder.what if isinstance(self._decoder, LlamaLoop) else None}
 
     def sample(self, *, prompt: int, batch: int, tokens: int, vocabulary: int, seed: int) -> dict[str, Any]:
         """Read one prompt, make `tokens` tokens. Gives seconds to the first and per later token."""
@@ -101,7 +103,7 @@ class Worker:
     def _decoder_for(self, workload: Workload) -> Decoder:
         if self._decoder is None:
             raise ValueError("sample before open")
-        if self._shared or isinstance(self._decoder, GenaiDecoder):
+        if self._shared or isinstance(self._decoder, GenaiDecoder | LlamaLoop):
             self._decoder.capacity = workload.capacity
         return self._decoder
 

@@ -75,10 +75,13 @@ def show_bench(report: Bench) -> None:
     for what, why in (report.method.left_out if report.method else {}).items():
         output.say(f"{what}: not timed ({why})")
     if peers := report.peers:
-        output.table(f"peers against the dense bundle in {peers.engine}",
-                     ("peer", "phase", "prompt", "batch", "its time over ours", "95 % interval"),
-                     ((p.peer, p.phase, p.prompt_tokens, p.batch, f"{p.ratio:.2f}", f"{p.ci95[0]:.2f}..{p.ci95[1]:.2f}")
-                      for p in peers.entries))
+        output.table(f"peers against our bundles in {peers.engine}",
+                     ("peer", "against", "phase", "prompt", "batch", "its ms", "our ms", "its time over ours",
+                      "95 % interval"),
+                     ((p.peer, p.against, p.phase, p.prompt_tokens, p.batch, p.theirs_ms, p.ours_ms, f"{p.ratio:.2f}",
+                       f"{p.ci95[0]:.2f}..{p.ci95[1]:.2f}") for p in peers.entries))
+        for peer, what in {p.peer: p.what for p in peers.entries if p.what}.items():
+            output.say(f"{peer}: {what}")
         for peer, reason in peers.unavailable.items():
             output.say(f"{peer}: unavailable ({reason})")
     show_gates(report.gates)

@@ -46,6 +46,10 @@ class Gguf:
         """What a manifest says of it."""
         return {"gguf": self.file.name, "gguf_sha256": self.sha256}
 
+    def stored(self) -> dict[str, int | list[str]]:
+        """How the file itself holds what the checkpoint holds as floats: its bytes, and the types of its tensors."""
+        return {"gguf_bytes": self.file.stat().st_size, "gguf_types": _types(read_header(self.file))}
+
 
 def gguf_of(path: Path) -> Path | None:
     """The GGUF file that a path means: itself, or the one of a folder that holds no safetensors; else None. Raises
@@ -114,5 +118,9 @@ def _convert(file: Path, folder: Path) -> None:
 def _card(file: Path, header: Header) -> str:
     licence = header.values.get("general.license")
     front = f"---\nlicense: {licence}\n---\n" if isinstance(licence, str) and licence.isprintable() else ""
-    types = sorted({tensor.type for tensor in header.tensors.values()})
-    return f"{front}Read from {file.name} ({', '.join(types)}); its weights lie where that file's bits put them.\n"
+    types = ", ".join(_types(header))
+    return f"{front}Read from {file.name} ({types}); its weights lie where that file's bits put them.\n"
+
+
+def _types(header: Header) -> list[str]:
+    return sorted({tensor.type for tensor in header.tensors.values()})

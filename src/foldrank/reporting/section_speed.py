@@ -12,8 +12,8 @@ from foldrank.reporting.parts import Cell, Fold, Mark, Part, Section, Table, Tex
 from foldrank.reporting.roofline import roofline
 from foldrank.reporting.section_placement import placement_parts
 from foldrank.reporting.speed_chart import before_after, speedups
-from foldrank.reporting.workload import workload
-from foldrank.reports.bench import NullTest, Row, Speedup
+from foldrank.reporting.workload import told, workload
+from foldrank.reports.bench import NullTest, Peers, Row, Speedup
 from foldrank.reports.form import plain
 
 
@@ -30,6 +30,7 @@ def speed(evidence: Evidence) -> Section:
         *before_after(bench.rows),
         *roofline(bench),
         *against_context(bench.rows),
+        *([_peers(bench.peers)] if bench.peers and bench.peers.entries else []),
         *absent(evidence, bench),
     ]
     if bench.gates:
@@ -85,6 +86,20 @@ def _null(null: NullTest) -> Part:
     if every > 1 and null.missed is not None:
         words += f" Of {every} null tests over all workloads, {every - null.missed} contain 1."
     return Text(words)
+
+
+def _peers(peers: Peers) -> Table:
+    """What a user would take otherwise, timed in turns with one of our bundles."""
+    ran = {one.peer: one.what for one in peers.entries if one.what}
+    return table(
+        ("peer", "workload", "against our", "its time", "our time", "its time over ours", "95 % interval"), "lllrrrr",
+        [[one.peer, f"{one.phase}, {told(None, one.prompt_tokens, None, one.batch)}", one.against,
+          figures.milliseconds(one.theirs_ms), figures.milliseconds(one.ours_ms),
+          Cell(figures.times(one.ratio), "" if one.stable else "warn"), figures.interval(one.ci95)]
+         for one in peers.entries],
+        " ".join((f"Ours in {peers.engine}. Medians; the ratio is the median over pairs taken in turn.",
+                  *(f"{peer}: {what}." for peer, what in ran.items()))),
+    )
 
 
 def _rows(rows: list[Row]) -> Table:

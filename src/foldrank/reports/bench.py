@@ -155,7 +155,9 @@ class Placement(Part):
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
 class Peer(Part):
-    """A peer's time over that of the dense bundle."""
+    """A peer's time over ours: that of the dense bundle, or of the compressed one where the peer runs the model in few
+    bits itself. `ours_ms`, `theirs_ms`: medians, to the first token or per token. `what`: what the peer ran, where that
+    is no library's reading of the checkpoint or the bundle."""
 
     peer: str
     phase: Phase
@@ -165,11 +167,15 @@ class Peer(Part):
     ci95: Interval
     pair_ratios: list[list[float]]
     stable: bool
+    against: Literal["dense", "compressed"] = "dense"
+    ours_ms: float | None = None
+    theirs_ms: float | None = None
+    what: str | None = None
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
 class Peers(Part):
-    """What was timed against the dense bundle in `engine`, and what was not, with the reason."""
+    """What was timed against our bundles in `engine`, and what was not, with the reason."""
 
     engine: str
     entries: list[Peer]

@@ -9,6 +9,7 @@ from typing import Any
 
 from foldrank.benchmarks.bench import paired_bench
 from foldrank.benchmarks.cost_table import group_shapes, measure_costs, narrower_shapes
+from foldrank.benchmarks.llama_cpp import gguf_file
 from foldrank.benchmarks.peers import PEERS
 from foldrank.benchmarks.workload import ENGINES, FULL, QUICK
 from foldrank.bundle.bundle import Bundle
@@ -27,13 +28,15 @@ def bench(
     provider_options: Mapping[str, str] | None = None,
     allow_fallback: bool = False, min_speedup: float | None = None, seed: int = 0,
     pairs: int | None = None, quick: bool = False, engines: Sequence[str] = ENGINES, threads: int | None = None,
-    against: Sequence[str] = (), budget_s: float | None = None, progress: Progress = SILENT,
+    against: Sequence[str] = (), gguf: Path | str | None = None, budget_s: float | None = None,
+    progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Measure the bundle against its dense baseline, write reports/bench.json into it, return its content.
 
     `quick`: batch 1 and short prompts only (`workload.QUICK`); `pairs` at least 20; `threads` default: physical cores.
     `budget_s`: seconds after which no further prompt and engine is begun; the first of both is measured whole.
-    `against`: peers measured in the same run (`benchmarks/peers.py`). `min_speedup`: gate on decoding at batch 1; a
+    `against`: peers measured in the same run (`benchmarks/peers.py`). `gguf`: the file that llama.cpp runs; default:
+    the one that the checkpoint was read from. `min_speedup`: gate on decoding at batch 1; a
     miss is in `gates` and `verdict`, not an exception.
     Raises BundleError, ProviderUnavailable, SourceError; ValueError on fewer pairs or an unknown engine.
     """
@@ -41,13 +44,19 @@ def bench(
         raise ValueError(f"engines {list(engines)}: one or more of {list(ENGINES)}")
     if not set(against) <= set(PEERS):
         raise ValueError(f"against {list(against)}: one or more of {list(PEERS)}")
+    if gguf is not None and "llama.cpp" not in against:
+        raise ValueError("a GGUF file is for --against llama.cpp")
     profile = QUICK if quick else FULL
     profile = replace(profile, engines=tuple(engines), pairs=profile.pairs if pairs is None else pairs)
     on = provider_for(provider, provider_options, allow_fallback=allow_fallback)
     compressed, dense = _open(bundle), _open(baseline)
+    file = None
+    if "llama.cpp" in against:
+        given = None if gguf is None else Path(gguf).expanduser()
+        file = gguf_file(given, dense.manifest.source, dense.json("config.json"))
     result = paired_bench(
         compressed, dense, on, profile, threads=threads or default_threads(), seed=seed, min_speedup=min_speedup,
-        peers=against, budget_s=budget_s, progress=progress,
+        peers=against, gguf=file, budget_s=budget_s, progress=progress,
     )
     compressed.with_files({FORM.file: FORM.data(result)})
     return FORM.document(result)

@@ -13,7 +13,7 @@ from foldrank.disk.staging import check_output, staged_folder
 from foldrank.export.exporters import EXPORTERS, Exported, check_exporter, run_exporter
 from foldrank.export.untied import untied
 from foldrank.model.checkpoint import Checkpoint, check_finite
-from foldrank.model.places import remember
+from foldrank.model.places import remember, remember_gguf
 from foldrank.plans.models.names import prove_names
 from foldrank.progress import SILENT, Progress
 from foldrank.reporting.card import model_card
@@ -73,4 +73,6 @@ def export(
         command += f" --from {Path(graph).name}" if graph is not None else ""
         seal(folder, command=command, seed=seed, known=made.files, weights=proof.weights, **facts)
     remember(source, checkpoint.path)
+    if checkpoint.gguf is not None:
+        remember_gguf(source, checkpoint.gguf.file)
     return Bundle.open(output)

@@ -131,7 +131,7 @@ def _checkpoint(path: Path) -> dict[str, Any]:
     tensors = checkpoint.tensors.values()
     return {
         "kind": "checkpoint", "identity": identify(checkpoint.config, checkpoint.tensors).name,
-        **(checkpoint.gguf.source() if checkpoint.gguf else {}),
+        **(checkpoint.gguf.source() | checkpoint.gguf.stored() if checkpoint.gguf else {}),
         "dialect": "safetensors", "name": checkpoint.name,
         "architecture": checkpoint.architecture,
         "blocks": len(anatomy.blocks), "sites": _sites(anatomy), "kv": _kv(anatomy),

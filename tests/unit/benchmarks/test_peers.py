@@ -13,7 +13,7 @@ import pytest
 
 from foldrank.benchmarks import peers
 from foldrank.benchmarks.paired import Setup
-from foldrank.benchmarks.peers import against, open_peer
+from foldrank.benchmarks.peers import Ours, against, open_peer
 from foldrank.benchmarks.schedule import ONE
 from foldrank.benchmarks.workload import Profile, Workload
 from foldrank.errors import ProviderUnavailable
@@ -66,6 +66,7 @@ class StandIn:
     def __init__(self, name: str, command: tuple[str, ...] = ()) -> None:
         self.name = name
         self.started.append(name)
+        self.mine = " in " in name
 
     def __enter__(self) -> StandIn:
         return self
@@ -76,14 +77,19 @@ class StandIn:
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
         if do == "open" and arguments["engine"] in self.absent:
             raise ProviderUnavailable("optimum", "is not installed", "install it")
-        slow = 1.0 if self.name.startswith("dense in") else 2.0
+        slow = 1.0 if self.mine else 2.0
         self.asked.add((self.name, do))
+        if do == "open":
+            return {"what": None if self.mine else f"{arguments['folder']} as it is"}
         return {"steps_s": [slow] * arguments["count"]} if do == "steps" else {"ttft_s": 3 * slow, "tpot_s": slow}
 
 
-def bundle(folder: Path, checkpoint: Path) -> Any:
-    """As much of a bundle as the comparison looks at."""
-    return SimpleNamespace(path=folder, manifest=SimpleNamespace(source={"path": str(checkpoint)}, dtype="fp32"))
+def ours(folder: Path, checkpoint: Path, gguf: Path | None = None) -> Ours:
+    """As much of our side as the comparison looks at."""
+    dense: Any = SimpleNamespace(
+        path=folder, manifest=SimpleNamespace(source={"path": str(checkpoint)}, dtype="fp32"))
+    small: Any = SimpleNamespace(path=folder / "small")
+    return Ours(dense, small, "genai", gguf)
 
 
 def test_ratios_are_their_time_over_ours_and_a_missing_peer_leaves_a_reason(
@@ -94,16 +100,17 @@ def test_ratios_are_their_time_over_ours_and_a_missing_peer_leaves_a_reason(
     monkeypatch.setenv("FOLDRANK_OPTIMUM_PYTHON", "/bin/sh")
     monkeypatch.setattr(peers, "_exported", lambda *_: tmp_path / "optimum")
     monkeypatch.setattr(peers, "place_of", lambda source: next(filter(Path.is_dir, [Path(source["path"])]), None))
-    dense = bundle(tmp_path, tmp_path)
     StandIn.started.clear()
-    found = against(["transformers", "optimum"], dense, "genai", SETUP, PROFILE)
+    found = against(["transformers", "optimum"], ours(tmp_path, tmp_path), SETUP, PROFILE)
     assert found.engine == "genai"
     assert [(one.peer, one.phase, one.ratio) for one in found.entries] == [
         ("transformers", "prefill", 2.0), ("transformers", "decode", 2.0)]
     assert [[len(launch) for launch in one.pair_ratios] for one in found.entries] == [[10, 10], [10, 10]]
     assert StandIn.started[:4] == ["dense in genai", "transformers", "transformers", "dense in genai"]
-    assert found.unavailable == {"optimum": "optimum: is not installed"}
-    gone = against(["transformers"], bundle(tmp_path, tmp_path / "gone"), "genai", SETUP, PROFILE)
+    assert [(one.against, one.ours_ms, one.theirs_ms) for one in found.entries] == [
+        ("dense", 3000.0, 6000.0), ("dense", 1000.0, 2000.0)]
+    assert found.unavailable == {"optimum": "optimum: is not installed; install it"}
+    gone = against(["transformers"], ours(tmp_path, tmp_path / "gone"), SETUP, PROFILE)
     assert "its checkpoint is not there" in gone.unavailable["transformers"]
 
 
@@ -116,8 +123,22 @@ def test_only_a_peer_whose_threads_come_to_rest_takes_turns_of_a_token(
     monkeypatch.setattr(StandIn, "absent", set())
     StandIn.asked.clear()
     setup = replace(SETUP, turns=ONE)
-    found = against(["genai-default", "optimum"], bundle(tmp_path, tmp_path), "genai", setup, PROFILE)
+    found = against(["genai-default", "optimum"], ours(tmp_path, tmp_path), setup, PROFILE)
     assert [one.ratio for one in found.entries] == [2.0] * 4
     assert {do for name, do in StandIn.asked if name == "genai-default"} == {"open", "sample"}
     assert {do for name, do in StandIn.asked if name == "optimum"} == {
         "open", "sample", "begin", "steps"}  # sample: warm-ups
+
+
+def test_llama_cpp_is_held_against_the_compressed_bundle_and_says_what_it_ran(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(peers, "Child", StandIn)
+    monkeypatch.setattr(peers, "library", lambda: (tmp_path, "1"))
+    StandIn.started.clear()
+    found = against(["llama.cpp"], ours(tmp_path, tmp_path, tmp_path / "model.gguf"), SETUP, PROFILE)
+    assert set(StandIn.started) == {"compressed in genai", "llama.cpp"}
+    assert [(one.against, one.ratio, one.what) for one in found.entries] == [
+        ("compressed", 2.0, f"{tmp_path / 'model.gguf'} as it is")] * 2
+    gone = against(["llama.cpp"], ours(tmp_path, tmp_path), SETUP, PROFILE)
+    assert gone.unavailable == {"llama.cpp": "llama.cpp: no GGUF file to run; --gguf FILE"}

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from tiny_gguf import TINY, write
 
+from foldrank.cli.main import cli
 from foldrank.errors import SourceError
 from foldrank.model import gguf as reading
 from foldrank.model.checkpoint import Checkpoint
@@ -75,6 +77,9 @@ def test_a_file_of_few_bits_becomes_a_checkpoint_of_its_name_and_digest(
     made = Checkpoint.open(file.parent)
     assert (made.name, made.source()["gguf"]) == ("tiny.Q8_0.gguf", "tiny.Q8_0.gguf")
     assert len(made.source()["gguf_sha256"]) == 64
+    shown = CliRunner().invoke(cli, ["inspect", str(file)], catch_exceptions=False).output
+    size = f"{file.stat().st_size / 2**10:,.1f} KiB"
+    assert f"as floats; tiny.Q8_0.gguf holds it in {size} (F32, Q8_0)" in " ".join(shown.split())
     monkeypatch.setattr(reading, "_convert", None)
     assert Checkpoint.open(file).source() == made.source()
     tensor = next(t for t in GGUFReader(file).tensors if t.name == "blk.1.ffn_down.weight")

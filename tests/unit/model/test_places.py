@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from foldrank.model.places import place_of, remember
+from foldrank.digests import sha256_file
+from foldrank.model.places import gguf_place, place_of, remember, remember_gguf
 
 SOURCE = {"name": "m", "config_sha256": "a" * 64, "weights_sha256": "b" * 64}
 
@@ -39,3 +40,15 @@ def test_nothing_is_noted_where_no_cache_is_wanted_or_can_be(
     remember(SOURCE, checkpoint)
     assert place_of(SOURCE) is None
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_gguf_file_is_found_until_it_is_another(checkpoint: Path) -> None:
+    file = checkpoint / "model.gguf"
+    file.write_bytes(b"GGUF")
+    source = {**SOURCE, "gguf": "model.gguf", "gguf_sha256": sha256_file(file)}
+    assert gguf_place(source) is None
+    remember_gguf(source, file)
+    assert gguf_place(source) == file
+    assert gguf_place(SOURCE) is None
+    file.write_bytes(b"GGUF of other weights")
+    assert gguf_place(source) is None

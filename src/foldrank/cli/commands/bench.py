@@ -18,8 +18,11 @@ from foldrank.cli import options, output, progress, results
                    "auto's cost_table reads.")
 @click.option("--cost-tokens", type=click.IntRange(min=1), default=1, show_default=True,
               help="For --cost-table: tokens computed at once; 1 is decoding at batch 1.")
-@click.option("--against", multiple=True, type=click.Choice(("optimum", "transformers", "genai-default")),
-              help="Repeatable: measure the dense bundle against that too, in the same run.")
+@click.option("--against", multiple=True, type=click.Choice(("optimum", "transformers", "genai-default", "llama.cpp")),
+              help="Repeatable: measure the dense bundle against that too, in the same run; llama.cpp against the "
+                   "compressed one.")
+@click.option("--gguf", type=options.PATH, metavar="FILE",
+              help="What --against llama.cpp runs; without it the GGUF file that the checkpoint was read from.")
 @options.provider
 @options.fallback
 @options.speed_gate
@@ -30,7 +33,7 @@ from foldrank.cli import options, output, progress, results
 def command(
     ctx: click.Context, bundle: Path, baseline: Path | None, cost_table: Path | None, provider: str | None,
     provider_options: dict[str, str], allow_fallback: bool, min_speedup: float | None, pairs: int | None, seed: int,
-    cost_tokens: int, against: tuple[str, ...], as_json: bool, quiet: bool, verbose: bool,
+    cost_tokens: int, against: tuple[str, ...], gguf: Path | None, as_json: bool, quiet: bool, verbose: bool,
 ) -> None:
     """Measure speed and memory, paired and interleaved with the dense bundle in one run."""
     from foldrank.reports.bench import FORM
@@ -53,7 +56,7 @@ def command(
     with progress.shown(quiet) as shown:
         found = options.usage(
             bench, bundle, baseline=baseline, min_speedup=min_speedup, pairs=pairs, allow_fallback=allow_fallback,
-            against=against, progress=shown, **on,
+            against=against, gguf=gguf, progress=shown, **on,
         )
     report = FORM.parse(found)
     if as_json:

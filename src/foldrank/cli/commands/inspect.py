@@ -37,6 +37,9 @@ def _show(found: dict[str, Any]) -> None:
     if kv:
         facts.append(f"KV {kv['pairs']} x {kv['heads']} heads x {kv['head_size']}")
     output.say(", ".join(fact for fact in facts if fact))
+    if "gguf" in found:
+        output.say(f"as floats; {found['gguf']} holds it in {output.mebibytes(found['gguf_bytes'])} "
+                   f"({', '.join(found['gguf_types'])})")
     if told := batches(found):
         output.say(told)
     output.table("", ("site", "in", "out", "dtype", "rank"),
