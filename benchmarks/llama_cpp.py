@@ -128,7 +128,8 @@ class LlamaLoop:
         if not self._model:
             raise SourceError(file, f"llama.cpp cannot load it: {self._reason()}", "give another GGUF file")
         self._vocabulary: int = self._call.llama_vocab_n_tokens(self._call.llama_model_get_vocab(self._model))
-        self._context, self._made, self._seen = None, (0, 0), 0
+        self._context: int | None = None
+        self._made, self._seen = (0, 0), 0
         self._last = np.zeros(1, dtype=np.int32)
 
     @property
@@ -186,13 +187,13 @@ class LlamaLoop:
         if failed:
             raise SourceError("llama.cpp", f"llama_decode gave {failed}: {self._reason()}", "give another GGUF file")
         self._seen += tokens
-        self._last = np.array([self._likeliest(place) for place in np.flatnonzero(wanted)], dtype=np.int32)
+        self._last = np.array([self._likeliest(int(place)) for place in np.flatnonzero(wanted)], dtype=np.int32)
         return self._last.astype(np.int64)
 
     def _likeliest(self, place: int) -> int:
-        logits = ctypes.cast(self._call.llama_get_logits_ith(self._context, int(place)),
+        logits = ctypes.cast(self._call.llama_get_logits_ith(self._context, place),
                              ctypes.POINTER(ctypes.c_float * self._vocabulary)).contents
-        return int(np.frombuffer(logits, dtype=np.float32).argmax())
+        return int(np.ctypeslib.as_array(logits).argmax())
 
     def _heard(self, level: int, text: bytes, _: object) -> None:
         if level == _ERROR:

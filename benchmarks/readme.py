@@ -114,8 +114,8 @@ def _llama_cpp(data: dict[str, Any]) -> str:
         rows.append((what.format(one["prompt_tokens"]), ours, theirs,
                      f"{one['ratio']:.2f} [{one['ci95'][0]:.2f}, {one['ci95'][1]:.2f}]"
                      f"{'' if one['stable'] else ', unstable'}"))
-    table = table(("", f"4-bit bundle in {data['peers']['engine']}", "llama.cpp", "ours over llama.cpp"), rows)
-    return (f"{table}\n\nBatch 1, {_threads(environment['threads'])} of {environment['cpu_model']}, load average "
+    rates = table(("", f"4-bit bundle in {data['peers']['engine']}", "llama.cpp", "ours over llama.cpp"), rows)
+    return (f"{rates}\n\nBatch 1, {_threads(environment['threads'])} of {environment['cpu_model']}, load average "
             f"{environment['load_average'][0]:.0f} on {environment['logical_cores']} cores. llama.cpp ran "
             f"{entries[0]['what']}.")
 

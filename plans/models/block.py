@@ -95,21 +95,16 @@ class Block:
             held = self.family.linears[path]
             whole = torch.cat([weights[role] if role in weights else self.weight(role) for role in held], dim=1)
             tensors[f"{path}.weight"] = whole if self._in_out(path) else whole.T
-        return replace(self, tensors=tensors, **self._pairs_less(weights))
+        return replace(self, tensors=tensors, pairs=_less(self.pairs, weights), beside=_less(self.beside, weights))
 
     def without(self, branch: Branch) -> Block:
         """The block with a branch that adds nothing."""
         last = f"{self.family.path(LAST[branch])}."
         zeros = {name: tensor.new_zeros(()).expand(tensor.shape)
                  for name, tensor in self.tensors.items() if name.startswith(last)}
+        gone = BRANCHES[branch]
         return replace(self, tensors={**self.tensors, **zeros}, dropped=self.dropped | {branch},
-                       **self._pairs_less(BRANCHES[branch]))
-
-    def _pairs_less(self, gone: Iterable[str]) -> dict[str, Mapping[Roles, Pair]]:
-        """`pairs` and `beside` without those that have one of these roles."""
-        held = {"pairs": self.pairs, "beside": self.beside}
-        return {name: {roles: pair for roles, pair in found.items() if not set(roles) & set(gone)}
-                for name, found in held.items()}
+                       pairs=_less(self.pairs, gone), beside=_less(self.beside, gone))
 
     @property
     def _unread(self) -> frozenset[str]:
@@ -172,3 +167,8 @@ def watch_inputs(block: Block, seen: Callable[[str, Tensor], None], roles: Seque
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _less(pairs: Mapping[Roles, Pair], gone: Iterable[str]) -> dict[Roles, Pair]:
+    """Without those that have one of these roles."""
+    return {roles: pair for roles, pair in pairs.items() if not set(roles) & set(gone)}

@@ -31,6 +31,9 @@ class Sum(nn.Module):
     def __init__(self, main: nn.Module, pair: nn.Sequential) -> None:
         super().__init__()
         self.main, self.pair = main, pair
+        down = pair[0]
+        assert isinstance(down, nn.Linear)
+        self.rank = down.out_features
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Their sum."""
@@ -60,7 +63,7 @@ class Layer:
     def beside(self, role: str) -> Beside | None:
         """The pair beside a role, read off its Linears."""
         module = self.module_of(role)
-        return Beside(module.pair[0].out_features) if isinstance(module, Sum) else None
+        return Beside(module.rank) if isinstance(module, Sum) else None
 
     def module_of(self, role: str) -> nn.Module:
         """What stands in a role's place."""
