@@ -27,7 +27,6 @@ from foldrank.benchmarks.workload import ENGINES, Profile, Workload
 from foldrank.bundle.bundle import Bundle
 from foldrank.disk.staging import write_atomically
 from foldrank.planfile.plan import Plan
-from foldrank.progress import SILENT, Progress
 from foldrank.reports.bench import Phase
 from foldrank.reports.form import plain
 from foldrank.runtime.decoding.genai import GenaiDecoder
@@ -41,14 +40,14 @@ REPEATS, FEWER = 2, 12
 
 def measure(
     small: Bundle, dense: Bundle, gguf: Path | None, *, threads: int, prompts: tuple[int, ...] = PROMPTS,
-    tokens: int = TOKENS, progress: Progress = SILENT,
+    tokens: int = TOKENS,
 ) -> dict[str, Any]:
     """Sizes, and times at batch 1. Raises SourceError (no such file), ProviderUnavailable (no xllamacpp)."""
     library()
     file = gguf_file(gguf, dense.manifest.source, dense.json("config.json"))
     profile = Profile("llama_cpp", tuple(Workload(prompt, 1, tokens) for prompt in prompts))
     setup = Setup(resolve("cpu"), threads, int(dense.json("config.json")["vocab_size"]), seed=0)
-    peers = against(("llama.cpp",), Ours(dense, small, ENGINES[0], file), setup, profile, progress)
+    peers = against(("llama.cpp",), Ours(dense, small, ENGINES[0], file), setup, profile)
     steps = Plan.read(small.path / "plan").document.steps
     return {
         "model": file.name, "steps": [{"method": step.method, "settings": dict(step.settings)} for step in steps],
@@ -65,8 +64,9 @@ def cpu_times(
     """Milliseconds of CPU that one thread takes, the lesser of two: `ours` and `theirs`, to the first token (prefill)
     and per token after it (decode)."""
     ours = GenaiDecoder.open(small.path, resolve("cpu"), capacity=1, threads=1)
-    loops = {"ours": ours, "theirs": open_loop(file, 1)}
-    vocabulary, found = int(dense.json("config.json")["vocab_size"]), []
+    loops: dict[str, GenaiDecoder | LlamaLoop] = {"ours": ours, "theirs": open_loop(file, 1)}
+    vocabulary = int(dense.json("config.json")["vocab_size"])
+    found: list[dict[str, Any]] = []
     for workload in (Workload(prompt, 1, tokens) for prompt in prompts):
         for loop in loops.values():
             loop.capacity = workload.capacity
@@ -100,10 +100,7 @@ def _bytes(bundle: Bundle) -> int:
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True)
 def main(bundle: Path, baseline: Path, gguf: Path | None, threads: int, output: Path) -> None:
     """Time a compressed bundle against llama.cpp and write what came out."""
-    from foldrank.cli.progress import shown
-
-    with shown(False) as progress:
-        found = measure(Bundle.open(bundle), Bundle.open(baseline), gguf, threads=threads, progress=progress)
+    found = measure(Bundle.open(bundle), Bundle.open(baseline), gguf, threads=threads)
     write_atomically(output.absolute(), strictjson.dumps(found).encode())
 
 
