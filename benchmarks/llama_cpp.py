@@ -128,7 +128,7 @@ class LlamaLoop:
         if not self._model:
             raise SourceError(file, f"llama.cpp cannot load it: {self._reason()}", "give another GGUF file")
         self._vocabulary: int = self._call.llama_vocab_n_tokens(self._call.llama_model_get_vocab(self._model))
-        self._context: int | None = None
+        self._context: Any = None
         self._made, self._seen = (0, 0), 0
         self._last = np.zeros(1, dtype=np.int32)
 

@@ -115,7 +115,11 @@ def _llama_cpp(data: dict[str, Any]) -> str:
                      f"{one['ratio']:.2f} [{one['ci95'][0]:.2f}, {one['ci95'][1]:.2f}]"
                      f"{'' if one['stable'] else ', unstable'}"))
     rates = table(("", f"4-bit bundle in {data['peers']['engine']}", "llama.cpp", "ours over llama.cpp"), rows)
-    return (f"{rates}\n\nBatch 1, {_threads(environment['threads'])} of {environment['cpu_model']}, load average "
+    least = "; ".join(
+        f"{'prompt of' if one['phase'] == 'prefill' else 'decoding after'} {one['prompt_tokens']} {one['ours']:.1f} "
+        f"against {one['theirs']:.1f} ms ({one['theirs'] / one['ours']:.2f})" for one in data["cpu_time"])
+    return (f"{rates}\n\nCPU time of one thread, to the first token or per token: {least}. "
+            f"Wall time above: batch 1, {_threads(environment['threads'])} of {environment['cpu_model']}, load average "
             f"{environment['load_average'][0]:.0f} on {environment['logical_cores']} cores. llama.cpp ran "
             f"{entries[0]['what']}.")
 
