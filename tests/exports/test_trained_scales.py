@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pytest
+from nightly import NIGHTLY
 
 import foldrank
 from foldrank.edits.quantize_weight import QuantizeWeight
@@ -20,7 +20,7 @@ from foldrank.plans.models.rounding import Grid
 from foldrank.sites import Site
 
 
-@pytest.mark.slow
+@NIGHTLY
 def test_a_graph_has_the_trained_scales_and_its_proof_passes(specs_5m: Path, dense_5m: Path, tmp_path: Path) -> None:
     made = foldrank.plan(
         specs_5m, tmp_path / "plan", methods=["quantize:bits=4,rounding=nearest,accuracy=0"], calibration_tokens=256,
