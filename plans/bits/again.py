@@ -3,12 +3,17 @@ beside them, which make up for what their rounding lost."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import fields
+
 import numpy as np
 
 from foldrank.edits.base import BesideEdit, Phase
 from foldrank.edits.storage import StorageEdit
+from foldrank.planfile.document import Step
 from foldrank.planfile.plan import Plan
 from foldrank.plans.bits.holding import holding, site_of
+from foldrank.plans.bits.settings import Settings
 from foldrank.plans.bits.walk import Rounding
 from foldrank.plans.method import Task
 from foldrank.plans.models.decoder import Decoder
@@ -32,5 +37,13 @@ def rounded_again(
     first = [edit for edit in plan.edits if edit.phase < Phase.STORAGE]
     decoder = apply_edits(first, source, plan.arrays)
     ids = ids_NT[: max(1, TOKENS // ids_NT.shape[1])]
-    found = Rounding().of(Task(decoder, ids, seed, source, progress), storages, ranks)
+    found = rounding_of(plan.document.steps).of(Task(decoder, ids, seed, source, progress), storages, ranks)
     return holding(plan, found.held, found.arrays, found.beside)
+
+
+def rounding_of(steps: Iterable[Step]) -> Rounding:
+    """How the last `quantize` of a plan's steps rounds; as by default where there is none, as after `auto`."""
+    known = {setting.name for setting in fields(Settings)}
+    asked = [step.settings for step in steps if step.method == "quantize"]
+    given = {name: value for name, value in asked[-1].items() if name in known} if asked else {}
+    return Settings(**given).careful  # type: ignore[arg-type]
