@@ -35,11 +35,11 @@ from foldrank.plans.method import Result, Task
 from foldrank.plans.models.decoder import Decoder, load_decoder
 from foldrank.plans.request import parse
 from foldrank.plans.shelf import MemoryShelf, Shelf
+from foldrank.plans.simulate import apply_edits
 from foldrank.plans.solver.costs import stored_bytes
 from foldrank.plans.texts import Windows
 from foldrank.plans.training.recovering import Recovery, recovery_windows
 from foldrank.plans.training.recovery import recover
-from foldrank.plans.training.stored import Stored
 from foldrank.sites import Site
 
 METHODS = (
@@ -116,14 +116,14 @@ class Campaign:
         plan = plan_of(self.checkpoint, source, self.windows, [Run(request, result)])
         asked = Recovery(kind, minutes=float(minutes))  # type: ignore[arg-type]
         ids, wall, cpu = recovery_windows(self.checkpoint, asked, 0).ids, time.perf_counter(), time.process_time()
-        done = recover(source, plan, ids, asked.training(plan))
+        training = asked.training(plan, source.family.roles)
+        done = recover(source, plan, ids, training)
         spent = {"recovery_s": time.perf_counter() - wall, "recovery_cpu_s": time.process_time() - cpu}
-        held = Stored.of(source, done.plan, dense=False)
-        trained = source.with_blocks(held.blocks(held.matrices()))
+        trained = apply_edits(done.plan.edits, source, done.plan.arrays)
         steps = done.curve[-1][0]
         return {"method": row, "keep": round(result.kept, 4), "perplexity_over_dense": self._over_dense(trained),
                 "bytes": stored(result, source), "peak_rss_bytes": peak_rss(), "recovery_steps": steps,
-                "recovery_tokens": steps * asked.training(plan).batch * ids.shape[1], "recovery_curve": done.curve,
+                "recovery_tokens": steps * training.batch * ids.shape[1], "recovery_curve": done.curve,
                 **{name: round(seconds) for name, seconds in spent.items()}}
 
 
