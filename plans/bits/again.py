@@ -11,6 +11,7 @@ from foldrank.edits import Edit
 from foldrank.edits.base import BesideEdit, Phase
 from foldrank.edits.storage import StorageEdit
 from foldrank.planfile.plan import Plan
+from foldrank.plans.bits.correcting import names_of
 from foldrank.plans.bits.walk import Rounded, Rounding
 from foldrank.plans.method import Task
 from foldrank.plans.models.decoder import Decoder
@@ -31,27 +32,22 @@ def rounded_again(
     storages = {part: edit.storage for edit in last if isinstance(edit, StorageEdit) and edit.held
                 for part in edit.touch.writes if isinstance(part, Site)}
     ranks = {edit.site: edit.rank for edit in last if isinstance(edit, BesideEdit)
-             and storages.keys() >= set(edit.site.parts)}
+             and edit.factors == names_of(edit.site)}
     if not storages:
         return plan
     decoder = apply_edits(first, source, plan.arrays)
     ids = ids_NT[: max(1, TOKENS // ids_NT.shape[1])]
     found = Rounding().of(Task(decoder, ids, seed, source, progress), storages, ranks)
-    edits, stale = [*first], set[str]()
-    for edit in last:
-        made = _made_again(edit, found)
-        stale.update(edit.arrays() if made is not edit else ())
-        edits.append(made)
+    made = [_made_again(edit, found) for edit in last]
+    stale = {name for old, new in zip(last, made, strict=True) if new is not old for name in old.arrays()}
     arrays = {name: plan.arrays[name] for name in plan.arrays if name not in stale} | dict(found.arrays)
-    return replace(plan, arrays=arrays, document=replace(plan.document, edits=tuple(edits)))
+    return replace(plan, arrays=arrays, document=replace(plan.document, edits=(*first, *made)))
 
 
 def _made_again(edit: Edit, found: Rounded) -> Edit:
-    """The edit with what was found, or itself where nothing was."""
-    match edit:
-        case StorageEdit(held=held) if held:
-            (part,) = edit.touch.writes
-            return replace(edit, held=found.held[part]) if part in found.held else edit
-        case BesideEdit() if edit.site in found.beside:
-            return replace(edit, factors=found.beside[edit.site])
+    """The edit with the numbers that were found, or itself where none were; a pair's arrays keep their names."""
+    if isinstance(edit, StorageEdit) and edit.held:
+        (part,) = edit.touch.writes
+        if isinstance(part, Site):
+            return replace(edit, held=found.held[part])
     return edit
