@@ -34,7 +34,8 @@ class Settings:
 def run(task: Task, settings: Settings) -> Result:
     """Read it and put its pairs beside. Raises SourceError where it is not plain LoRA, or of another model."""
     folder = Path(settings.path).expanduser().absolute()
-    edits, arrays = [], dict[str, np.ndarray]()
+    edits: list[AddLowRank] = []
+    arrays: dict[str, np.ndarray] = {}
     for module, pair in read_lora(folder).items():
         site = _site(task.decoder, module, folder)
         block = task.decoder.block(site.block)

@@ -95,21 +95,24 @@ class Block:
             held = self.family.linears[path]
             whole = torch.cat([weights[role] if role in weights else self.weight(role) for role in held], dim=1)
             tensors[f"{path}.weight"] = whole if self._in_out(path) else whole.T
-        return replace(self, tensors=tensors, **self._pairs_less(weights))
+        pairs, beside = self._pairs_less(weights)
+        return replace(self, tensors=tensors, pairs=pairs, beside=beside)
 
     def without(self, branch: Branch) -> Block:
         """The block with a branch that adds nothing."""
         last = f"{self.family.path(LAST[branch])}."
         zeros = {name: tensor.new_zeros(()).expand(tensor.shape)
                  for name, tensor in self.tensors.items() if name.startswith(last)}
-        return replace(self, tensors={**self.tensors, **zeros}, dropped=self.dropped | {branch},
-                       **self._pairs_less(BRANCHES[branch]))
+        pairs, beside = self._pairs_less(BRANCHES[branch])
+        return replace(self, tensors={**self.tensors, **zeros}, pairs=pairs, beside=beside,
+                       dropped=self.dropped | {branch})
 
-    def _pairs_less(self, gone: Iterable[str]) -> dict[str, Mapping[Roles, Pair]]:
+    def _pairs_less(self, gone: Iterable[str]) -> tuple[dict[Roles, Pair], dict[Roles, Pair]]:
         """`pairs` and `beside` without those that have one of these roles."""
-        held = {"pairs": self.pairs, "beside": self.beside}
-        return {name: {roles: pair for roles, pair in found.items() if not set(roles) & set(gone)}
-                for name, found in held.items()}
+        without = frozenset(gone)
+        pairs, beside = ({roles: pair for roles, pair in held.items() if not without & set(roles)}
+                         for held in (self.pairs, self.beside))
+        return pairs, beside
 
     @property
     def _unread(self) -> frozenset[str]:

@@ -32,6 +32,13 @@ class Sum(nn.Module):
         super().__init__()
         self.main, self.pair = main, pair
 
+    @property
+    def rank(self) -> int:
+        """The pair's."""
+        first = self.pair[0]
+        assert isinstance(first, nn.Linear)
+        return first.out_features
+
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Their sum."""
         found: torch.Tensor = self.main(inputs) + self.pair(inputs)
@@ -60,7 +67,7 @@ class Layer:
     def beside(self, role: str) -> Beside | None:
         """The pair beside a role, read off its Linears."""
         module = self.module_of(role)
-        return Beside(module.pair[0].out_features) if isinstance(module, Sum) else None
+        return Beside(module.rank) if isinstance(module, Sum) else None
 
     def module_of(self, role: str) -> nn.Module:
         """What stands in a role's place."""
