@@ -18,7 +18,7 @@ def edit(pair: AddLowRank, model: Model) -> None:
     for role in pair.site.roles:
         first, last = (layer.linears(role)[place] for place in (0, -1))
         stop = start + last.out_features
-        down, up = (nn.Linear(*matrix.shape, bias=False, dtype=first.weight.dtype)
+        down, up = (nn.Linear(len(matrix), matrix.shape[1], bias=False, dtype=first.weight.dtype)
                     for matrix in (a_IR, b_RO[:, start:stop]))
         if down.in_features != first.in_features or up.out_features != last.out_features:
             break
