@@ -53,7 +53,8 @@ class PutBeside(GraphPass):
     effect: ClassVar[Effect] = Effect.APPROXIMATE
 
     def edit(self, model: ir.Model, view: View | None = None) -> Receipt:
-        """Prove every weight of the checkpoint, then add. Raises PassRefused, PlanMismatch."""
+        """Prove every weight of the checkpoint, then add; those that came in few bits are proved by nobody. Raises
+        PassRefused, PlanMismatch."""
         decoder = (view or View(model)).decoder
         products = _products(decoder, model.graph)
         by_site = {site: product for product in products for site in product.sites}
@@ -194,8 +195,8 @@ class _Adding:
         self, product: _Product, edit: AddLowRank, roles: tuple[str, ...], span: tuple[slice, int, int]
     ) -> tuple[ir.Node | None, ir.Node]:
         """The MatMul by A, unless it is there already, and that by B."""
-        (name_a, name_b), dtype, down = edit.factors, product.dtype, None
-        axes = product.node.outputs[0].shape
+        (name_a, name_b), dtype, axes = edit.factors, product.dtype, product.node.outputs[0].shape
+        down: ir.Node | None = None
         if name_a not in self._bases:
             a = lazily(partial(self._factor, name_a, dtype), dtype, (edit.shape[0], edit.rank))
             self._bases[name_a] = self._stored(f"{edit.site}.{BESIDE}.A", a, edit.site)

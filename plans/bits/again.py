@@ -12,6 +12,7 @@ from foldrank.edits.base import BesideEdit, Phase
 from foldrank.edits.storage import StorageEdit
 from foldrank.planfile.document import Step
 from foldrank.planfile.plan import Plan
+from foldrank.plans.bits.correcting import names_of
 from foldrank.plans.bits.holding import holding, site_of
 from foldrank.plans.bits.settings import Settings
 from foldrank.plans.bits.walk import Rounding
@@ -31,14 +32,14 @@ def rounded_again(
     storages = {site: edit.storage for edit in plan.edits if isinstance(edit, StorageEdit) and edit.held
                 if (site := site_of(edit)) is not None}
     ranks = {edit.site: edit.rank for edit in plan.edits if isinstance(edit, BesideEdit)
-             and storages.keys() >= set(edit.site.parts)}
+             and edit.factors == names_of(edit.site)}
     if not storages:
         return plan
     first = [edit for edit in plan.edits if edit.phase < Phase.STORAGE]
     decoder = apply_edits(first, source, plan.arrays)
     ids = ids_NT[: max(1, TOKENS // ids_NT.shape[1])]
     found = rounding_of(plan.document.steps).of(Task(decoder, ids, seed, source, progress), storages, ranks)
-    return holding(plan, found.held, found.arrays, found.beside)
+    return holding(plan, found.held, found.arrays)
 
 
 def rounding_of(steps: Iterable[Step]) -> Rounding:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from foldrank.edits import Edit
-from foldrank.edits.base import BesideEdit, Phase
+from foldrank.edits.base import Phase
 from foldrank.edits.storage import FewBits, Numbers, StorageEdit
 from foldrank.planfile.plan import Plan
 from foldrank.plans.bits.walk import Names, Part
@@ -27,21 +27,15 @@ def site_of(edit: StorageEdit) -> Site | None:
 
 
 def holding(
-    plan: Plan, held: Mapping[Site, tuple[Numbers, ...]], arrays: Mapping[str, np.ndarray],
-    beside: Mapping[Site, tuple[str, str]] | None = None,
+    plan: Plan, held: Mapping[Site, tuple[Numbers, ...]], arrays: Mapping[str, np.ndarray]
 ) -> Plan:
-    """The plan with these numbers at these sites, and these factors `beside` sites; `arrays` are those that they name,
-    and what it held there leaves."""
+    """The plan with these numbers at these sites, `arrays` those that they name; what it held there leaves."""
     edits: list[Edit] = []
     stale: set[str] = set()
-    factors = beside or {}
     for edit in plan.edits:
         if isinstance(edit, StorageEdit) and (site := site_of(edit)) is not None and site in held:
             stale.update(edit.arrays())
             edits.append(replace(edit, held=held[site]))
-        elif isinstance(edit, BesideEdit) and edit.site in factors:
-            stale.update(edit.arrays())
-            edits.append(replace(edit, factors=factors[edit.site]))
         else:
             edits.append(edit)
     kept = {name: plan.arrays[name] for name in plan.arrays if name not in stale}

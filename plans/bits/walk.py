@@ -75,9 +75,7 @@ class Rounding:
                     found |= names.tensors(block, part)
                     current = part.put(current)
                 for site in (site for site in ranks if site.block == block.number and site.roles[0] in roles):
-                    lost = torch.cat([self._aimed(block.weight(role), gram, drift) - current.weight(role)
-                                      for role in site.roles], dim=1)
-                    pair = correction(lost, gram, ranks[site])
+                    pair = correction(self._lost(site.roles, block, current, (gram, drift)), gram, ranks[site])
                     found |= dict(zip(names_of(site), (pair.a, pair.b), strict=True))
                     current = current.with_beside({site.roles: pair})
             outputs = {} if after is None else {"original": after}
@@ -97,6 +95,10 @@ class Rounding:
         """What a weight is to give, as a weight on the inputs as they are now."""
         return weight if drift is None else weight + self.toward * solved(gram, drift @ weight.double()).float()
 
+    def _lost(self, roles: Roles, block: Block, rounded: Block, seen: tuple[Tensor, Tensor | None]) -> Tensor:
+        """What roles are to give, less what they give as rounded [in, out]."""
+        return torch.cat([self._aimed(block.weight(role), *seen) - rounded.weight(role) for role in roles], dim=1)
+
     def _group(
         self, block: Block, roles: Roles, storages: Mapping[Site, FewBits], seen: tuple[Tensor, Tensor | None],
         bases: Shelf,
@@ -104,7 +106,6 @@ class Rounding:
         """The weights that are stored alike, side by side, and the pairs, that read one input."""
         gram, drift = seen
         stored = {role: few for role in roles if (few := storages.get(Site(block.number, (role,)))) is not None}
-
         pairs = {held: pair for held, pair in block.pairs.items() if set(held) <= set(roles)}
         single = {role: few for role, few in stored.items() if not any(role in held for held in pairs)}
         for few in dict.fromkeys(single.values()):

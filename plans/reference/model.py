@@ -35,6 +35,13 @@ class Sum(nn.Module):
         assert isinstance(down, nn.Linear)
         self.rank = down.out_features
 
+    @property
+    def rank(self) -> int:
+        """The pair's."""
+        first = self.pair[0]
+        assert isinstance(first, nn.Linear)
+        return first.out_features
+
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Their sum."""
         found: torch.Tensor = self.main(inputs) + self.pair(inputs)

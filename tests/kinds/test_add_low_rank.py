@@ -184,6 +184,23 @@ def test_beside_few_bits_the_error_falls_with_the_rank(tmp_path: Path) -> None:
     assert errors[3] < 1e-5
 
 
+def test_a_graph_that_came_in_few_bits_keeps_its_numbers(tmp_path: Path) -> None:
+    decoder, storage = random_decoder(Shape(biased=True), seed=3), FewBits(4, 16, True, 0)
+    stored = PlanMaker(decoder, "0" * 64).quantize(storage)
+    given, _ = transform(load_model(Written(decoder, "genai").write(tmp_path / "dense")), stored.plan(),
+                         quantizer=quantize)
+    for node in given.graph:
+        node.metadata_props.clear()  # as if another tool had stored it
+        node.name = str(node.name).removesuffix("_Q4")
+    made = PlanMaker(replace(decoder, blocks=stored.blocks), "0" * 64).beside("block.01.qkv", 5).beside(str(DOWN), 7)
+    model, _ = transform(given, made.plan())
+    (tmp_path / "small").mkdir()
+    write_model(model, tmp_path / "small")
+    assert worst(run_onnx(tmp_path / "small" / "model.onnx", IDS), made.expected().logits(IDS)) < 1e-5
+    matrix = read_anatomy(read_decoder(model)).matrix(DOWN)
+    assert (matrix.few_bits, matrix.beside) == (storage, Beside(7))
+
+
 def test_a_factor_that_fp16_cannot_hold_is_refused(tmp_path: Path) -> None:
     decoder = random_decoder(Shape(dtype="float16"), seed=3)
     maker = PlanMaker(decoder, "0" * 64).beside("block.02.down", 7)

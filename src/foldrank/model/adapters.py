@@ -31,10 +31,11 @@ def refuse_adapter(folder: Path) -> None:
     named = f"of {base}" if isinstance(base, str) and base else "of a base that it does not name"
     where = "lies beside the weights" if (folder / "config.json").is_file() else "is no whole model"
     what = f"holds a {_KINDS.get(str(kind), str(kind))} adapter {named}, which {where}"
+    unmerged = f"; or plan its base with --method adapter:path={folder}" if kind == "LORA" else ""
     if kind in _KINDS:
         raise SourceError(folder, what, "merge it first: AutoPeftModelForCausalLM.from_pretrained(FOLDER)"
                           ".merge_and_unload().save_pretrained(OUT), the tokenizer beside it, and give OUT; or, for "
-                          "the base without it, take the adapter's files out of the folder")
+                          f"the base without it, take the adapter's files out of the folder{unmerged}")
     raise SourceError(folder, what, "this kind cannot be merged into weights: give a model that was trained whole")
 
 

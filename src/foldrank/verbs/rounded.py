@@ -74,7 +74,8 @@ class GivenBits:
 
 def refuse_replacing(bundle: Bundle, requests: Iterable[Request]) -> None:
     """Raise PassRefused, before anything is planned, where a method would replace weights that came in few bits."""
-    replacing = [request.method.name for request in requests if request.last >= Phase.WIDTHS]
+    replacing = [request.method.name for request in requests
+                 if request.last >= Phase.WIDTHS and request.method.phase < Phase.BESIDE]
     if replacing and (linears := rounded_linears(load_model(bundle.model))):
         where, count = linears[0].sites[0], sum(len(linear.sites) for linear in linears)
         what = f"{where}: its graph came with {count} weights in few bits, which {replacing[0]} cannot replace"

@@ -120,7 +120,7 @@ def test_an_adapter_is_told_with_its_base(tiny: Path, tmp_path: Path, alone: boo
     folder.mkdir(exist_ok=True)
     (folder / "adapter_config.json").write_text(json.dumps(
         {"peft_type": "LORA", "base_model_name_or_path": "somebody/base"}))
-    with pytest.raises(SourceError, match=r"LoRA adapter of somebody/base.*merge_and_unload"):
+    with pytest.raises(SourceError, match=r"LoRA adapter of somebody/base.*merge_and_unload.*--method adapter:path="):
         Checkpoint.open(folder)
 
 

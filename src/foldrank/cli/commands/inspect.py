@@ -42,5 +42,14 @@ def _show(found: dict[str, Any]) -> None:
                    f"({', '.join(found['gguf_types'])})")
     if told := batches(found):
         output.say(told)
-    output.table("", ("site", "in", "out", "dtype", "rank"),
-                 ((s["site"], *s["shape"], s["dtype"], s["rank"]) for s in found["sites"]))
+    beside = ("beside",) if any("beside" in site for site in found["sites"]) else ()
+    output.table("", ("site", "in", "out", "dtype", "rank", *beside), (
+        (s["site"], *s["shape"], s["dtype"], s["rank"], *(_ranks(s.get("beside", {})) for _ in beside))
+        for s in found["sites"]))
+
+
+def _ranks(beside: dict[str, int]) -> str | None:
+    """Of the pairs beside a site: one rank, or role by role."""
+    if len(set(beside.values())) > 1:
+        return ", ".join(f"{role} {rank}" for role, rank in beside.items())
+    return str(next(iter(beside.values()))) if beside else None
