@@ -31,9 +31,6 @@ class Sum(nn.Module):
     def __init__(self, main: nn.Module, pair: nn.Sequential) -> None:
         super().__init__()
         self.main, self.pair = main, pair
-        down = pair[0]
-        assert isinstance(down, nn.Linear)
-        self.rank = down.out_features
 
     @property
     def rank(self) -> int:

@@ -17,9 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from foldrank.edits.base import BesideEdit
 from foldrank.planfile.document import Keep, Step
 from foldrank.planfile.plan import Plan
 from foldrank.plans.bits.again import rounded_again
+from foldrank.plans.bits.correcting import names_of
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.shelf import MemoryShelf, Shelf
 from foldrank.plans.training.adapters import DENSE, RATES, ROUNDED, Kind, adapter
@@ -82,6 +84,7 @@ def recover(
     """
     if len(ids_NT) < 2:
         raise ValueError(f"recovery needs two windows or more, the text gives {len(ids_NT)}")
+    _check_beside(plan, training.kind)
     held = max(1, min(training.held, len(ids_NT) // 8))
     as_rounded = training.kind in ROUNDED
     stored = Stored.rounded(source, plan) if as_rounded else Stored.of(source, plan, dense=training.kind in DENSE)
@@ -98,6 +101,15 @@ def recover(
     else:
         made = rounded_again(source, stored.written(best, changed), ids_NT[:-held], seed=seed, progress=progress)
     return Recovered(_described(made, training, curve, ids_NT.size, seed, text), curve)
+
+
+def _check_beside(plan: Plan, kind: Kind) -> None:
+    """Pairs beside what is trained are not seen: those of `quantize` are made anew afterwards, others are not."""
+    beside = [edit for edit in plan.edits if isinstance(edit, BesideEdit)]
+    if any(edit.factors != names_of(edit.site) for edit in beside):
+        raise ValueError("recovery does not see the adapter beside the weights; recover first, then add it")
+    if beside and kind == "scales":
+        raise ValueError("recover scales: pairs beside the weights make up for what rounding lost; take lora")
 
 
 @dataclass(frozen=True)

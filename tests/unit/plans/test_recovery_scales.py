@@ -12,6 +12,7 @@ import pytest
 import torch
 from tiny_families import TINY, save
 
+from foldrank.edits.base import BesideEdit
 from foldrank.edits.fold_blocks import FoldBlocks
 from foldrank.edits.quantize_weight import QuantizeWeight
 from foldrank.edits.storage import StorageEdit
@@ -187,3 +188,13 @@ def test_a_plan_of_few_bits_alone_is_recovered_by_its_scales(decoder: Decoder, p
         "scales", "lora", "factors")
     some = [edit for edit in plan.edits if not (isinstance(edit, QuantizeWeight) and edit.site.role == "k")]
     assert suited(replace(plan, document=replace(plan.document, edits=tuple(some))), roles) == "lora"
+
+
+def test_pairs_beside_are_none_of_its_matter(decoder: Decoder, planned: MakePlan) -> None:
+    plan = planned(correct_rank=4)
+    with pytest.raises(ValueError, match="pairs beside the weights"):
+        recover(decoder, plan, TEXT, TRAINING)
+    edits = [replace(edit, factors=("mine.A", "mine.B")) if isinstance(edit, BesideEdit) else edit for edit in plan.edits]
+    adapted = replace(plan, document=replace(plan.document, edits=tuple(edits)))
+    with pytest.raises(ValueError, match="does not see the adapter"):
+        recover(decoder, adapted, TEXT, replace(TRAINING, kind="lora"))
