@@ -194,7 +194,8 @@ def test_pairs_beside_are_none_of_its_matter(decoder: Decoder, planned: MakePlan
     plan = planned(correct_rank=4)
     with pytest.raises(ValueError, match="pairs beside the weights"):
         recover(decoder, plan, TEXT, TRAINING)
-    edits = [replace(edit, factors=("mine.A", "mine.B")) if isinstance(edit, BesideEdit) else edit for edit in plan.edits]
+    named = ("mine.A", "mine.B")
+    edits = [replace(edit, factors=named) if isinstance(edit, BesideEdit) else edit for edit in plan.edits]
     adapted = replace(plan, document=replace(plan.document, edits=tuple(edits)))
     with pytest.raises(ValueError, match="does not see the adapter"):
         recover(decoder, adapted, TEXT, replace(TRAINING, kind="lora"))
