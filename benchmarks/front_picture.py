@@ -1,6 +1,6 @@
-"""docs/smollm2.svg from smollm2.json: bytes of all weights against nats lost, one point a row, and the front of them.
+"""Bytes of all weights against nats lost, one point a row of a campaign on a real model, and the front of them:
 
-    python -m foldrank.benchmarks.front_picture benchmarks/results/smollm2.json docs/smollm2.svg
+    python -m foldrank.benchmarks.front_picture benchmarks/results/front_smollm2.json docs/front_smollm2.svg
 """
 
 from __future__ import annotations
