@@ -1,9 +1,8 @@
 """Pairs beside weights in few bits, for what rounding lost: y = x Q + (x A) B.
 
 Of what is lost, E = W - Q, the pair of rank R that errs least under the inputs' Gram G: A = E U, B = U^T, U the first R
-eigenvectors of E^T G E. That is the aim of EoRA (arXiv 2410.21271) and, with G = I, of INT2.1 (arXiv 2306.08162). Roles
-that read one input and are all stored share a pair, so that a graph has two products for them. Axes: I inputs, O
-outputs.
+eigenvectors of E^T G E. That is the aim of EoRA (arXiv 2410.21271). Roles that read one input and are all stored share
+a pair, so that a graph has two products for them. Axes: I inputs, O outputs.
 """
 
 from __future__ import annotations

@@ -97,12 +97,10 @@ def test_it_tells_what_it_is() -> None:
 def test_the_graph_computes_the_sums(decoder: tuple[Decoder, str], edited: Edited) -> None:
     """Of a whole packed weight, of parts of one with pairs of their own, of one alone, and behind a residual's sum."""
     maker = PlanMaker(decoder[0], "0" * 64).beside("block.01.qkv", 9).beside("block.02.q", 4).beside("block.02.v", 3)
-    graph = edited(maker.beside("block.03.k", 6).beside("block.03.down", 48))
-    after = read_decoder(graph)
+    after = read_decoder(edited(maker.beside("block.03.k", 6).beside("block.03.down", 48)))
     found = {f"{number}.{role}": matrix.beside.rank for number, block in read_anatomy(after).by_number.items()
              for role, matrix in block.matrices.items() if matrix.beside is not None}
     assert found == {"1.q": 9, "1.k": 9, "1.v": 9, "2.q": 4, "2.v": 3, "3.k": 6, "3.down": 48}
-    assert after.parameters >= read_decoder(graph).parameters
 
 
 @pytest.mark.parametrize(("style", "options"), [
