@@ -61,13 +61,16 @@ def draw(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
     groups: dict[str, list[tuple[str, Point]]] = {}
     for method, point in found.items():
         groups.setdefault(method.split(":")[0], []).append((method, point))
+    sizes = [size for size, _ in found.values()]
+    middle = math.sqrt(min(sizes) * max(sizes))
     for name, held in sorted(groups.items()):
         colour, marker, kin = _style(name)
         for method, (size, nats) in held:
             panel.plot(size / 1e6, nats, marker, color=colour, ms=7 if kin is None else 5, zorder=3, label=kin or name,
                        markerfacecolor=colour if kin is None or " + " in method else "white")
-            panel.annotate(name, (size / 1e6, nats), xytext=(5, 3), textcoords="offset points", fontsize=6.5,
-                           color=colour)
+            right = size > middle
+            panel.annotate(method.replace(",effort=low", ""), (size / 1e6, nats), xytext=(-6 if right else 6, 3),
+                           textcoords="offset points", ha="right" if right else "left", fontsize=6.5, color=colour)
     edge = front(found.values())
     panel.plot([size / 1e6 for size, _ in edge], [nats for _, nats in edge], color="#333333", lw=0.8, ls="--", zorder=1,
                label="front")

@@ -24,4 +24,4 @@ def test_every_row_is_named_in_the_picture(tmp_path: Path) -> None:
     draw(ROWS, tmp_path / "front.svg")
     svg = (tmp_path / "front.svg").read_text()
     for name in ("auto", "quantize", "svd", "width"):
-        assert f"<!-- {name} -->" in svg
+        assert f"<!-- {name}" in svg
