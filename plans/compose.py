@@ -54,7 +54,6 @@ CHARACTERS = 8
 
 LEAST_TOKENS = 16
 """Fewer are no calibration."""
-"""Tokens the similarity map is taken over."""
 
 _DOES = {
     Phase.BLOCKS: "fold blocks", Phase.BRANCHES: "drop branches", Phase.WIDTHS: "narrow MLPs",

@@ -36,12 +36,11 @@ NONE: Final[Mapping[Site, int]] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class Rounded:
-    """Numbers of every site: arrays by name, and per site their names, of a weight or of A and B; and the names of the
-    pairs beside sites."""
+    """Numbers of every site: arrays by name, those of pairs beside too (`names_of`), and per site the names of its
+    numbers, of a weight or of A and B."""
 
     arrays: Mapping[str, np.ndarray]
     held: Mapping[Site, tuple[Numbers, ...]]
-    beside: Mapping[Site, tuple[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ class Rounding:
             findings = walk(decoder.blocks, task.shelf.under(f"bits {stage}"), start, step, stage="rounding",
                             device=decoder.device, progress=task.progress)
         arrays = {name: tensor.cpu().numpy() for found in findings.values() for name, tensor in found.tensors.items()}
-        return Rounded(arrays, names.held, {site: names_of(site) for site in ranks})
+        return Rounded(arrays, names.held)
 
     def _aimed(self, weight: Tensor, gram: Tensor, drift: Tensor | None) -> Tensor:
         """What a weight is to give, as a weight on the inputs as they are now."""

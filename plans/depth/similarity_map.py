@@ -11,6 +11,7 @@ from foldrank.plans.depth.similarity import debiased_cka
 from foldrank.plans.models.decoder import Decoder
 
 CKA_TOKENS = 512
+"""Tokens the similarity map is taken over."""
 
 
 def similarity_map(decoder: Decoder, ids_NT: np.ndarray) -> dict[str, Any]:

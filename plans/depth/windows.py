@@ -14,6 +14,7 @@ from typing import Protocol
 Window = tuple[int, int]
 """Lowest and highest block of a merge, both included; at least two blocks."""
 
+
 class Similarity(Protocol):
     """Similarity of the original to the model with the committed windows and the candidate merged.
 

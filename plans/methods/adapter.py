@@ -39,8 +39,7 @@ def run(task: Task, settings: Settings) -> Result:
     for module, pair in read_lora(folder).items():
         site = _site(task.decoder, module, folder)
         block = task.decoder.block(site.block)
-        shapes = [block.weight(role).shape for role in site.roles]
-        shape = shapes[0][0], sum(width for _, width in shapes)
+        shape = block.size(site.roles)
         if (len(pair[0]), pair[1].shape[1]) != shape:
             what = f"{module} is of {[len(pair[0]), pair[1].shape[1]]}, the model has {list(shape)}"
             raise SourceError(folder, what, "give an adapter of this model, and methods that leave its shapes")

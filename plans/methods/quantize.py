@@ -25,7 +25,7 @@ from foldrank.edits.quantize_embedding import QuantizeEmbedding
 from foldrank.edits.quantize_head import QuantizeHead
 from foldrank.edits.quantize_weight import QuantizeWeight
 from foldrank.edits.storage import FewBits, StorageEdit
-from foldrank.plans.bits.correcting import corrected_sites
+from foldrank.plans.bits.correcting import corrected_sites, names_of
 from foldrank.plans.bits.settings import SIZES, BlockSize, Settings
 from foldrank.plans.bits.walk import Rounded
 from foldrank.plans.low_rank.factoring import replaced_digests
@@ -45,10 +45,10 @@ def run(task: Task, settings: Settings) -> Result:
 
 def stored(task: Task, settings: Settings, storages: Mapping[Site, FewBits]) -> Result:
     """Round these single-role sites of the model as it is now, each in its own way; its head and its table of words."""
-    found = settings.careful.of(task, storages, _ranks(task, settings, storages)) \
-        if settings.rounding == "gptq" else Rounded({}, {})
+    ranks = _ranks(task, settings, storages)
+    found = settings.careful.of(task, storages, ranks) if settings.rounding == "gptq" else Rounded({}, {})
     edits: list[Edit] = in_threads(lambda site: _edit(task, site, storages[site], settings, found), list(storages))
-    edits += [*tables(task.decoder, settings), *_corrections(task, found)]
+    edits += [*tables(task.decoder, settings), *_corrections(task, found, list(ranks))]
     decoder = apply_edits(edits, task.decoder, found.arrays)
     return Result(decoder, tuple(edits), kept=1.0, arrays=found.arrays)
 
@@ -77,23 +77,18 @@ def _ranks(task: Task, settings: Settings, storages: Mapping[Site, FewBits]) -> 
     """Of pairs beside what is stored: those asked for, full where that is less."""
     if settings.correct_rank is None:
         return {}
-    return {site: min(settings.correct_rank, *_whole(task.decoder, site)) for site in corrected_sites(storages)}
+    block = task.decoder.block
+    return {site: min(settings.correct_rank, *block(site.block).size(site.roles)) for site in corrected_sites(storages)}
 
 
-def _corrections(task: Task, found: Rounded) -> list[AddLowRank]:
-    """Pairs beside."""
+def _corrections(task: Task, found: Rounded, sites: list[Site]) -> list[AddLowRank]:
+    """Pairs beside these sites."""
     def edit(site: Site) -> AddLowRank:
-        digests = replaced_digests(task.source.blocks, task.decoder.block(site.block), site.roles)
-        rank = found.arrays[found.beside[site][0]].shape[1]
-        return AddLowRank(site, _whole(task.decoder, site), rank, found.beside[site], digests)
+        block, names = task.decoder.block(site.block), names_of(site)
+        digests = replaced_digests(task.source.blocks, block, site.roles)
+        return AddLowRank(site, block.size(site.roles), found.arrays[names[0]].shape[1], names, digests)
 
-    return in_threads(edit, list(found.beside))
-
-
-def _whole(decoder: Decoder, site: Site) -> tuple[int, int]:
-    """[in, out] of all roles of a site side by side."""
-    shapes = [decoder.block(site.block).weight(role).shape for role in site.roles]
-    return shapes[0][0], sum(shape[1] for shape in shapes)
+    return in_threads(edit, sites)
 
 
 def tables(decoder: Decoder, settings: Settings) -> list[StorageEdit]:

@@ -79,6 +79,11 @@ class Block:
         made = self.with_weights(weights) if weights else self
         return replace(made, pairs={**made.pairs, **pairs})
 
+    def size(self, roles: Sequence[str]) -> tuple[int, int]:
+        """[in, out] of roles that read one input, side by side."""
+        shapes = [self.weight(role).shape for role in roles]
+        return shapes[0][0], sum(shape[1] for shape in shapes)
+
     def with_beside(self, pairs: Mapping[Roles, Pair]) -> Block:
         """The block with A B added to what some roles have; what was a pair stays one, with another beside it."""
         sums: dict[str, Tensor] = {}

@@ -143,10 +143,7 @@ def sites(block: Block, packed: Packed) -> tuple[Roles, ...]:
 
 def shapes_of(block: Block, packed: Packed) -> Shapes:
     """[in, out] of every site."""
-    return {
-        roles: (block.weight(roles[0]).shape[0], sum(block.weight(role).shape[1] for role in roles))
-        for roles in sites(block, packed)
-    }
+    return {roles: block.size(roles) for roles in sites(block, packed)}
 
 
 def _place(parts: Sequence[Tensor]) -> tuple[int, ...]:
