@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 
 from foldrank.edits.storage import FewBits
-from foldrank.plans.models.rounding import FewNumbers, Grid, numbered
+from foldrank.plans.bits.lines import Lines, lines_of
+from foldrank.plans.models.rounding import FewNumbers, Grid
+
+BATCH = 64
+"""Rows after which the rest of the weight is told what they lost: one product in the place of many thin ones."""
 
 DAMPING = 0.01
 """Share of the Gram's mean diagonal that is added to it: what few tokens say of rare directions is not trusted."""
-
-BATCH = 32
-"""Rows after which the rest of the weight is told what they lost: one product in the place of many thin ones."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,9 @@ class Metric:
         return cls((gram_II + lift * torch.eye(len(gram_II), dtype=gram_II.dtype, device=gram_II.device)).float())
 
     def errors(self, found_IO: Tensor, wanted_IO: Tensor) -> Tensor:
-        """By column [O], float64: d^T H d of the difference d."""
-        apart = (found_IO - wanted_IO).double()
-        return ((self.damped_II.double() @ apart) * apart).sum(dim=0)
+        """By column [O], float64: d^T H d of the difference d, its products in float32."""
+        apart = found_IO - wanted_IO
+        return ((self.damped_II @ apart).double() * apart).sum(dim=0)
 
 
 def gptq(
@@ -56,11 +57,12 @@ def gptq(
     metric = Metric.of(gram_II)
     grid = grid or Grid.of(weight, storage)
     order = torch.argsort(metric.damped_II.diagonal(), descending=True, stable=True)
-    ordered = metric.damped_II[order][:, order]
-    rows = _Rows(grid, order)
-    levels = _spread_errors(weight[order].clone(), _inverse_factor(ordered), rows)
+    ordered, aim = metric.damped_II[order][:, order], weight[order]
+    lines = lines_of(grid, order)
+    levels = _spread_errors(aim.clone(), _inverse_factor(ordered), lines)
+    held = _values(levels, grid, order)
     for _ in range(sweeps):
-        if not _visit_again(levels, weight[order], ordered, rows):
+        if not _visit_again(levels, held, held - aim, ordered, lines):
             break
     numbers = torch.empty_like(levels, dtype=torch.uint8)
     numbers[order] = levels.to(torch.uint8)
@@ -82,32 +84,6 @@ def least(metric: Metric, weight_IO: Tensor, *found: FewNumbers) -> FewNumbers:
     return FewNumbers(chosen([f.numbers_IO for f in found]), Grid(scales, zeros, found[0].grid.storage))
 
 
-class _Rows:
-    """Rounds single rows in their order, on the grid."""
-
-    def __init__(self, grid: Grid, order: Tensor) -> None:
-        scales = grid.scales_GO
-        inverse = torch.where(scales != 0, 1 / scales, torch.zeros_like(scales))
-        self._parts = scales, inverse, grid.zeros_GO
-        self._blocks = (order // grid.storage.block_size).tolist()
-        self._bits = grid.storage.bits
-
-    def level(self, place: int, row_O: Tensor) -> Tensor:
-        """The nearest numbers."""
-        block = self._blocks[place]
-        return numbered(row_O * self._parts[1][block] + self._parts[2][block], self._bits).to(torch.float32)
-
-    def value(self, place: int, level_O: Tensor) -> Tensor:
-        """What numbers stand for."""
-        block = self._blocks[place]
-        return (level_O - self._parts[2][block]) * self._parts[0][block]
-
-    def values(self, levels_IO: Tensor) -> Tensor:
-        """Of all rows."""
-        scales, _, zeros = self._parts
-        return (levels_IO - zeros[self._blocks]) * scales[self._blocks]
-
-
 def _inverse_factor(metric_II: Tensor) -> Tensor:
     """U, upper, with H^-1 = U^T U, float32. Taken from H's last row up H = R R^T, R upper; then U = R^-1."""
     lower = torch.linalg.cholesky(metric_II.double().flip((0, 1)))
@@ -115,37 +91,30 @@ def _inverse_factor(metric_II: Tensor) -> Tensor:
     return torch.linalg.solve_triangular(lower, eye, upper=False).flip((0, 1)).float()
 
 
-def _spread_errors(work_IO: Tensor, factor_II: Tensor, rows: _Rows) -> Tensor:
+def _values(levels_IO: Tensor, grid: Grid, order: Tensor) -> Tensor:
+    """What numbers of rows in this order stand for."""
+    blocks = order // grid.storage.block_size
+    return (levels_IO - grid.zeros_GO[blocks]) * grid.scales_GO[blocks]
+
+
+def _spread_errors(work_IO: Tensor, factor_II: Tensor, lines: Lines) -> Tensor:
     """Numbers of all rows, as floats; what is given is used up."""
     levels = torch.empty_like(work_IO)
-    pivots = factor_II.diagonal().tolist()
     for start in range(0, len(work_IO), BATCH):
-        stop = min(start + BATCH, len(work_IO))
-        lost = torch.empty_like(work_IO[start:stop])
-        for place in range(start, stop):
-            levels[place] = rows.level(place, work_IO[place])
-            error = lost[place - start]
-            torch.sub(work_IO[place], rows.value(place, levels[place]), out=error)
-            error /= pivots[place]
-            work_IO[place + 1 : stop].addr_(factor_II[place, place + 1 : stop], error, alpha=-1)
-        work_IO[stop:] -= factor_II[start:stop, stop:].T @ lost
+        part, behind = slice(start, start + BATCH), slice(start + BATCH, None)
+        lost = lines.spread(levels[part], work_IO[part], factor_II[part, part], start)
+        work_IO[behind] -= factor_II[part, behind].T @ lost
     return levels
 
 
-def _visit_again(levels_IO: Tensor, weight_IO: Tensor, metric_II: Tensor, rows: _Rows) -> bool:
-    """Give every row the numbers that are best beside the others', in place; whether any changed."""
-    pull = metric_II @ (rows.values(levels_IO) - weight_IO)
-    pivots, changed = metric_II.diagonal().tolist(), False
+def _visit_again(levels_IO: Tensor, held_IO: Tensor, off_IO: Tensor, metric_II: Tensor, lines: Lines) -> bool:
+    """Give every row the numbers that are best beside the others', in place, and what they stand for; whether any
+    changed. `off_IO`: Q - W."""
+    pull, changed = metric_II @ off_IO, False
     for start in range(0, len(levels_IO), BATCH):
-        stop = min(start + BATCH, len(levels_IO))
-        moved = torch.empty_like(levels_IO[start:stop])
-        for place in range(start, stop):
-            held = rows.value(place, levels_IO[place])
-            levels_IO[place] = rows.level(place, held - pull[place] / pivots[place])
-            step = moved[place - start]
-            torch.sub(rows.value(place, levels_IO[place]), held, out=step)
-            pull[place + 1 : stop].addr_(metric_II[place, place + 1 : stop], step)
+        part, behind = slice(start, start + BATCH), slice(start + BATCH, None)
+        moved = lines.visit(levels_IO[part], held_IO[part], pull[part], metric_II[part, part], start)
         if moved.any():
             changed = True
-            pull[stop:] += metric_II[start:stop, stop:].T @ moved
+            pull[behind] += metric_II[part, behind].T @ moved
     return changed

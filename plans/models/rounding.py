@@ -35,6 +35,11 @@ class Grid:
         """MLAS's, of float32 values."""
         return cls(*_range(in_blocks(weight_IO, storage.block_size), storage), storage)
 
+    @property
+    def inverse_GO(self) -> Tensor:
+        """1 / scale; 0 where the scale is."""
+        return torch.where(self.scales_GO != 0, 1 / self.scales_GO, torch.zeros_like(self.scales_GO))
+
     def spread(self, values_GO: Tensor, rows: int) -> Tensor:
         """Of every block's value that of each of its rows [I, O]."""
         return values_GO.repeat_interleave(self.storage.block_size, dim=0)[:rows]
@@ -42,8 +47,7 @@ class Grid:
     def nearest(self, weight_IO: Tensor) -> FewNumbers:
         """Every value to the nearest number."""
         rows = len(weight_IO)
-        inverse = torch.where(self.scales_GO != 0, 1 / self.scales_GO, torch.zeros_like(self.scales_GO))
-        levels = weight_IO * self.spread(inverse, rows) + self.spread(self.zeros_GO, rows)
+        levels = weight_IO * self.spread(self.inverse_GO, rows) + self.spread(self.zeros_GO, rows)
         return FewNumbers(numbered(levels, self.storage.bits), self)
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from foldrank.edits.storage import FewBits
 from foldrank.plans.bits.gptq import Metric, gptq
+from foldrank.plans.bits.lines import ArrayLines, TensorLines
 from foldrank.plans.bits.scales import fitted, searched
 from foldrank.plans.models.packing import Packed, packed, unpacked
 from foldrank.plans.models.rounding import Grid, rounded
@@ -82,6 +83,42 @@ def test_every_pair_of_rows_is_settled_after_sweeps() -> None:
             other[row] = (other[row] + step).clamp(0, 15)
             moved = type(found)(other.to(torch.uint8), found.grid)
             assert (metric.errors(moved.values, weight) >= least * (1 - 1e-6)).all()
+
+
+@pytest.mark.parametrize("storage", [FewBits(4, 32, True, 0), FewBits(8, 16, False, 0), FewBits(2, 16, False, 0)])
+def test_loops_in_numpy_and_in_torch_are_the_published_ones(storage: FewBits) -> None:
+    """In float64, every row telling all behind it, and then all pulled anew for every row: the same numbers."""
+    weight, gram = drawn(7, 70, 5, 120)
+    order = torch.randperm(70, generator=torch.Generator().manual_seed(7))
+    grid, metric, aim = Grid.of(weight, storage), Metric.of(gram).damped_II[order][:, order], weight[order]
+    factor = torch.linalg.cholesky(metric.double().inverse()).T.float()
+
+    def nearest(row_O: torch.Tensor, place: int) -> tuple[torch.Tensor, torch.Tensor]:
+        block = int(order[place]) // storage.block_size
+        scale, zero = grid.scales_GO[block].double(), grid.zeros_GO[block].double()
+        level = torch.floor((row_O / scale + zero).clamp(0, 2**storage.bits - 1) + 0.5)
+        return level, (level - zero) * scale
+
+    work, spread, stands = aim.double().clone(), [], []
+    for row in range(70):
+        level, value = nearest(work[row], row)
+        work[row + 1 :] -= torch.outer((factor[row, row + 1 :] / factor[row, row]).double(), work[row] - value)
+        spread.append(level)
+        stands.append(value)
+    held = torch.stack(stands)
+    start, visited = held.float(), []
+    for row in range(70):
+        pull = metric[row].double() @ (held - aim.double())
+        level, held[row] = nearest(held[row] - pull / metric[row, row].double(), row)
+        visited.append(level)
+    for lines in (ArrayLines(grid, order), TensorLines(grid, order)):
+        levels, now = torch.zeros(70, 5), start.clone()
+        lines.spread(levels, aim.clone(), factor, 0)
+        assert torch.equal(levels, torch.stack(spread).float())
+        moved = lines.visit(levels, now, metric @ (start - aim), metric, 0)
+        assert torch.equal(levels, torch.stack(visited).float())
+        assert torch.allclose(now, held.float(), atol=1e-5)
+        assert torch.equal(moved, now - start)
 
 
 def test_scales_fitted_are_least_squares() -> None:
