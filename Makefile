@@ -18,7 +18,7 @@ REAL := build/smollm2
 demo: $(READY)
 	test -f $(REAL)/config.json || $(BIN)/python examples/smollm2.py $(REAL) || echo "demo: the bundled model instead" >&2
 	$(BIN)/foldrank compress $$(test -f $(REAL)/config.json && echo $(REAL) || echo examples/specs-5m) \
-		--method quantize:bits=4 -o build/demo --force
+		--goal balanced --minutes 10 -o build/demo --force
 
 test: $(READY)
 	$(BIN)/python -m pytest --ignore tests/consumers -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations 25

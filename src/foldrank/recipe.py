@@ -22,6 +22,7 @@ class Recipe:
 
     methods: tuple[str, ...] = ()
     goal: str | None = None
+    minutes: float | None = None
     calibration: str | None = None
     calibration_tokens: int | None = None
     calibration_from: str | None = None

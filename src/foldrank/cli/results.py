@@ -10,12 +10,12 @@ from foldrank.cli import output
 from foldrank.edits.low_rank import rank_limit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from foldrank.plans.solver.costs import CostTable
     from foldrank.reports.bench import Bench, Speedup
     from foldrank.reports.form import Gate
-    from foldrank.reports.tasks import Tasks
+    from foldrank.reports.tasks import Sample, Tasks
     from foldrank.reports.validate import GraphProof, Validation
 
 
@@ -31,8 +31,21 @@ def show_validation(report: Validation) -> None:
                + output.opening(None if report.text is None else report.text.bos))
     if report.tasks is not None:
         show_tasks(report.tasks)
+    show_written(report.samples or ())
     show_gates(report.gates)
 
+
+def show_written(samples: Sequence[Sample], most: int = 2) -> None:
+    """What both write after the same words, one below the other; more of it is in the report."""
+    for sample in samples[:most]:
+        lines = ((name, " ".join(words.split())) for name, words in (
+            ("after ", sample.prompt[-_PROMPT:]), ("dense ", sample.dense), ("bundle", sample.bundle)))
+        for name, words in lines:
+            output.console.print(Text.assemble((f"{name} ", "bold"), words), soft_wrap=True)
+
+
+_PROMPT = 100
+"""Characters of the end of a prompt that are shown."""
 
 def show_tasks(found: Tasks) -> None:
     """Accuracies of dense and bundle, and their difference in points; then the answers to questions."""

@@ -19,6 +19,9 @@ from foldrank.reports.validate import Validation
 
 _GPU_ALIGN = 64
 
+PROVING = 1 / 3
+"""Share of the time that proofs and bench take at most."""
+
 
 def compress(
     model: str | Path,
@@ -26,6 +29,7 @@ def compress(
     *,
     methods: Sequence[str] = (),
     goal: str | None = None,
+    minutes: float | None = None,
     calibration: str | Path | None = None,
     calibration_tokens: int | None = None,
     calibration_from: str | Path | None = None,
@@ -60,7 +64,8 @@ def compress(
 ) -> Bundle:
     """Export, plan, apply, add a self-test, validate, bench and report; returns the compressed bundle.
 
-    `goal` ("small", "balanced", "fast") in the place of methods: `foldrank.verbs.goal` says what each is.
+    `goal` ("small", "balanced", "fast") in the place of methods and, unless it is asked for, recovery:
+    `foldrank.verbs.goal` says what each is. `minutes`: so long may all of it take, about; what fits is chosen.
 
     What can be wrong is asked before the long work: libraries, settings, texts, whether the provider starts, whether
     `dense` is of this checkpoint, the export. Without matplotlib the page has no pictures, and nothing else is missing.
@@ -84,8 +89,8 @@ def compress(
     from foldrank.runtime.proof import validation
     from foldrank.runtime.providers.fallback import check_starts
     from foldrank.runtime.providers.provider import short_name
-    from foldrank.verbs.compress_stages import COSTS, Way
-    from foldrank.verbs.goal import TABLE, method_of
+    from foldrank.verbs.compress_stages import Way
+    from foldrank.verbs.goal import RECOVERY_MINUTES, candidates, kind_behind
     from foldrank.verbs.plan import recovery
     from foldrank.verbs.reading import chosen_text, held_out, planning
     from foldrank.verbs.report import PAGE, report
@@ -97,11 +102,14 @@ def compress(
     if goal is not None and methods:
         raise ValueError("a goal and methods are given; give one of the two")
     here = short_name(provider)
-    if goal is not None:
-        methods = [method_of(goal, here)]
-    if here != "cpu":
-        methods = [aligned(method, _GPU_ALIGN) for method in methods]
-    requests = parse_all(methods)
+    if minutes is not None and (goal is None or not 0 < minutes < float("inf")):
+        raise ValueError(f"{minutes} minutes: give them above 0, beside a goal")
+    align = _GPU_ALIGN if here != "cpu" else 1
+    free = goal is not None and recover is None and recover_minutes is None and recover_steps is None
+    if free:
+        recover, recover_minutes = kind_behind(here), RECOVERY_MINUTES
+    ways = [methods] if goal is None else [[method] for method in candidates(goal, here)]
+    requests = [request for way in ways for request in parse_all([aligned(method, align) for method in way])]
     validation.share(max_perplexity_increase)
     trained: dict[str, Any] = {"minutes": recover_minutes, "target": recover_target, "select": recover_select,
                                "lisa": recover_lisa}
@@ -123,15 +131,19 @@ def compress(
     with unfinished(output) as stages:
         way = Way(stages, model, checkpoint, texts, trust=trust, running=running, progress=timed)
         baseline = way.exported(dense, exporter=exporter, dtype=dtype, provider=provider, seed=seed)
-        costs = stages.folder / COSTS
-        if any(TABLE in method for method in methods):
-            methods = [method.replace(TABLE, str(costs)) for method in methods]
-            way.timed(baseline, costs, provider=provider, provider_options=provider_options, seed=seed)
+        if goal is not None:
+            left_s = None if minutes is None else 60 * minutes * (1 - PROVING) - (time.monotonic() - began_s)
+            if left_s is not None and not free:
+                left_s -= 60 * (recover_minutes or 0)
+            chosen = way.chosen(goal, here, windows, left_s=left_s, of=[minutes, recover_minutes], device=device)
+            methods = [way.with_costs(baseline, chosen.method, seed=seed)]
+            if free:
+                recover, trained["minutes"] = chosen.recover, chosen.minutes
         way.planned(
-            methods=methods, calibration=calibration, calibration_tokens=calibration_tokens,
-            calibration_from=calibration_from, like=like, seed=seed, recover=recover, recover_text=recover_text,
-            recover_tokens=recover_tokens, recover_steps=recover_steps, bos=bos,
-            device=device, **{f"recover_{name}": value for name, value in trained.items()},
+            methods=[aligned(method, align) for method in methods], calibration=calibration,
+            calibration_tokens=calibration_tokens, calibration_from=calibration_from, like=like, seed=seed,
+            recover=recover, recover_text=recover_text, recover_tokens=recover_tokens, recover_steps=recover_steps,
+            bos=bos, device=device, **{f"recover_{name}": value for name, value in trained.items()},
         )
         small = way.applied(baseline, seed=seed, bos=bos)
         found = way.validated(
@@ -150,8 +162,9 @@ def compress(
 
 
 def bench_seconds(spent_s: float, proofs_s: float) -> float:
-    """So long may a bench take after `spent_s` seconds, `proofs_s` of them for proofs, that both are a third of all."""
-    return max(0.0, (spent_s - 3 * proofs_s) / 2)
+    """So long may a bench take after `spent_s` seconds, `proofs_s` of them for proofs, that both are `PROVING` of
+    all."""
+    return max(0.0, (PROVING * spent_s - proofs_s) / (1 - PROVING))
 
 
 def _proofs_s(timed: Timed) -> float:

@@ -9,17 +9,22 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from foldrank import strictjson
 from foldrank.bundle.bundle import MANIFEST, Bundle
 from foldrank.digests import sha256_file
-from foldrank.disk.staging import staged_folder
+from foldrank.disk.staging import staged_folder, write_atomically
 from foldrank.disk.unfinished import Stages
 from foldrank.model.checkpoint import Checkpoint
+from foldrank.plans.models.decoder import load_decoder
+from foldrank.plans.pace import seconds_of_a_pass
 from foldrank.plans.resume import code_version
+from foldrank.plans.texts import Windows
 from foldrank.progress import Progress
 from foldrank.reports.bench import FORM as SPEED
 from foldrank.reports.bench import Bench
@@ -28,13 +33,13 @@ from foldrank.reports.validate import Validation
 from foldrank.verbs.apply import apply
 from foldrank.verbs.bench import bench, cost_table
 from foldrank.verbs.export import export
+from foldrank.verbs.goal import TABLE, Choice, choice
 from foldrank.verbs.plan import plan
 from foldrank.verbs.reference import Known, reference_of
 from foldrank.verbs.selftest import add_selftest
 from foldrank.verbs.validate import validate
 
 _STAGES = ("export", "plan", "apply", "validate", "bench")
-COSTS = "costs.json"
 
 _CODE = ("foldrank", "foldrank.graph", "foldrank.export", "foldrank.plans", "foldrank.passes", "foldrank.runtime",
          "foldrank.benchmarks")
@@ -72,14 +77,36 @@ class Way:
             return make() if dense is not None else self.stages.once(
                 "export", [*self._from, settings], make, lambda: Bundle.open(place))
 
-    def timed(self, baseline: Bundle, output: Path, **settings: Any) -> None:
-        """The cost table of the dense bundle."""
+    def chosen(
+        self, goal: str, provider: str, windows: Windows, *, left_s: float | None, of: Sequence[float | None],
+        device: str,
+    ) -> Choice:
+        """What a goal comes to with so many seconds left `of` the minutes asked for; decided once."""
+        place = self.stages.folder / "goal.json"
+
         def make() -> None:
-            cost_table(baseline, output, progress=self.progress, **settings)
+            decoder = load_decoder(self.checkpoint, device=device)
+            found = choice(goal, provider, pass_s=seconds_of_a_pass(decoder, windows.ids), left_s=left_s)
+            write_atomically(place, strictjson.dumps(asdict(found)).encode())
+
+        found = self.stages.once("goal", [*self._from, goal, provider, list(of), dict(self.texts), device], make,
+                                 lambda: Choice(**strictjson.read(place)) if place.is_file() else None)
+        logging.getLogger("foldrank").warning("%s", found.told)
+        return found
+
+    def with_costs(self, baseline: Bundle, method: str, *, seed: int) -> str:
+        """The method with the cost table of the dense bundle, measured first, where it asks for one."""
+        if TABLE not in method:
+            return method
+        output, running = self.stages.folder / "costs.json", {**self.running, "seed": seed}
+
+        def make() -> None:
+            cost_table(baseline, output, progress=self.progress, **running)
 
         digests = [sha256_file(baseline.path / MANIFEST)]
-        self.stages.once("costs", [self._code, digests, _plain(settings)], make,
+        self.stages.once("costs", [self._code, digests, _plain(running)], make,
                          lambda: output if output.is_file() else None)
+        return method.replace(TABLE, str(output))
 
     def planned(self, **settings: Any) -> None:
         """The plan."""

@@ -57,3 +57,9 @@ def test_the_terminal_shows_them(found: Validation, capsys: pytest.CaptureFixtur
 def test_the_report_holds_them_only_where_they_were_run(found: Validation) -> None:
     assert FORM.parse(FORM.document(found)) == found
     assert "tasks" not in FORM.document(replace(found, tasks=None))
+
+
+def test_the_terminal_shows_what_both_write_after_the_same_words(capsys: pytest.CaptureFixture[str]) -> None:
+    """As it is, whatever looks like markup, in one line each."""
+    results.show_written([Sample(prompt="A\nvalve opens", dense=" [b]and", bundle=" [/b] or")] * 3)
+    assert capsys.readouterr().out.splitlines() == ["after  A valve opens", "dense  [b]and", "bundle [/b] or"] * 2

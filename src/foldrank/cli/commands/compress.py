@@ -16,6 +16,8 @@ from foldrank.cli import options, output, plans, progress, results
 @options.recovering
 @click.option("--goal", type=click.Choice(["small", "balanced", "fast"]),
               help="In the place of methods: fewer bytes than with 4-bit weights, as many, or less time.")
+@click.option("--minutes", type=click.FloatRange(min=0, min_open=True),
+              help="With --goal: so long may all of it take, about; the plan that fits is chosen.")
 @options.bos
 @options.exporting
 @options.provider
@@ -31,8 +33,8 @@ from foldrank.cli import options, output, plans, progress, results
 @click.pass_context
 def command(
     ctx: click.Context, model: str, output_: Path, force: bool, methods: tuple[str, ...], goal: str | None,
-    calibration: Path | None, calibration_tokens: int | None, calibration_from: Path | None, like: Path | None,
-    recipe: Path | None, save_recipe: Path | None, recover: str | None,
+    minutes: float | None, calibration: Path | None, calibration_tokens: int | None, calibration_from: Path | None,
+    like: Path | None, recipe: Path | None, save_recipe: Path | None, recover: str | None,
     recover_text: Path | None, recover_tokens: int | None, recover_steps: int | None, recover_minutes: float | None,
     recover_target: str | None, recover_select: str | None, recover_lisa: int | None, bos: str | None,
     exporter: str | None, dtype: str | None, provider: str | None, provider_options: dict[str, str], text: Path | None,
@@ -45,9 +47,9 @@ def command(
     from foldrank.verbs.compress import compress
 
     chosen = plans.choose(
-        recipe, save_recipe, methods=methods, goal=goal, calibration=calibration, calibration_tokens=calibration_tokens,
-        calibration_from=calibration_from, like=like, recover=recover, recover_text=recover_text,
-        recover_tokens=recover_tokens, recover_steps=recover_steps,
+        recipe, save_recipe, methods=methods, goal=goal, minutes=minutes, calibration=calibration,
+        calibration_tokens=calibration_tokens, calibration_from=calibration_from, like=like,
+        recover=recover, recover_text=recover_text, recover_tokens=recover_tokens, recover_steps=recover_steps,
         recover_minutes=recover_minutes, recover_target=recover_target, recover_select=recover_select,
         recover_lisa=recover_lisa, bos=bos, text=text, seed=plans.given("seed", seed), exporter=exporter, dtype=dtype,
         provider=provider,
