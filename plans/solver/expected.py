@@ -14,12 +14,13 @@ from torch import Tensor
 
 from foldrank.edits.storage import FewBits
 from foldrank.plans.models.decoder import Decoder
-from foldrank.plans.solver.fisher import Curve, fisher_moments, output_roots, predicted_losses
+from foldrank.plans.solver.fisher import Curve, output_roots, predicted_losses
 from foldrank.plans.solver.layout import DOWN, Packed, Roles
+from foldrank.plans.solver.moments import fisher_moments
 from foldrank.plans.solver.narrowing import Narrowing, narrowing
 from foldrank.plans.solver.rounding import rounding_losses
 from foldrank.plans.width.channels import Order
-from foldrank.progress import SILENT, Progress, track
+from foldrank.progress import SILENT, Progress
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,9 @@ class Expected:
     ) -> Expected:
         """From the model's own gradients on these windows; widths in multiples of `align`. A block's moments, the
         largest of what is held, go as soon as they are used."""
-        moments, found = fisher_moments(decoder, ids_NT, seed, packed, progress), cls()
-        for block in track(decoder.blocks, "expected losses", len(decoder.blocks), progress):
-            held, number = moments.pop(block.number), block.number
+        found = cls()
+        for block, held in fisher_moments(decoder, ids_NT, seed, packed, progress):
+            number = block.number
             found.roots[number] = output_roots(held)
             if narrow and "down" in block.roles:
                 root = found.roots[number].get(DOWN)

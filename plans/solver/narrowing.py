@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from foldrank.plans.models.block import Block
-from foldrank.plans.solver.fisher import Moments
 from foldrank.plans.solver.layout import DOWN
+from foldrank.plans.solver.moments import Moments, diagonal
 from foldrank.plans.width import channels
 from foldrank.plans.width.channels import Order
 
@@ -59,7 +59,7 @@ def narrowing(block: Block, moments: Moments, root: Tensor | None, tokens: int, 
     """Of a block with an MLP, widths multiples of `align`. `root`: R of down's outputs, where it is known. Cost: about
     3 I^3 multiply-adds for I channels, float64."""
     inputs, weight = moments.inputs[DOWN] / tokens, block.weight("down").to(torch.float64)
-    mean = moments.outputs[DOWN].diagonal().mean().sqrt()
+    mean = diagonal(moments.outputs[DOWN]).mean().sqrt()
     minded = (weight * mean if root is None else weight @ root.to(torch.float64)) / tokens**0.5
     sums = channels.Moments(inputs, inputs @ minded, minded.new_zeros(len(inputs)), minded[0] * 0, tokens)
     step = align * max(1, round(len(inputs) / (STEPS * align)))

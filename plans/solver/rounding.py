@@ -17,9 +17,9 @@ from torch import Tensor
 from foldrank.edits.storage import FewBits
 from foldrank.plans.models.block import Block
 from foldrank.plans.models.rounding import rounded
-from foldrank.plans.solver.fisher import Moments
 from foldrank.plans.solver.layout import Roles
 from foldrank.plans.solver.meter import Meter
+from foldrank.plans.solver.moments import Moments, weighed
 
 Rounding = Mapping[int, Mapping[Roles, Mapping[int, float]]]
 """Nats by source number, site and bits."""
@@ -39,7 +39,7 @@ def rounding_losses(
         found[roles] = {}
         for storage in storages:
             lost = (rounded(weight, storage) - weight).double()
-            nats = float(((inputs @ lost) * (lost @ outputs)).sum()) / (2 * tokens * tokens)
+            nats = float(((inputs @ lost) * weighed(lost, outputs)).sum()) / (2 * tokens * tokens)
             found[roles][storage.bits] = nats * RELIEF[storage.bits]
     return found
 

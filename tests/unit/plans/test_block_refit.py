@@ -14,8 +14,9 @@ from foldrank.plans.low_rank.grams import cross_gram
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.solver import block_refit
 from foldrank.plans.solver.block_refit import refit
-from foldrank.plans.solver.fisher import fisher_moments, output_roots
+from foldrank.plans.solver.fisher import output_roots
 from foldrank.plans.solver.layout import Packed, Roles, Span
+from foldrank.plans.solver.moments import fisher_moments
 from foldrank.plans.solver.original import Original, sites
 from foldrank.plans.width.channels import Order
 
@@ -26,7 +27,7 @@ def test_a_refit_that_takes_over_a_like_one_is_the_refit_from_nothing(
     make_model: Callable[..., Any], ids: np.ndarray, packed: Packed, architecture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoder = Decoder.of(make_model(3, architecture=architecture))
-    roots = {number: output_roots(held) for number, held in fisher_moments(decoder, ids, 0, packed).items()}
+    roots = {block.number: output_roots(held) for block, held in fisher_moments(decoder, ids, 0, packed)}
     original = Original.of(decoder, ids, roots, packed)
     noise = torch.randn(original.states[1].shape, generator=torch.Generator().manual_seed(1))
     hidden = original.states[1] + 0.1 * noise
