@@ -36,6 +36,10 @@ from foldrank.plans.solver.costs import stored_bytes
 from foldrank.sites import Site
 
 
+WIDE = 64
+"""Values that share a scale in a table of 8 bits: 8.5 bits a value in all, as llama.cpp's Q8_0 takes."""
+
+
 def run(task: Task, settings: Settings) -> Result:
     """Round every weight and every factor of the model as it is now, its head and its table of words."""
     sites = [Site(block.number, (role,)) for block in task.decoder.blocks for role in block.roles]
@@ -93,8 +97,10 @@ def _corrections(task: Task, found: Rounded, sites: list[Site]) -> list[AddLowRa
 
 def tables(decoder: Decoder, settings: Settings) -> list[StorageEdit]:
     """Edits of the head and the table of words: one, where they are one table and are stored alike."""
-    head = _storage(settings, settings.head_bits, _full(settings, len(decoder.head)) or settings.block_size)
-    table = _storage(settings, settings.embedding_bits, _full(settings, len(decoder.table)))
+    head = _storage(settings, settings.head_bits,
+                    _full(settings, settings.head_bits, len(decoder.head)) or settings.block_size)
+    table = _storage(settings, settings.embedding_bits,
+                     _full(settings, settings.embedding_bits, len(decoder.table)))
     one = decoder.tied and head == table
     edits: list[StorageEdit] = []
     if head is not None and not one:
@@ -109,9 +115,11 @@ def _storage(settings: Settings, bits: Literal[4, 8] | None, size: BlockSize | N
     return None if bits is None or size is None else FewBits(bits, size, settings.symmetric, settings.accuracy)
 
 
-def _full(settings: Settings, width: int) -> BlockSize | None:
-    """The largest block that fills rows of a table, as GatherBlockQuantized wants them; None where none does."""
-    return next((size for size in SIZES if size <= settings.block_size and width % size == 0), None)
+def _full(settings: Settings, bits: int | None, width: int) -> BlockSize | None:
+    """The largest block that fills rows of a table, as GatherBlockQuantized wants them; None where none does. In 8 bits
+    blocks of `WIDE` lose nothing that shows, at half the bytes for scales of blocks of 32."""
+    most = max(settings.block_size, WIDE) if bits == 8 else settings.block_size
+    return next((size for size in SIZES if size <= most and width % size == 0), None)
 
 
 def _shape(table_CV: Tensor) -> tuple[int, int]:
