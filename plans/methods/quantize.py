@@ -35,7 +35,6 @@ from foldrank.plans.simulate import apply_edits
 from foldrank.plans.solver.costs import stored_bytes
 from foldrank.sites import Site
 
-
 WIDE = 64
 """Values that share a scale in a table of 8 bits: 8.5 bits a value in all, as llama.cpp's Q8_0 takes."""
 
