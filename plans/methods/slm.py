@@ -194,6 +194,7 @@ def _predicted(outcome: Outcome, threshold: float, name: str) -> dict[str, float
 
 
 def _diagnostics(outcome: Outcome) -> dict[str, object]:
+    """Of a candidate that was refused `similarity` is what it could have reached at most: it was not run further."""
     reasons = outcome.reasons
     return {
         "windows": [{"low": w[0], "high": w[1], "similarity": reasons[w]} for w in sorted(outcome.windows)],
