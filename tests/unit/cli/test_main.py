@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from foldrank.cli import main, options, output, plans
+from foldrank.cli.commands import compress
 from foldrank.errors import BundleError, InvariantBroken, SourceError, ValidationFailed
 from foldrank.reports.form import Gate, Judged, Verdict
 
@@ -104,3 +105,16 @@ def test_a_tilde_in_a_path_option_is_the_home_folder(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("HOME", str(tmp_path))
     assert PATH.convert("~/text.txt", None, None) == tmp_path / "text.txt"
     assert PATH.convert("a~/text.txt", None, None) == Path("a~/text.txt")
+
+
+def test_choices_are_those_that_the_planner_knows() -> None:
+    """The terminal lists them itself: to ask the planner would import torch for `--help`."""
+    from foldrank.plans.training.adapters import RATES
+    from foldrank.plans.training.gradients import TARGETS
+    from foldrank.plans.training.sampling import SELECTS
+    from foldrank.verbs.goal import GOALS
+
+    params = compress.command.params
+    found = {param.name: tuple(param.type.choices) for param in params if isinstance(param.type, click.Choice)}
+    assert set(found["recover"]) == set(RATES)
+    assert (found["recover_target"], found["recover_select"], found["goal"]) == (TARGETS, SELECTS, GOALS)
