@@ -9,10 +9,13 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
+from onnx import helper
 
 from foldrank.bundle.bundle import seal
 from foldrank.cli.main import main
@@ -180,3 +183,38 @@ def test_what_only_names_code_is_harmless(
         assert _ends([*VERBS[verb], *more], bundle, bundle, out, monkeypatch) in (0, 3), verb
     assert not (evil / "marker").exists()
     assert list(out.iterdir()) == []
+
+
+GRAPHS: dict[str, tuple[Callable[[onnx.ModelProto], object], str]] = {
+    "a function of its own": (lambda m: m.functions.append(helper.make_function(
+        "evil", "F", ["x"], ["y"], [helper.make_node("Relu", ["x"], ["y"])], [helper.make_opsetid("", 22)])),
+        "functions"),
+    "operators of a domain": (lambda m: m.opset_import.append(helper.make_opsetid("evil", 1)), "evil"),
+    "weights from outside": (lambda m: _from_elsewhere(m), "location"),
+}
+
+
+def _from_elsewhere(model: onnx.ModelProto) -> None:
+    tensor = next(t for t in model.graph.initializer if t.external_data)
+    next(e for e in tensor.external_data if e.key == "location").value = "../weights"
+
+
+@pytest.mark.parametrize("verb", ["inspect", "validate", "bench", "selftest", "run"])
+@pytest.mark.parametrize("kind", GRAPHS)
+def test_no_runtime_opens_a_graph_that_the_safe_loader_refuses(
+    kind: str, verb: str, dense_5m: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Sealed by whoever changed it, so that its digests hold."""
+    bundle = tmp_path / "bundle"
+    shutil.copytree(dense_5m, bundle)
+    change, says = GRAPHS[kind]
+    model = onnx.load(bundle / "model.onnx", load_external_data=False)
+    change(model)
+    (bundle / "model.onnx").write_bytes(model.SerializeToString())
+    (bundle / "manifest.json").unlink()
+    seal(bundle, command="test", seed=0, source={}, exporter="genai", dtype="fp32", versions={})
+    for opener in ("onnxruntime.InferenceSession", "onnxruntime_genai.Config", "onnxruntime_genai.Model"):
+        monkeypatch.setattr(opener, None)
+    assert _ends(VERBS[verb], bundle, bundle, tmp_path, monkeypatch) == 4
+    assert says in capsys.readouterr().err

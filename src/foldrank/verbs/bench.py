@@ -21,6 +21,7 @@ from foldrank.reports.bench import FORM
 from foldrank.runtime.providers.fallback import provider_for
 from foldrank.runtime.providers.provider import resolve
 from foldrank.runtime.sessions.session import default_threads
+from foldrank.verbs.safely import refuse_unsafe
 
 
 def bench(
@@ -50,6 +51,7 @@ def bench(
     profile = replace(profile, engines=tuple(engines), pairs=profile.pairs if pairs is None else pairs)
     on = provider_for(provider, provider_options, allow_fallback=allow_fallback)
     compressed, dense = _open(bundle), _open(baseline)
+    refuse_unsafe(compressed, dense)
     file = None
     if "llama.cpp" in against:
         given = None if gguf is None else Path(gguf).expanduser()

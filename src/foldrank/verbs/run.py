@@ -17,6 +17,7 @@ from foldrank.runtime.decoding.genai import OFFERED
 from foldrank.runtime.decoding.generate import Generated, Sampling, with_genai
 from foldrank.runtime.providers.fallback import provider_for
 from foldrank.runtime.providers.provider import Provider
+from foldrank.verbs.safely import refuse_unsafe
 
 
 def run(
@@ -39,6 +40,7 @@ def run(
     """
     _check(prompt, max_new_tokens, stream)
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    refuse_unsafe(opened)
     options: dict[str, Any] = {
         "tokens": max_new_tokens, "sampling": Sampling(temperature, top_k, top_p, seed), "threads": threads,
         "context": opened.json("genai_config.json")["model"]["context_length"], "told": stream,

@@ -12,6 +12,7 @@ from foldrank.model.facts import vocabulary
 from foldrank.runtime.decoding.decoder import OrtDecoder
 from foldrank.runtime.proof.selftest import FILE, ROWS, TOKENS, SelfTest, precision_of
 from foldrank.runtime.providers.fallback import provider_for
+from foldrank.verbs.safely import refuse_unsafe
 from foldrank.versions import versions
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def selftest(
     ProviderUnavailable, ValidationFailed (NaN).
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    refuse_unsafe(opened)
     test = SelfTest.read(opened.path / FILE)
     rows = vocabulary(opened.json("config.json"))
     if rows is not None and (beyond := test.ids[(test.ids < 0) | (test.ids >= rows)]).size:

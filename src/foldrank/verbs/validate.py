@@ -26,6 +26,7 @@ from foldrank.runtime.providers.provider import Provider
 from foldrank.tolerances import MIN_POSITIONS
 from foldrank.verbs.reading import held_out
 from foldrank.verbs.reference import Known, reference_of
+from foldrank.verbs.safely import refuse_unsafe
 from foldrank.verbs.tasks import check_tasks, measure
 from foldrank.versions import versions
 
@@ -56,6 +57,7 @@ def validate(
     small = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     dense = reference if isinstance(reference, Bundle) else Bundle.open(reference)
     _check_pair(small, dense)
+    refuse_unsafe(small, dense)
     trust = {"offline": offline, "trust_remote_code": trust_remote_code}
     windows = held_out(small.path, small.json("config.json"), text, tokens=tokens, seed=seed, bos=bos)
     engine = provider_for(provider, provider_options, allow_fallback=allow_fallback)
