@@ -23,10 +23,8 @@ def short_bench(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "QUICK", SHORT)
 
 
-def _compressed(model: Path, output: Path) -> Bundle:
-    return foldrank.compress(
-        model, output, methods=["slm:keep=0.75"], calibration_tokens=512, validation_tokens=1024
-    )
+def _compressed(model: Path, output: Path, **asked: Any) -> Bundle:
+    return foldrank.compress(model, output, calibration_tokens=512, validation_tokens=1024, **asked)
 
 
 def _whole(made: Bundle) -> None:
@@ -43,12 +41,14 @@ def test_there_are_fifteen() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_from_checkpoint_to_report(name: str, tmp_path: Path) -> None:
-    _whole(_compressed(save(TINY[name], tmp_path / "model"), tmp_path / "out"))
+    _whole(_compressed(save(TINY[name], tmp_path / "model"), tmp_path / "out", methods=["slm:keep=0.75"]))
 
 
 def test_a_run_that_failed_late_goes_on_from_what_it_finished(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """With a goal and no time for it: what was chosen stays chosen."""
+    asked = {"goal": "balanced", "minutes": 1e-3}
     model, output = save(TINY["qwen3"], tmp_path / "model"), tmp_path / "out"
     begun: list[str] = []
     for broken in ("apply", "bench", None):
@@ -56,11 +56,16 @@ def test_a_run_that_failed_late_goes_on_from_what_it_finished(
             _watched(patched, begun, broken)
             if broken:
                 with pytest.raises(ProviderUnavailable, match="broke down"):
-                    _compressed(model, output)
+                    _compressed(model, output, **asked)
                 assert not output.exists()
                 assert (tmp_path / "out.unfinished" / "dense" / "manifest.json").is_file()
             else:
-                _whole(_compressed(model, output))
+                _whole(made := _compressed(model, output, **asked))
+    assert [step["method"] for step in made.json("plan/plan.json")["steps"]] == ["quantize"]
+    told = [record.message for record in caplog.records if record.message.startswith("goal balanced: quantize:bits=4")]
+    assert len(told) == 3
+    assert len(set(told)) == 1
+    assert "more than is left" in told[0]
     assert begun == ["export", "plan", "apply", "apply", "validate", "bench", "bench"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "out"]
 
