@@ -78,14 +78,14 @@ class Campaign:
     """What the method of the last row gave: the next may be its recovery."""
 
     @classmethod
-    def of(cls, folder: Path, calibration: int, held_out: int) -> Campaign:
-        """So many tokens of each text."""
+    def of(cls, folder: Path, calibration: int, held_out: int, seed: int = 0) -> Campaign:
+        """So many tokens of each text; `seed` draws those of calibration."""
         checkpoint = Checkpoint.open(folder)
         validation = Path(__file__).parents[2] / "examples" / "text" / "validation.jsonl"
-        windows = calibration_windows(checkpoint, None, calibration, 0)
+        windows = calibration_windows(checkpoint, None, calibration, seed)
         other = calibration_windows(checkpoint, validation, held_out, 0)
         decoder = load_decoder(checkpoint)
-        task = Task(decoder, windows.ids, 0, source=decoder, shelf=Common(), opening=windows.opening)
+        task = Task(decoder, windows.ids, seed, source=decoder, shelf=Common(), opening=windows.opening)
         return cls(checkpoint, windows, task, other.ids, perplexity(decoder, other.ids))
 
     def row(self, method: str) -> dict[str, Any]:
@@ -182,16 +182,17 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=METHODS)
     parser.add_argument("--calibration-tokens", type=int, default=12_288)
     parser.add_argument("--held-out-tokens", type=int, default=6_144)
+    parser.add_argument("--seed", type=int, default=0, help="of the calibration text that is drawn, and of methods")
     parser.add_argument("--json", type=Path, required=True)
     asked = parser.parse_args()
-    campaign = Campaign.of(asked.checkpoint, asked.calibration_tokens, asked.held_out_tokens)
+    campaign = Campaign.of(asked.checkpoint, asked.calibration_tokens, asked.held_out_tokens, asked.seed)
     body: dict[str, Any] = {
         "model": "SmolLM2-135M-Instruct, made by examples/smollm2.py: its weights come from a 4-bit file",
         "calibration_tokens": asked.calibration_tokens, "held_out_tokens": asked.held_out_tokens,
-        "dense_perplexity": round(campaign.dense, 3), "environment": environment(torch.get_num_threads()),
+        "dense_perplexity": round(campaign.dense, 3), "seed": asked.seed, "environment": environment(torch.get_num_threads()),
     }
     old = json.loads(asked.json.read_text(encoding="utf-8")) if asked.json.is_file() else {}
-    same = all(old.get(key) == body[key] for key in body if key != "environment")
+    same = all(old.get(key, 0) == body[key] for key in body if key != "environment")
     rows = {row["method"]: row for row in old.get("rows", [])} if same else {}
     for method in asked.methods:
         if method not in rows:
