@@ -189,7 +189,8 @@ def main() -> None:
     body: dict[str, Any] = {
         "model": "SmolLM2-135M-Instruct, made by examples/smollm2.py: its weights come from a 4-bit file",
         "calibration_tokens": asked.calibration_tokens, "held_out_tokens": asked.held_out_tokens,
-        "dense_perplexity": round(campaign.dense, 3), "seed": asked.seed, "environment": environment(torch.get_num_threads()),
+        "dense_perplexity": round(campaign.dense, 3), "seed": asked.seed,
+        "environment": environment(torch.get_num_threads()),
     }
     old = json.loads(asked.json.read_text(encoding="utf-8")) if asked.json.is_file() else {}
     same = all(old.get(key, 0) == body[key] for key in body if key != "environment")
