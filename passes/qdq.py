@@ -1,14 +1,16 @@
-"""Few bits as standard operators read them: DequantizeLinear by blocks along the inputs.
+"""Few bits as standard operators read them: DequantizeLinear by blocks along the inputs, and arithmetic for rows.
 
     numbers [in, out], scales [blocks, out], zero points ── DequantizeLinear ──┐
     x ──────────────────────────────────────────────────────────────────── MatMul
 
-    numbers [words, width] ── Gather <── tokens ──> Gather ── scales [words, blocks]   (zero points alike)
-                                └── DequantizeLinear ──┘
+    numbers [words, width] ── Gather ── Cast ── Reshape [.., blocks, block_size] ── Sub ── Mul ── Reshape [.., width]
+    zero points [words, blocks] ── Gather ── Cast ── Reshape [.., blocks, 1] ────────┘      │
+    scales [words, blocks] ── Gather ── Reshape [.., blocks, 1] ────────────────────────────┘
 
 A table that a head reads too lies as the head reads it, and is turned before each Gather: runtimes turn what is
-constant once, when they load, and ONNX Runtime makes MatMulNBits only of numbers that nothing else reads. Symmetric
-numbers are signed, without zero points; others are unsigned. Source: ONNX, Operators.md, DequantizeLinear (21).
+constant once, when they load, and ONNX Runtime makes MatMulNBits only of numbers that nothing else reads. Rows are not
+given to DequantizeLinear, which OpenVINO takes of constants alone. Symmetric numbers are signed, without zero points;
+others are unsigned. Source: ONNX, Operators.md, DequantizeLinear (21).
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import onnx_ir as ir
 
 from foldrank.digests import cast
 from foldrank.edits.storage import FewBits
-from foldrank.graph.linear.weights import Array, lazily
+from foldrank.graph.linear.weights import Array, add_initializer, lazily
 from foldrank.passes.making import Maker
 from foldrank.passes.numbers import Part
 from foldrank.passes.opset import raise_opset
@@ -84,19 +86,39 @@ def rows(
     *, shared: bool,
 ) -> ir.Node:
     """Rows of a table [width, words]. `shared`: it lies as a head reads it."""
-    suffix, tokens = f"_Q{storage.bits}", old.inputs[1]
-    gathered: list[ir.Value] = []
-    for value, name in zip(stored, ("numbers", "scales", "zero_points"), strict=False):
+    (width, _), floats = shape, _floats(stored)
+    suffix, blocks = f"_Q{storage.bits}", width // storage.block_size
+    tokens = old.inputs[1]
+    before = list(tokens.shape.dims) if tokens is not None and tokens.shape is not None else None
+
+    def dims(*last: int) -> list[int | ir.SymbolicDim] | None:
+        return None if before is None else [*before, *last]
+
+    def laid(value: ir.Value, name: str, *last: int) -> tuple[ir.Value, ir.Value]:
+        asked = add_initializer(maker.graph, f"{old.name}{name}/shape", ir.Tensor(np.array([0, 0, *last], np.int64)))
+        return value, asked
+
+    def gathered(value: ir.Value, name: str, *last: int) -> ir.Value:
+        """Rows of floats, by blocks."""
         assert value.dtype is not None
-        table, where = value, f"{suffix}/{name}"
+        assert value.shape is not None
         if shared:
-            turned = [shape[1], int(value.shape[0])] if value.shape is not None else None
-            table = maker.before(old, "Transpose", [value], f"{where}/Transpose", value.dtype, turned, {"perm": (1, 0)})
-        whole = tokens.shape if tokens is not None else None
-        dims = None if whole is None or table.shape is None else [*whole.dims, table.shape[1]]
-        gathered.append(maker.before(old, "Gather", [table, tokens], where, value.dtype, dims, {"axis": 0}))
-    return maker.in_place(old, "", "DequantizeLinear", gathered, suffix, marks,
-                          {"axis": -1, "block_size": storage.block_size})
+            value = maker.before(old, "Transpose", [value], f"{name}/Transpose", value.dtype,
+                                 value.shape.dims[::-1], {"perm": (1, 0)})
+        found = maker.before(old, "Gather", [value, tokens], f"{name}/Gather", value.dtype,
+                             dims(int(value.shape[1])), {"axis": 0})
+        if found.dtype != floats:
+            found = maker.before(old, "Cast", [found], f"{name}/Cast", floats, found.shape, {"to": int(floats)})
+        return maker.before(old, "Reshape", laid(found, name, *last), f"{name}/Reshape", floats, dims(*last))
+
+    by_blocks = blocks, storage.block_size
+    found = gathered(stored[0], f"{suffix}/numbers", *by_blocks)
+    if not storage.symmetric:
+        zeros = gathered(stored[2], f"{suffix}/zero_points", blocks, 1)
+        found = maker.before(old, "Sub", [found, zeros], f"{suffix}/Sub", floats, dims(*by_blocks))
+    scales = gathered(stored[1], f"{suffix}/scales", blocks, 1)
+    found = maker.before(old, "Mul", [found, scales], f"{suffix}/Mul", floats, dims(*by_blocks))
+    return maker.in_place(old, "", "Reshape", laid(found, suffix, width), suffix, marks)
 
 
 def _floats(stored: Values) -> ir.DataType:

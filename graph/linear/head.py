@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from foldrank.graph.linear.tables import table_of
+
 LINEAR = frozenset({"MatMul", "Gemm", "FusedMatMul", "MatMulNBits"})
 LOOKUP = frozenset({"Gather", "GatherBlockQuantized"})
 _MOVING = frozenset({"Transpose", "Cast", "Reshape", "GatherElements", "DequantizeLinear"})
@@ -23,14 +25,9 @@ def lookups(graph: ir.Graph) -> list[ir.Node]:
     """What reads rows of a table by the tokens given: one node, unless a model has several tables. Of a table in few
     bits that standard operators read, that of its numbers."""
     ids = {value for value in graph.inputs if value.name == "input_ids"}
-    return [node for node in graph
-            if node.op_type in LOOKUP and root(node.inputs[1]) in ids and not _of_scales(node)]
-
-
-def _of_scales(node: ir.Node) -> bool:
-    """Whether it gathers scales or zero points of a table."""
-    uses = list(node.outputs[0].uses())
-    return bool(uses) and all(use.node.op_type == "DequantizeLinear" and use.idx > 0 for use in uses)
+    found = [node for node in graph if node.op_type in LOOKUP and root(node.inputs[1]) in ids]
+    parts = {part for node in found if (table := table_of(node)) is not None for part in table.parts}
+    return [node for node in found if node.op_type != "Gather" or root(node.inputs[0]) not in parts]
 
 
 def root(value: ir.Value | None) -> ir.Value | None:
