@@ -13,7 +13,7 @@ from onnx import helper, version_converter
 
 from foldrank.errors import PassRefused
 
-_REDEFINED = frozenset({"GroupNormalization"})
+_OTHERWISE = frozenset({"GroupNormalization"})
 """What takes other scales from opset 21 on, and the converter leaves as it was."""
 
 
@@ -23,41 +23,59 @@ def raise_opset(model: ir.Model, wanted: int, needed_for: str, way_out: str) -> 
     imports = model.graph.opset_imports
     version = imports.get("", 0)
     if version < wanted:
-        if odd := sorted({node.op_type for node in _nodes(model.graph) if not _stays(node, version, wanted)}):
+        if odd := sorted(_changed(model.graph, version, wanted)):
             what = f"{needed_for} needs opset {wanted}, the graph has {version}, and {', '.join(odd)} differ there"
             raise PassRefused("quantize", [what], way_out)
         imports[""] = wanted
     model.ir_version = max(model.ir_version or 0, helper.find_min_ir_version_for([helper.make_opsetid("", wanted)]))
 
 
-def _nodes(graph: ir.Graph) -> Iterator[ir.Node]:
-    """Of the standard domain, those in graphs inside them too."""
-    return (node for node in ir.traversal.RecursiveGraphIterator(graph) if not node.domain)
+def _changed(graph: ir.Graph, version: int, wanted: int) -> set[str]:
+    """Operators that compute another thing there. Nodes that differ in names and tensors alone are asked about
+    once."""
+    alone = {model.SerializeToString(deterministic=True): model for node in ir.traversal.RecursiveGraphIterator(graph)
+             if _redefined(node, version, wanted) for model in _alone(node, version)}
+    return {op for model in alone.values()
+            if (op := model.graph.node[0].op_type) in _OTHERWISE or not _unchanged(model, wanted)}
 
 
-def _stays(node: ir.Node, version: int, wanted: int) -> bool:
+def _redefined(node: ir.Node, version: int, wanted: int) -> bool:
+    """Whether the two opsets define a standard operator apart. ONNX Runtime has some of its own in that domain."""
     try:
         old, new = (onnx.defs.get_schema(node.op_type, opset) for opset in (version, wanted))
     except onnx.defs.SchemaError:
-        return True  # ONNX Runtime's own, in the standard domain
-    same = old.since_version == new.since_version
-    return same or (node.op_type not in _REDEFINED and _unchanged(node, version, wanted))
+        return False
+    return not node.domain and old.since_version != new.since_version
 
 
-def _unchanged(node: ir.Node, version: int, wanted: int) -> bool:
-    """Whether ONNX's converter leaves a node as it is; graphs inside it are asked node by node."""
-    proto = ir.to_proto(node)
-    if any(attribute.type == onnx.AttributeProto.GRAPH for attribute in proto.attribute):
-        return True
-    ports = [[helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in dict.fromkeys(names)
-              if name] for names in (proto.input, proto.output)]
-    alone = helper.make_model(helper.make_graph([proto], "one", *ports),
-                              opset_imports=[helper.make_opsetid("", version)])
+def _alone(node: ir.Node, version: int) -> Iterator[onnx.ModelProto]:
+    """A model of this node alone, without names and contents of tensors; none of a node with graphs inside it, whose
+    nodes are asked."""
+    attributes = [ir.to_proto(attribute) for attribute in node.attributes.values()]
+    if any(attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for attribute in attributes):
+        return
+    for attribute in attributes:
+        if attribute.type == onnx.AttributeProto.TENSOR:
+            attribute.t.CopyFrom(helper.make_tensor("", attribute.t.data_type, [0], []))
+    places: dict[ir.Value, str] = {}
+    inputs = [places.setdefault(value, f"i{len(places)}") if value is not None else "" for value in node.inputs]
+    outputs = [f"o{place}" for place in range(len(node.outputs))]
+    made = helper.make_node(node.op_type, inputs, outputs)
+    made.attribute.extend(attributes)
+    ports = [[helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names]
+             for names in (places.values(), outputs)]
+    graph = helper.make_graph([made], "alone", *ports)
+    yield helper.make_model(graph, opset_imports=[helper.make_opsetid("", version)])
+
+
+def _unchanged(alone: onnx.ModelProto, wanted: int) -> bool:
+    """Whether ONNX's converter leaves the node as it is."""
     try:
         (made,) = version_converter.convert_version(alone, wanted).graph.node
     except (RuntimeError, ValueError):
         return False
-    return (made.op_type, list(made.input), _attributes(made)) == (proto.op_type, list(proto.input), _attributes(proto))
+    (node,) = alone.graph.node
+    return (made.op_type, list(made.input), _attributes(made)) == (node.op_type, list(node.input), _attributes(node))
 
 
 def _attributes(node: onnx.NodeProto) -> dict[str, bytes]:
