@@ -46,21 +46,31 @@ def tensors(
     """Numbers [in, out], scales and, where not symmetric, zero points [blocks, out]; turned where `by_rows`."""
     (n_in, n_out), kind, bits = shape, _TYPES[storage.bits, storage.symmetric], storage.bits
     blocks = -(-n_in // storage.block_size)
-
-    def numbers() -> Array:
-        rows_OI = unpacked(part(0), bits)[:, :n_in]
-        found = rows_OI.astype(np.int16) - 2 ** (bits - 1) if storage.symmetric else rows_OI
-        return laid(found.astype(kind.numpy()))
+    signed = np.uint8(2 ** (bits - 1) if storage.symmetric else 0)
+    sizes = ((n_out, n_in), (n_out, blocks)) if by_rows else ((n_in, n_out), (blocks, n_out))
 
     def laid(found_OX: Array) -> Array:
         return np.ascontiguousarray(found_OX if by_rows else found_OX.T)
 
-    wanted = ((n_out, n_in), (n_out, blocks)) if by_rows else ((n_in, n_out), (blocks, n_out))
-    found = [lazily(numbers, kind, wanted[0]), lazily(lambda: laid(cast(part(1), dtype.numpy())), dtype, wanted[1])]
-    if not storage.symmetric:
-        zeros = lazily(lambda: laid(unpacked(part(2), bits)[:, :blocks].astype(kind.numpy())), kind, wanted[1])
-        found.append(zeros)
-    return found
+    def numbers() -> ir.TensorProtocol:
+        return _held(laid(unpacked(part(0), bits)[:, :n_in]) ^ signed, kind)
+
+    def zeros() -> ir.TensorProtocol:
+        return _held(laid(unpacked(part(2), bits)[:, :blocks]), kind)
+
+    found = [ir.LazyTensor(numbers, kind, ir.Shape(sizes[0])),
+             lazily(lambda: laid(cast(part(1), dtype.numpy())), dtype, sizes[1])]
+    return found if storage.symmetric else [*found, ir.LazyTensor(zeros, kind, ir.Shape(sizes[1]))]
+
+
+def _held(numbers: Array, kind: ir.DataType) -> ir.TensorProtocol:
+    """Numbers in their lowest bits, as two's complement has them where signed, two to a byte where they have four."""
+    if kind.bitwidth == 8:
+        return ir.Tensor(numbers.view(kind.numpy()), dtype=kind)
+    flat = numbers.reshape(-1)
+    packed = flat[::2].copy()
+    packed[: len(flat) // 2] |= flat[1::2] << np.uint8(4)
+    return ir.PackedTensor(packed, kind, shape=numbers.shape)
 
 
 def unpacked(packed: Array, bits: int) -> Array:

@@ -2,7 +2,8 @@
 
 Every goal is a budget for `auto`, which chooses all the rest. Where the provider computes with weights in few bits, the
 measure is the plain 4-bit model, what one would otherwise take: fewer bytes than that, as many, or less time, by a cost
-table that is measured on this machine first. Elsewhere it is the dense model.
+table that is measured on this machine first. Elsewhere it is the dense model; few bits as standard operators, which
+such a provider may take, are to be asked for: `quantize:form=qdq`, or `auto:of_int4=…,form=qdq`.
 """
 
 from __future__ import annotations
