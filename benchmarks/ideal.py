@@ -20,6 +20,7 @@ from foldrank.benchmarks.workload import Workload
 from foldrank.edits.anatomy import Anatomy
 from foldrank.errors import GraphNotRecognized
 from foldrank.graph.anatomy import anatomy_of
+from foldrank.graph.linear.matrices import few_bits
 from foldrank.graph.safe.load import load_model
 
 _LINEAR = frozenset({"MatMul", "Gemm", "MatMulNBits"})
@@ -111,8 +112,8 @@ def _linear_flops(node: ir.Node) -> int:
     """FLOPs per token of a linear map with a constant weight, else 0."""
     if node.op_type not in _LINEAR:
         return 0
-    if node.op_type == "MatMulNBits":
-        return 2 * node.attributes["K"].as_int() * node.attributes["N"].as_int()
+    if (matrix := few_bits(node)) is not None:
+        return 2 * matrix.numbers
     constants = [found for v in node.inputs[:2] if v is not None and (found := _constant(v)) is not None]
     return sum(2 * prod(tensor.shape.numpy()) for tensor, _ in constants)
 

@@ -15,7 +15,8 @@ from foldrank.edits.storage import FewBits
 from foldrank.graph.linear.beside import pairs_beside
 from foldrank.graph.linear.linears import stored_matrix
 from foldrank.graph.linear.marks import PART, SITE
-from foldrank.graph.linear.matrices import few_bits
+from foldrank.graph.linear.matrices import Dequantized, dequantized_weight, few_bits
+from foldrank.graph.linear.tables import table_of
 from foldrank.graph.safe.load import load_model
 from foldrank.graph.view.blocks import Block, role_widths
 from foldrank.graph.view.decoder import Decoder
@@ -81,8 +82,8 @@ def _storage(node: ir.Node) -> FewBits | str | None:
     matrix = few_bits(node)
     if matrix is None:
         return None
-    if node.op_type != "MatMulNBits":
-        return f"{matrix.dtype} behind a DequantizeLinear"
+    if (behind := dequantized_weight(node)) is not None:
+        return _behind(behind, matrix.dtype)
     zeros = len(node.inputs) > 3 and node.inputs[3] is not None
     numbers = {name: node.attributes[name].as_int() if name in node.attributes else default
                for name, default in (("bits", 4), ("block_size", 0), ("accuracy_level", 0))}
@@ -92,18 +93,27 @@ def _storage(node: ir.Node) -> FewBits | str | None:
         return f"{numbers['bits']} bits, blocks of {numbers['block_size']}, accuracy {numbers['accuracy_level']}"
 
 
+def _behind(found: Dequantized, dtype: str) -> FewBits | str:
+    """As form `qdq` has it, or in words: turned, by columns, unsigned without zero points or signed with them."""
+    kind = None if found.numbers.const_value is None else found.numbers.const_value.dtype
+    symmetric = found.zero is None
+    if found.axis == 0 and not found.transposed and kind is not None and kind.is_signed() == symmetric:
+        try:
+            return FewBits(kind.bitwidth, found.block_size, symmetric, 0, "qdq")  # type: ignore[arg-type]
+        except ValidationError:
+            pass
+    return f"{dtype} behind a DequantizeLinear"
+
+
 def _table(lookups: tuple[ir.Node, ...]) -> FewBits | str | None:
     """The few bits of the table of words: activations are none of its matter."""
-    node = next((node for node in lookups if node.op_type == "GatherBlockQuantized"), None)
-    if node is None:
+    table = next((found for node in lookups if (found := table_of(node)) is not None), None)
+    if table is None:
         return None
-    bits, size = (node.attributes[name].as_int() if name in node.attributes else default
-                  for name, default in (("bits", 4), ("block_size", 128)))
-    zeros = len(node.inputs) > 3 and node.inputs[3] is not None
     try:
-        return FewBits(bits, size, not zeros, 0)  # type: ignore[arg-type]
+        return FewBits(table.bits, table.block_size, table.symmetric, 0, table.form)  # type: ignore[arg-type]
     except ValidationError:
-        return f"{bits} bits, blocks of {size}"
+        return f"{table.bits} bits, blocks of {table.block_size}"
 
 
 def _head(node: ir.Node | None) -> Matrix | None:

@@ -1,4 +1,4 @@
-"""Store the table of words in few bits, and with it the head where both are one: MatMulNBits and GatherBlockQuantized.
+"""Store the table of words in few bits, and with it the head where both are one.
 
 Knows plans and graphs. An exporter may have written a tied table twice; one is left.
 """
@@ -17,7 +17,8 @@ from foldrank.graph.linear.head import head_of, lookups
 from foldrank.graph.linear.linears import StoredMatrix, stored_matrix
 from foldrank.graph.view.decoder import View
 from foldrank.passes.base import Change, Effect, GraphPass, Receipt, Stage, Work
-from foldrank.passes.few_bits import Source, Swap, table_at
+from foldrank.passes.few_bits import Swap, table_at
+from foldrank.passes.numbers import Source
 
 _WAY_OUT = "apply the plan to an export of the checkpoint it was made for, or plan with embedding_bits=none"
 
@@ -30,8 +31,8 @@ def passes(edits: tuple[QuantizeEmbedding, ...], work: Work) -> Iterator[tuple[S
 
 @dataclass(frozen=True)
 class QuantizeTable(GraphPass):
-    """Put GatherBlockQuantized in the place of the lookup, and MatMulNBits over the same numbers in that of a head that
-    is tied to it. `source` names the plan's checkpoint in messages."""
+    """Put what reads rows of few bits in the place of the lookup, and a product by the same numbers in that of a head
+    that is tied to it. `source` names the plan's checkpoint in messages."""
 
     wanted: QuantizeEmbedding
     numbers: Source
@@ -46,7 +47,7 @@ class QuantizeTable(GraphPass):
         if len(readers) != 1:
             raise PassRefused(self.name, [f"embedding: {len(readers)} tables are read by tokens"], _WAY_OUT)
         self._prove(table_at(readers[0]), "embedding")
-        swap = Swap(model.graph, self.numbers, self.name)
+        swap = Swap(model, self.numbers, self.name, [self.wanted.storage])
         changes: list[Change] = []
         if self.wanted.head:
             stored = stored_matrix(head) if head is not None else None

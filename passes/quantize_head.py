@@ -14,7 +14,8 @@ from foldrank.graph.linear.head import head_of
 from foldrank.graph.linear.linears import stored_matrix
 from foldrank.graph.view.decoder import View
 from foldrank.passes.base import Effect, GraphPass, Receipt, Stage, Work
-from foldrank.passes.few_bits import Source, Swap
+from foldrank.passes.few_bits import Swap
+from foldrank.passes.numbers import Source
 
 
 def passes(edits: tuple[QuantizeHead, ...], work: Work) -> Iterator[tuple[Stage, GraphPass]]:
@@ -25,7 +26,7 @@ def passes(edits: tuple[QuantizeHead, ...], work: Work) -> Iterator[tuple[Stage,
 
 @dataclass(frozen=True)
 class QuantizeLogits(GraphPass):
-    """Put MatMulNBits in the place of the head. `source` names the plan's checkpoint in messages."""
+    """Put a product by few bits in the place of the head. `source` names the plan's checkpoint in messages."""
 
     wanted: QuantizeHead
     numbers: Source
@@ -43,6 +44,6 @@ class QuantizeLogits(GraphPass):
         if not self.wanted.replaces.matches(stored.read()):
             raise PlanMismatch("head", f"the graph holds another than the plan was made for ({self.source})",
                                "apply the plan to a dense export of that checkpoint, or plan again")
-        held = self.wanted.held
-        change = Swap(model.graph, self.numbers, self.name).replace(head, self.wanted.storage, (), held)
+        swap = Swap(model, self.numbers, self.name, [self.wanted.storage])
+        change = swap.replace(head, self.wanted.storage, (), self.wanted.held)
         return Receipt(self.name, self.effect, (change,))

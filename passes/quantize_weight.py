@@ -1,4 +1,4 @@
-"""Store weights in few bits: y = x @ W becomes MatMulNBits, for a dense weight and for both factors of a pair.
+"""Store weights in few bits, a dense weight as well as both factors of a pair.
 
 Knows plans and graphs. Numbers are the plan's own, or those of a quantizer that is handed in: ONNX Runtime's
 (`runtime/quantizer.py`), so that this folder needs no runtime. It comes after every other pass.
@@ -20,7 +20,8 @@ from foldrank.errors import PassRefused
 from foldrank.graph.linear.marks import PART, sites_of
 from foldrank.graph.view.decoder import Decoder, Linear, View
 from foldrank.passes.base import Effect, GraphPass, Receipt, Stage, Work
-from foldrank.passes.few_bits import Source, Swap, matrix_at
+from foldrank.passes.few_bits import Swap, matrix_at
+from foldrank.passes.numbers import Source
 from foldrank.passes.proof import prove, replaced_digests
 from foldrank.sites import Site
 
@@ -32,8 +33,8 @@ def passes(edits: tuple[QuantizeWeight, ...], work: Work) -> Iterator[tuple[Stag
 
 @dataclass(frozen=True)
 class QuantizeLinears(GraphPass):
-    """Put MatMulNBits in the place of what computes the sites. `written`: parts that other edits of the plan wrote,
-    whose weights are the plan's own; `source` names its checkpoint in messages."""
+    """Put products by few bits in the place of what computes the sites. `written`: parts that other edits of the plan
+    wrote, whose weights are the plan's own; `source` names its checkpoint in messages."""
 
     edits: tuple[QuantizeWeight, ...]
     written: frozenset[Part]
@@ -53,7 +54,7 @@ class QuantizeLinears(GraphPass):
             raise PassRefused(self.name, reasons, "apply the plan to an export of the checkpoint it was made for")
         digests = replaced_digests(self.edits, self.written)
         prove(_untouched(decoder, digests), digests, self.source)
-        swap = Swap(model.graph, self.numbers, self.name)
+        swap = Swap(model, self.numbers, self.name, [edit.storage for edit in self.edits])
         changes = [swap.replace(node, by_site[sites[0]].storage, sites, _held(node, [by_site[site] for site in sites]))
                    for node, sites in found]
         return Receipt(self.name, self.effect, tuple(changes))

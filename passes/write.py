@@ -67,7 +67,7 @@ def _write_tensor(tensor: ir.TensorProtocol, data: HashedFile) -> None:
     if isinstance(tensor, ir.ExternalTensor):
         with open_data(tensor) as file:
             data.copy(file, tensor.offset or 0, tensor.nbytes, str(tensor.path))
-    elif isinstance(tensor, ir.LazyTensor):
+    elif isinstance(tensor, ir.LazyTensor) and tensor.dtype.bitwidth >= 8:  # fewer are packed by tobytes
         data.write(memoryview(np.ascontiguousarray(tensor.numpy()).view(np.uint8).reshape(-1).data))
     else:
         data.write(memoryview(tensor.tobytes()))

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from foldrank.graph.linear.tables import table_of
+
 LINEAR = frozenset({"MatMul", "Gemm", "FusedMatMul", "MatMulNBits"})
 LOOKUP = frozenset({"Gather", "GatherBlockQuantized"})
+_MOVING = frozenset({"Transpose", "Cast", "Reshape", "GatherElements", "DequantizeLinear"})
 
 
 def head_of(graph: ir.Graph) -> ir.Node | None:
@@ -19,13 +22,17 @@ def head_of(graph: ir.Graph) -> ir.Node | None:
 
 
 def lookups(graph: ir.Graph) -> list[ir.Node]:
-    """What reads rows of a table by the tokens given: one node, unless a model has several tables."""
+    """What reads rows of a table by the tokens given: one node, unless a model has several tables. Of a table in few
+    bits that standard operators read, that of its numbers."""
     ids = {value for value in graph.inputs if value.name == "input_ids"}
-    return [node for node in graph if node.op_type in LOOKUP and root(node.inputs[1]) in ids]
+    found = [node for node in graph if node.op_type in LOOKUP and root(node.inputs[1]) in ids]
+    parts = {part for node in found if (table := table_of(node)) is not None for part in table.parts}
+    return [node for node in found if node.op_type != "Gather" or root(node.inputs[0]) not in parts]
 
 
 def root(value: ir.Value | None) -> ir.Value | None:
-    """The value behind a Transpose, Cast or Reshape, and tokens before they were rolled."""
+    """The value behind a Transpose, Cast or Reshape, numbers before they are dequantised, and tokens before they were
+    rolled."""
     producer = value.producer() if value is not None else None
-    moved = producer is not None and producer.op_type in ("Transpose", "Cast", "Reshape", "GatherElements")
+    moved = producer is not None and producer.op_type in _MOVING
     return producer.inputs[0] if producer is not None and moved else value

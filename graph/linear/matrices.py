@@ -69,16 +69,6 @@ def dequantized_weight(node: ir.Node) -> Dequantized | None:
     return Dequantized(maker, numbers, scale, zero, axis, block_size, turned)
 
 
-def looked_up(node: ir.Node) -> tuple[int, int] | None:
-    """[width, words] of the table that a GatherBlockQuantized reads rows of; None for any other node."""
-    value = node.inputs[2] if node.op_type == "GatherBlockQuantized" and len(node.inputs) > 2 else None
-    scales = value.const_value if value is not None else None
-    if scales is None or len(scales.shape) != 2:
-        return None
-    words, blocks = scales.shape.numpy()
-    return blocks * _integer(node, "block_size", 128), words
-
-
 def stored_as(node: ir.Node) -> tuple[ir.Value, tuple[ir.Value, ...]] | None:
     """The numbers of a weight in few bits, and their scales and zero points; None for any other node."""
     if (found := dequantized_weight(node)) is not None:

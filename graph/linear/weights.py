@@ -22,7 +22,9 @@ CHUNK_BYTES = 1 << 20
 
 
 def read(tensor: ir.TensorProtocol) -> Array:
-    """The whole tensor, in memory of its own."""
+    """The whole tensor, in memory of its own; numbers of less than a byte one to a byte."""
+    if tensor.dtype.bitwidth < 8:
+        return np.asarray(tensor.numpy())
     return read_rows(tensor, 0, tensor.shape[0]) if len(tensor.shape) else np.asarray(tensor.numpy())  # type: ignore[arg-type]
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass
 from functools import cached_property, partial
-from math import prod
 
 import onnx_ir as ir
 
@@ -24,7 +23,8 @@ from foldrank.graph.dialects.modules import mixes_experts
 from foldrank.graph.linear.head import head_of, lookups, root
 from foldrank.graph.linear.linears import Linear, Pair
 from foldrank.graph.linear.marks import block_of
-from foldrank.graph.linear.matrices import few_bits, looked_up, stored_as
+from foldrank.graph.linear.matrices import few_bits, stored_as
+from foldrank.graph.linear.tables import table_of
 from foldrank.graph.view.blocks import Block, branches_in, read_block
 from foldrank.graph.view.geometry import geometry
 
@@ -166,9 +166,9 @@ def _count(model: ir.Model, dialect: Dialect) -> int:
             stored[parts[0]] = matrix.numbers
             scales |= set(parts[1])
     for node in lookups(model.graph):
-        if (shape := looked_up(node)) is not None and (numbers := root(node.inputs[0])) is not None:
-            stored[numbers] = prod(shape)
-            scales |= {value for value in node.inputs[2:] if value is not None}
+        if (table := table_of(node)) is not None:
+            stored[table.numbers] = table.width * table.words
+            scales |= set(table.parts)
     tensors = (v.const_value for name, v in model.graph.initializers.items()
                if not dialect.is_buffer(name) and v not in scales and v not in stored)
     floats = sum(tensor.size for tensor in tensors if tensor is not None and tensor.dtype.is_floating_point())

@@ -163,7 +163,7 @@ def _data(value: ir.Value, node: ir.Node) -> Array:
     tensor = value.const_value
     if tensor is None:
         raise _unread(node, f"as {value.name}, which is computed")
-    return np.asarray(tensor.numpy()) if tensor.dtype.bitwidth < 8 else read(tensor)
+    return read(tensor)
 
 
 def _unread(node: ir.Node, how: str) -> GraphNotRecognized:

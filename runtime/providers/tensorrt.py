@@ -49,10 +49,13 @@ def refuse_unknown_operators(model: Path, graph: Summary) -> None:
                if domain == CONTRIB_DOMAIN or (not domain and op in CONTRIB_ELSEWHERE)}
     if unknown:
         listed = ", ".join(f"{count} {op}" for op, count in unknown.items())
+        few_bits = unknown.keys() & {"MatMulNBits", "GatherBlockQuantized"}
+        ways_out = ["export with --exporter transformers (or optimum), which write ONNX's own operators"]
+        if few_bits:
+            ways_out.append("plan few bits as standard operators (quantize:form=qdq)")
         raise ProviderUnavailable(
             f"{model} on tensorrt", f"TensorRT cannot parse {listed}",
-            "export with --exporter transformers (or optimum), which write ONNX's own operators",
-        )
+            "; ".join(ways_out if unknown.keys() - few_bits else ways_out[1:]))
 
 
 def precision(graph: Summary) -> dict[str, str]:

@@ -153,7 +153,10 @@ def _check_provider(model: Path, provider: Provider, started: list[str], placed:
     strays = Counter(op for name, op in placed if op in HEAVY and name != provider.name)
     if strays:
         listed = ", ".join(f"{count} {op}" for op, count in sorted(strays.items()))
-        raise ProviderUnavailable(where, f"would run {listed} elsewhere", "choose another --dtype or --provider")
+        way_out = "choose another --dtype or --provider"
+        if "MatMulNBits" in strays:
+            way_out += ", or plan few bits as standard operators (quantize:form=qdq)"
+        raise ProviderUnavailable(where, f"would run {listed} elsewhere", way_out)
 
 
 def _line(error: Exception) -> str:

@@ -41,6 +41,18 @@ def bundles(
 
 
 @pytest.fixture(scope="session")
+def in_few_bits(tiny_models: Path, bundles: Bundles, tmp_path_factory: pytest.TempPathFactory) -> Bundles:
+    """The dense ones with all they hold stored in few bits, as standard operators."""
+    from foldrank.verbs.apply import apply
+    from foldrank.verbs.plan import plan
+
+    folder = tmp_path_factory.mktemp("few")
+    once = plan(tiny_models / "llama" / "checkpoint", methods=["quantize:form=qdq,block_size=16,symmetric=false"],
+                calibration_tokens=256)
+    return {name: apply(bundles[name], once, folder / name).path for name in ("genai", "standard")}
+
+
+@pytest.fixture(scope="session")
 def node_modules(root: Path) -> Path:
     """Where npm put onnxruntime-node and transformers.js (`make consumers`)."""
     folder = Path(os.environ.get("FOLDRANK_NODE_MODULES", root / ".venv-consumers" / "node" / "node_modules"))

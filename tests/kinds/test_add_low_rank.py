@@ -19,7 +19,7 @@ from foldrank.edits.base import BRANCHES
 from foldrank.edits.low_rank import LowRank
 from foldrank.edits.quantize_weight import QuantizeWeight
 from foldrank.edits.sizes import bytes_by_part
-from foldrank.edits.storage import FewBits
+from foldrank.edits.storage import FewBits, Form
 from foldrank.errors import PassRefused, PlanMismatch
 from foldrank.graph.anatomy import read_anatomy
 from foldrank.graph.dataflow.membership import stream
@@ -182,8 +182,9 @@ def test_beside_few_bits_the_error_falls_with_the_rank(tmp_path: Path) -> None:
     assert errors[3] < 1e-5
 
 
-def test_a_graph_that_came_in_few_bits_keeps_its_numbers(tmp_path: Path) -> None:
-    decoder, storage = random_decoder(Shape(biased=True), seed=3), FewBits(4, 16, True, 0)
+@pytest.mark.parametrize("form", ["nbits", "qdq"])
+def test_a_graph_that_came_in_few_bits_keeps_its_numbers(form: Form, tmp_path: Path) -> None:
+    decoder, storage = random_decoder(Shape(biased=True), seed=3), FewBits(4, 16, True, 0, form)
     stored = PlanMaker(decoder, "0" * 64).quantize(storage)
     given, _ = transform(load_model(Written(decoder, "genai").write(tmp_path / "dense")), stored.plan(),
                          quantizer=quantize)

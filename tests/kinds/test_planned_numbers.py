@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
-from synthetic import PlanMaker, Shape, random_decoder, run_onnx, worst
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+from synthetic import PlanMaker, Shape, nth, random_decoder, run_onnx, worst
 from synthetic.strategies import Written
 
 from foldrank.edits.quantize_weight import QuantizeWeight
-from foldrank.edits.storage import FewBits, Numbers
+from foldrank.edits.storage import FewBits, Form, Numbers
 from foldrank.errors import PassRefused, PlanFormatError
 from foldrank.graph.linear.marks import SITE
-from foldrank.graph.linear.weights import read
+from foldrank.graph.linear.matrices import few_bits, stored_as
 from foldrank.graph.safe.load import load_model
 from foldrank.graph.view.decoder import read_decoder
 from foldrank.passes.pipeline import transform
@@ -29,16 +33,37 @@ IDS = np.random.default_rng(1).integers(0, 50, 16)
 
 
 def held(maker: PlanMaker, sites: list[Site], part: int) -> np.ndarray:
-    """Numbers or scales of sites, side by side, as the plan has them."""
+    """Numbers, scales or zero points of sites, side by side, as the plan has them."""
     found = {edit.site: edit.held[0] for edit in maker.stored if isinstance(edit, QuantizeWeight)}
-    return np.concatenate([maker.arrays[(found[site].numbers, found[site].scales)[part]] for site in sites])
+    names = [(found[site].numbers, found[site].scales, found[site].zeros)[part] for site in sites]
+    return np.concatenate([maker.arrays[str(name)] for name in names])
+
+
+def in_the_file(path: Path, node: ir.Node) -> list[np.ndarray]:
+    """Numbers, scales and zero points of a product, read out of the file by onnx alone, as MatMulNBits has them or
+    [in, out] and [blocks, out]."""
+    proto = onnx.load(path)
+    made = next(n for n in proto.graph.node if n.name == node.name)
+    maker = next((n for n in proto.graph.node if made.input[1] in n.output), None)
+    names = made.input[1:] if maker is None else maker.input
+    tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
+    return [numpy_helper.to_array(tensors[name]) for name in names]
+
+
+def loosened(packed: np.ndarray, bits: int, count: int) -> np.ndarray:
+    """[count, out] of a plan's bytes [out, ...], one by one."""
+    rows = packed.reshape(len(packed), -1)
+    return np.array([[nth(row, place, bits) for row in rows] for place in range(count)])
 
 
 @pytest.mark.parametrize(("style", "packed", "storage"), [
     ("genai", True, FewBits(4, 32, True, 0)), ("genai", False, FewBits(8, 16, False, 0)),
     ("optimum", False, FewBits(4, 16, False, 0)), ("torch", False, FewBits(4, 16, True, 0)),
-])
+    ("genai", True, FewBits(4, 32, True, 0, "qdq")), ("genai", False, FewBits(8, 32, False, 0, "qdq")),
+    ("optimum", False, FewBits(4, 32, False, 0, "qdq")), ("torch", False, FewBits(8, 16, True, 0, "qdq")),
+], ids=str)
 def test_a_graph_holds_the_plans_numbers(style: str, packed: bool, storage: FewBits, tmp_path: Path) -> None:
+    """Blocks of 32 are not full: weights have 48 and 80 inputs."""
     decoder = random_decoder(Shape(packed=packed), seed=5)
     maker = PlanMaker(decoder, "0" * 64).hold(storage)
     model, _ = transform(load_model(Written(decoder, style).write(tmp_path / "dense")), maker.plan())
@@ -52,25 +77,53 @@ def test_a_graph_holds_the_plans_numbers(style: str, packed: bool, storage: FewB
     for block in read_decoder(load_model(path)).blocks:
         for one in block.few_bits:
             sites = [Site(block.number, (role,)) for role in one.roles]
-            for part in (0, 1):
-                found = one.node.inputs[1 + part].const_value
-                assert np.array_equal(read(found), held(maker, sites, part))
+            wanted = [held(maker, sites, part) for part in range(2 if storage.symmetric else 3)]
+            found = in_the_file(path, one.node)
+            if storage.form == "qdq":
+                half = 2 ** (storage.bits - 1) if storage.symmetric else 0
+                shapes = one.matrix.shape[0], wanted[1].shape[1]
+                wanted = [loosened(wanted[0], storage.bits, shapes[0]) - half, wanted[1].T,
+                          *(loosened(zeros, storage.bits, shapes[1]) for zeros in wanted[2:])]
+            assert len(found) == len(wanted)
+            assert all(np.array_equal(one, other) for one, other in zip(found, wanted, strict=True))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_onnx_dequantises_the_plans_numbers(bits: Literal[4, 8], symmetric: bool, tmp_path: Path) -> None:
+    """By ONNX's own evaluator, which shares no code with any runtime: a weight of 80 inputs in blocks of 32."""
+    decoder = random_decoder(Shape(blocks=2, packed=False), seed=5)
+    storage = FewBits(bits, 32, symmetric, 0, "qdq")
+    maker = PlanMaker(decoder, "0" * 64).hold(storage)
+    model, _ = transform(load_model(Written(decoder, "genai").write(tmp_path / "dense")), maker.plan())
+    (tmp_path / "small").mkdir()
+    write_model(model, tmp_path / "small")
+    proto = onnx.load(tmp_path / "small" / "model.onnx")
+    node = next(n for n in proto.graph.node if n.op_type == "DequantizeLinear" and "layers.1/mlp/down" in n.name)
+    tensors = [tensor for tensor in proto.graph.initializer if tensor.name in node.input]
+    ports = [helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, None)]
+    alone = helper.make_model(helper.make_graph([node], "one", [], ports, tensors), opset_imports=proto.opset_import)
+    (found,) = ReferenceEvaluator(alone).run(None, {})
+    np.testing.assert_allclose(found, maker.blocks[1]["down"], rtol=1e-6)
 
 
 @pytest.mark.parametrize("style", ["genai", "optimum"])
-@pytest.mark.parametrize("part", [1, 2])
-def test_one_other_number_or_scale_is_found(style: str, part: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["nbits", "qdq"])
+@pytest.mark.parametrize("part", [0, 1])
+def test_one_other_number_or_scale_is_found(style: str, form: Form, part: int, tmp_path: Path) -> None:
     decoder = random_decoder(Shape(packed=style == "genai"), seed=5)
-    maker = PlanMaker(decoder, "0" * 64).low_rank("block.01.qkv", 11).hold(FewBits(4, 16, True, 0))
+    maker = PlanMaker(decoder, "0" * 64).low_rank("block.01.qkv", 11).hold(FewBits(4, 16, True, 0, form))
     plan = maker.plan()
     model, _ = transform(load_model(Written(decoder, style).write(tmp_path / "dense")), plan)
     count = len(maker.stored) + 3  # q, k, v: A and B each
     assert planned_numbers(model, plan) == FewBitsKept(compared=count, differ=[], passed=True)
-    for node in (n for n in model.graph if n.op_type == "MatMulNBits" and "block.01" in n.metadata_props[SITE]):
-        value = node.inputs[part]
+    for node in (n for n in model.graph if few_bits(n) is not None and "block.01" in n.metadata_props[SITE]):
+        numbers, others = stored_as(node)
+        value = (numbers, *others)[part]
         held = value.const_value
         other = np.array(held.numpy())
-        other.reshape(-1)[-1] = other.reshape(-1)[-1] ^ 16 if part == 1 else np.nextafter(other.reshape(-1)[-1], 9)
+        last = other.reshape(-1)[-1:]
+        last[:] = np.nextafter(last, 9) if part else last ^ 16 if form == "nbits" else -last.astype(np.int8) - 1
         value.const_value = ir.Tensor(other)
         found = planned_numbers(model, plan)
         assert (found.passed, len(found.differ)) == (False, 1)
@@ -80,25 +133,29 @@ def test_one_other_number_or_scale_is_found(style: str, part: int, tmp_path: Pat
 
 
 @pytest.mark.parametrize("style", ["genai", "optimum"])
-def test_pairs_are_held_factor_by_factor(style: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["nbits", "qdq"])
+def test_pairs_are_held_factor_by_factor(style: str, form: Form, tmp_path: Path) -> None:
     decoder = random_decoder(Shape(packed=style == "genai"), seed=5)
     maker = PlanMaker(decoder, "0" * 64).low_rank("block.01.qkv", 11).low_rank("block.02.down", 16)
-    maker.hold(FewBits(4, 16, True, 0))
+    maker.hold(FewBits(4, 16, True, 0, form))
     model, _ = transform(load_model(Written(decoder, style).write(tmp_path / "dense")), maker.plan())
     (tmp_path / "small").mkdir()
     write_model(model, tmp_path / "small")
+    assert {few.rank for few in read_decoder(load_model(tmp_path / "small" / "model.onnx")).blocks[1].pairs} == {11}
     assert worst(run_onnx(tmp_path / "small" / "model.onnx", IDS), maker.expected().logits(IDS)) < 1e-5
 
 
-def test_scales_are_stored_as_the_graphs_floats(tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["nbits", "qdq"])
+def test_scales_are_stored_as_the_graphs_floats(form: Form, tmp_path: Path) -> None:
     decoder = random_decoder(Shape(dtype="float16"), seed=5)
-    maker = PlanMaker(decoder, "0" * 64).hold(FewBits(4, 32, True, 0))
+    maker = PlanMaker(decoder, "0" * 64).hold(FewBits(4, 32, True, 0, form))
     model, _ = transform(load_model(Written(decoder, "genai").write(tmp_path / "dense")), maker.plan())
     few = read_decoder(model).blocks[0].few_bits[0]
     sites = [Site(0, (role,)) for role in few.roles]
-    scales = few.node.inputs[2].const_value
+    scales = stored_as(few.node)[1][0].const_value
+    wanted = held(maker, sites, 1).astype(np.float16)
     assert scales.dtype == ir.DataType.FLOAT16
-    assert np.array_equal(scales.numpy(), held(maker, sites, 1).astype(np.float16))
+    assert np.array_equal(scales.numpy(), wanted if form == "nbits" else wanted.T)
 
 
 def test_numbers_to_nearest_that_a_plan_holds_need_no_quantizer(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from foldrank.plans.models.decoder import load_decoder
 from foldrank.runtime.quantizer import quantize
 
 FEW = FewBits(8, 16, True, 0)
+QDQ = replace(FEW, form="qdq")
 DIGEST = WeightDigest("0" * 64, "0" * 64, "0" * 64)
 IDS = np.random.default_rng(1).integers(0, 50, 16)
 
@@ -45,7 +46,8 @@ def test_what_it_leaves() -> None:
 
 
 @pytest.mark.parametrize(("shape", "storage", "said"), [
-    ((40, 50), FEW, "no whole blocks"), ((48, 50), replace(FEW, accuracy=4), "its accuracy is 0")])
+    ((40, 50), FEW, "no whole blocks"), ((48, 50), replace(FEW, accuracy=4), "its accuracy is 0"),
+    ((48, 50), FewBits(4, 16, True, 0, "qdq"), "no rows of 4-bit numbers")])
 def test_what_it_cannot_be(shape: tuple[int, int], storage: FewBits, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         QuantizeEmbedding(shape, storage, DIGEST, head=False)
@@ -62,21 +64,22 @@ def test_planner_and_reference_agree(rooms: Rooms, tiny: Checkpoint, bits: int) 
 def written(tmp_path: Path, source: Written, maker: PlanMaker) -> Path:
     """The edited graph's file."""
     model, _ = transform(load_model(source.write(tmp_path / "dense")), maker.plan(), quantizer=quantize)
-    (tmp_path / "small").mkdir()
+    (tmp_path / "small").mkdir(parents=True)
     write_model(model, tmp_path / "small")
     return tmp_path / "small" / "model.onnx"
 
 
 @pytest.mark.parametrize("style", ["genai", "optimum"])
-@pytest.mark.parametrize(("tied", "embedding", "head", "bits", "symmetric"), [
-    (True, True, True, 8, True), (True, True, True, 4, True), (True, True, False, 8, True),
-    (False, True, False, 4, True), (True, False, True, 8, True),
-])
+@pytest.mark.parametrize(("tied", "embedding", "head", "storage"), [
+    (True, True, True, FEW), (True, True, True, FewBits(4, 16, True, 0)), (True, True, False, FEW),
+    (False, True, False, FewBits(4, 16, True, 0)), (True, False, True, FEW),
+    (True, True, True, QDQ), (True, True, False, QDQ), (False, True, False, QDQ),
+    (True, False, True, FewBits(4, 32, True, 0, "qdq")),
+], ids=str)
 def test_a_graph_looks_up_few_bits(
-    style: str, tied: bool, embedding: bool, head: bool, bits: int, symmetric: bool, tmp_path: Path
+    style: str, tied: bool, embedding: bool, head: bool, storage: FewBits, tmp_path: Path
 ) -> None:
     decoder = random_decoder(Shape(tied=tied), seed=3)
-    storage = FewBits(bits, 16, symmetric, 0)  # type: ignore[arg-type]
     maker = PlanMaker(decoder, "0" * 64).tables(storage, embedding=embedding, head=head)
     path = written(tmp_path, Written(decoder, style), maker)
     expected = maker.expected().logits(IDS)
@@ -85,25 +88,41 @@ def test_a_graph_looks_up_few_bits(
     found = anatomy_of(path)
     assert found.tied == (embedding and head)
     assert found.embedding == (storage if embedding else None)
-    assert (found.head.few_bits is not None) == head
+    assert found.head.few_bits == (storage if head else None)
 
 
 @pytest.mark.parametrize("style", ["genai", "optimum"])
-def test_one_table_is_stored_once_and_read_by_rows_and_whole(style: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("head", [True, False])
+def test_both_forms_read_the_same_zero_points(style: str, head: bool, tmp_path: Path) -> None:
+    decoder = random_decoder(Shape(), seed=3)
+    found = {}
+    for form in ("nbits", "qdq"):
+        maker = PlanMaker(decoder, "0" * 64).tables(FewBits(8, 16, False, 0, form), embedding=True, head=head)
+        path = written(tmp_path / form, Written(decoder, style), maker)
+        after = anatomy_of(path)
+        assert (after.embedding.symmetric, after.embedding.form) == (False, form)
+        found[form] = run_onnx(path, IDS)
+    assert worst(found["qdq"], found["nbits"]) < 1e-6
+
+
+@pytest.mark.parametrize("style", ["genai", "optimum"])
+@pytest.mark.parametrize("few", [FEW, QDQ], ids=str)
+def test_one_table_is_stored_once_and_read_by_rows_and_whole(style: str, few: FewBits, tmp_path: Path) -> None:
     decoder = random_decoder(Shape(), seed=3)
     words, width = decoder.embedding.shape
     dense = Written(decoder, style).write(tmp_path / "given")
-    maker = PlanMaker(decoder, "0" * 64).tables(FEW, embedding=True, head=True)
+    maker = PlanMaker(decoder, "0" * 64).tables(few, embedding=True, head=True)
     path = written(tmp_path, Written(decoder, style), maker)
     model = load_model(path)
     size = words * width + 4 * words * width // 16
     held = {str(value.name): value.const_value for value in model.graph.initializers.values()}
-    numbers = [t for t in held.values() if t is not None and t.dtype == ir.DataType.UINT8]
+    numbers = [t for t in held.values() if t is not None and t.dtype in (ir.DataType.UINT8, ir.DataType.INT8)]
     assert [t.nbytes for t in numbers] == [words * width]
     assert not any(t is not None and words in tuple(t.shape) and len(t.shape) == 2 and t.nbytes >= 4 * words * width
                    for t in held.values())
     before, after = count_file(dense), count_file(path)
-    assert before.weight_bytes - after.weight_bytes == 4 * words * width - size
+    shapes = 8 * (4 + 4 + 3) if few.form == "qdq" else 0  # what rows, scales and the whole are reshaped to
+    assert before.weight_bytes - after.weight_bytes == 4 * words * width - size - shapes
     assert before.row_bytes - after.row_bytes == 4 * width - (width + 4 * width // 16)
 
 

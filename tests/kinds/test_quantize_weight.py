@@ -4,6 +4,7 @@ against PyTorch with the same plan."""
 from __future__ import annotations
 
 import functools
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from foldrank.digests import WeightDigest
 from foldrank.edits.low_rank import LowRank
 from foldrank.edits.quantize_head import QuantizeHead
 from foldrank.edits.quantize_weight import QuantizeWeight
-from foldrank.edits.storage import FewBits
+from foldrank.edits.storage import FewBits, Form, StorageEdit
 from foldrank.errors import PassRefused, PlanMismatch
 from foldrank.graph.anatomy import anatomy_of
 from foldrank.graph.linear.head import head_of
@@ -37,6 +38,12 @@ from foldrank.verbs.planned import planned_numbers
 EXACT = "quantize:bits=4,block_size=16,accuracy=0,rounding=nearest,head_bits=none,embedding_bits=none"
 FAMILIES = ("llama", "gpt2", "opt", *(("mistral", "qwen2", "gemma2") if AT_NIGHT else ()))
 """Packed and single weights, MatMul and Gemm, with biases and without; the others are forms of the first."""
+
+
+def cases(*standard: str) -> list[tuple[str, Form]]:
+    """Every family in the common form, and these (at night all) in standard operators."""
+    chosen = FAMILIES if AT_NIGHT else standard
+    return [*((family, "nbits") for family in FAMILIES), *((family, "qdq") for family in chosen)]
 
 
 def unpacked(weight: np.ndarray, storage: FewBits) -> np.ndarray:
@@ -74,12 +81,26 @@ def test_the_planner_rounds_as_the_quantizer_does(
     assert np.abs(found - weight).max() <= steps * 1.1  # a symmetric range ends one step short on one side
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_quantized_graph_computes_what_pytorch_does(family: str, tiny_models: Path, tmp_path: Path) -> None:
+@functools.cache
+def planned(folder: Path, *methods: str) -> Plan:
+    return foldrank.plan(folder / "checkpoint", methods=list(methods), calibration_tokens=256)
+
+
+def in_form(plan: Plan, form: Form) -> Plan:
+    """The plan with all that it stores in this form: the same numbers."""
+    edits = tuple(replace(e, storage=replace(e.storage, form=form)) if isinstance(e, StorageEdit) else e
+                  for e in plan.edits)
+    return replace(plan, document=replace(plan.document, edits=edits))
+
+
+@pytest.mark.parametrize(("family", "form"), cases("gpt2"))
+def test_a_quantized_graph_computes_what_pytorch_does(
+    family: str, form: Form, tiny_models: Path, tmp_path: Path
+) -> None:
     folder = tiny_models / family
     with_head = EXACT.replace("head_bits=none", "head_bits=4")
     methods = ["dipsvd:keep=0.7,align=1", EXACT] if family in ("llama", "gpt2") else [with_head]
-    plan = foldrank.plan(folder / "checkpoint", methods=methods, calibration_tokens=256)
+    plan = in_form(planned(folder, *methods), form)
     model = Planned(folder / "checkpoint", plan)
     dense = folder / "optimum" / "model.onnx"
     graph = prove(dense, model, tmp_path, quantize)
@@ -92,16 +113,18 @@ def test_a_quantized_graph_computes_what_pytorch_does(family: str, tiny_models: 
     saved = predicted["parameters_before"] - predicted["parameters_after"]
     assert before.parameters - decoder.parameters == saved
     assert (head_of(load_model(dense).graph).op_type, head_of(load_model(graph).graph).op_type) == (
-        "MatMul", "MatMulNBits" if plan.of(QuantizeHead) else "MatMul")
+        "MatMul", "MatMulNBits" if plan.of(QuantizeHead) and form == "nbits" else "MatMul")
+    operators = {node.op_type for node in load_model(graph).graph}
+    assert ("MatMulNBits" in operators, "DequantizeLinear" in operators) == (form == "nbits", form == "qdq")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "form"), cases("llama"))
 def test_planned_numbers_and_tables_are_computed_as_pytorch_does(
-    family: str, tiny_models: Path, tmp_path: Path
+    family: str, form: Form, tiny_models: Path, tmp_path: Path
 ) -> None:
     folder = tiny_models / family
     methods = [*(["dipsvd:keep=0.7,align=1"] if family == "gpt2" else []), "quantize:block_size=16,accuracy=0"]
-    plan = foldrank.plan(folder / "checkpoint", methods=methods, calibration_tokens=256)
+    plan = in_form(planned(folder, *methods), form)
     assert all(edit.rounding == "gptq" for edit in plan.of(QuantizeWeight))
     graph = prove(folder / "optimum" / "model.onnx", Planned(folder / "checkpoint", plan), tmp_path, quantize)
     found = planned_numbers(load_model(graph), plan)
@@ -110,12 +133,11 @@ def test_planned_numbers_and_tables_are_computed_as_pytorch_does(
     asked = {edit.kind for edit in plan.edits} & {"quantize_head", "quantize_embedding"}
     after = anatomy_of(graph)
     assert (after.head.few_bits is not None, after.embedding is not None) == (True, "quantize_embedding" in asked)
+    assert {few.form for few in (after.head.few_bits, after.embedding) if few is not None} == {form}
 
 
-@functools.cache
 def llama_plan(tiny_models: Path, *methods: str) -> Plan:
-    checkpoint = tiny_models / "llama" / "checkpoint"
-    return foldrank.plan(checkpoint, methods=list(methods), calibration_tokens=256)
+    return planned(tiny_models / "llama", *methods)
 
 
 def test_a_changed_weight_and_an_unknown_site_are_refused(tiny_models: Path) -> None:
@@ -163,6 +185,20 @@ def test_a_plan_says_what_it_stores_and_needs_a_quantizer(tiny_models: Path, tmp
         passes_for(again)
 
 
+def test_a_plan_tells_the_form_where_it_is_not_the_common_one(tiny_models: Path, tmp_path: Path) -> None:
+    """Plans of older versions have no such key, and are written again as they were."""
+    plan = llama_plan(tiny_models, EXACT)
+    assert "form" not in json.dumps(json.loads(plan.document.text())["edits"])
+    asked = EXACT.replace("accuracy=0", "form=qdq")
+    other = llama_plan(tiny_models, asked)
+    assert other.edits == in_form(plan, "qdq").edits
+    assert other.rounds_activations
+    other.write(tmp_path)
+    again = Plan.read(tmp_path)
+    assert again.edits == other.edits
+    assert {edit.storage.form for edit in again.of(QuantizeWeight)} == {"qdq"}
+
+
 def test_the_order_of_edits_is_law(tiny_models: Path) -> None:
     plan = llama_plan(tiny_models, "dipsvd:keep=0.7,align=1", EXACT)
     document = plan.document
@@ -176,6 +212,9 @@ def test_the_order_of_edits_is_law(tiny_models: Path) -> None:
 
 @pytest.mark.parametrize(("methods", "said"), [
     (["quantize:bits=3"], "bits"), (["quantize:block_size=24"], "block_size"), (["quantize:keep=0.5"], "keep"),
+    (["quantize:form=qdq,bits=2"], "reads 4 or 8 bits, not 2"), (["quantize:form=qdq,accuracy=4"], "no accuracy level"),
+    (["quantize:form=qdq,embedding_bits=4"], "no rows of 4-bit"), (["quantize:form=onnx"], "form"),
+    (["auto:of_int4=1,form=qdq,least_bits=2"], "reads 4 or 8 bits, not 2"),
     ([EXACT, "dipsvd:keep=0.8"], "replace weights come before those that store in few bits"),
 ])
 def test_wrong_settings_are_told(methods: list[str], said: str, tiny_models: Path) -> None:

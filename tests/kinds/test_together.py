@@ -14,7 +14,7 @@ from nightly import AT_NIGHT
 from synthetic import PlanMaker, Shape, random_decoder, run_onnx, worst
 from synthetic.strategies import Written, law
 
-from foldrank.edits.storage import FewBits
+from foldrank.edits.storage import FewBits, Form
 from foldrank.graph.safe.load import load_model
 from foldrank.passes.pipeline import transform
 from foldrank.passes.write import write_model
@@ -24,7 +24,7 @@ TOLD = ("fold", "drop", "slice", "replace", "low_rank", "quantize", "beside")
 """In the order of phases."""
 
 
-def asked(maker: PlanMaker, kinds: tuple[str, ...]) -> PlanMaker:
+def asked(maker: PlanMaker, kinds: tuple[str, ...], form: Form = "nbits") -> PlanMaker:
     """A plan of these kinds that meet wherever they can: what a fold leaves is sliced, factored and stored."""
     if "fold" in kinds:
         maker.fold((1, 2), {1: 0.25, 2: 0.75}, into=2)
@@ -37,7 +37,7 @@ def asked(maker: PlanMaker, kinds: tuple[str, ...]) -> PlanMaker:
     if "low_rank" in kinds:
         maker.low_rank("block.02.down", 7).low_rank("block.04.up", 9).low_rank("block.05.qkv", 11)
     if "quantize" in kinds:
-        maker.quantize(FewBits(8, 16, True, 0))
+        maker.quantize(FewBits(8, 16, True, 0, form))
     if "beside" in kinds:
         maker.beside("block.02.gate_up" if "gate" in maker.blocks[2] else "block.02.up", 5).beside("block.02.down", 6)
         maker.beside("block.04.k", 3).beside("block.04.up", 48).beside("block.05.qkv", 4).beside("block.05.o", 9)
@@ -62,11 +62,12 @@ STYLES = ("genai", "optimum")
 CASES = [(pair, style) for i, pair in enumerate(PAIRS) for style in (STYLES if AT_NIGHT else [STYLES[i % 2]])]
 
 
-@pytest.mark.parametrize(("kinds", "style"), [*CASES, *((TOLD, style) for style in STYLES)])
-def test_a_graph_computes_what_kinds_ask_for_together(kinds: tuple[str, ...], style: str) -> None:
+@pytest.mark.parametrize(("kinds", "style", "form"), [
+    *((*case, "nbits") for case in CASES), *((TOLD, style, "nbits") for style in STYLES), (TOLD, "genai", "qdq")])
+def test_a_graph_computes_what_kinds_ask_for_together(kinds: tuple[str, ...], style: str, form: Form) -> None:
     shape = Shape(blocks=6, biased=True, packed=style == "genai", gated="quantize" not in kinds or style == "genai")
     decoder = random_decoder(shape, seed=7)
-    proves(Written(decoder, style), asked(PlanMaker(decoder, "0" * 64), kinds))
+    proves(Written(decoder, style), asked(PlanMaker(decoder, "0" * 64), kinds, form))
 
 
 @law(4)

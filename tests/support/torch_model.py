@@ -22,6 +22,7 @@ from foldrank.edits.fold_blocks import FoldBlocks
 from foldrank.edits.low_rank import LowRank
 from foldrank.edits.replace_weight import ReplaceWeight
 from foldrank.edits.slice_mlp import Channels, SliceMlp
+from foldrank.edits.storage import StorageEdit
 from foldrank.graph.invariants import check_file
 from foldrank.graph.safe.load import load_model
 from foldrank.model.checkpoint import Checkpoint
@@ -248,12 +249,15 @@ def prove(graph: Path, model: Model | Planned, folder: Path, quantizer: Quantize
 
 
 def edited(graph: Path, model: Model | Planned, folder: Path, quantizer: Quantizer | None = None) -> Path:
-    """The graph after the model's plan, written and checked as ONNX checks it; opset and IR version are as before."""
+    """The graph after the model's plan, written and checked as ONNX checks it; opset and IR version are as before, or
+    those that few bits need."""
     before = load_model(graph)
     changed, _ = transform(before, model.plan(), quantizer=quantizer)
-    added = {} if quantizer is None else {"com.microsoft": 1}
-    assert (changed.ir_version, changed.graph.opset_imports) == (
-        before.ir_version, {**added, **before.graph.opset_imports})
+    forms = {edit.storage.form for edit in model.plan().edits if isinstance(edit, StorageEdit)}
+    imports = {**({"com.microsoft": 1} if "nbits" in forms else {}), **before.graph.opset_imports}
+    opset, version = (21, 10) if "qdq" in forms else (0, 0)
+    assert changed.graph.opset_imports == imports | {"": max(imports[""], opset)}
+    assert changed.ir_version == max(before.ir_version or 0, version)
     folder.mkdir(exist_ok=True)
     write_model(changed, folder)
     check_file(folder / "model.onnx", "written")

@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from foldrank.digests import WeightDigest
 from foldrank.edits.anatomy import Anatomy, Matrix
 from foldrank.edits.base import EMBEDDING, HEAD, STRICT, Part, Table, Told, Touch
-from foldrank.edits.storage import FewBits, Numbers, Rounding, StorageEdit
+from foldrank.edits.storage import FewBits, Numbers, Rounding, StorageEdit, check_form
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -37,6 +37,7 @@ class QuantizeEmbedding(StorageEdit):
             raise ValueError("embedding: is rounded to nearest")
         if self.storage.accuracy and not self.head:
             raise ValueError("embedding: reads no activations, so its accuracy is 0")
+        check_form(self.storage.form, self.storage.bits, self.storage.accuracy, embedding=self.storage.bits)
         if self.shape[0] % self.storage.block_size:
             raise ValueError(f"embedding: rows of {self.shape[0]} are no whole blocks of {self.storage.block_size}")
 
@@ -44,6 +45,11 @@ class QuantizeEmbedding(StorageEdit):
     def stored(self) -> FewBits:
         """Of the table: no activations are read with it."""
         return replace(self.storage, accuracy=0)
+
+    @property
+    def rounds_activations(self) -> bool:
+        """As the head's storage says, where there is one."""
+        return self.head and super().rounds_activations
 
     @property
     def touch(self) -> Touch:

@@ -1,31 +1,70 @@
-"""How a matrix is stored in few bits, as ONNX Runtime's MatMulNBits reads it."""
+"""How a matrix is stored in few bits: for ONNX Runtime's MatMulNBits, or as DequantizeLinear before a plain MatMul.
+
+A plan's numbers are laid out as MatMulNBits reads them, whichever form the graph gets.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 from pydantic.dataclasses import dataclass
 
 from foldrank.edits.base import STRICT, Edit, Phase
+
+Form = Literal["nbits", "qdq"]
+"""The operators that read few bits: `nbits` ONNX Runtime's own MatMulNBits and GatherBlockQuantized; `qdq` standard
+DequantizeLinear (ONNX, opset 21) before MatMul, which other runtimes and providers take."""
+
+QDQ_BITS = (4, 8)
+"""What DequantizeLinear reads: there is no type of 2 bits before opset 25."""
+
+
+def check_form(form: Form, bits: int, accuracy: int, *, embedding: int | None = None) -> None:
+    """Raise ValueError where the form has no such bits or accuracy, or no table of words in `embedding` bits."""
+    if form == "nbits":
+        return
+    if bits not in QDQ_BITS:
+        raise ValueError(f"form=qdq: DequantizeLinear reads 4 or 8 bits, not {bits}; take form=nbits")
+    if accuracy:
+        raise ValueError("form=qdq: DequantizeLinear has no accuracy level, a runtime chooses; leave accuracy out, or "
+                         "take form=nbits")
+    if embedding == 4:
+        raise ValueError("form=qdq: ONNX gathers no rows of 4-bit numbers; take 8 bits for the embedding, or none")
 
 
 @dataclass(frozen=True, config=STRICT)
 class FewBits:
     """How a matrix [in, out] is stored: along `in`, every `block_size` values of a column share a scale, and where not
-    `symmetric` a zero point (ONNX Runtime's MatMulNBits). `accuracy` is that operator's accuracy_level: 0 computes with
-    the activations as they are, 4 rounds them to int8 as well."""
+    `symmetric` a zero point. `accuracy` is MatMulNBits' accuracy_level: 0 computes with the activations as they are, 4
+    rounds them to int8 as well; in form `qdq` it is 0, since DequantizeLinear has none and a runtime chooses."""
 
     bits: Literal[2, 4, 8]
     block_size: Literal[16, 32, 64, 128, 256]
     symmetric: bool
     accuracy: Literal[0, 4]
+    form: Form = "nbits"
+
+    def __post_init__(self) -> None:
+        check_form(self.form, self.bits, self.accuracy)
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The form is left out where it is `nbits`, the only one of older plans."""
+        return {key: value for key, value in write(self).items() if (key, value) != ("form", "nbits")}
 
     def __str__(self) -> str:
-        return f"{self.bits} bits, blocks of {self.block_size}"
+        return f"{self.bits} bits, blocks of {self.block_size}{', QDQ' if self.form == 'qdq' else ''}"
+
+    @property
+    def rounds_activations(self) -> bool:
+        """Whether products may be taken with activations rounded to int8: where `accuracy` asks for it, and where ONNX
+        Runtime makes MatMulNBits of DequantizeLinear and MatMul by itself, at level 4 by default."""
+        return bool(self.accuracy) or self.form == "qdq"
 
     def layout(self, shape: tuple[int, int]) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-        """Shapes of what a matrix [in, out] is stored as: numbers, scales, zero points."""
+        """Shapes of what a plan holds of a matrix [in, out]: numbers, scales, zero points."""
         n_in, n_out = shape
         blocks = -(-n_in // self.block_size)
         return ((n_out, blocks, self.block_size * self.bits // 8), (n_out, blocks),
@@ -33,15 +72,16 @@ class FewBits:
 
     def in_words(self) -> str:
         """`4 bits in blocks of 32`."""
-        return f"{self.bits} bits in blocks of {self.block_size}"
+        return f"{self.bits} bits in blocks of {self.block_size}{' (QDQ)' if self.form == 'qdq' else ''}"
 
     def in_full(self) -> str:
-        """With zero points and accuracy."""
-        return f"{self}{'' if self.symmetric else ', zero points'}, accuracy {self.accuracy}"
+        """With zero points and, where it has one, accuracy."""
+        level = f", accuracy {self.accuracy}" if self.form == "nbits" else ""
+        return f"{self}{'' if self.symmetric else ', zero points'}{level}"
 
 
 HAVE_FEW_BITS = ("cpu", "cuda")
-"""Providers that compute with such matrices, by their short names."""
+"""Providers that compute with MatMulNBits, by their short names; others may take form `qdq`."""
 
 Rounding = Literal["nearest", "gptq"]
 """How numbers are made: to nearest, by whoever applies the plan unless it holds them (its scales were trained beside
@@ -91,4 +131,4 @@ class StorageEdit(Edit):
     @property
     def rounds_activations(self) -> bool:
         """As its storage says."""
-        return bool(self.storage.accuracy)
+        return self.storage.rounds_activations

@@ -15,6 +15,8 @@ from foldrank.export.genai import check_windows, correct_scale
 from foldrank.export.ports import common_ports
 from foldrank.export.standard import MODEL, finish
 from foldrank.graph.identify import refuse_others
+from foldrank.graph.linear.head import lookups
+from foldrank.graph.linear.tables import table_of
 from foldrank.graph.safe.load import load_model
 from foldrank.graph.view.dequantized import rounded_linears
 from foldrank.model.checkpoint import Checkpoint
@@ -41,8 +43,8 @@ def adopt(
     if fused and not rounded_linears(model):
         raise ExportError(path, "is a graph with GroupQueryAttention", "--exporter genai makes that bundle itself")
     ports = common_ports(model, checkpoint, dtype=dtype)
-    if any(node.op_type == "GatherBlockQuantized" for node in model.graph):
-        raise ExportError(path, "holds its token embedding in few bits (GatherBlockQuantized), which is not read",
+    if any(node.op_type == "GatherBlockQuantized" or table_of(node) is not None for node in lookups(model.graph)):
+        raise ExportError(path, "holds its token embedding in few bits, which is not read",
                           "quantise again without the embedding")
     if not _holds_embedding(model, checkpoint, dtype):
         raise ExportError(path, f"does not hold the token embedding of {checkpoint.name}",

@@ -2,7 +2,8 @@
 
 Every goal is a budget for `auto`, which chooses all the rest, and a short recovery behind it. Where the provider
 computes with weights in few bits, the measure is the plain 4-bit model, what one would otherwise take: fewer bytes than
-that, as many, or less time, by a cost table that is measured on this machine first. Elsewhere it is the dense model.
+that, as many, or less time, by a cost table that is measured on this machine first. Elsewhere it is the dense model;
+few bits as standard operators, which such a provider may take, are to be asked for: `quantize:form=qdq`.
 Where the time is limited and `auto` would take too much of it, as many bytes come from 4-bit rounding alone. What a
 method takes is told in passes of the calibration text through the model, as this machine runs them.
 """

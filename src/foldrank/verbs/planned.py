@@ -16,6 +16,7 @@ from foldrank.edits.base import HEAD
 from foldrank.edits.storage import Numbers, StorageEdit
 from foldrank.graph.linear.head import head_of
 from foldrank.graph.linear.marks import PART, sites_of
+from foldrank.graph.linear.matrices import Dequantized, dequantized_weight, few_bits, stored_as
 from foldrank.graph.linear.weights import read
 from foldrank.graph.view.skip_norms import read_apart
 from foldrank.planfile.plan import Plan
@@ -51,28 +52,52 @@ def _of(edit: StorageEdit) -> Iterator[tuple[Key, Numbers]]:
 
 
 def _nodes(model: ir.Model) -> Iterator[tuple[tuple[Key, ...], ir.Node]]:
-    """Every MatMulNBits with what it computes, in storage order."""
+    """Every product by few bits with what it computes, in storage order."""
     for block in read_apart(model).blocks:
         single = {few.node: tuple((str(Site(block.number, (role,))), "") for role in few.roles)
                   for few in block.few_bits}
         for node in block.nodes:
-            if node.op_type != "MatMulNBits":
+            if few_bits(node) is None:
                 continue
             if (part := node.metadata_props.get(PART)) in ("A", "B"):
                 yield tuple((str(site), str(part)) for site in sites_of(node)), node
             elif node in single:
                 yield single[node], node
     head = head_of(model.graph)
-    if head is not None and head.op_type == "MatMulNBits":
+    if head is not None and few_bits(head) is not None:
         yield ((HEAD, ""),), head
 
 
 def _same(node: ir.Node, planned: list[Numbers], arrays: Mapping[str, np.ndarray[Any, Any]]) -> bool:
-    held = [value.const_value for value in node.inputs[1:4] if value is not None]
+    stored = stored_as(node)
+    held = [value.const_value for value in (stored[0], *stored[1])] if stored is not None else []
     names = [[numbers.numbers, numbers.scales, numbers.zeros] for numbers in planned]
     columns = [[name for name in parts if name is not None] for parts in zip(*names, strict=True)]
     wanted = [np.concatenate([arrays[name] for name in parts]) for parts in columns if parts]
     if len(held) != len(wanted):
         return False
+    if (behind := dequantized_weight(node)) is not None:
+        return _same_behind(behind, wanted)
     return all(tensor is not None and np.array_equal(read(tensor), cast(array, tensor.dtype.numpy()))
                for tensor, array in zip(held, wanted, strict=True))
+
+
+def _same_behind(found: Dequantized, wanted: list[np.ndarray[Any, Any]]) -> bool:
+    """Whether a DequantizeLinear reads [in, out] what the plan has [out, blocks, bytes], and scales and zero points
+    likewise. Bits of a byte stand lowest first; without zero points numbers are signed, half of the range less."""
+    numbers, scale = found.numbers.const_value, found.scale.const_value
+    if numbers is None or scale is None or found.axis != 0 or found.transposed:
+        return False
+    (n_in, n_out), bits = numbers.shape.numpy(), numbers.dtype.bitwidth
+
+    def each(packed: np.ndarray[Any, Any], count: int) -> np.ndarray[Any, Any]:
+        loose = np.unpackbits(packed.reshape(n_out, -1), axis=1, bitorder="little").reshape(n_out, -1, bits)
+        return (loose @ (1 << np.arange(bits)))[:, :count].T
+
+    half = 2 ** (bits - 1) if found.zero is None else 0
+    pairs = [(read(numbers).astype(np.int64) + half, each(wanted[0], n_in)),
+             (read(scale), cast(wanted[1], scale.dtype.numpy()).T)]
+    if found.zero is not None and found.zero.const_value is not None:
+        pairs.append((read(found.zero.const_value).astype(np.int64), each(wanted[2], len(wanted[1].T))))
+    return wanted[0].shape[0] == n_out and wanted[0].shape[1] == len(wanted[1].T) \
+        and wanted[0].shape[2] * 8 == found.block_size * bits and all(np.array_equal(*pair) for pair in pairs)

@@ -12,8 +12,12 @@ from onnx import TensorProto, numpy_helper
 HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
+AS_THEY_ARE = "session.qdq_matmulnbits_accuracy_level"
+"""What ONNX Runtime makes of DequantizeLinear and MatMul rounds activations to int8 unless this is 0."""
+
+
 class Graph:
-    """A session on the CPU, one thread."""
+    """A session on the CPU, one thread, activations as they are."""
 
     def __init__(self, path: Path) -> None:
         import onnxruntime as ort
@@ -21,6 +25,7 @@ class Graph:
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 3
+        options.add_session_config_entry(AS_THEY_ARE, "0")
         self.session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self.inputs = {entry.name: entry for entry in self.session.get_inputs()}
         self.names = [output.name for output in self.session.get_outputs()]

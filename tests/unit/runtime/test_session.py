@@ -124,5 +124,7 @@ def test_heavy_nodes_elsewhere_are_an_error_and_shape_arithmetic_is_not() -> Non
     strays = [("CPUExecutionProvider", "MatMul")] * 2
     with pytest.raises(ProviderUnavailable, match="2 MatMul elsewhere"):
         session._check_provider(Path("m"), Provider("cuda"), started, [*placed, *strays])
+    with pytest.raises(ProviderUnavailable, match=r"1 MatMulNBits elsewhere.*form=qdq"):
+        session._check_provider(Path("m"), Provider("cuda"), started, [("CPUExecutionProvider", "MatMulNBits")])
     with pytest.raises(FoldrankError, match="would use CPUExecutionProvider"):
         session._check_provider(Path("m"), Provider("cuda"), started[1:], placed)

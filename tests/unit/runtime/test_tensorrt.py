@@ -8,15 +8,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from synthetic import Shape, random_decoder, write_graph, write_standard
+from synthetic import PlanMaker, Shape, random_decoder, write_graph, write_standard
 
+from foldrank.edits.storage import FewBits, Form
 from foldrank.errors import ProviderUnavailable, SourceError
+from foldrank.graph.safe.load import load_model
 from foldrank.graph.summary import summary_of
+from foldrank.passes.pipeline import transform
+from foldrank.passes.write import write_model
 from foldrank.runtime.providers import libnvinfer, tensorrt_cache
 from foldrank.runtime.providers import provider as providers
 from foldrank.runtime.providers.fallback import provider_for
 from foldrank.runtime.providers.provider import Provider, resolve
-from foldrank.runtime.providers.tensorrt import precision, prepared
+from foldrank.runtime.providers.tensorrt import precision, prepared, refuse_unknown_operators
 from foldrank.runtime.providers.tensorrt_profile import GIVEN
 from foldrank.runtime.sessions.probe import probe
 from foldrank.runtime.sessions.session import open_session
@@ -139,6 +143,21 @@ def test_operators_that_tensorrt_does_not_know_are_refused_before_anything_is_bu
     assert {"3 GroupQueryAttention", *norms} <= {*counted}
     assert "--exporter transformers" in caught.value.remedy
     assert FakeSession.given == {}
+
+
+def test_few_bits_are_taken_as_standard_operators_alone(tmp_path: Path) -> None:
+    decoder = random_decoder(Shape(blocks=2))
+    write_standard(decoder, tmp_path / "model.onnx")
+    paths: dict[Form, Path] = {"nbits": tmp_path / "nbits", "qdq": tmp_path / "qdq"}
+    for form, folder in paths.items():
+        plan = PlanMaker(decoder, "0" * 64).hold(FewBits(4, 32, True, 0, form)).plan()
+        folder.mkdir()
+        write_model(transform(load_model(tmp_path / "model.onnx"), plan)[0], folder)
+    refuse_unknown_operators(paths["qdq"], summary_of(paths["qdq"] / "model.onnx"))
+    with pytest.raises(ProviderUnavailable, match="8 MatMulNBits") as caught:
+        refuse_unknown_operators(paths["nbits"], summary_of(paths["nbits"] / "model.onnx"))
+    assert "form=qdq" in caught.value.remedy
+    assert "--exporter" not in caught.value.remedy
 
 
 def test_missing_libraries_are_told_before_a_session_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
