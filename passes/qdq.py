@@ -110,15 +110,16 @@ def rows(
 
     def gathered(value: ir.Value, name: str, *last: int) -> ir.Value:
         """Rows of floats, by blocks."""
-        assert value.dtype is not None
-        assert value.shape is not None
+        dtype, held = value.dtype, value.shape
+        assert dtype is not None
+        assert held is not None
+        size = held.numpy()
         if shared:
-            value = maker.before(old, "Transpose", [value], f"{name}/Transpose", value.dtype,
-                                 value.shape.dims[::-1], {"perm": (1, 0)})
-        found = maker.before(old, "Gather", [value, tokens], f"{name}/Gather", value.dtype,
-                             dims(int(value.shape[1])), {"axis": 0})
-        if found.dtype != floats:
-            found = maker.before(old, "Cast", [found], f"{name}/Cast", floats, found.shape, {"to": int(floats)})
+            size = size[::-1]
+            value = maker.before(old, "Transpose", [value], f"{name}/Transpose", dtype, size, {"perm": (1, 0)})
+        found = maker.before(old, "Gather", [value, tokens], f"{name}/Gather", dtype, dims(size[1]), {"axis": 0})
+        if dtype != floats:
+            found = maker.before(old, "Cast", [found], f"{name}/Cast", floats, dims(size[1]), {"to": int(floats)})
         return maker.before(old, "Reshape", laid(found, name, *last), f"{name}/Reshape", floats, dims(*last))
 
     by_blocks = blocks, storage.block_size
