@@ -54,7 +54,7 @@ def stored(site: Site, storage: FewBits) -> QuantizeWeight:
 @pytest.mark.parametrize("fields", [
     (1, 1, ("q",)), (-1, 0, ("q",)), (1, 0, ()), (1, 0, ("k", "q")), (1, 0, ("q", "q")), (1, 0, ("qkv",))])
 def test_a_block_shares_roles_in_order_with_another(fields: tuple[int, int, tuple[str, ...]]) -> None:
-    with pytest.raises(ValueError, match="cannot read the weights of block|not some of"):
+    with pytest.raises(ValueError, match=r"cannot read the weights of block|not some of"):
         ShareWeights(*fields)
 
 
