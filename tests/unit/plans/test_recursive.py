@@ -17,10 +17,12 @@ from tiny_families import TINY, save
 
 from foldrank.edits import on_edits
 from foldrank.edits.add_low_rank import AddLowRank
+from foldrank.edits.anatomy import Matrix
 from foldrank.edits.base import Phase
-from foldrank.edits.sizes import bytes_by_part, bytes_read
+from foldrank.edits.sizes import bytes_by_part, bytes_each, bytes_read
 from foldrank.model.anatomy import checkpoint_anatomy
 from foldrank.model.checkpoint import Checkpoint
+from foldrank.plans.bits.once import told_once
 from foldrank.plans.compose import calibration_windows, parse_all, plan_of, run_all
 from foldrank.plans.method import Result, Task
 from foldrank.plans.methods.recursive import filled
@@ -182,3 +184,26 @@ def test_a_checkpoint_is_planned_and_proved_and_stores_each_group_once(family: s
     with torch.no_grad():
         logits = reference(input_ids=torch.from_numpy(ids), use_cache=False).logits
         torch.testing.assert_close(result.decoder.logits(result.decoder.forward(ids)), logits, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("rounding", ["gptq", "nearest"])
+def test_what_blocks_share_is_stored_once_in_few_bits_too(rounding: str, tmp_path: Path) -> None:
+    """The planner, the reference and the plan agree on it."""
+    checkpoint = Checkpoint.open(save(TINY["llama"], tmp_path / "llama"))
+    decoder, windows = load_decoder(checkpoint), calibration_windows(checkpoint, None, 160, 0)
+    asked = ["recursive:group=3", f"quantize:bits=4,rounding={rounding},head_bits=none,embedding_bits=none"]
+    runs = run_all(decoder, parse_all(asked), windows.ids, 0)
+    plan = told_once(plan_of(checkpoint, decoder, windows, runs))
+    left, after = on_edits(plan.edits, checkpoint_anatomy(checkpoint)), runs[-1].result.decoder
+    assert len(left.owners) == 4 * 7
+    dense = sum(bytes_by_part(checkpoint_anatomy(checkpoint), 4).values())
+    few = Matrix((1, 1), few_bits=left.block(5).matrices["q"].few_bits)
+    assert sum(bytes_by_part(left, 4).values()) == pytest.approx(dense / 3 / 4 * bytes_each(few, 4))
+    assert after.stored_parameters == decoder.site_parameters // 3
+    assert len([name for name in plan.arrays if name.endswith(".numbers")]) == (14 if rounding == "gptq" else 0)
+    reference: Any = reference_model(checkpoint, plan)
+    with torch.no_grad():
+        logits = reference(input_ids=torch.from_numpy(windows.ids), use_cache=False).logits
+        torch.testing.assert_close(after.logits(after.forward(windows.ids)), logits, rtol=0, atol=1e-4)
+        dense_logits = decoder.logits(decoder.forward(windows.ids))
+    assert (dense_logits - logits).abs().max() > 1e-1
