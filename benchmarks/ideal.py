@@ -1,8 +1,9 @@
 """What a graph must read and compute per run, counted from the graph itself: the yardstick beside every measured speed.
 
-Bytes: every weight once (also where two nodes use it), of an embedding or a rotary table one row per token, plus the
-keys and values in the cache. FLOPs: two per weight and token, plus attention's two products over what is not masked.
-Activations are not counted: they stay in the processor's caches. B rows, T tokens of a run.
+Bytes: every weight as often as a linear map reads it (blocks may share one that is stored once: the others have gone
+through the caches in between), what else nodes read whole once, of an embedding or a rotary table one row per token,
+plus the keys and values in the cache. FLOPs: two per weight and token, plus attention's two products over what is not
+masked. Activations are not counted: they stay in the processor's caches. B rows, T tokens of a run.
 """
 
 from __future__ import annotations
@@ -71,14 +72,14 @@ def count_file(path: Path) -> Work:
 
 def _weights(model: ir.Model) -> tuple[int, int, int]:
     """Bytes read whole, bytes read by rows, FLOPs per token. A weight used both ways counts in both."""
-    whole: dict[str, int] = {}
+    whole: dict[tuple[str, ir.Node | None], int] = {}
     rows = flops = 0
     for node in model.graph:
         for name, shape, nbytes in _read_by(node):
             if node.op_type in _ROW_WISE:
                 rows += nbytes // shape[0] if len(shape) > 1 else 0
             else:
-                whole[name] = nbytes
+                whole[name, node if node.op_type in _LINEAR else None] = nbytes
         flops += _linear_flops(node)
     return sum(whole.values()), rows, flops
 

@@ -15,7 +15,7 @@ from foldrank.edits.storage import FewBits
 from foldrank.graph.linear.beside import pairs_beside
 from foldrank.graph.linear.linears import stored_matrix
 from foldrank.graph.linear.marks import PART, SITE
-from foldrank.graph.linear.matrices import Dequantized, dequantized_weight, few_bits
+from foldrank.graph.linear.matrices import Dequantized, dequantized_weight, few_bits, stored_as
 from foldrank.graph.linear.tables import table_of
 from foldrank.graph.safe.load import load_model
 from foldrank.graph.view.blocks import Block, role_widths
@@ -49,11 +49,13 @@ def _block(block: Block, geometry: tuple[int, int, int]) -> BlockAnatomy:
 def _matrices(block: Block, geometry: tuple[int, int, int]) -> Iterator[tuple[str, Matrix]]:
     for linear in block.linears:
         for role, width in zip(linear.roles, linear.widths, strict=True):
-            yield role, Matrix((linear.shape[0], width), packed=linear.roles, dtype=linear.tensor.dtype.numpy().name)
+            yield role, Matrix((linear.shape[0], width), stored=linear.weight.name, packed=linear.roles,
+                               dtype=linear.tensor.dtype.numpy().name)
     for few in block.few_bits:
+        numbers = stored_as(few.node)
         for role, width in zip(few.roles, few.widths, strict=True):
             yield role, Matrix((few.matrix.shape[0], width), None, _storage(few.node), packed=few.roles,
-                               dtype=few.matrix.dtype)
+                               stored=None if numbers is None else numbers[0].name, dtype=few.matrix.dtype)
     stored = _pair_storage(block)
     for pair in block.pairs:
         packed = {role: site.roles for site in pair.sites for role in site.roles}

@@ -49,7 +49,7 @@ class QuantizeLinears(GraphPass):
         by_site = {edit.site: edit for edit in self.edits}
         found = list(_found(by_site, decoder))
         odd = (reason for node, sites in found for reason in self._misfits(node, sites, by_site))
-        reasons = [*_missing(by_site, found), *odd]
+        reasons = [*_missing(by_site, found), *odd] or list(_half_shared(found, by_site))
         if reasons:
             raise PassRefused(self.name, reasons, "apply the plan to an export of the checkpoint it was made for")
         digests = replaced_digests(self.edits, self.written)
@@ -92,6 +92,21 @@ def _found(by_site: dict[Site, QuantizeWeight], decoder: Decoder) -> Iterator[tu
                 sites = sites_of(node)
             if by_site.keys() & set(sites):
                 yield node, sites
+
+
+def _half_shared(
+    found: list[tuple[ir.Node, tuple[Site, ...]]], by_site: dict[Site, QuantizeWeight]
+) -> Iterator[str]:
+    """Weights of several roles that two blocks read, of which the plan stores some roles as one and others apart."""
+    ways: dict[ir.Value, list[tuple[Site, ...]]] = {}
+    for node, sites in found:
+        ways.setdefault(matrix_at(node).weight, []).append(sites)
+    for one, *others in ways.values():
+        for other in others:
+            alike = [(by_site[a].storage, by_site[a].held) == (by_site[b].storage, by_site[b].held)
+                     for a, b in zip(one, other, strict=True)]
+            if any(alike) and not all(alike):
+                yield f"{other[0]}: reads one weight with {one[0]}, which the plan stores as one only in part"
 
 
 def _missing(by_site: dict[Site, QuantizeWeight], found: list[tuple[ir.Node, tuple[Site, ...]]]) -> Iterator[str]:

@@ -4,13 +4,15 @@ Within a block in the order in which it applies them: q, k, v; then o on what th
 `toward`: how far a weight aims, on those inputs, from what it would give (0) to what it gives in the model as it was
 (1): W + toward H^-1 X^T (Y - X) W, X the inputs now, Y those before, H = X^T X. With 1, rounding it is GPTAQ's aim
 (arXiv 2504.02692). What rounding lost at a site may be made up for by a pair beside it (`correcting.py`), which what
-comes behind sees too. Cost: about one run of the model over the text, its Grams, and what `gptq` costs.
+comes behind sees too. A weight that several blocks read is rounded at the first of them, on what that is given.
+Cost: about one run of the model over the text, its Grams, and what `gptq` costs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
 from types import MappingProxyType
 from typing import Final
 
@@ -70,7 +72,7 @@ class Rounding:
                 given = stages.inputs(current if self.sequential else block, role)
                 gram, drift = sums(given, None if aims is None else aims[role], weighed)
                 roles = tuple(other for other in block.roles if input_of(block, other) == role)
-                for part in self._group(block, roles, storages, (gram, drift), bases):
+                for part in self._group(block, roles, storages, (gram, drift), bases, names):
                     found |= names.tensors(block, part)
                     current = part.put(current)
                 for site in (site for site in ranks if site.block == block.number and site.roles[0] in roles):
@@ -100,25 +102,34 @@ class Rounding:
 
     def _group(
         self, block: Block, roles: Roles, storages: Mapping[Site, FewBits], seen: tuple[Tensor, Tensor | None],
-        bases: Shelf,
+        bases: Shelf, names: Names,
     ) -> Iterator[Part]:
         """The weights that are stored alike, side by side, and the pairs, that read one input."""
         gram, drift = seen
         stored = {role: few for role in roles if (few := storages.get(Site(block.number, (role,)))) is not None}
         pairs = {held: pair for held, pair in block.pairs.items() if set(held) <= set(roles)}
         single = {role: few for role, few in stored.items() if not any(role in held for held in pairs)}
-        for few in dict.fromkeys(single.values()):
-            alike = tuple(role for role, storage in single.items() if storage == few)
+        shared = {role: names.held[Site(block.number, (role,))][0].numbers for role in single if role in block.shared}
+        known = {role: finding for role, name in shared.items() if (finding := bases.get(name)) is not None}
+        for role, finding in known.items():
+            yield Part((role,), (_read(finding, single[role], len(block.weight(role))),))
+        for few in dict.fromkeys(few for role, few in single.items() if role not in known):
+            alike = tuple(role for role, storage in single.items() if storage == few and role not in known)
+            widths = [block.weight(role).shape[1] for role in alike]
             whole = torch.cat([block.weight(role) for role in alike], dim=1)
-            yield Part(alike, (self.care.rounded(self._aimed(whole, gram, drift), gram, few),))
+            made = self.care.rounded(self._aimed(whole, gram, drift), gram, few)
+            for role, stop, width in zip(alike, accumulate(widths), widths, strict=True):
+                if role in shared:
+                    bases.put(shared[role], Finding(_named("a", packed(made.columns(stop - width, stop)))))
+            yield Part(alike, (made,))
         for held, pair in pairs.items():
             if held[0] not in stored:
                 continue
             storage = stored[held[0]]
-            known = bases.get(pair.shared) if pair.shared else None
-            given = None if known is None else _read(known, storage, len(pair.a))
+            basis = bases.get(pair.shared) if pair.shared else None
+            given = None if basis is None else _read(basis, storage, len(pair.a))
             a, b = self.care.rounded_pair(pair.a, pair.b, gram, storage, given=given)
-            if pair.shared and known is None:
+            if pair.shared and basis is None:
                 bases.put(pair.shared, Finding(_named("a", packed(a))))
             yield Part(held, (a, b), pair)
 
@@ -142,11 +153,17 @@ class Part:
 
 
 class Names:
-    """What numbers are called in the plan."""
+    """What numbers are called in the plan: those of a weight that several blocks read and store alike, by the first."""
 
     def __init__(self, blocks: tuple[Block, ...], storages: Mapping[Site, FewBits]) -> None:
-        self.held = {site: tuple(_numbers(name, storages[site].symmetric) for name in _matrices(block, site))
-                     for block in blocks for role in block.roles if (site := Site(block.number, (role,))) in storages}
+        first: dict[tuple[str, FewBits], Site] = {}
+        self.held: dict[Site, tuple[Numbers, ...]] = {}
+        for block in blocks:
+            for site in (Site(block.number, (role,)) for role in block.roles):
+                if (few := storages.get(site)) is not None:
+                    name = block.shared.get(site.role)
+                    owner = site if name is None else first.setdefault((f"{name} {site.role}", few), site)
+                    self.held[site] = tuple(_numbers(name, few.symmetric) for name in _matrices(block, site, owner))
 
     def tensors(self, block: Block, part: Part) -> dict[str, Tensor]:
         """What is rounded, as MatMulNBits reads it, by name."""
@@ -163,12 +180,12 @@ class Names:
         return found
 
 
-def _matrices(block: Block, site: Site) -> tuple[str, ...]:
-    """What the weight is called, or the pair's A and B."""
+def _matrices(block: Block, site: Site, owner: Site) -> tuple[str, ...]:
+    """What the weight is called, by who owns it, or the pair's A and B."""
     for roles, pair in block.pairs.items():
         if site.role in roles:
             return pair.shared or f"{Site(block.number, roles)}.A", f"{site}.B"
-    return (str(site),)
+    return (str(owner),)
 
 
 def _numbers(name: str, symmetric: bool) -> Numbers:

@@ -46,6 +46,8 @@ class Block:
     pairs: Mapping[Roles, Pair] = field(default_factory=dict)
     beside: Mapping[Roles, Pair] = field(default_factory=dict)
     """Pairs that stand beside what is there; the tensors are the sums."""
+    shared: Mapping[str, str] = field(default_factory=dict)
+    """Roles whose weights other blocks read too: those of one role and name are one weight."""
     dropped: frozenset[Branch] = frozenset()
     """Branches that add nothing: their tensors are there for the module, the last linear's are zeros."""
 
@@ -91,7 +93,7 @@ class Block:
             widths = [self.weight(role).shape[1] for role in roles]
             columns = (pair.a @ pair.b).to(self.weight(roles[0]).device).split(widths, dim=1)
             sums.update((role, self.weight(role) + added) for role, added in zip(roles, columns, strict=True))
-        return replace(self.with_weights(sums), pairs=self.pairs, beside={**self.beside, **pairs})
+        return replace(self.with_weights(sums), pairs=self.pairs, beside={**self.beside, **pairs}, shared=self.shared)
 
     def with_weights(self, weights: Mapping[str, Tensor]) -> Block:
         """The block with other W [in, out] for some roles, with no pairs there or beside them; biases stay."""
@@ -100,7 +102,18 @@ class Block:
             held = self.family.linears[path]
             whole = torch.cat([weights[role] if role in weights else self.weight(role) for role in held], dim=1)
             tensors[f"{path}.weight"] = whole if self._in_out(path) else whole.T
-        return replace(self, tensors=tensors, pairs=_less(self.pairs, weights), beside=_less(self.beside, weights))
+        own = {role: name for role, name in self.shared.items() if role not in weights}
+        return replace(self, tensors=tensors, pairs=_less(self.pairs, weights), beside=_less(self.beside, weights),
+                       shared=own)
+
+    def with_shared(self, lender: Block, names: Mapping[str, str]) -> Block:
+        """The block with the lender's weights at these roles, under these names; tensors are shared where all roles of
+        one are."""
+        made = self.with_weights({role: lender.weight(role) for role in names} if lender is not self else {})
+        paths = {self.family.path(role) for role in names}
+        whole = {f"{path}.weight" for path in paths if set(self.family.linears[path]) <= names.keys()}
+        return replace(made, tensors={**made.tensors, **{name: lender.tensors[name] for name in whole}},
+                       shared={**made.shared, **names})
 
     def without(self, branch: Branch) -> Block:
         """The block with a branch that adds nothing."""
@@ -109,7 +122,8 @@ class Block:
                  for name, tensor in self.tensors.items() if name.startswith(last)}
         gone = BRANCHES[branch]
         return replace(self, tensors={**self.tensors, **zeros}, dropped=self.dropped | {branch},
-                       pairs=_less(self.pairs, gone), beside=_less(self.beside, gone))
+                       pairs=_less(self.pairs, gone), beside=_less(self.beside, gone),
+                       shared={role: name for role, name in self.shared.items() if role not in gone})
 
     @property
     def _unread(self) -> frozenset[str]:

@@ -64,12 +64,15 @@ class Decoder:
     @property
     def stored_parameters(self) -> int:
         """The same, with a pair's numbers in the place of its W's, and those of pairs beside; an A that several pairs
-        share counts once."""
+        share counts once, and so does a weight that several blocks do."""
         pairs = [(block.number, roles, pair) for block in self.blocks for roles, pair in block.pairs.items()]
         dense = sum(pair.a.shape[0] * pair.b.shape[1] for _, _, pair in pairs)
         pairs += [(block.number, roles, pair) for block in self.blocks for roles, pair in block.beside.items()]
         first = {pair.shared or (number, roles): pair.a.numel() for number, roles, pair in pairs}
-        return self.site_parameters - dense + sum(first.values()) + sum(pair.b.numel() for _, _, pair in pairs)
+        owed = [((role, name), block.weight(role).numel()) for block in self.blocks
+                for role, name in block.shared.items()]
+        again = sum(size for _, size in owed) - sum(dict(owed).values())
+        return self.site_parameters - dense - again + sum(first.values()) + sum(pair.b.numel() for _, _, pair in pairs)
 
     @property
     def other_parameters(self) -> int:

@@ -21,6 +21,9 @@ from foldrank.plans.models.rounding import rounded
 from foldrank.plans.reference.unpacking import stack, unpack
 from foldrank.sites import ROLES
 
+Way = tuple[FewBits, Numbers | None]
+"""How a weight is stored in few bits, and as which numbers where the plan holds them."""
+
 _BY_BLOCK = ("layer_types", "no_rope_layers")
 """Entries of a config that hold one value per block."""
 
@@ -93,6 +96,8 @@ class Model:
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
     stored: torch.dtype = torch.float32
     few_bits: dict[int, FewBits] = field(default_factory=dict)
+    alike: dict[tuple[int, Way], tuple[nn.Parameter, nn.Parameter]] = field(default_factory=dict)
+    """Of weights that several blocks read: as they were, and as they are stored in one way."""
 
     @classmethod
     def of(cls, model: Any, arrays: Mapping[str, np.ndarray], stored: torch.dtype) -> Model:
@@ -127,7 +132,8 @@ class Model:
 
     def round(self, linear: nn.Linear, storage: FewBits) -> None:
         """What the graph holds, in its floats, rounded to few bits."""
-        linear.weight.copy_(rounded(linear.weight.to(torch.float32).T, storage, self.stored).T)
+        values = rounded(linear.weight.to(torch.float32).T, storage, self.stored).T
+        self._fill(linear, (storage, None), values)
         self.few_bits[id(linear)] = storage
 
     def round_table(self, storage: FewBits, of_head: FewBits | None) -> None:
@@ -144,8 +150,23 @@ class Model:
             if self.arrays[name].shape != shape:
                 what = f"{name} is {self.arrays[name].shape}, the checkpoint needs {shape}"
                 raise PlanMismatch("numbers of few bits", what, "plan again")
-        linear.weight.copy_(torch.from_numpy(self._dequantized(storage, numbers, linear.in_features)))
+        values = torch.from_numpy(self._dequantized(storage, numbers, linear.in_features))
+        self._fill(linear, (storage, numbers), values)
         self.few_bits[id(linear)] = storage
+
+    def _fill(self, linear: nn.Linear, how: Way, values: torch.Tensor) -> None:
+        """Other numbers in a Linear. A weight that other blocks read stays as it was: those of them that are stored in
+        the same way read these numbers."""
+        old = linear.weight
+        key = (id(old), how)
+        others = sum(found.weight is old for layer in self.layers.values() for role in layer.places
+                     for found in layer.linears(role))
+        if key not in self.alike and others < 2:
+            old.copy_(values)
+            return
+        if key not in self.alike:
+            self.alike[key] = old, nn.Parameter(values.to(old.dtype), requires_grad=False)
+        linear.weight = self.alike[key][1]
 
     def _dequantized(self, storage: FewBits, numbers: Numbers, n_in: int) -> np.ndarray:
         """[out, in]: steps from zero, times the scale as the graph stores it."""
@@ -172,10 +193,11 @@ class Model:
 
     def _matrix(self, layer: Layer, role: str) -> Matrix:
         first, *more = linears = layer.linears(role)
-        stored = {self.few_bits.get(id(linear)) for linear in linears}
+        ways = {self.few_bits.get(id(linear)) for linear in linears}
         shape = (first.in_features, linears[-1].out_features)
-        few_bits = stored.pop() if len(stored) == 1 else "mixed"
-        return Matrix(shape, first.out_features if more else None, few_bits, layer.beside(role))
+        few_bits = ways.pop() if len(ways) == 1 else "mixed"
+        stored = None if more else str(id(first.weight))
+        return Matrix(shape, first.out_features if more else None, few_bits, layer.beside(role), stored=stored)
 
     def put_together(self) -> nn.Module:
         """The model with the blocks that are left, numbered for the cache; lists of the config by block follow."""

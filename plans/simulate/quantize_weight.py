@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from foldrank.edits.quantize_weight import QuantizeWeight
-from foldrank.plans.models.block import Roles
+from foldrank.plans.models.block import Block, Roles
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.models.packing import held_in, unpacked
 from foldrank.plans.models.rounding import rounded
@@ -23,12 +24,21 @@ def simulated(edit: QuantizeWeight, decoder: Decoder, arrays: Mapping[str, np.nd
     if edit.held:
         return _planned(edit, decoder, roles, arrays)
     if roles is None:
-        return decoder.with_block(block.with_weights({role: rounded(block.weight(role), storage)}))
+        return decoder.with_block(_stored(block, edit, rounded(block.weight(role), storage)))
     if role != roles[0]:
         return decoder
     pair = block.pairs[roles]
     few = replace(pair, a=rounded(pair.a, storage), b=rounded(pair.b, storage))
     return decoder.with_block(block.with_pairs({roles: few}))
+
+
+def _stored(block: Block, edit: QuantizeWeight, weight_IO: Tensor) -> Block:
+    """The block with other numbers at the site; other blocks that read its weight read them too, if stored alike."""
+    made, role = block.with_weights({edit.site.role: weight_IO}), edit.site.role
+    if role not in block.shared:
+        return made
+    how = f"{edit.storage.in_full()} {' '.join(edit.arrays())}"
+    return replace(made, shared={**made.shared, role: f"{block.shared[role]} {how}"})
 
 
 def _planned(
@@ -39,7 +49,7 @@ def _planned(
     parts = [unpacked(held_in(arrays, numbers), edit.storage, count).values.to(decoder.device)
              for numbers, count in zip(edit.held, rows, strict=True)]
     if roles is None:
-        return decoder.with_block(block.with_weights({role: parts[0]}))
+        return decoder.with_block(_stored(block, edit, parts[0]))
     pair = block.pairs[roles]
     widths = [block.weight(other).shape[1] for other in roles]
     columns = list(pair.b.split(widths, dim=1))

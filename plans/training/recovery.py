@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from foldrank.edits.base import BesideEdit
+from foldrank.edits.base import BesideEdit, Phase
 from foldrank.planfile.document import Keep, Step
 from foldrank.planfile.plan import Plan
 from foldrank.plans.bits.again import rounded_again
@@ -104,7 +104,10 @@ def recover(
 
 
 def _check_beside(plan: Plan, kind: Kind) -> None:
-    """Pairs beside what is trained are not seen: those of `quantize` are made anew afterwards, others are not."""
+    """Pairs beside what is trained are not seen: those of `quantize` are made anew afterwards, others are not. Nor is
+    it seen that blocks share what is trained."""
+    if any(edit.phase is Phase.SHARING for edit in plan.edits):
+        raise ValueError("recovery does not see that blocks share weights; plan without it, or do not recover")
     beside = [edit for edit in plan.edits if isinstance(edit, BesideEdit)]
     if any(edit.factors != names_of(edit.site) for edit in beside):
         raise ValueError("recovery does not see the adapter beside the weights; recover first, then add it")

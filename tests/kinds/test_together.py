@@ -20,7 +20,7 @@ from foldrank.passes.pipeline import transform
 from foldrank.passes.write import write_model
 from foldrank.runtime.quantizer import quantize
 
-TOLD = ("fold", "drop", "slice", "replace", "low_rank", "quantize", "beside")
+TOLD = ("fold", "drop", "slice", "replace", "low_rank", "share", "quantize", "beside")
 """In the order of phases."""
 
 
@@ -36,6 +36,8 @@ def asked(maker: PlanMaker, kinds: tuple[str, ...], form: Form = "nbits") -> Pla
         maker.replace("block.02.up").replace("block.05.o", seed=1)
     if "low_rank" in kinds:
         maker.low_rank("block.02.down", 7).low_rank("block.04.up", 9).low_rank("block.05.qkv", 11)
+    if "share" in kinds:
+        maker.share(5, 0, ("gate", "up", "down")).share(4, 5, ("o",))
     if "quantize" in kinds:
         maker.quantize(FewBits(8, 16, True, 0, form))
     if "beside" in kinds:

@@ -25,6 +25,7 @@ KINDS: Final = (
     "slice_mlp",
     "replace_weight",
     "low_rank",
+    "share_weights",
     "quantize_weight",
     "quantize_head",
     "quantize_embedding",

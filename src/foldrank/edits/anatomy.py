@@ -30,7 +30,9 @@ class Matrix:
     `beside`: the pair beside it, in floats; None where there is none.
 
     What differs between a plan and its graph is not compared. `basis` names the A of the pair: those of one name read
-    one A. `packed`: the roles that lie with this one in one weight, in storage order; `dtype`: what that is stored as.
+    one A. `stored` names the weight: where matrices of one role and name are in several blocks, these read one weight
+    (`Anatomy.owners`). `packed`: the roles that lie with this one in one weight, in storage order; `dtype`: what that
+    is stored as.
     """
 
     shape: tuple[int, int]
@@ -38,6 +40,7 @@ class Matrix:
     few_bits: FewBits | str | None = None
     beside: Beside | None = None
     basis: str | None = field(default=None, compare=False)
+    stored: str | None = field(default=None, compare=False)
     packed: tuple[str, ...] = field(default=(), compare=False)
     dtype: str = field(default="", compare=False)
 
@@ -92,9 +95,12 @@ class Anatomy:
     head_size: int
     embedding: FewBits | str | None = None
     by_number: Mapping[int, BlockAnatomy] = field(init=False, repr=False, compare=False)
+    owners: Mapping[Site, Site] = field(init=False, repr=False)
+    """Of every single-role site that reads a weight which a block before it reads too, the first that does."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "by_number", {block.number: block for block in self.blocks})
+        object.__setattr__(self, "owners", _owners(self.blocks))
 
     @property
     def numbers(self) -> tuple[int, ...]:
@@ -166,9 +172,23 @@ class Anatomy:
             if one.unread != two.unread:
                 unread = [", ".join(sorted(block.unread)) or "nothing" for block in (one, two)]
                 yield f"block.{one.number:02d}: {' against '.join(unread)} in a form that is not read"
+        for site in sorted({*self.owners, *other.owners}):
+            if self.owners.get(site) != other.owners.get(site):
+                yield f"{site}: reads {' against '.join(f'that of {a.owners.get(site, site)}' for a in (self, other))}"
         for name in ("head", "tied", "heads", "kv_heads", "head_size", "embedding"):
             if getattr(self, name) != getattr(other, name):
                 yield f"{name}: {getattr(self, name)} against {getattr(other, name)}"
+
+
+def _owners(blocks: tuple[BlockAnatomy, ...]) -> dict[Site, Site]:
+    first: dict[tuple[str, str], Site] = {}
+    found: dict[Site, Site] = {}
+    for block in blocks:
+        for role, matrix in block.matrices.items():
+            site = Site(block.number, (role,))
+            if matrix.stored is not None and (owner := first.setdefault((matrix.stored, role), site)) != site:
+                found[site] = owner
+    return found
 
 
 def _listed(numbers: tuple[int, ...]) -> str:

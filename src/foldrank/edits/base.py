@@ -50,8 +50,9 @@ class Phase(enum.IntEnum):
     BRANCHES = 1
     WIDTHS = 2
     WEIGHTS = 3
-    STORAGE = 4
-    BESIDE = 5
+    SHARING = 4
+    STORAGE = 5
+    BESIDE = 6
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,9 @@ class FoldBlocks(Edit):
         if odd := [b.number for b in sources if (b.matrices, b.unread) != (sources[0].matrices, sources[0].unread)]:
             raise ValueError(f"blocks {sources[0].number} and {odd[0]} are of different shapes and cannot merge")
         copied = sources[0].number if self.is_copy else None
-        merged = replace(sources[0], number=self.into, place=held[0].stands_at, copies=copied)
+        made = {role: replace(matrix, stored=None) for role, matrix in sources[0].matrices.items()}
+        matrices = sources[0].matrices if copied == self.blocks[0] else made
+        merged = replace(sources[0], number=self.into, matrices=matrices, place=held[0].stands_at, copies=copied)
         return anatomy.without(self.leaving).with_block(merged)
 
     def sentence(self) -> str:

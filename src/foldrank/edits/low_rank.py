@@ -46,7 +46,7 @@ class LowRank(WeightEdit):
     def on(self, anatomy: Anatomy) -> Anatomy:
         """The site's roles share a pair."""
         check_shape(self.site, self.shape, anatomy)
-        pair = partial(replace, rank=self.rank, few_bits=None, basis=self.factors[0])
+        pair = partial(replace, rank=self.rank, few_bits=None, basis=self.factors[0], stored=None)
         return anatomy.changed(self.site, pair)
 
     def arrays(self) -> Mapping[str, tuple[int, ...] | None]:

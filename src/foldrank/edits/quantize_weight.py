@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 from pydantic.dataclasses import dataclass
 
 from foldrank.digests import WeightDigest
-from foldrank.edits.anatomy import Anatomy
+from foldrank.edits.anatomy import Anatomy, Matrix
 from foldrank.edits.base import STRICT, SiteEdit, Table, Told
 from foldrank.edits.laws import check_shape
 from foldrank.edits.storage import FewBits, Numbers, Rounding, StorageEdit
@@ -41,9 +41,15 @@ class QuantizeWeight(SiteEdit, StorageEdit):
         self.check_held(self.site)
 
     def on(self, anatomy: Anatomy) -> Anatomy:
-        """The same matrices in few bits."""
+        """The same matrices in few bits: blocks that read one weight go on to read one where it is stored alike."""
         check_shape(self.site, self.shape, anatomy)
-        return anatomy.changed(self.site, lambda matrix: replace(matrix, few_bits=self.storage))
+        how = f"in {self.storage.in_full()} {' '.join(self.arrays())}"
+
+        def stored(matrix: Matrix) -> Matrix:
+            name = None if matrix.stored is None else f"{matrix.stored} {how}"
+            return replace(matrix, few_bits=self.storage, stored=name)
+
+        return anatomy.changed(self.site, stored)
 
     def arrays(self) -> Mapping[str, tuple[int, ...] | None]:
         """Its numbers; a pair's rank, hence its shapes, the edit does not tell."""

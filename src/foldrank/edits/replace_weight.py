@@ -31,7 +31,7 @@ class ReplaceWeight(WeightEdit):
 
     def on(self, anatomy: Anatomy) -> Anatomy:
         """The same shapes, as floats."""
-        return anatomy.changed(self.site, lambda matrix: replace(matrix, few_bits=None))
+        return anatomy.changed(self.site, lambda matrix: replace(matrix, few_bits=None, stored=None))
 
     def arrays(self) -> Mapping[str, tuple[int, ...] | None]:
         """The tensor; its shape is the site's."""

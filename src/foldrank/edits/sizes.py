@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from foldrank.edits.anatomy import Anatomy, Matrix
 from foldrank.edits.storage import FewBits
+from foldrank.sites import Site
 
 PARTS = {"q": "q k v", "k": "q k v", "v": "q k v", "o": "o", "gate": "gate up", "up": "gate up", "down": "down"}
 """What reads one input is counted together, by role."""
 
 
 def bytes_by_part(anatomy: Anatomy, item: int) -> dict[str, float]:
-    """Bytes of the blocks' matrices by part; biases and norms are not counted. `item`: bytes of a float."""
+    """Bytes of the blocks' matrices by part, as they are stored: what several blocks read counts once. Biases and norms
+    are not counted. `item`: bytes of a float."""
     found: dict[str, float] = dict.fromkeys(PARTS.values(), 0.0)
     bases: set[str] = set()
     for block in anatomy.blocks:
         for role, matrix in block.matrices.items():
-            found[PARTS[role]] += sum(_numbers(matrix, bases)) * bytes_each(matrix, item)
+            if Site(block.number, (role,)) not in anatomy.owners:
+                found[PARTS[role]] += sum(_numbers(matrix, bases)) * bytes_each(matrix, item)
             if (pair := matrix.beside) is not None:
                 found[PARTS[role]] += sum(_pair(matrix.shape, pair.rank, pair.basis, bases)) * item
+    return found
+
+
+def bytes_read(anatomy: Anatomy, item: int) -> dict[str, float]:
+    """The same as a token reads them: what several blocks read counts each time, an A that pairs of several blocks
+    share too."""
+    found: dict[str, float] = dict.fromkeys(PARTS.values(), 0.0)
+    for block in anatomy.blocks:
+        alone = bytes_by_part(replace(anatomy, blocks=(block,)), item)
+        found = {part: size + alone[part] for part, size in found.items()}
     return found
 
 

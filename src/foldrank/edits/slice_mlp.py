@@ -143,7 +143,7 @@ class SliceMlp(Edit):
             raise ValueError(f"{Site(self.block, (odd[0],))}: is {found.get(odd[0], 'not there')}, the edit says "
                              f"{expected.get(odd[0], 'there is none')}")
         narrow, out = len(self.channels), self.shape[1]
-        kept = {role: replace(found[role], shape=(out, narrow) if role != "down" else (narrow, out))
+        kept = {role: replace(found[role], shape=(out, narrow) if role != "down" else (narrow, out), stored=None)
                 for role in self.roles}
         return anatomy.with_block(replace(block, matrices={**block.matrices, **kept}))
 

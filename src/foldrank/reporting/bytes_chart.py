@@ -96,6 +96,7 @@ def _table(found: Split, *, compressed: bool) -> Table:
     shares = [
         *found.weights,
         Share("all of these weights", found.dense, found.here),
+        *([found.read] if found.read.here != found.blocks.here else []),
         Share(f"KV cache, {found.context:,} positions", found.cache.dense, found.cache.here),
     ]
     if not compressed:

@@ -21,6 +21,7 @@ from foldrank.reporting.card_measured import model_index, quality, speed
 from foldrank.reporting.evidence import Evidence
 from foldrank.reporting.export_proved import export_proved
 from foldrank.reporting.markdown import bullets, code, plain, table
+from foldrank.reporting.weight_bytes import split
 
 _FILES = {
     "model.onnx": "the graph",
@@ -115,6 +116,10 @@ def _title(evidence: Evidence, runtime: str = "onnxruntime-genai and ONNX Runtim
         lines.append(f"Weights are {plain(dtype)}.")
     if evidence.model_bytes:
         lines.append(f"Graph and weights: {figures.size(evidence.model_bytes)}.")
+    if (found := split(evidence)) is not None and found.read.here != found.blocks.here:
+        lines.append(f"Blocks share weights: they hold {figures.size(found.blocks.here)} of them, and a token reads "
+                     f"{figures.size(found.read.here)} ({figures.percent(found.read.here / found.read.dense)} of what "
+                     "it reads in the dense blocks).")
     lines.append(licence.sentence(evidence))
     return f"# {name}, {kind}\n\n" + "\n".join(lines)
 

@@ -60,7 +60,7 @@ def _blocks(evidence: Evidence) -> list[Part]:
     said: dict[int, list[str]] = {}
     for edit in evidence.edits:
         if edit.beside:
-            for block in _blocks_of(edit.touch.parts):
+            for block in _blocks_of(edit.touch.writes | edit.touch.removes):
                 said.setdefault(block, []).append(edit.beside)
     if len(left) == count and not folds and not said:
         return [Text("No blocks were folded.")]

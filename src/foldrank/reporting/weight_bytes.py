@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from foldrank.edits import on_edits
 from foldrank.edits.anatomy import Anatomy, BlockAnatomy, Matrix
 from foldrank.edits.low_rank import rank_limit
-from foldrank.edits.sizes import bytes_by_part, bytes_each
+from foldrank.edits.sizes import bytes_by_part, bytes_each, bytes_read
 from foldrank.model import facts
 from foldrank.model.plain import plain_shapes
 from foldrank.reporting import lookup
@@ -32,11 +32,14 @@ class Share:
 
 @dataclass(frozen=True)
 class Split:
-    """Weights by part, and the key/value cache at `context` positions, batch 1. A tied head is counted once."""
+    """Weights by part, and the key/value cache at `context` positions, batch 1. A tied head is counted once, and so is
+    what several blocks share, but for `read`: the blocks' weights as a token reads them, each time."""
 
     weights: tuple[Share, ...]
     cache: Share
     context: int
+    blocks: Share
+    read: Share
 
     @property
     def dense(self) -> int:
@@ -78,7 +81,10 @@ def split(evidence: Evidence, context: int = 1024) -> Split | None:
     else:
         weights += [Share("embedding", table, words), Share("head", table, few)]
     per_block = 2 * item * evidence.cache_shape[0] * evidence.cache_shape[1] * context
-    return Split(tuple(weights), Share("KV cache", before * per_block, len(here.cached) * per_block), context)
+    blocks, read = (Share(name, round(sum(count(dense, item).values())), round(sum(count(here, item).values())))
+                    for name, count in (("blocks", bytes_by_part), ("blocks, as a token reads them", bytes_read)))
+    cache = Share("KV cache", before * per_block, len(here.cached) * per_block)
+    return Split(tuple(weights), cache, context, blocks, read)
 
 
 def _dense(shapes: Mapping[str, tuple[int, int]], blocks: int, vocabulary: int, evidence: Evidence) -> Anatomy:

@@ -1,8 +1,8 @@
 """Whether a dense graph is made of what the checkpoint is made of, asked before any number is: no torch, no run.
 
 Both are read apart, the graph by dataflow and names of nodes, the checkpoint by config.json and headers. Compared is
-what both tell: what an exporter may choose (how numbers are stored, a head of its own, a cache that repeats heads) is
-not.
+what both tell: what an exporter may choose (how numbers are stored, equal ones once; a head of its own; a cache that
+repeats heads) is not.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def as_exported(graph: Anatomy, source: Anatomy, untold: Collection[int] = ()) -
 
 
 def _as_exported(block: BlockAnatomy, source: BlockAnatomy, *, untold: bool) -> BlockAnatomy:
-    held = {role: replace(matrix, few_bits=None) for role, matrix in block.matrices.items()
+    held = {role: replace(matrix, few_bits=None, stored=None) for role, matrix in block.matrices.items()
             if role not in source.unread}
     there = {role: matrix for role, matrix in source.matrices.items()
              if role not in held and (untold or role in block.unread)}

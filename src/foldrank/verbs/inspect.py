@@ -101,7 +101,7 @@ def _kv(anatomy: Anatomy) -> dict[str, int]:
 
 def _sites(anatomy: Anatomy) -> list[dict[str, Any]]:
     """Rows in the order in which blocks apply them; roles that lie in one weight and are commonly packed are one."""
-    return [_row(block, site) for block in anatomy.blocks for site in _packed(block)]
+    return [_row(anatomy, block, site) for block in anatomy.blocks for site in _packed(block)]
 
 
 def _packed(block: BlockAnatomy) -> Iterator[Site]:
@@ -112,13 +112,15 @@ def _packed(block: BlockAnatomy) -> Iterator[Site]:
             yield Site(block.number, together)
 
 
-def _row(block: BlockAnatomy, site: Site) -> dict[str, Any]:
+def _row(anatomy: Anatomy, block: BlockAnatomy, site: Site) -> dict[str, Any]:
     matrices = [block.matrices[role] for role in site.roles]
     first = matrices[0]
     beside = {role: pair.rank for role in site.roles if (pair := block.matrices[role].beside) is not None}
     found = {"site": str(site), "shape": [first.shape[0], sum(matrix.shape[1] for matrix in matrices)],
              "dtype": _DTYPES.get(first.dtype, first.dtype), "rank": first.rank}
-    return found | ({"beside": beside} if beside else {})
+    owner = anatomy.owners.get(site.parts[0])
+    reads = {} if owner is None else {"reads": str(Site(owner.block, site.roles))}
+    return found | ({"beside": beside} if beside else {}) | reads
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:

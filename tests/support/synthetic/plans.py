@@ -13,6 +13,7 @@ from foldrank.edits.quantize_embedding import QuantizeEmbedding
 from foldrank.edits.quantize_head import QuantizeHead
 from foldrank.edits.quantize_weight import QuantizeWeight
 from foldrank.edits.replace_weight import ReplaceWeight
+from foldrank.edits.share_weights import ShareWeights
 from foldrank.edits.slice_mlp import Channels, SliceMlp
 from foldrank.edits.storage import FewBits, Numbers
 from foldrank.planfile.document import PlanDocument, Source
@@ -30,6 +31,7 @@ class PlanMaker:
         self.drops: list[DropBranch] = []
         self.slices: list[SliceMlp] = []
         self.edits: list[LowRank | ReplaceWeight] = []
+        self.shares: list[ShareWeights] = []
         self.stored: list[QuantizeWeight | QuantizeHead | QuantizeEmbedding] = []
         self.added: list[AddLowRank] = []
         self.head, self.embedding = decoder.head, decoder.embedding
@@ -39,7 +41,8 @@ class PlanMaker:
 
     def __repr__(self) -> str:
         slices = [(e.block, str(e.channels), e.down, e.bias) for e in self.slices]
-        edits = [*self.folds, *self.drops, *slices, *((str(e.site), getattr(e, "rank", None)) for e in self.edits),
+        edits = [*self.folds, *self.drops, *slices, *self.shares,
+                 *((str(e.site), getattr(e, "rank", None)) for e in self.edits),
                  *((str(e.site), "beside", e.rank) for e in self.added)]
         return f"plan({', '.join(map(str, edits))})"
 
@@ -190,6 +193,13 @@ class PlanMaker:
         self._set(parsed, new.astype(self.decoder.shape.stored))
         return self
 
+    def share(self, block: int, of: int, roles: tuple[str, ...] = ROLES) -> PlanMaker:
+        """The block reads the other's matrices, as they are; call it behind what writes those."""
+        held = tuple(role for role in roles if role in self.blocks[of])
+        self.shares.append(ShareWeights(block, of, held))
+        self.blocks[block] |= {role: self.blocks[of][role] for role in held}
+        return self
+
     def beside(self, site: str, rank: int, seed: int = 0) -> PlanMaker:
         """A random pair beside what is there; call it last."""
         parsed = Site.parse(site)
@@ -216,12 +226,13 @@ class PlanMaker:
 
     def plan(self) -> Plan:
         """The plan."""
-        read = {str(part) for edit in (*self.folds, *self.drops) for part in edit.touch.reads}
+        read = {str(part) for edit in (*self.folds, *self.drops, *self.shares) for part in edit.touch.reads}
         weights = {site: WeightDigest.of(block[role]) for b, block in enumerate(self.decoder.blocks)
                    for role in self.decoder.shape.roles if (site := f"block.{b:02d}.{role}") in read}
         source = Source("tiny", self.config_sha256, "LlamaForCausalLM", self.decoder.shape.blocks, weights)
         document = PlanDocument(source, None, (), {}, {},
-                                (*self.folds, *self.drops, *self.slices, *self.edits, *self.stored, *self.added))
+                                (*self.folds, *self.drops, *self.slices, *self.edits, *self.shares, *self.stored,
+                                 *self.added))
         return Plan(document, self.arrays)
 
     def expected(self) -> Decoder:

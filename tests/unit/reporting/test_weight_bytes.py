@@ -9,6 +9,8 @@ import pytest
 
 from foldrank import strictjson
 from foldrank.digests import DTYPES
+from foldrank.reporting.bytes_chart import where_bytes_went
+from foldrank.reporting.card import model_card
 from foldrank.reporting.evidence import Evidence
 from foldrank.reporting.weight_bytes import Share, split
 
@@ -89,3 +91,21 @@ def test_one_table_of_few_bits_is_counted_once(make_bundle: Maker) -> None:
     both = {"kind": "quantize_embedding", "shape": [192, 4096], "storage": few, "replaces": digest, "head": True}
     found = split(replace(evidence, plan={**evidence.plan, "edits": [*evidence.plan["edits"], both]}))
     assert {share.part: share.here for share in found.weights}["embedding and head"] == round((1 + 4 / 32) * 4096 * 192)
+
+
+def test_what_blocks_share_is_stored_once_and_read_by_each(make_bundle: Maker) -> None:
+    path = make_bundle()
+    evidence = Evidence.read(path)
+    assert "a token reads" not in model_card(path)
+    shared = [{"kind": "share_weights", "block": block, "of": block - 1, "roles": ["gate", "up", "down"]}
+              for block in (1, 3)]
+    found = split(replace(evidence, plan={**evidence.plan, "edits": shared}))
+    assert found is not None
+    shares = {share.part: share for share in found.weights}
+    assert shares["gate up"] == Share("gate up", 4 * 12 * 192 * 1024, 4 * 10 * 192 * 1024)
+    assert shares["down"] == Share("down", 4 * 12 * 512 * 192, 4 * 10 * 512 * 192)
+    assert found.read.here == found.read.dense == found.blocks.dense
+    assert found.blocks.here == found.blocks.dense - 4 * 2 * 3 * 192 * 512
+    rows = where_bytes_went(replace(evidence, plan={**evidence.plan, "edits": shared}))[1].rows
+    told = [[cell.text for cell in row] for row in rows]
+    assert ["blocks, as a token reads them", "18.9 MB", "18.9 MB", "100.0 %"] in told

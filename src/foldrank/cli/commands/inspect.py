@@ -43,9 +43,10 @@ def _show(found: dict[str, Any]) -> None:
     if told := batches(found):
         output.say(told)
     beside = ("beside",) if any("beside" in site for site in found["sites"]) else ()
-    output.table("", ("site", "in", "out", "dtype", "rank", *beside), (
-        (s["site"], *s["shape"], s["dtype"], s["rank"], *(_ranks(s.get("beside", {})) for _ in beside))
-        for s in found["sites"]))
+    reads = ("reads",) if any("reads" in site for site in found["sites"]) else ()
+    output.table("", ("site", "in", "out", "dtype", "rank", *beside, *reads), (
+        (s["site"], *s["shape"], s["dtype"], s["rank"], *(_ranks(s.get("beside", {})) for _ in beside),
+         *(s.get("reads") for _ in reads)) for s in found["sites"]))
 
 
 def _ranks(beside: dict[str, int]) -> str | None:
