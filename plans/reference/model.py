@@ -96,7 +96,7 @@ class Model:
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
     stored: torch.dtype = torch.float32
     few_bits: dict[int, FewBits] = field(default_factory=dict)
-    alike: dict[tuple[int, Way], tuple[nn.Parameter, nn.Parameter]] = field(default_factory=dict)
+    alike: dict[tuple[int, Way], tuple[torch.Tensor, nn.Parameter]] = field(default_factory=dict)
     """Of weights that several blocks read: as they were, and as they are stored in one way."""
 
     @classmethod
