@@ -8,7 +8,7 @@ METHODS = {
         "slm", "dipsvd",
         "shortgpt", "laco", "sleb", "shortened", "unified_skip",
         "llm_drop", "finercut", "ffn_skip",
-        "svd", "fwsvd", "asvd", "svd_llm", "svd_llm_v2", "basis_sharing", "welore",
+        "svd", "fwsvd", "asvd", "svd_llm", "svd_llm_v2", "basis_sharing", "welore", "afm",
         "width", "flap", "cfsp",
         "auto", "quantize", "layerwise", "adapter",
     )

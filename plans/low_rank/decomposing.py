@@ -78,6 +78,10 @@ class Decomposed:
         held = self.findings[site.block]
         return Pair(held.rows(f"{site.role}.A", rank).T.contiguous(), held.rows(f"{site.role}.B", rank))
 
+    def total(self, block: Block, site: Site) -> Tensor:
+        """Sum of the site's inputs over all tokens [I], float64, where the metrics wanted totals."""
+        return self.findings[block.number].tensors[f"{input_of(block, site.roles[0])}.total"]
+
     def pairs(self, ranks: Ranks) -> dict[Site, Pair]:
         """The pair of every site that is not left dense."""
         return {site: self.pair(site, rank) for site, rank in ranks.items() if rank is not None}
@@ -98,6 +102,7 @@ def decompose(task: Task, metrics: Metrics, packed: str, *, outputs: bool = Fals
         if reads:
             statistics, after["hidden"] = block_statistics(decoder, block, states["hidden"], metrics.wanted)
         tensors = dict(_tensors(block, metrics.of(block, statistics, sites_of(block, packed))))
+        tensors |= {f"{role}.total": total.cpu() for role, total in statistics.totals.items()}
         values = {"effective_rank": allocation.effective_rank(gram(after["hidden"]))} if outputs else {}
         return Finding(tensors, values), after
 

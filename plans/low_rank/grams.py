@@ -18,8 +18,8 @@ from foldrank.plans.models.decoder import Decoder
 CHUNK = 1024
 """Tokens whose products are summed in float32."""
 
-Sum = Literal["grams", "magnitudes"]
-"""What is summed over the tokens: x^T x, |x|."""
+Sum = Literal["grams", "magnitudes", "totals"]
+"""What is summed over the tokens: x^T x, |x|, x."""
 
 GRAMS: Final[frozenset[Sum]] = frozenset(("grams",))
 
@@ -39,11 +39,12 @@ def watched(block: Block) -> tuple[str, ...]:
 @dataclass(frozen=True)
 class BlockStatistics:
     """Sums over tokens, float64, by watched role; empty where nobody asked for them. `inputs`: of x^T x [I, I];
-    `magnitudes`: of |x| [I].
+    `magnitudes`: of |x| [I]; `totals`: of x [I].
     """
 
     inputs: Mapping[str, Tensor] = field(default_factory=dict)
     magnitudes: Mapping[str, Tensor] = field(default_factory=dict)
+    totals: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def block_statistics(
@@ -55,7 +56,7 @@ def block_statistics(
     float64: a Gram matrix squares the condition number of the inputs. Cost per token and input: I^2 multiply-adds for
     Gram matrices, which is most of a plan's time.
     """
-    sums: dict[Sum, dict[str, Tensor]] = {"grams": {}, "magnitudes": {}}
+    sums: dict[Sum, dict[str, Tensor]] = {"grams": {}, "magnitudes": {}, "totals": {}}
 
     def add(role: str, inputs: Tensor) -> None:
         for what in wanted:
@@ -64,7 +65,7 @@ def block_statistics(
 
     with torch.no_grad(), watch_inputs(block, add, watched(block) if wanted else ()):
         output = decoder.run(block, hidden_NTC)
-        return BlockStatistics(sums["grams"], sums["magnitudes"]), output
+        return BlockStatistics(sums["grams"], sums["magnitudes"], sums["totals"]), output
 
 
 def cross_gram(one_NI: Tensor, other_NJ: Tensor) -> Tensor:
@@ -89,4 +90,9 @@ def _magnitudes(states_NTC: Tensor) -> Tensor:
     return states_NTC.flatten(0, -2).abs().sum(dim=0, dtype=torch.float64)
 
 
-_SUMMED: Final[Mapping[Sum, Callable[[Tensor], Tensor]]] = {"grams": gram, "magnitudes": _magnitudes}
+def _totals(states_NTC: Tensor) -> Tensor:
+    return states_NTC.flatten(0, -2).sum(dim=0, dtype=torch.float64)
+
+
+_SUMMED: Final[Mapping[Sum, Callable[[Tensor], Tensor]]] = {
+    "grams": gram, "magnitudes": _magnitudes, "totals": _totals}
