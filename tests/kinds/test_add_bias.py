@@ -10,8 +10,10 @@ import onnx_ir as ir
 import pytest
 import torch
 from kind_rooms import ANATOMY, Edited, Rooms
+from nightly import AT_NIGHT
 from synthetic import Decoder, PlanMaker, Shape, random_decoder, run_onnx, worst
 from synthetic.strategies import Written
+from torch_model import Model, prove
 
 from foldrank.edits.add_bias import AddBias
 from foldrank.edits.base import Touch
@@ -74,6 +76,18 @@ def test_of_every_way_to_write_a_bias(style: str, options: dict[str, object], tm
     for steps in ((16,), (7, 1, 8)):
         found = run_onnx(tmp_path / "small" / "model.onnx", IDS, steps)
         assert worst(found, maker.expected().logits(IDS)) < 1e-5
+
+
+@pytest.mark.parametrize("family", ["gpt2", "opt", *(("mistral", "qwen2", "gemma2") if AT_NIGHT else ())])
+def test_graphs_of_real_families_compute_what_transformers_does(
+    family: str, tiny_models: Path, tmp_path: Path
+) -> None:
+    """Packed Gemms and Linears with biases of their own, and a pair behind one of them."""
+    model = Model(tiny_models / family / "checkpoint")
+    for role in model.roles:
+        model.bias(f"block.01.{role}")
+    model.bias("block.04.v").bias("block.03.down").low_rank("block.01.up", 7).low_rank("block.04.qkv", 9)
+    prove(tiny_models / family / "optimum" / "model.onnx", model, tmp_path / "small")
 
 
 def test_another_matrix_and_another_width_are_refused_and_nothing_is_changed(tmp_path: Path) -> None:
