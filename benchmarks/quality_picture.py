@@ -19,7 +19,7 @@ LEAST, MOST = 3e-4, 5.0
 """Nats that the picture shows; what loses less or more stands on its edge."""
 
 OURS = {"auto": "#c1121f", "width": "#b07a00", "dipsvd": "#0b5cad", "slm": "#1b7f3b"}
-LOW_RANK = ("svd", "fwsvd", "asvd", "svd_llm", "svd_llm_v2", "basis_sharing")
+LOW_RANK = ("svd", "fwsvd", "asvd", "svd_llm", "svd_llm_v2", "basis_sharing", "welore", "afm")
 DEPTH = ("shortgpt", "laco", "sleb", "shortened", "unified_skip", "llm_drop", "finercut", "ffn_skip")
 WIDTH = ("flap", "cfsp")
 MARKERS = "osD^vP"

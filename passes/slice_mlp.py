@@ -18,10 +18,11 @@ from foldrank.edits.base import Part as Place
 from foldrank.edits.slice_mlp import SliceMlp
 from foldrank.errors import PassRefused
 from foldrank.graph.linear.linears import tensor_at
-from foldrank.graph.linear.marks import BLOCK, MADE_BY
-from foldrank.graph.linear.weights import Array, add_initializer, lazily, read, set_initializer
+from foldrank.graph.linear.marks import MADE_BY
+from foldrank.graph.linear.weights import Array, lazily, set_initializer
 from foldrank.graph.view.decoder import Decoder, Linear, View
 from foldrank.passes.base import Change, Effect, GraphPass, Receipt, Stage, Work
+from foldrank.passes.biases import add_to_result
 from foldrank.passes.columns import Narrowing, Part, columns_kept, taken
 from foldrank.passes.proof import prove, replaced_digests
 from foldrank.passes.targets import misfits
@@ -98,7 +99,7 @@ class Cut:
         elif len(kept) < edit.shape[0]:
             self._put(self.down, taken(self.down.tensor, kept, 1 if self.down.transposed else 0))
         if edit.bias is not None:
-            self._add(partial(arrays.__getitem__, edit.bias), edit.shape[1])
+            add_to_result(self._graph, self.down, partial(arrays.__getitem__, edit.bias), SliceMlps.name)
         return Change(edit.name, before, self._bytes, f"{len(kept)} of {edit.shape[0]} channels")
 
     def _parts(self, linear: Linear) -> tuple[Part, ...]:
@@ -125,29 +126,6 @@ class Cut:
         if node is not linear.node and node.outputs[0].shape is not None:
             node.outputs[0].shape = ir.Shape(tensor.shape.numpy()[::-1])
 
-    def _add(self, bias: partial[Array], columns: int) -> None:
-        """Into the bias that is there, into a Gemm, or behind the product."""
-        linear, graph, dtype = self.down, self._graph, self.down.tensor.dtype
-        if linear.biases:
-            old = tensor_at(linear.biases[0])
-            set_initializer(graph, *linear.biases[0], lazily(partial(_sum, old, bias), dtype, old.shape.numpy()))
-            return
-        name = f"{str(linear.weight.name).removesuffix('.weight')}.bias"
-        value = add_initializer(graph, name, lazily(lambda: cast(bias(), dtype.numpy()), dtype, (columns,)))
-        if linear.node.op_type == "Gemm":
-            linear.node.resize_inputs(3)
-            linear.node.replace_input_with(2, value)
-            return
-        result = linear.node.outputs[0]
-        name = f"{linear.node.name or result.name}/bias"
-        marks = {MADE_BY: SliceMlps.name, BLOCK: str(linear.block)}
-        node = ir.Node("", "Add", [result, value], name=name, metadata_props=marks)
-        node.outputs[0].name = f"{name}/output_0"
-        node.outputs[0].type, node.outputs[0].shape = ir.TensorType(dtype), result.shape
-        result.replace_all_uses_with(node.outputs[0])
-        node.replace_input_with(0, result)
-        graph.insert_after(linear.node, node)
-
 
 def _misfits(edit: SliceMlp, decoder: Decoder) -> Iterator[str]:
     width, out = edit.shape
@@ -161,9 +139,3 @@ def _misfits(edit: SliceMlp, decoder: Decoder) -> Iterator[str]:
 def _other_down(arrays: Mapping[str, Array], name: str, dtype: ir.DataType, transposed: bool) -> Array:
     weight = cast(arrays[name], dtype.numpy())
     return np.ascontiguousarray(weight.T) if transposed else weight
-
-
-def _sum(old: ir.TensorProtocol, bias: partial[Array]) -> Array:
-    """In float32, rounded once."""
-    stored = read(old)
-    return cast(stored.astype(np.float32) + bias(), stored.dtype)

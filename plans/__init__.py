@@ -8,9 +8,9 @@ METHODS = {
         "slm", "dipsvd",
         "shortgpt", "laco", "sleb", "shortened", "unified_skip",
         "llm_drop", "finercut", "ffn_skip",
-        "svd", "fwsvd", "asvd", "svd_llm", "svd_llm_v2", "basis_sharing", "recursive",
+        "svd", "fwsvd", "asvd", "svd_llm", "svd_llm_v2", "basis_sharing", "welore", "afm", "recursive",
         "width", "flap", "cfsp",
-        "auto", "quantize", "adapter",
+        "auto", "quantize", "layerwise", "adapter",
     )
 }
 """Every method by the name `--method` gives it, as `module:attribute`."""

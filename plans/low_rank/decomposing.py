@@ -1,13 +1,14 @@
 """What every low-rank method does: the text through the blocks, every site decomposed on the way, ranks, pairs.
 
-A method says under which metric a site is truncated and how the budget is shared. Only one block's Gram matrices are in
-memory at a time, and its truncations lie on the task's shelf until their ranks are known.
+A method says under which metric a site is truncated, what that looks at and how the budget is shared; where it looks at
+no text, none is run. Only one block's Gram matrices are in memory at a time, and its truncations lie on the task's
+shelf until their ranks are known.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from foldrank.plans.low_rank import allocation
 from foldrank.plans.low_rank.factoring import factored, sites_of, stacked
-from foldrank.plans.low_rank.grams import BlockStatistics, block_statistics, input_of
+from foldrank.plans.low_rank.grams import GRAMS, BlockStatistics, Sum, block_statistics, gram, input_of
 from foldrank.plans.low_rank.ranks import Candidate, Ranks, from_ratios, smallest, spend, total
 from foldrank.plans.low_rank.truncation import truncations
 from foldrank.plans.low_rank.whitening import Metric
@@ -28,8 +29,13 @@ from foldrank.plans.models.block import Block, Pair
 from foldrank.plans.shelf import Finding, States, walk
 from foldrank.sites import Site
 
-Metrics = Callable[[Block, BlockStatistics, Sequence[Site]], Mapping[Site, Metric]]
-"""The metric of each site of a block, given the statistics of the block's inputs."""
+
+@dataclass(frozen=True)
+class Metrics:
+    """The metric of each site of a block, given the sums over the block's inputs that are `wanted`."""
+
+    of: Callable[[Block, BlockStatistics, Sequence[Site]], Mapping[Site, Metric]]
+    wanted: Collection[Sum] = ()
 
 
 @settings_dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
@@ -54,12 +60,13 @@ def by_input(make: Callable[[Tensor], Metric]) -> Metrics:
         made = {role: make(gram) for role, gram in statistics.inputs.items()}
         return {site: made[input_of(block, site.roles[0])] for site in sites}
 
-    return metrics
+    return Metrics(metrics, GRAMS)
 
 
 @dataclass(frozen=True)
 class Decomposed:
-    """All truncations of all sites. `losses` [K + 1] of a site: absolute, by rank. `effective_ranks`: by block."""
+    """All truncations of all sites. `losses` [K + 1] of a site: absolute, by rank. `effective_ranks`: of the blocks'
+    outputs, where they were asked for."""
 
     candidates: tuple[Candidate, ...]
     losses: Mapping[Site, np.ndarray]
@@ -71,29 +78,44 @@ class Decomposed:
         held = self.findings[site.block]
         return Pair(held.rows(f"{site.role}.A", rank).T.contiguous(), held.rows(f"{site.role}.B", rank))
 
+    def total(self, block: Block, site: Site) -> Tensor:
+        """Sum of the site's inputs over all tokens [I], float64, where the metrics wanted totals."""
+        return self.findings[block.number].tensors[f"{input_of(block, site.roles[0])}.total"]
+
     def pairs(self, ranks: Ranks) -> dict[Site, Pair]:
         """The pair of every site that is not left dense."""
         return {site: self.pair(site, rank) for site, rank in ranks.items() if rank is not None}
 
 
-def decompose(task: Task, metrics: Metrics, packed: str) -> Decomposed:
-    """Run the text through the blocks, each seeing the original outputs of the block below; decompose every site."""
-    decoder = task.decoder
+def decompose(task: Task, metrics: Metrics, packed: str, *, outputs: bool = False) -> Decomposed:
+    """Run the text through the blocks, each seeing the original outputs of the block below; decompose every site.
+
+    `outputs`: find the effective ranks of the blocks' outputs too. Nothing is run where nothing of the text is asked.
+    """
+    decoder, reads = task.decoder, outputs or bool(metrics.wanted)
+
+    def start() -> States:
+        return {"hidden": decoder.embed(task.ids)} if reads else {}
 
     def step(block: Block, states: States) -> tuple[Finding, States]:
-        statistics, hidden = block_statistics(decoder, block, states["hidden"])
-        return _decomposed(block, statistics, metrics, packed), {"hidden": hidden}
+        statistics, after = BlockStatistics(), States()
+        if reads:
+            statistics, after["hidden"] = block_statistics(decoder, block, states["hidden"], metrics.wanted)
+        tensors = dict(_tensors(block, metrics.of(block, statistics, sites_of(block, packed))))
+        tensors |= {f"{role}.total": total.cpu() for role, total in statistics.totals.items()}
+        values = {"effective_rank": allocation.effective_rank(gram(after["hidden"]))} if outputs else {}
+        return Finding(tensors, values), after
 
     findings = walk(
-        decoder.blocks, task.shelf.under("decompose"), lambda: {"hidden": decoder.embed(task.ids)}, step,
-        stage="decompose", device=decoder.device, progress=task.progress,
+        decoder.blocks, task.shelf.under("decompose"), start, step, stage="decompose", device=decoder.device,
+        progress=task.progress,
     )
     losses = {
         site: findings[site.block].tensors[f"{site.role}.losses"].numpy()
         for block in decoder.blocks for site in sites_of(block, packed)
     }
     candidates = tuple(_candidate(b, site, losses[site]) for b in decoder.blocks for site in sites_of(b, packed))
-    ranks = tuple(findings[block.number].values["effective_rank"] for block in decoder.blocks)
+    ranks = tuple(findings[block.number].values["effective_rank"] for block in decoder.blocks if outputs)
     return Decomposed(candidates, losses, ranks, findings)
 
 
@@ -129,13 +151,6 @@ def described(result: Result, candidates: Sequence[Candidate], ranks: Ranks, nam
         result,
         predicted={f"{name}.mean_relative_loss": float(np.mean([c.loss(ranks[c.site]) for c in candidates]))},
         diagnostics={"spectra": [_spectrum(c, ranks[c.site]) for c in candidates]},
-    )
-
-
-def _decomposed(block: Block, statistics: BlockStatistics, metrics: Metrics, packed: str) -> Finding:
-    return Finding(
-        dict(_tensors(block, metrics(block, statistics, sites_of(block, packed)))),
-        {"effective_rank": allocation.effective_rank(statistics.output)},
     )
 
 

@@ -1,12 +1,13 @@
-"""Gram matrices of a block's inputs: one for each distinct input, float64, one block at a time.
+"""Sums over a block's inputs, such as Gram matrices: one for each distinct input, float64, one block at a time.
 
 Knows blocks and hidden states. Knows nothing of what the statistics are for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
 
 import torch
 from torch import Tensor
@@ -16,6 +17,11 @@ from foldrank.plans.models.decoder import Decoder
 
 CHUNK = 1024
 """Tokens whose products are summed in float32."""
+
+Sum = Literal["grams", "magnitudes", "totals"]
+"""What is summed over the tokens: x^T x, |x|, x."""
+
+GRAMS: Final[frozenset[Sum]] = frozenset(("grams",))
 
 
 def input_of(block: Block, role: str) -> str:
@@ -32,32 +38,34 @@ def watched(block: Block) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class BlockStatistics:
-    """Sums over tokens, float64. Of x^T x: `inputs` by watched role [I, I], `output` of the block's result [C, C].
-
-    Of |x|: `magnitudes` by watched role [I].
+    """Sums over tokens, float64, by watched role; empty where nobody asked for them. `inputs`: of x^T x [I, I];
+    `magnitudes`: of |x| [I]; `totals`: of x [I].
     """
 
-    inputs: Mapping[str, Tensor]
-    output: Tensor
-    magnitudes: Mapping[str, Tensor]
+    inputs: Mapping[str, Tensor] = field(default_factory=dict)
+    magnitudes: Mapping[str, Tensor] = field(default_factory=dict)
+    totals: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-def block_statistics(decoder: Decoder, block: Block, hidden_NTC: Tensor) -> tuple[BlockStatistics, Tensor]:
-    """Run the block once on all windows; its statistics and its output [N, T, C], the input of the block above.
+def block_statistics(
+    decoder: Decoder, block: Block, hidden_NTC: Tensor, wanted: Collection[Sum] = GRAMS
+) -> tuple[BlockStatistics, Tensor]:
+    """Run the block once on all windows; what is wanted of its inputs and its output [N, T, C], the input of the block
+    above.
 
-    float64: a Gram matrix squares the condition number of the inputs. Cost per token and input: I^2 multiply-adds.
+    float64: a Gram matrix squares the condition number of the inputs. Cost per token and input: I^2 multiply-adds for
+    Gram matrices, which is most of a plan's time.
     """
-    sums: dict[str, Tensor] = {}
-    sizes: dict[str, Tensor] = {}
+    sums: dict[Sum, dict[str, Tensor]] = {"grams": {}, "magnitudes": {}, "totals": {}}
 
     def add(role: str, inputs: Tensor) -> None:
-        gram, size = _gram(inputs), inputs.flatten(0, -2).abs().sum(dim=0, dtype=torch.float64)
-        sums[role] = gram if role not in sums else sums[role].add_(gram)
-        sizes[role] = size if role not in sizes else sizes[role].add_(size)
+        for what in wanted:
+            held, part = sums[what], _SUMMED[what](inputs)
+            held[role] = part if role not in held else held[role].add_(part)
 
-    with torch.no_grad(), watch_inputs(block, add, watched(block)):
+    with torch.no_grad(), watch_inputs(block, add, watched(block) if wanted else ()):
         output = decoder.run(block, hidden_NTC)
-        return BlockStatistics(sums, _gram(output), sizes), output
+        return BlockStatistics(sums["grams"], sums["magnitudes"], sums["totals"]), output
 
 
 def cross_gram(one_NI: Tensor, other_NJ: Tensor) -> Tensor:
@@ -72,6 +80,19 @@ def cross_gram(one_NI: Tensor, other_NJ: Tensor) -> Tensor:
     return total
 
 
-def _gram(states_NTC: Tensor) -> Tensor:
+def gram(states_NTC: Tensor) -> Tensor:
+    """X^T X [C, C] over tokens, float64."""
     rows = states_NTC.flatten(0, -2).to(torch.float64)
     return rows.T @ rows
+
+
+def _magnitudes(states_NTC: Tensor) -> Tensor:
+    return states_NTC.flatten(0, -2).abs().sum(dim=0, dtype=torch.float64)
+
+
+def _totals(states_NTC: Tensor) -> Tensor:
+    return states_NTC.flatten(0, -2).sum(dim=0, dtype=torch.float64)
+
+
+_SUMMED: Final[Mapping[Sum, Callable[[Tensor], Tensor]]] = {
+    "grams": gram, "magnitudes": _magnitudes, "totals": _totals}

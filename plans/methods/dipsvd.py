@@ -72,7 +72,8 @@ def run(task: Task, settings: Settings) -> Result:
     """Factor the model. Raises ValueError where the budget is below the smallest ranks."""
     if settings.keep == 1:
         return Result(task.decoder, edits=(), kept=1.0)
-    parts = decompose(task, by_input(settings.metric), settings.packed)
+    heuristic = settings.ratios in ("released", "formula")
+    parts = decompose(task, by_input(settings.metric), settings.packed, outputs=heuristic)
     ranks = choose_ranks(task, settings, parts)
     pairs = parts.pairs(ranks)
     if settings.fit.needed:

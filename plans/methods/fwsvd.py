@@ -52,7 +52,7 @@ def fisher(task: Task, windows: int) -> Metrics:
         rows = {role: sums.to(device) for role, sums in found[block.number].tensors.items()}
         return {site: Metric(torch.diag(torch.stack([rows[role] for role in site.roles]).sum(dim=0))) for site in sites}
 
-    return metrics
+    return Metrics(metrics)
 
 
 def run(task: Task, settings: Settings) -> Result:

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional
 
 from foldrank.edits.base import Phase
 from foldrank.plans.depth.branches import Cut, Place, Settings, Which, branches_of, cut_down, ranking, result
+from foldrank.plans.depth.similarity import turned
 from foldrank.plans.method import Method, Result, Task
 from foldrank.plans.models.decoder import Decoder
 
@@ -28,14 +27,10 @@ def importances(decoder: Decoder, ids_NT: np.ndarray, which: Which) -> dict[Plac
             above = decoder.run(block, hidden)
             between = decoder.run(block.without("mlp"), hidden) if "mlp" in branches else above
             states = {"attention": (hidden, between), "mlp": (between, above)}
-            found |= {Place(block.number, branch): _turned(*states[branch]) for branch in branches
+            found |= {Place(block.number, branch): turned(*states[branch]) for branch in branches
                       if which in (branch, "both")}
             hidden = above
     return found
-
-
-def _turned(below: Tensor, above: Tensor) -> float:
-    return 1 - float(functional.cosine_similarity(below.double(), above.double(), dim=-1).mean())
 
 
 def run(task: Task, settings: Settings) -> Result:

@@ -5,20 +5,16 @@ Block influence is 1 - E[cos(x, block(x))] over the tokens of the calibration te
 
 from __future__ import annotations
 
-from torch.nn import functional
-
 from foldrank.edits.base import Phase
 from foldrank.plans.depth.dropping import Depth, Text, least, without
+from foldrank.plans.depth.similarity import turned
 from foldrank.plans.method import Method, Result, Task
 
 
 def influences(text: Text) -> dict[int, float]:
     """Block influence by block number, for all but block 0. Cost: one forward pass."""
     steps = list(zip(text.decoder.blocks, text.states[:-1], text.states[1:], strict=True))[1:]
-    return {
-        block.number: 1 - float(functional.cosine_similarity(below.double(), above.double(), dim=-1).mean())
-        for block, below, above in steps
-    }
+    return {block.number: turned(below, above) for block, below, above in steps}
 
 
 def run(task: Task, settings: Depth) -> Result:

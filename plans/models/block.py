@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
 from foldrank.edits.base import BRANCHES, LAST, Branch
@@ -114,6 +115,13 @@ class Block:
         whole = {f"{path}.weight" for path in paths if set(self.family.linears[path]) <= names.keys()}
         return replace(made, tensors={**made.tensors, **{name: lender.tensors[name] for name in whole}},
                        shared={**made.shared, **names})
+
+    def with_bias(self, role: str, added_O: Tensor) -> Block:
+        """The block with a vector more in what a role gives."""
+        path = self.family.path(role)
+        columns, width, old = self._columns(path, role), self._packed(path).shape[1], self.tensors.get(f"{path}.bias")
+        whole = functional.pad(added_O, (columns.start, width - columns.stop))
+        return replace(self, tensors={**self.tensors, f"{path}.bias": whole if old is None else widened(old) + whole})
 
     def without(self, branch: Branch) -> Block:
         """The block with a branch that adds nothing."""

@@ -83,7 +83,7 @@ def adapter(kind: Kind, stored: Stored, generator: torch.Generator) -> Adapter:
     for site, names in stored.factors.items():
         for name in names:
             users.setdefault(name, set()).add(site.block)
-    users |= {name: {site.block} for site, (name, _) in stored.biases.items()}
+    users |= {name: {site.block} for name, site in stored.biases.items()}
     parameters: dict[str, Tensor] = {}
     blocks: dict[str, frozenset[int]] = {}
     for array, part in parts.items():
@@ -203,7 +203,7 @@ def _norms(stored: Stored, _generator: torch.Generator) -> _Parts:
                 rows = len(stored.matrix(name))
                 gain = gains.setdefault((site.block, norm), torch.ones(rows, device=stored.source.device))
                 parts[name] = _scaled(stored, name, f"block.{site.block:02d}.norm.{norm}", gain)
-    return parts | {name: _itself(stored, name) for name, _ in stored.biases.values()}
+    return parts | {name: _itself(stored, name) for name in stored.biases}
 
 
 def _scaled(stored: Stored, name: str, called: str, gain: Tensor) -> _Part:

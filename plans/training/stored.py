@@ -20,7 +20,7 @@ from foldrank.edits.storage import StorageEdit
 from foldrank.planfile.plan import Plan
 from foldrank.plans.bits.holding import nearest_held, site_of
 from foldrank.plans.low_rank.factoring import replaced_digests
-from foldrank.plans.models.block import Block, widened
+from foldrank.plans.models.block import Block
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.models.packing import held_in, unpacked
 from foldrank.plans.models.rounding import FewNumbers
@@ -34,15 +34,15 @@ Matrix = Callable[[str], Tensor]
 @dataclass(frozen=True)
 class Stored:
     """A plan over the decoder it was made for. `factors`: array names of every site, [A, B] of a pair or [W] alone.
-    `folded`: what the edits leave that come before those. `biases`: of sites behind which the plan adds an
-    array, its name, and the bias that was there before. `few`: matrices that are stored in few bits, by the names of
-    the arrays of their scales."""
+    `folded`: what the edits leave that come before those. `biases`: arrays that the plan adds to what
+    sites give, which `folded` has too. `few`: matrices that are stored in few bits, by the names of the arrays of their
+    scales."""
 
     source: Decoder
     plan: Plan
     folded: Decoder
     factors: Mapping[Site, tuple[str, ...]]
-    biases: Mapping[Site, tuple[str, Tensor | None]] = field(default_factory=dict)
+    biases: Mapping[str, Site] = field(default_factory=dict)
     few: Mapping[str, FewNumbers] = field(default_factory=dict)
     _held: dict[str, Tensor] = field(default_factory=dict)
 
@@ -50,8 +50,7 @@ class Stored:
     def of(cls, source: Decoder, plan: Plan, *, dense: bool) -> Stored:
         """`dense`: whether sites that the plan leaves as they are, or sliced, count too, each as a W of its own."""
         early = [edit for edit in plan.edits if edit.phase < Phase.WEIGHTS]
-        whole = apply_edits([edit for edit in early if edit.phase < Phase.WIDTHS], source, plan.arrays)
-        folded = apply_edits([edit for edit in early if edit.phase is Phase.WIDTHS], whole, plan.arrays)
+        folded = apply_edits(early, source, plan.arrays)
         factors: dict[Site, tuple[str, ...]] = {edit.site: tuple(edit.arrays()) for edit in plan.at_sites}
         if dense:
             covered = {part for site in factors for part in site.parts}
@@ -59,8 +58,7 @@ class Stored:
             for block in folded.blocks:
                 alone = [Site(block.number, (role,)) for role in block.roles]
                 factors |= {site: (left.get(site, f"{site}.W"),) for site in alone if site not in covered}
-        biases = {site: (name, whole.block(site.block).tensors.get(f"{source.family.path(site.role)}.bias"))
-                  for edit in early for site, name in edit.adds.items()}
+        biases = {name: site for edit in early for site, name in edit.adds.items()}
         return cls(source, plan, folded, factors, biases)
 
     @classmethod
@@ -131,10 +129,9 @@ class Stored:
                 weights.update(zip(site.roles, whole.split(widths, dim=1), strict=True))
         if weights:
             block = block.with_weights(weights)
-        for site, (name, before) in self.biases.items():
-            if site.block == number:
-                bias = matrix(name) if before is None else widened(before) + matrix(name)
-                block = replace(block, tensors={**block.tensors, f"{block.family.path(site.role)}.bias": bias})
+        for name, site in self.biases.items():
+            if site.block == number and (now := matrix(name)) is not (held := self.matrix(name)):
+                block = block.with_bias(site.role, now - held)
         return block
 
     def written(self, matrices: Mapping[str, Tensor], changed: frozenset[str]) -> Plan:

@@ -17,6 +17,7 @@ from synthetic import run_onnx, worst
 
 from foldrank.digests import WeightDigest, combine
 from foldrank.edits import Edit
+from foldrank.edits.add_bias import AddBias
 from foldrank.edits.drop_branch import DropBranch
 from foldrank.edits.fold_blocks import FoldBlocks
 from foldrank.edits.low_rank import LowRank
@@ -180,6 +181,20 @@ class Model:
             path = next(path for path, held in self.linears.items() if held == ("down",))
             added = torch.from_numpy(arrays[f"{name}.b"])
             layer.get_submodule(path).register_forward_hook(lambda _m, _i, output: output + added.to(output))
+        return self
+
+    def bias(self, site: str) -> Model:
+        """A random vector added to what a role gives, behind the module that gives it."""
+        parsed, (matrix,) = self._site(site)
+        path, roles = next((path, roles) for path, roles in self.linears.items() if parsed.role in roles)
+        added = np.random.default_rng(matrix.shape).standard_normal(matrix.shape[1]).astype(np.float32)
+        widths = [self.weight(parsed.block, role).shape[1] for role in roles]
+        whole = torch.cat([torch.from_numpy(added) if role == parsed.role else torch.zeros(width)
+                           for role, width in zip(roles, widths, strict=True)])
+        self.layers[parsed.block].get_submodule(path).register_forward_hook(
+            lambda _m, _i, output: output + whole.to(output))
+        self.edits.append(AddBias(parsed, len(added), f"{site}.bias"))
+        self.arrays[f"{site}.bias"] = added
         return self
 
     def _site(self, site: str) -> tuple[Site, list[np.ndarray]]:

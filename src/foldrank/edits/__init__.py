@@ -23,6 +23,7 @@ KINDS: Final = (
     "fold_blocks",
     "drop_branch",
     "slice_mlp",
+    "add_bias",
     "replace_weight",
     "low_rank",
     "share_weights",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from foldrank.digests import WeightDigest, combine
+from foldrank.edits.add_bias import AddBias
 from foldrank.edits.add_low_rank import AddLowRank
 from foldrank.edits.drop_branch import DropBranch
 from foldrank.edits.fold_blocks import FoldBlocks
@@ -30,6 +31,7 @@ class PlanMaker:
         self.folds: list[FoldBlocks] = []
         self.drops: list[DropBranch] = []
         self.slices: list[SliceMlp] = []
+        self.biases: list[AddBias] = []
         self.edits: list[LowRank | ReplaceWeight] = []
         self.shares: list[ShareWeights] = []
         self.stored: list[QuantizeWeight | QuantizeHead | QuantizeEmbedding] = []
@@ -87,6 +89,17 @@ class PlanMaker:
             self.arrays[names[1]] = new
             old = held.get("bias.down", np.zeros(out, stored)).astype(np.float32)
             held["bias.down"] = (old + new).astype(stored)
+        return self
+
+    def bias(self, site: str, seed: int = 0) -> PlanMaker:
+        """A random vector added to what a role gives."""
+        parsed = Site.parse(site)
+        held, name = self.blocks[parsed.block], f"bias.{parsed.role}"
+        width, stored = held[parsed.role].shape[1], self.decoder.shape.stored
+        new = np.random.default_rng([seed, 5, width]).standard_normal(width).astype(np.float32)
+        self.biases.append(AddBias(parsed, width, f"{site}.bias"))
+        self.arrays[f"{site}.bias"] = new
+        held[name] = (held.get(name, np.zeros(width, stored)).astype(np.float32) + new).astype(stored)
         return self
 
     def quantize(self, storage: FewBits) -> PlanMaker:
@@ -226,13 +239,14 @@ class PlanMaker:
 
     def plan(self) -> Plan:
         """The plan."""
-        read = {str(part) for edit in (*self.folds, *self.drops, *self.shares) for part in edit.touch.reads}
+        reading = (*self.folds, *self.drops, *self.biases, *self.shares)
+        read = {str(part) for edit in reading for part in edit.touch.reads}
         weights = {site: WeightDigest.of(block[role]) for b, block in enumerate(self.decoder.blocks)
                    for role in self.decoder.shape.roles if (site := f"block.{b:02d}.{role}") in read}
         source = Source("tiny", self.config_sha256, "LlamaForCausalLM", self.decoder.shape.blocks, weights)
         document = PlanDocument(source, None, (), {}, {},
-                                (*self.folds, *self.drops, *self.slices, *self.edits, *self.shares, *self.stored,
-                                 *self.added))
+                                (*self.folds, *self.drops, *self.slices, *self.biases, *self.edits, *self.shares,
+                                 *self.stored, *self.added))
         return Plan(document, self.arrays)
 
     def expected(self) -> Decoder:

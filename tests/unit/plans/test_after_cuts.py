@@ -21,7 +21,7 @@ from foldrank.plans.simulate import apply_edits
 DIGEST = WeightDigest("0" * 64, "0" * 64, "0" * 64)
 
 
-@pytest.mark.parametrize("name", ["svd", "fwsvd", "asvd", "svd_llm", "svd_llm_v2", "basis_sharing", "dipsvd",
+@pytest.mark.parametrize("name", ["svd", "fwsvd", "asvd", "svd_llm", "svd_llm_v2", "basis_sharing", "welore", "dipsvd",
                                   "dipsvd:packed=split"])
 def test_ranks_are_found_for_what_is_left(make_model: Callable[..., Any], ids: np.ndarray, name: str) -> None:
     source = Decoder.of(make_model(4))

@@ -14,7 +14,7 @@ import torch
 from foldrank.edits.fold_blocks import FoldBlocks
 from foldrank.errors import SourceError
 from foldrank.model.checkpoint import Checkpoint
-from foldrank.plans.low_rank.grams import block_statistics
+from foldrank.plans.low_rank.grams import block_statistics, gram
 from foldrank.plans.models.block import watch_inputs
 from foldrank.plans.models.decoder import Decoder, load_decoder
 from foldrank.plans.models.loading import load_model
@@ -127,7 +127,7 @@ def test_grams_are_those_of_the_inputs_the_linears_see(make_model: MakeModel, id
         x = np.concatenate(rows)
         np.testing.assert_allclose(statistics.inputs[role], x.T @ x, rtol=1e-4, atol=1e-4 * np.abs(x.T @ x).max())
     flat = output.flatten(0, 1).double().numpy()
-    np.testing.assert_allclose(statistics.output, flat.T @ flat)
+    np.testing.assert_allclose(gram(output), flat.T @ flat)
 
 
 def test_watching_leaves_no_hook_behind(make_model: MakeModel) -> None:

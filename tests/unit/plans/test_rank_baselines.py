@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from foldrank.edits.low_rank import LowRank
+from foldrank.plans.low_rank import grams
 from foldrank.plans.low_rank.decomposing import by_input, decompose
 from foldrank.plans.low_rank.whitening import Metric
 from foldrank.plans.method import Result, Task
@@ -20,7 +21,7 @@ from foldrank.plans.request import parse
 
 MakeModel = Callable[..., Any]
 NAMES = {"q": "self_attn.q_proj", "o": "self_attn.o_proj", "up": "mlp.up_proj", "down": "mlp.down_proj"}
-METHODS = ("svd", "fwsvd", "asvd", "svd_llm", "svd_llm_v2", "basis_sharing")
+METHODS = ("svd", "fwsvd", "asvd", "svd_llm", "svd_llm_v2", "basis_sharing", "welore")
 
 
 def planned(model: Any, ids: np.ndarray, text: str) -> Result:
@@ -158,3 +159,62 @@ def test_a_group_of_one_is_svd_llm(make_model: MakeModel, ids: np.ndarray) -> No
     one, other = (planned(model, ids, f"{m}:keep=0.6,align=1") for m in ("basis_sharing", "svd_llm"))
     assert planned(model, ids, "basis_sharing:keep=0.6,align=1,group=1").edits == other.edits
     assert one.edits != other.edits
+
+
+@pytest.mark.parametrize("keep", [0.45, 0.8])
+def test_welore_has_one_threshold_over_all_matrices(make_model: MakeModel, ids: np.ndarray, keep: float) -> None:
+    """Against numpy: thresholds tried one after the other, the lowest that fits; then the budget's rest is spent."""
+    model = make_model(3)
+    with torch.no_grad():
+        for number, layer in enumerate(model.model.layers):
+            layer.mlp.up_proj.weight.mul_(100.0)  # its size says nothing
+            flat = np.linalg.svd(weight(model, number, "o"))
+            layer.self_attn.o_proj.weight.copy_(torch.from_numpy((flat[0] @ np.eye(48, 42) @ flat[2]).T))
+    result = planned(model, ids, f"welore:keep={keep},align=1")
+    values = {(number, role): np.linalg.svd(block.weight(role).double().numpy(), compute_uv=False)
+              for number, block in enumerate(Decoder.of(model).blocks) for role in block.roles}
+    shapes = {key: Decoder.of(model).blocks[key[0]].weight(key[1]).shape for key in values}
+    whole = sum(i * o for i, o in shapes.values())
+
+    def ranks(threshold: float) -> dict[tuple[int, str], int]:
+        return {key: int((held / held[0] >= threshold * (1 - 1e-9)).sum()) for key, held in values.items()}
+
+    def numbers(found: dict[tuple[int, str], int]) -> int:
+        return sum(min(found[key] * (i + o), i * o) for key, (i, o) in shapes.items())
+
+    fits = [t for t in sorted(np.concatenate([v / v[0] for v in values.values()])) if numbers(ranks(t)) <= keep * whole]
+    wanted = ranks(fits[0])
+    made = {(e.site.block, e.site.role): e.rank for e in result.edits if isinstance(e, LowRank)}
+    more = {key: numbers({**wanted, key: made.get(key, max(shapes[key]))}) - numbers(wanted) for key in shapes}
+    assert min(more.values()) >= 0
+    assert sum(more.values()) <= keep * whole - numbers(wanted)
+    assert sum(extra > 0 for extra in more.values()) <= 2
+    assert {key for key in shapes if key[1] == "o"} <= shapes.keys() - made.keys(), "a flat spectrum stays dense"
+
+
+def test_welore_whitened_cuts_under_the_inputs_gram(make_model: MakeModel, ids: np.ndarray) -> None:
+    model = make_model(3)
+    made, rank = found(planned(model, ids, "welore:keep=0.4,align=1,whitening=plain"), 1, "q")
+    x = inputs(model, ids, 1, "q")
+    lower = np.linalg.cholesky(x.T @ x)
+    np.testing.assert_allclose(made, np.linalg.solve(lower.T, cut(lower.T @ weight(model, 1, "q"), rank)), atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["svd", "welore"])
+def test_a_method_that_needs_no_text_runs_none(
+    make_model: MakeModel, ids: np.ndarray, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    model = make_model(3)
+    wanted = planned(model, ids, f"{method}:keep=0.5")
+    monkeypatch.setattr(Decoder, "run", lambda *_: pytest.fail("a block was run"))
+    assert planned(model, ids, f"{method}:keep=0.5").edits == wanted.edits
+
+
+@pytest.mark.parametrize("method", ["fwsvd", "asvd"])
+def test_no_gram_is_summed_for_a_metric_that_has_none(
+    make_model: MakeModel, ids: np.ndarray, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setitem(grams._SUMMED, "grams", lambda _: pytest.fail("a Gram was summed"))
+    planned(make_model(3), ids, f"{method}:keep=0.5")
+    with pytest.raises(pytest.fail.Exception, match="a Gram was summed"):
+        planned(make_model(3), ids, "svd_llm:keep=0.5")

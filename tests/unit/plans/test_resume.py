@@ -113,6 +113,7 @@ def test_a_killed_plan_repeats_at_most_one_block_and_ends_the_same(
       "foldrank.plans.depth.dropping.mean_loss", 3), ("slm:blocks=3", "foldrank.plans.depth.prefix.cosines", None),
      ("finercut:branches=5", "foldrank.plans.methods.finercut.divergence", 8 + 7 + 6),
      ("basis_sharing:keep=0.5", "foldrank.plans.methods.basis_sharing.truncations", None),
+     ("welore:keep=0.5", "foldrank.plans.low_rank.decomposing.truncations", None),
      ("fwsvd:keep=0.5", "foldrank.plans.low_rank.gradients._through", None),
      ("dipsvd:keep=0.5", "foldrank.plans.low_rank.gradients._through", None),
      ("auto:keep=0.5", "foldrank.plans.solver.search.Search._step", None),
@@ -154,7 +155,7 @@ def test_what_a_method_measured_before_it_was_cut_short_is_not_measured_again(
     again, found = run(FolderShelf(tmp_path), None)
     assert found.edits == wanted.edits
     assert all(np.array_equal(found.arrays[name], array) for name, array in wanted.arrays.items())
-    block = {"basis_sharing": 12, "fwsvd": 6, "dipsvd": 6}.get(method.split(":")[0], 1)
+    block = {"basis_sharing": 12, "welore": 7, "fwsvd": 6, "dipsvd": 6}.get(method.split(":")[0], 1)
     assert again <= whole - (cut - 1) + block - 1
 
 
