@@ -16,7 +16,7 @@ from pydantic.dataclasses import dataclass as settings_dataclass
 
 from foldrank.edits.base import Phase
 from foldrank.plans.low_rank.decomposing import Budget, Metrics, uniform
-from foldrank.plans.low_rank.grams import BlockStatistics, input_of
+from foldrank.plans.low_rank.grams import BlockStatistics, Sum, input_of
 from foldrank.plans.low_rank.whitening import Metric
 from foldrank.plans.method import Method, Result, Task
 from foldrank.plans.models.block import Block
@@ -42,7 +42,8 @@ def metrics(
 
 def run(task: Task, settings: Settings) -> Result:
     """Factor the model. Raises ValueError where the budget is below the smallest ranks."""
-    return uniform(task, settings, Metrics(partial(metrics, alpha=settings.alpha), ("magnitudes",)), "asvd")
+    wanted: tuple[Sum, ...] = ("magnitudes",)
+    return uniform(task, settings, Metrics(partial(metrics, alpha=settings.alpha), wanted), "asvd")
 
 
 METHOD = Method("asvd", Settings, run, phase=Phase.WEIGHTS)

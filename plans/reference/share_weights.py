@@ -11,6 +11,9 @@ def edit(share: ShareWeights, model: Model) -> None:
     """The reader's Linear gets the lender's weight."""
     block, lender = (model.layers[number] for number in (share.block, share.of))
     for role in share.roles:
+        if not (role in block.places and role in lender.places):
+            what = f"the checkpoint's blocks {share.block} and {share.of} do not both have {role}"
+            raise PlanMismatch(f"block {share.block}", what, "plan again")
         own, lent = block.linear(role), lender.linear(role)
         if own.weight.shape != lent.weight.shape:
             what = f"block {share.of} has another shape at {role}"

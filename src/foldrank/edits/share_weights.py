@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 from pydantic.dataclasses import dataclass
@@ -52,9 +53,8 @@ class ShareWeights(Edit):
                 raise ValueError(f"{site}: cannot read the weight of {lender}: {odd} is no whole matrix of floats")
             if matrix.shape != lent.shape:
                 raise ValueError(f"{site}: is {list(matrix.shape)} and cannot read {lender}, {list(lent.shape)}")
-            named = replace(lent, stored=lent.stored or str(lender))
-            anatomy = anatomy.changed(lender, lambda _, named=named: named)  # type: ignore[misc]
-            anatomy = anatomy.changed(site, lambda own, named=named: replace(own, stored=named.stored))  # type: ignore[misc]
+            named = partial(replace, stored=lent.stored or str(lender))
+            anatomy = anatomy.changed(lender, named).changed(site, named)
         return anatomy
 
     def sentence(self) -> str:
