@@ -65,7 +65,7 @@ def compress(
     """Export, plan, apply, add a self-test, validate, bench and report; returns the compressed bundle.
 
     `goal` ("small", "balanced", "fast") in the place of methods and, unless it is asked for, recovery:
-    `foldrank.verbs.goal` says what each is. `minutes`: so long may all of it take, about; what fits is chosen.
+    `foldrank.verbs.goal` says what each is. `minutes`: so long may all of it take, about: recovery has what is left.
 
     What can be wrong is asked before the long work: libraries, settings, texts, whether the provider starts, whether
     `dense` is of this checkpoint, the export. Without matplotlib the page has no pictures, and nothing else is missing.
@@ -90,7 +90,7 @@ def compress(
     from foldrank.runtime.providers.fallback import check_starts
     from foldrank.runtime.providers.provider import short_name
     from foldrank.verbs.compress_stages import Way
-    from foldrank.verbs.goal import RECOVERY_MINUTES, candidates, kind_behind
+    from foldrank.verbs.goal import RECOVERY_MINUTES, kind_behind, method_of
     from foldrank.verbs.plan import recovery
     from foldrank.verbs.reading import chosen_text, held_out, planning
     from foldrank.verbs.report import PAGE, report
@@ -108,8 +108,8 @@ def compress(
     free = goal is not None and recover is None and recover_minutes is None and recover_steps is None
     if free:
         recover, recover_minutes = kind_behind(here), RECOVERY_MINUTES
-    ways = [methods] if goal is None else [[method] for method in candidates(goal, here)]
-    requests = [request for way in ways for request in parse_all([aligned(method, align) for method in way])]
+    requests = parse_all([aligned(method, align)
+                          for method in (methods if goal is None else [method_of(goal, here)])])
     validation.share(max_perplexity_increase)
     trained: dict[str, Any] = {"minutes": recover_minutes, "target": recover_target, "select": recover_select,
                                "lisa": recover_lisa}

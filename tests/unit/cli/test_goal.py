@@ -11,37 +11,34 @@ import foldrank
 from foldrank.cli import plans
 from foldrank.plans.request import parse
 from foldrank.recipe import Recipe
-from foldrank.verbs.goal import GOALS, TABLE, candidates, choice
+from foldrank.verbs.goal import GOALS, TABLE, choice, method_of
 
 
 @pytest.mark.parametrize("provider", ["cpu", "cuda", "tensorrt"])
 def test_every_goal_is_a_method_that_its_provider_can_run(provider: str) -> None:
     for goal in GOALS:
-        best, *quicker = (parse(method.replace(TABLE, "costs.json")) for method in candidates(goal, provider))
-        assert best.method.name == "auto"
-        assert best.settings.stores == (provider != "tensorrt")
-        assert (best.settings.cost_table is not None) == (goal == "fast")
-        few = goal == "balanced" and best.settings.stores
-        assert [request.method.name for request in quicker] == ["quantize"] * few
+        request = parse(method_of(goal, provider).replace(TABLE, "costs.json"))
+        few, rounds = provider != "tensorrt", request.method.name == "quantize"
+        assert rounds == (few and goal == "balanced")
+        assert rounds or request.settings.stores == few
+        assert rounds or (request.settings.cost_table is not None) == (goal == "fast")
 
 
-def test_what_fits_into_the_time_is_taken_and_recovery_has_the_rest() -> None:
-    """A pass of 60 s: `auto` takes 21 minutes with judging, `quantize` 8."""
+def test_recovery_has_what_planning_and_judging_leave() -> None:
+    """A pass of 60 s: `quantize` takes 8 minutes with judging, `auto` 21."""
     free = choice("balanced", "cpu", pass_s=60)
-    assert (free.method, free.recover, free.minutes) == ("auto:of_int4=1,effort=low", "scales", 15)
-    for left_min, name, minutes in ((40, "auto", 15), (30, "auto", 9), (21.2, "auto", None), (18, "quantize", 10),
-                                    (8, "quantize", None), (5, "quantize", None)):
-        found = choice("balanced", "cpu", pass_s=60, left_s=60 * left_min)
-        assert found.method.startswith(name)
+    assert (free.method, free.recover, free.minutes) == ("quantize:bits=4", "scales", 15)
+    for goal, left_min, minutes in (("balanced", 40, 15), ("balanced", 10.5, 2.5), ("balanced", 8.2, None),
+                                    ("balanced", 5, None), ("small", 30, 9), ("small", 20, None)):
+        found = choice(goal, "cpu", pass_s=60, left_s=60 * left_min)
         assert (found.recover, found.minutes) == ("scales" if minutes else None, minutes)
-        assert ("auto:of_int4=1,effort=low would take about 21 min" in found.told) == (name == "quantize")
-        assert ("more than is left" in found.told) == (left_min < 8)
+        assert ("more than the minutes given leave" in found.told) == (left_min in (5, 20))
     assert choice("balanced", "tensorrt", pass_s=60).recover is None
 
 
 def test_a_goal_that_there_is_not_and_one_beside_methods_are_wrong_use(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="known are small, balanced, fast"):
-        candidates("tiny", "cpu")
+        method_of("tiny", "cpu")
     with pytest.raises(ValueError, match="give one of the two"):
         foldrank.compress(tmp_path, tmp_path / "out", goal="small", methods=["svd:keep=0.9"])
     with pytest.raises(ValueError, match="beside a goal"):

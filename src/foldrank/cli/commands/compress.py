@@ -17,7 +17,7 @@ from foldrank.cli import options, output, plans, progress, results
 @click.option("--goal", type=click.Choice(["small", "balanced", "fast"]),
               help="In the place of methods: fewer bytes than with 4-bit weights, as many, or less time.")
 @click.option("--minutes", type=click.FloatRange(min=0, min_open=True),
-              help="With --goal: so long may all of it take, about; the plan that fits is chosen.")
+              help="With --goal: so long may all of it take, about; recovery has what is left.")
 @options.bos
 @options.exporting
 @options.provider
