@@ -214,6 +214,7 @@ def test_run_takes_onnxruntime_genai_only_where_that_offers_the_provider(
     bundle = SimpleNamespace(path=Path("bundle"), json=lambda _: {"model": {"context_length": 8, "eos_token_id": 0}})
     made: dict[str, Any] = {"text": "", "prompt_tokens": 1, "tokens": [1], "seconds": 1.0}
     monkeypatch.setattr(verb, "Bundle", SimpleNamespace)
+    monkeypatch.setattr(verb, "refuse_unsafe", lambda _: None)
     monkeypatch.setattr(verb, "provider_for", lambda name, *_, **__: Provider(name))
     prompts = SimpleNamespace(tokenizer=SimpleNamespace(eos_token_id=0), encode=lambda _: [1])
     monkeypatch.setattr(verb, "_prompts", lambda *_: prompts)
