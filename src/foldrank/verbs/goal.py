@@ -37,7 +37,7 @@ RECOVERY_MINUTES: Final = 15.0
 LEAST_MINUTES: Final = 0.5
 """Of training that are worth their start."""
 
-PASSES: Final = {"auto": 18.0, "quantize": 4.5}
+PASSES: Final = {"auto": 18.0, "quantize": 3.5}
 """Of the calibration text through the model, that planning takes as long as (SmolLM2-135M, two threads)."""
 
 JUDGING_PASSES: Final = 2.0
