@@ -22,7 +22,7 @@ from foldrank.graph.linear.weights import Array
 from foldrank.graph.view.decoder import Decoder, Linear, View
 from foldrank.passes.base import Change, Effect, GraphPass, Receipt, Stage, Work
 from foldrank.passes.biases import add_to_result
-from foldrank.passes.proof import prove
+from foldrank.passes.proof import prove, source_digests
 from foldrank.passes.targets import misfits
 
 
@@ -54,8 +54,9 @@ class AddBiases(GraphPass):
             touched.setdefault(decoder.by_number[edit.site.block].by_role[edit.site.role], []).append(edit)
         if reasons := [r for linear, edits in touched.items() for r in self._reasons(linear, edits)]:
             raise PassRefused(self.name, reasons, "export it with another exporter, or to fp32 or bf16")
-        digests = {edit.site: self.weights[str(edit.site)] for edit in self.edits if edit.site not in self.edited}
-        prove(touched, digests, self.source)
+        sites = (edit.site for edit in self.edits)
+        lacking = "the plan adds a bias behind this weight and holds no digest of it"
+        prove(touched, source_digests(sites, self.weights, self.edited, lacking), self.source)
         for linear, edits in touched.items():
             add_to_result(model.graph, linear, partial(self._vector, linear, edits), self.name)
         size = {edit: decoder.by_number[edit.site.block].by_role[edit.site.role].tensor.dtype.numpy().itemsize

@@ -19,7 +19,7 @@ import onnx_ir as ir
 from foldrank.digests import WeightDigest
 from foldrank.edits.base import BRANCHES, Part
 from foldrank.edits.drop_branch import DropBranch
-from foldrank.errors import PassRefused, PlanMismatch
+from foldrank.errors import PassRefused
 from foldrank.graph.dataflow.membership import stream
 from foldrank.graph.linear.marks import MADE_BY
 from foldrank.graph.view.branches import SUMS, Join, join_of, linears_of, reached
@@ -29,7 +29,7 @@ from foldrank.passes.base import Change, Effect, GraphPass, Receipt, Stage, Work
 from foldrank.passes.cache_ports import readers_left_behind, take_away
 from foldrank.passes.clean_up import remove_dead
 from foldrank.passes.divide_linears import DivideLinears
-from foldrank.passes.proof import prove
+from foldrank.passes.proof import prove, source_digests
 
 _LAYOUT = ("Reshape", "Identity", "Cast")
 
@@ -74,11 +74,9 @@ class DropBranches(GraphPass):
     def _prove(self, decoder: Decoder) -> None:
         """Weights in few bits are proved by nobody: they have no digest in a plan."""
         linears = [li for edit in self.edits for li in _linears(decoder.by_number[edit.block], edit)]
-        sites = [site for linear in linears for site in linear.sites if site not in self.edited]
-        if missing := [str(site) for site in sites if str(site) not in self.weights]:
-            what = "the plan drops this branch and holds no digest of this weight"
-            raise PlanMismatch(missing[0], what, "plan again")
-        prove(linears, {site: self.weights[str(site)] for site in sites}, self.source)
+        sites = (site for linear in linears for site in linear.sites)
+        lacking = "the plan drops this branch and holds no digest of this weight"
+        prove(linears, source_digests(sites, self.weights, self.edited, lacking), self.source)
 
     def _misfits(
         self, edit: DropBranch, graph: ir.Graph, decoder: Decoder, flowing: set[ir.Node]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
 from functools import partial
@@ -83,6 +83,17 @@ def replaced_digests(edits: Iterable[Edit], written: frozenset[Part]) -> dict[Si
     """The digest that edits give of each site, but for sites that the plan wrote before."""
     return {part: digest for edit in edits for part, digest in edit.replaced.items()
             if part not in written and isinstance(part, Site)}
+
+
+def source_digests(
+    sites: Iterable[Site], weights: Mapping[str, WeightDigest], edited: Collection[Part], lacking: str
+) -> dict[Site, WeightDigest]:
+    """Digests that the plan's source has of these sites, by which `prove` compares; of those that earlier edits wrote
+    (`edited`), who wrote them has proved. Raises PlanMismatch, which says `lacking`, where one is missing."""
+    asked = [site for site in sites if site not in edited]
+    if missing := [str(site) for site in asked if str(site) not in weights]:
+        raise PlanMismatch(missing[0], lacking, "plan again")
+    return {site: weights[str(site)] for site in asked}
 
 
 def prove(linears: Iterable[Linear], digests: Mapping[Site, WeightDigest], plan_source: str) -> None:

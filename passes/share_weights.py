@@ -16,11 +16,11 @@ import onnx_ir as ir
 from foldrank.digests import WeightDigest
 from foldrank.edits.base import Part
 from foldrank.edits.share_weights import ShareWeights
-from foldrank.errors import PassRefused, PlanMismatch
+from foldrank.errors import PassRefused
 from foldrank.graph.linear.marks import MADE_BY
 from foldrank.graph.view.decoder import Decoder, Linear, View
 from foldrank.passes.base import Change, Effect, GraphPass, Receipt, Stage, Work
-from foldrank.passes.proof import prove
+from foldrank.passes.proof import prove, source_digests
 
 
 def passes(edits: tuple[ShareWeights, ...], work: Work) -> Iterator[tuple[Stage, GraphPass]]:
@@ -50,11 +50,9 @@ class ShareInitializers(GraphPass):
         return Receipt(self.name, self.effect, tuple(self._share(model.graph, *pair) for pair in shared))
 
     def _prove(self, linears: Mapping[Linear, None]) -> None:
-        sites = [site for linear in linears for site in linear.sites if site not in self.edited]
-        if missing := [str(site) for site in sites if str(site) not in self.weights]:
-            what = "the plan shares this weight and holds no digest of it"
-            raise PlanMismatch(missing[0], what, "plan again")
-        prove(linears, {site: self.weights[str(site)] for site in sites}, self.source)
+        sites = (site for linear in linears for site in linear.sites)
+        lacking = "the plan shares this weight and holds no digest of it"
+        prove(linears, source_digests(sites, self.weights, self.edited, lacking), self.source)
 
     def _share(self, graph: ir.Graph, reader: Linear, lender: Linear) -> Change:
         node, slot = reader.place

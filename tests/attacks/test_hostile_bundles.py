@@ -102,13 +102,19 @@ def evil(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def _seal(bundle: Path) -> None:
+    """By whoever changed it, so that its digests hold."""
+    (bundle / "manifest.json").unlink(missing_ok=True)
+    seal(bundle, command="test", seed=0, source={}, exporter="genai", dtype="fp32", versions={})
+
+
 def _bundle(folder: Path, evil: Path, files: dict[str, str], out: Path) -> Path:
     shutil.copytree(evil, folder)
     whole = {"model.onnx": "graph", "genai_config.json": json.dumps(GENAI), **_config(), **_tokenizer(),
              "tokenizer.json": "{}", **files}
     for name, text in whole.items():
         (folder / name).write_text(text.replace("HERE", str(evil)).replace("OUT", str(out)))
-    seal(folder, command="test", seed=0, source={}, exporter="genai", dtype="fp32", versions={})
+    _seal(folder)
     return folder
 
 
@@ -175,8 +181,7 @@ def test_what_only_names_code_is_harmless(
         config = json.loads((bundle / name).read_text())
         (bundle / name).write_text(json.dumps({**config, **{k: v for k, v in json.loads(text).items()
                                                             if k not in CONFIG}}))
-    (bundle / "manifest.json").unlink()
-    seal(bundle, command="test", seed=0, source={}, exporter="genai", dtype="fp32", versions={})
+    _seal(bundle)
     (out := tmp_path / "out").mkdir()
     for verb in ("inspect", "diff", "run"):
         more = ["--max-new-tokens", "2"] if verb == "run" else []
@@ -205,15 +210,13 @@ def test_no_runtime_opens_a_graph_that_the_safe_loader_refuses(
     kind: str, verb: str, dense_5m: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Sealed by whoever changed it, so that its digests hold."""
     bundle = tmp_path / "bundle"
     shutil.copytree(dense_5m, bundle)
     change, says = GRAPHS[kind]
     model = onnx.load(bundle / "model.onnx", load_external_data=False)
     change(model)
     (bundle / "model.onnx").write_bytes(model.SerializeToString())
-    (bundle / "manifest.json").unlink()
-    seal(bundle, command="test", seed=0, source={}, exporter="genai", dtype="fp32", versions={})
+    _seal(bundle)
     for opener in ("onnxruntime.InferenceSession", "onnxruntime_genai.Config", "onnxruntime_genai.Model"):
         monkeypatch.setattr(opener, None)
     assert _ends(VERBS[verb], bundle, bundle, tmp_path, monkeypatch) == 4

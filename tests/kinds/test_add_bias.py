@@ -111,6 +111,15 @@ def with_edits(document: PlanDocument, edits: tuple[AddBias, ...]) -> PlanDocume
     return replace(document, edits=edits)
 
 
+def test_a_plan_without_the_digest_of_its_matrix_is_refused(tmp_path: Path) -> None:
+    decoder = random_decoder(Shape(), seed=3)
+    plan = PlanMaker(decoder, "0" * 64).bias("block.02.k", seed=1).plan()
+    model = load_model(Written(decoder, "genai").write(tmp_path))
+    source = replace(plan.document.source, weights={})
+    with pytest.raises(PlanMismatch, match=r"block\.02\.k: .* holds no digest of it"):
+        transform(model, replace(plan, document=replace(plan.document, source=source)))
+
+
 def test_what_fp16_cannot_hold_is_refused(tmp_path: Path) -> None:
     decoder = random_decoder(Shape(dtype="float16"), seed=5)
     dense = load_model(Written(decoder, "genai").write(tmp_path))
