@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from foldrank.plans.low_rank.truncation import decompose
+from foldrank.plans.low_rank.truncation import leading
 from foldrank.plans.low_rank.whitening import Metric
 from foldrank.plans.models.block import Pair
 from foldrank.sites import PACKED, Site
@@ -38,7 +38,5 @@ def names_of(site: Site) -> tuple[str, str]:
 def correction(lost_IO: Tensor, gram_II: Tensor, rank: int) -> Pair:
     """A [I, rank] and B [rank, O], float32, for what is lost; of full rank, where the rank asked is larger. Cost: an
     eigenproblem of size min(I, O)."""
-    lost = lost_IO.double()
-    basis_OK, _ = decompose(lost, Metric(gram_II.double()))
-    kept = basis_OK[:, :rank]
-    return Pair((lost @ kept).float().contiguous(), kept.T.float().contiguous())
+    a, b, _ = leading(lost_IO, Metric(gram_II.double()), rank)
+    return Pair(a, b)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from foldrank.plans.low_rank.truncation import decompose
+from foldrank.plans.low_rank.truncation import leading
 from foldrank.plans.low_rank.whitening import Metric
 
 DAMPING = 1e-6
@@ -32,7 +32,5 @@ def shared_weight(weights_IO: Sequence[Tensor], grams_II: Sequence[Tensor]) -> T
 def residual(weight_IO: Tensor, shared_IO: Tensor, gram_II: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:
     """A [I, K] and B [K, O], float32, of which the first columns and rows are the best pair of each rank up to `most`
     for W_l - W; and the losses [min(I, O) + 1], float64. Cost: one eigenproblem of size min(I, O)."""
-    left = weight_IO.double() - shared_IO.double()
-    basis_OK, losses = decompose(left, Metric(gram_II.double()))
-    kept = basis_OK[:, :most]
-    return (left @ kept).float().contiguous(), kept.T.float().contiguous(), torch.from_numpy(losses.copy())
+    a, b, losses = leading(weight_IO.double() - shared_IO.double(), Metric(gram_II.double()), most)
+    return a, b, torch.from_numpy(losses.copy())

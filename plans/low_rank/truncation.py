@@ -41,11 +41,16 @@ class Truncations:
 
 def truncations(weight_IO: Tensor, metric: Metric) -> Truncations:
     """Decompose once. Cost: one symmetric eigenproblem of size min(I, O), in float64."""
-    basis_OK, losses = decompose(weight_IO.to(torch.float64), metric)
-    limit = min(max(rank_limit(*weight_IO.shape), 0), basis_OK.shape[1])
-    kept = basis_OK[:, :limit]
-    a = weight_IO.to(torch.float64) @ kept
-    return Truncations(a.to(torch.float32), kept.T.to(torch.float32).contiguous(), losses)
+    return Truncations(*leading(weight_IO, metric, max(rank_limit(*weight_IO.shape), 0)))
+
+
+def leading(weight_IO: Tensor, metric: Metric, most: int) -> tuple[Tensor, Tensor, np.ndarray]:
+    """A [I, K] and B [K, O], float32, K at most `most`: their first columns and rows are the best pair of each rank;
+    and the losses [min(I, O) + 1] as in Truncations. Cost: that of `truncations`."""
+    weight = weight_IO.to(torch.float64)
+    basis_OK, losses = decompose(weight, metric)
+    kept = basis_OK[:, :most]
+    return (weight @ kept).to(torch.float32), kept.T.to(torch.float32).contiguous(), losses
 
 
 def weighted_pair(weight_IO: Tensor, metric: Metric, root_OO: Tensor, rank: int) -> tuple[Tensor, Tensor]:
