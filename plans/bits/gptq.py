@@ -60,13 +60,11 @@ def gptq(
     ordered, aim = metric.damped_II[order][:, order], weight[order]
     lines = lines_of(grid, order)
     levels = _spread_errors(aim.clone(), _inverse_factor(ordered), lines)
-    held = _values(levels, grid, order)
+    held = _placed(levels, grid, order).values[order]
     for _ in range(sweeps):
         if not _visit_again(levels, held, held - aim, ordered, lines):
             break
-    numbers = torch.empty_like(levels, dtype=torch.uint8)
-    numbers[order] = levels.to(torch.uint8)
-    return least(metric, weight, FewNumbers(numbers, grid), Grid.of(weight, storage).nearest(weight))
+    return least(metric, weight, _placed(levels, grid, order), Grid.of(weight, storage).nearest(weight))
 
 
 def least(metric: Metric, weight_IO: Tensor, *found: FewNumbers) -> FewNumbers:
@@ -91,10 +89,11 @@ def _inverse_factor(metric_II: Tensor) -> Tensor:
     return torch.linalg.solve_triangular(lower, eye, upper=False).flip((0, 1)).float()
 
 
-def _values(levels_IO: Tensor, grid: Grid, order: Tensor) -> Tensor:
-    """What numbers of rows in this order stand for."""
-    blocks = order // grid.storage.block_size
-    return (levels_IO - grid.zeros_GO[blocks]) * grid.scales_GO[blocks]
+def _placed(levels_IO: Tensor, grid: Grid, order: Tensor) -> FewNumbers:
+    """Numbers of rows in this order, each where it stands in the weight."""
+    numbers = torch.empty_like(levels_IO, dtype=torch.uint8)
+    numbers[order] = levels_IO.to(torch.uint8)
+    return FewNumbers(numbers, grid)
 
 
 def _spread_errors(work_IO: Tensor, factor_II: Tensor, lines: Lines) -> Tensor:

@@ -31,10 +31,10 @@ number."""
 Curves = Mapping[int, Mapping[Roles, Curve]]
 """Curve of every site, by block number."""
 
-
 DAMPING = 0.1
 """Share of the mean that is added to the diagonal of F. KL in nats on text not fit to, specs-300k at keep 0.9, one
 layout, at 1 / 0.3 / 0.1 / 0.01: 0.0765 / 0.0743 / 0.0740 / 0.0739; with F left out 0.0892."""
+
 
 def predicted_losses(block: Block, moments: Moments, tokens: int) -> dict[Roles, Curve]:
     """Curve of every site of a block. Cost: two eigenproblems a site."""

@@ -7,7 +7,7 @@ Axes: N windows, T tokens, I a site's inputs, O its outputs, C channels of the s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,11 +44,6 @@ class Moments:
     stream: Tensor | None = None
 
 
-def by_number(found: Iterable[tuple[Block, Moments]]) -> dict[int, Moments]:
-    """Of all blocks at once, where memory holds them."""
-    return {block.number: moments for block, moments in found}
-
-
 def diagonal(sums: Tensor) -> Tensor:
     """[O] of what `Moments.outputs` holds."""
     return sums if sums.dim() == 1 else sums.diagonal()
@@ -68,19 +63,17 @@ def fisher_moments(
     Cost: a forward pass and a backward pass down to the group, for every group, and for each site a product of its
     inputs and one of its outputs with themselves: in float32, sums over windows in float64.
     """
-    groups = [*_groups(decoder, packed, limit)]
     size = max(1, AT_ONCE // ids_NT.shape[1])
-    starts = [(group, start) for group in groups for start in range(0, len(ids_NT), size)]
-    left = iter(track(starts, "gradients", len(starts), progress))
-    for group in groups:
-        generator = torch.Generator(decoder.device).manual_seed(seed)  # the same labels for every group
-        found = {block.number: Moments() for block in group}
-        for start in range(0, len(ids_NT), size):
-            next(left)
-            _add_windows(decoder, ids_NT[start : start + size], found, generator, packed)
-        for block in group:
-            yield block, found.pop(block.number)
-    next(left, None)
+    parts = [ids_NT[start : start + size] for start in range(0, len(ids_NT), size)]
+    steps = [(group, number) for group in _groups(decoder, packed, limit) for number in range(len(parts))]
+    generator, found = torch.Generator(decoder.device), dict[int, Moments]()
+    for group, number in track(steps, "gradients", len(steps), progress):
+        if number == 0:
+            generator.manual_seed(seed)  # the same labels for every group
+            found = {block.number: Moments() for block in group}
+        _add_windows(decoder, parts[number], found, generator, packed)
+        if number == len(parts) - 1:
+            yield from ((block, found.pop(block.number)) for block in group)
 
 
 def _groups(decoder: Decoder, packed: Packed, limit: int) -> Iterator[list[Block]]:

@@ -136,7 +136,7 @@ def compress(
             if left_s is not None and not free:
                 left_s -= 60 * (recover_minutes or 0)
             chosen = way.chosen(goal, here, windows, left_s=left_s, of=[minutes, recover_minutes], device=device)
-            methods = [way.with_costs(baseline, chosen.method, seed=seed)]
+            methods = [way.with_costs(baseline, chosen.method)]
             if free:
                 recover, trained["minutes"] = chosen.recover, chosen.minutes
         way.planned(

@@ -94,17 +94,17 @@ class Way:
         logging.getLogger("foldrank").warning("%s", found.told)
         return found
 
-    def with_costs(self, baseline: Bundle, method: str, *, seed: int) -> str:
+    def with_costs(self, baseline: Bundle, method: str) -> str:
         """The method with the cost table of the dense bundle, measured first, where it asks for one."""
         if TABLE not in method:
             return method
-        output, running = self.stages.folder / "costs.json", {**self.running, "seed": seed}
+        output = self.stages.folder / "costs.json"
 
         def make() -> None:
-            cost_table(baseline, output, progress=self.progress, **running)
+            cost_table(baseline, output, progress=self.progress, **self.running)
 
         digests = [sha256_file(baseline.path / MANIFEST)]
-        self.stages.once("costs", [self._code, digests, _plain(running)], make,
+        self.stages.once("costs", [self._code, digests, _plain(self.running)], make,
                          lambda: output if output.is_file() else None)
         return method.replace(TABLE, str(output))
 

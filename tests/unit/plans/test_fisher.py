@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -11,14 +11,20 @@ import torch
 
 from foldrank.plans.low_rank.truncation import decompose, weighted_pair
 from foldrank.plans.low_rank.whitening import Metric
+from foldrank.plans.models.block import Block
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.solver import moments as held
 from foldrank.plans.solver.fisher import curve, output_roots, predicted_losses
-from foldrank.plans.solver.moments import Moments, by_number, fisher_moments
+from foldrank.plans.solver.moments import Moments, fisher_moments
 from foldrank.plans.solver.original import sites
 
 MakeModel = Callable[..., Any]
 ROLES = ("o",)
+
+
+def by_number(found: Iterable[tuple[Block, Moments]]) -> dict[int, Moments]:
+    """Of all blocks at once."""
+    return {block.number: moments for block, moments in found}
 
 
 @pytest.mark.parametrize("shape", [(9, 5), (5, 9), (6, 6)])

@@ -12,7 +12,7 @@ from foldrank.edits.storage import FewBits
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.models.rounding import rounded
 from foldrank.plans.solver.meter import Meter
-from foldrank.plans.solver.moments import by_number, fisher_moments
+from foldrank.plans.solver.moments import fisher_moments
 from foldrank.plans.solver.rounding import RELIEF, corrected, rounding_losses
 
 STORAGES = [FewBits(4, 16, True, 0), FewBits(8, 16, True, 0)]
@@ -24,7 +24,7 @@ def test_rounding_is_told_within_a_factor_and_corrected_to_what_is_measured(
     ids = np.random.default_rng(7).integers(0, 61, size=(16, 24))
     decoder = Decoder.of(make_model(3, spread=0.1))
     meter = Meter.of(decoder, ids)
-    moments = by_number(fisher_moments(decoder, ids, 0))
+    moments = {block.number: held for block, held in fisher_moments(decoder, ids, 0)}
     told = {block.number: rounding_losses(block, moments[block.number], ids.size, STORAGES)
             for block in decoder.blocks}
     inputs = meter.inputs(decoder.blocks)
