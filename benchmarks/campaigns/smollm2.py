@@ -7,8 +7,7 @@
 
 A method with `+ recover MINUTES KIND` behind it is its plan trained by distillation for so long, on this machine.
 Calibration is drawn from foldrank's calibration text, perplexity is taken on its validation text, of other documents.
-Rows that the JSON file holds for the same text and versions are not made again; each is written as it comes. Walks that
-settings share are made once, and counted in the first row that needs them.
+Rows that the JSON file holds for the same text and versions are not made again; each is written as it comes.
 """
 
 from __future__ import annotations
@@ -33,8 +32,8 @@ from foldrank.plans.compose import Run, calibration_windows, plan_of
 from foldrank.plans.depth.branches import places
 from foldrank.plans.method import Result, Task
 from foldrank.plans.models.decoder import Decoder, load_decoder
-from foldrank.plans.request import parse
-from foldrank.plans.shelf import MemoryShelf, Shelf
+from foldrank.plans.request import Request, parse
+from foldrank.plans.shelf import MemoryShelf
 from foldrank.plans.simulate import apply_edits
 from foldrank.plans.solver.costs import stored_bytes
 from foldrank.plans.texts import Windows
@@ -51,18 +50,6 @@ METHODS = (
 )
 
 RECOVER = " + recover "
-
-
-class Common(MemoryShelf):
-    """A shelf in memory whose parts are kept by stage: what one setting has found serves the next."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._parts: dict[str, Common] = {}
-
-    def under(self, stage: str) -> Shelf:
-        """The part of a stage."""
-        return self._parts.setdefault(stage, Common())
 
 
 @dataclass(frozen=True)
@@ -85,7 +72,7 @@ class Campaign:
         windows = calibration_windows(checkpoint, None, calibration, seed)
         other = calibration_windows(checkpoint, validation, held_out, 0)
         decoder = load_decoder(checkpoint)
-        task = Task(decoder, windows.ids, seed, source=decoder, shelf=Common(), opening=windows.opening)
+        task = Task(decoder, windows.ids, seed, source=decoder, opening=windows.opening)
         return cls(checkpoint, windows, task, other.ids, perplexity(decoder, other.ids))
 
     def row(self, method: str) -> dict[str, Any]:
@@ -93,8 +80,7 @@ class Campaign:
         if RECOVER in method:
             return self._recovered(method)
         request, wall, cpu = parse(method), time.perf_counter(), time.process_time()
-        task = self.task if method.partition(":")[0] != "auto" else replace(self.task, shelf=MemoryShelf())
-        result = request.method.run(task, request.settings)
+        result = self._planned(request)
         spent = {"planning_s": time.perf_counter() - wall, "planning_cpu_s": time.process_time() - cpu}
         self.last.clear()
         self.last[method] = result
@@ -104,6 +90,10 @@ class Campaign:
                 "predicted": {name: value for name, value in result.predicted.items() if name.endswith("nats")},
                 **{name: round(seconds) for name, seconds in spent.items()}, **_left(result.decoder, self.task.decoder)}
 
+    def _planned(self, request: Request) -> Result:
+        """On a shelf of its own: methods name what they find alike, and find other things."""
+        return request.method.run(replace(self.task, shelf=MemoryShelf()), request.settings)
+
     def _over_dense(self, decoder: Decoder) -> float:
         return round(perplexity(decoder, self.held_out) / self.dense, 4)
 
@@ -112,7 +102,7 @@ class Campaign:
         method, told = row.split(RECOVER)
         minutes, kind = told.split()
         request, source = parse(method), self.task.decoder
-        result = self.last.get(method) or request.method.run(self.task, request.settings)
+        result = self.last.get(method) or self._planned(request)
         plan = plan_of(self.checkpoint, source, self.windows, [Run(request, result)])
         asked = Recovery(kind, minutes=float(minutes))  # type: ignore[arg-type]
         ids, wall, cpu = recovery_windows(self.checkpoint, asked, 0).ids, time.perf_counter(), time.process_time()
