@@ -10,9 +10,9 @@ import torch
 from foldrank.plans.models.decoder import BATCH_TOKENS, Decoder
 
 
-def seconds_of_a_pass(decoder: Decoder, ids_NT: np.ndarray) -> float:
-    """Of these windows through all blocks: a block in the middle is run over one batch, after a batch to warm up, and
-    counts for those of its size."""
+def seconds_of_a_token(decoder: Decoder, ids_NT: np.ndarray) -> float:
+    """Of these windows through all blocks, on average: a block in the middle is run over one batch, after a batch to
+    warm up, and counts for those of its size."""
     blocks = decoder.blocks
     block = blocks[len(blocks) // 2]
     batch = ids_NT[: max(1, BATCH_TOKENS // ids_NT.shape[1])]
@@ -23,4 +23,4 @@ def seconds_of_a_pass(decoder: Decoder, ids_NT: np.ndarray) -> float:
         decoder.run(block, hidden)
         spent_s = time.perf_counter() - began_s
     alike = sum(one.parameters for one in blocks) / block.parameters
-    return spent_s * alike * ids_NT.size / batch.size
+    return spent_s * alike / batch.size

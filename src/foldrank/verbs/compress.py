@@ -53,7 +53,7 @@ def compress(
     min_speedup: float | None = None,
     dense: str | Path | None = None,
     keep_going: bool = False,
-    validation_tokens: int = 20_480,
+    validation_tokens: int | None = None,
     tasks: bool = False,
     device: str = "cpu",
     seed: int = 0,
@@ -65,7 +65,8 @@ def compress(
     """Export, plan, apply, add a self-test, validate, bench and report; returns the compressed bundle.
 
     `goal` ("small", "balanced", "fast") in the place of methods and, unless it is asked for, recovery:
-    `foldrank.verbs.goal` says what each is. `minutes`: so long may all of it take, about: recovery has what is left.
+    `foldrank.verbs.goal` says what each is. `minutes`: so long may all of it take, about: recovery has what is left, and on a
+    slow machine quality is measured on fewer tokens than the usual 20,480 (`validation_tokens`).
 
     What can be wrong is asked before the long work: libraries, settings, texts, whether the provider starts, whether
     `dense` is of this checkpoint, the export. Without matplotlib the page has no pictures, and nothing else is missing.
@@ -90,7 +91,7 @@ def compress(
     from foldrank.runtime.providers.fallback import check_starts
     from foldrank.runtime.providers.provider import short_name
     from foldrank.verbs.compress_stages import Way
-    from foldrank.verbs.goal import RECOVERY_MINUTES, kind_behind, method_of
+    from foldrank.verbs.goal import MOST_TOKENS, RECOVERY_MINUTES, kind_behind, method_of
     from foldrank.verbs.plan import recovery
     from foldrank.verbs.reading import chosen_text, held_out, planning
     from foldrank.verbs.report import PAGE, report
@@ -120,7 +121,8 @@ def compress(
     checkpoint = Checkpoint.open(model, progress=progress, **trust)
     check_family(checkpoint)
     windows, drawn = planning(checkpoint, read, calibration_tokens, asked, seed=seed, bos=bos, like=like)
-    held = held_out(checkpoint.path, checkpoint.config, text, tokens=validation_tokens, seed=seed, bos=bos)
+    held = held_out(checkpoint.path, checkpoint.config, text, tokens=validation_tokens or MOST_TOKENS, seed=seed,
+                    bos=bos)
     texts = {name: None if read is None else read.text.sha256
              for name, read in (("text", held), ("calibration", windows), ("recover_text", drawn))}
     check_starts(provider, provider_options)
@@ -131,12 +133,13 @@ def compress(
     with unfinished(output) as stages:
         way = Way(stages, model, checkpoint, texts, trust=trust, running=running, progress=timed)
         baseline = way.exported(dense, exporter=exporter, dtype=dtype, provider=provider, seed=seed)
+        tokens = MOST_TOKENS
         if goal is not None:
             left_s = None if minutes is None else 60 * minutes * (1 - PROVING) - (time.monotonic() - began_s)
             if left_s is not None and not free:
                 left_s -= 60 * (recover_minutes or 0)
             chosen = way.chosen(goal, here, windows, left_s=left_s, of=[minutes, recover_minutes], device=device)
-            methods = [way.with_costs(baseline, chosen.method)]
+            methods, tokens = [way.with_costs(baseline, chosen.method)], chosen.tokens
             if free:
                 recover, trained["minutes"] = chosen.recover, chosen.minutes
         way.planned(
@@ -148,7 +151,8 @@ def compress(
         small = way.applied(baseline, seed=seed, bos=bos)
         found = way.validated(
             baseline, text=text, max_perplexity_increase=max_perplexity_increase,
-            min_top1_agreement=min_top1_agreement, tokens=validation_tokens, tasks=tasks, bos=bos,
+            min_top1_agreement=min_top1_agreement, tokens=validation_tokens or tokens,
+            tasks=tasks, bos=bos,
         )
         if _goes_on(found, keep_going):
             budget_s = None if min_speedup else bench_seconds(time.monotonic() - began_s, _proofs_s(timed))

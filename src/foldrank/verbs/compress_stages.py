@@ -22,7 +22,7 @@ from foldrank.disk.staging import staged_folder, write_atomically
 from foldrank.disk.unfinished import Stages
 from foldrank.model.checkpoint import Checkpoint
 from foldrank.plans.models.decoder import load_decoder
-from foldrank.plans.pace import seconds_of_a_pass
+from foldrank.plans.pace import seconds_of_a_token
 from foldrank.plans.resume import code_version
 from foldrank.plans.texts import Windows
 from foldrank.progress import Progress
@@ -86,7 +86,8 @@ class Way:
 
         def make() -> None:
             decoder = load_decoder(self.checkpoint, device=device)
-            found = choice(goal, provider, pass_s=seconds_of_a_pass(decoder, windows.ids), left_s=left_s)
+            found = choice(goal, provider, token_s=seconds_of_a_token(decoder, windows.ids),
+                           calibration=windows.ids.size, left_s=left_s)
             write_atomically(place, strictjson.dumps(asdict(found)).encode())
 
         found = self.stages.once("goal", [*self._from, goal, provider, list(of), dict(self.texts), device], make,

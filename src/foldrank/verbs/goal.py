@@ -37,21 +37,31 @@ RECOVERY_MINUTES: Final = 15.0
 LEAST_MINUTES: Final = 0.5
 """Of training that are worth their start."""
 
-PASSES: Final = {"auto": 18.0, "quantize": 3.5}
-"""Of the calibration text through the model, that planning takes as long as (SmolLM2-135M, two threads)."""
+PASSES: Final = {"auto": 18.0, "quantize": 4.0}
+"""Of the calibration text through the blocks, that planning takes as long as (SmolLM2-135M, two threads)."""
 
-JUDGING_PASSES: Final = 2.0
-"""That quality, self-test and writing take as long as."""
+FINISHING_PASSES: Final = 1.4
+"""That self-test, greedy texts and writing take as long as."""
+
+QUALITY: Final = 3.4
+"""Times a token through the blocks, that a held-out token takes: through two models with their heads."""
+
+QUALITY_SHARE: Final = 0.15
+"""Of the time given, that quality may take; its text is as short as that asks, but no shorter than `LEAST_TOKENS`."""
+
+LEAST_TOKENS: Final = 5_120
+MOST_TOKENS: Final = 20_480
 
 
 @dataclass(frozen=True)
 class Choice:
     """What a goal comes to: a method, the recovery behind it (`recover` None: the kind that suits the plan; `minutes`
-    None: none), and in words why."""
+    None: none), how many held-out tokens judge it, and in words why."""
 
     method: str
     recover: str | None
     minutes: float | None
+    tokens: int
     told: str
 
 
@@ -68,17 +78,27 @@ def kind_behind(provider: str) -> str | None:
     return "scales" if provider in HAVE_FEW_BITS else None
 
 
-def choice(goal: str, provider: str, *, pass_s: float, left_s: float | None = None) -> Choice:
+def choice(goal: str, provider: str, *, token_s: float, calibration: int, left_s: float | None = None) -> Choice:
     """Its method, and recovery in what planning and judging are expected to leave of the time.
 
-    `pass_s`: seconds of one pass (`plans/pace.py`). `left_s`: None where time is not limited.
+    `token_s`: seconds of a token through the blocks (`plans/pace.py`), of which there are `calibration` to plan on.
+    `left_s`: for all but proofs and bench; None where time is not limited.
     """
     method = method_of(goal, provider)
-    takes_s = (PASSES[method.partition(":")[0]] + JUDGING_PASSES) * pass_s
+    tokens = MOST_TOKENS if left_s is None else held_out_tokens(left_s, token_s)
+    planning_s = (PASSES[method.partition(":")[0]] + FINISHING_PASSES) * token_s * calibration
+    takes_s = planning_s + QUALITY * token_s * tokens
     minutes = RECOVERY_MINUTES if left_s is None else min(RECOVERY_MINUTES, round((left_s - takes_s) / 60, 1))
     trained = minutes if minutes >= LEAST_MINUTES else None
     told = f"goal {goal}: {method}, about {max(1, round(takes_s / 60))} min of planning and judging"
+    told += "" if tokens == MOST_TOKENS else f" (on {tokens:,} tokens)"
     told += ", no recovery" if trained is None else f", then {trained:g} min of recovery"
     if left_s is not None and takes_s > left_s:
         told += "; more than the minutes given leave"
-    return Choice(method, kind_behind(provider) if trained else None, trained, told)
+    return Choice(method, kind_behind(provider) if trained else None, trained, tokens, told)
+
+
+def held_out_tokens(left_s: float, token_s: float) -> int:
+    """As many as fit into quality's share of the time left, in whole windows of 512."""
+    fitting = int(QUALITY_SHARE * left_s / (QUALITY * token_s)) // 512 * 512
+    return max(LEAST_TOKENS, min(MOST_TOKENS, fitting))

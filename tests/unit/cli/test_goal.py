@@ -25,15 +25,24 @@ def test_every_goal_is_a_method_that_its_provider_can_run(provider: str) -> None
 
 
 def test_recovery_has_what_planning_and_judging_leave() -> None:
-    """A pass of 60 s: `quantize` takes 5.5 minutes with judging, `auto` 20."""
-    free = choice("balanced", "cpu", pass_s=60)
-    assert (free.method, free.recover, free.minutes) == ("quantize:bits=4", "scales", 15)
-    for goal, left_min, minutes in (("balanced", 40, 15), ("balanced", 8, 2.5), ("balanced", 5.8, None),
-                                    ("balanced", 5, None), ("small", 29, 9), ("small", 19, None)):
-        found = choice(goal, "cpu", pass_s=60, left_s=60 * left_min)
+    """A pass of 60 s: `quantize` takes 5.4 minutes and judging 2.8 at most, `auto` 19.4."""
+    pace = {"token_s": 60 / 24_576, "calibration": 24_576}
+    free = choice("balanced", "cpu", **pace)
+    assert (free.method, free.recover, free.minutes, free.tokens) == ("quantize:bits=4", "scales", 15, 20_480)
+    for goal, left_min, minutes in (("balanced", 40, 15), ("balanced", 8, 1.5), ("balanced", 6.5, None),
+                                    ("balanced", 5, None), ("small", 29, 6.8), ("small", 19, None)):
+        found = choice(goal, "cpu", **pace, left_s=60 * left_min)
         assert (found.recover, found.minutes) == ("scales" if minutes else None, minutes)
         assert ("more than the minutes given leave" in found.told) == (left_min in (5, 19))
-    assert choice("balanced", "tensorrt", pass_s=60).recover is None
+    assert choice("balanced", "tensorrt", **pace).recover is None
+
+
+@pytest.mark.parametrize(("left_s", "tokens"), [(10_000, 20_480), (400, 7_168), (100, 5_120)])
+def test_a_slow_machine_judges_on_fewer_tokens_in_whole_windows(left_s: float, tokens: int) -> None:
+    """2.4 ms a token: two models with heads take 8.2 ms, of 60 s in 400."""
+    found = choice("balanced", "cpu", token_s=0.0024, calibration=24_576, left_s=left_s)
+    assert found.tokens == tokens
+    assert (f"on {tokens:,} tokens" in found.told) == (tokens < 20_480)
 
 
 def test_a_goal_that_there_is_not_and_one_beside_methods_are_wrong_use(tmp_path: Path) -> None:
