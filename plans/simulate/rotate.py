@@ -80,8 +80,8 @@ def _norms(block: Block) -> dict[Branch, tuple[str, float]]:
         if rest is not None and f"{path}.bias" not in block.tensors:
             norms[branch] = f"{path}.weight", rest
     if len(norms) < len(BRANCHES):
-        what = f"{type(block.module).__name__} is not made of two branches with one RMS norm before each and none behind"
-        raise SourceError(f"block {block.number}", f"{what}, so its stream cannot be rotated", _WAY_OUT)
+        what = f"{type(block.module).__name__} is not two branches with one RMS norm before each and none behind"
+        raise SourceError(f"block {block.number}", f"{what}, so the stream cannot be rotated", _WAY_OUT)
     return norms
 
 

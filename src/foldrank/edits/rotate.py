@@ -1,8 +1,8 @@
 """rotate: the residual stream is turned by an orthogonal matrix between embedding and final norm; logits stay.
 
-With the gain g of its norm folded in, what reads the stream becomes Q diag(g) W, what writes to it W Q, and what is left
-of the gain says nothing. The stream is multiplied by Q where it enters the first block and, behind the last, once it is
-normed: an RMS norm without gain gives x Q for x Q.
+With the gain g of its norm folded in, what reads the stream becomes Q diag(g) W, and what writes to it W Q; the norm is
+left a gain that does nothing, so that of x Q it gives what it gives of x, times Q. The stream is multiplied by Q where
+it enters the first block, and back behind the last one.
 """
 
 from __future__ import annotations
