@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from foldrank.digests import cast
-from foldrank.edits.rotate import Rotate
+from foldrank.edits.rotate_stream import RotateStream
 from foldrank.graph.linear.weights import Array, lazily, read
 
 _Change = Callable[[Array], None]
@@ -30,7 +30,7 @@ class Turn:
     signs: Array
 
     @classmethod
-    def of(cls, edit: Rotate) -> Turn:
+    def of(cls, edit: RotateStream) -> Turn:
         """With the edit's signs."""
         bits = np.unpackbits(np.frombuffer(bytes.fromhex(edit.signs), np.uint8))
         return cls(1.0 - 2.0 * bits[: edit.width])

@@ -15,7 +15,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass as settings_dataclass
 
 from foldrank.edits.base import BRANCHES, Branch, Phase
-from foldrank.edits.rotate import Rotate
+from foldrank.edits.rotate_stream import RotateStream
 from foldrank.plans.method import Method, Result, Task
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.simulate import apply_edits
@@ -27,9 +27,9 @@ class Settings:
 
 
 def run(task: Task, settings: Settings) -> Result:
-    """Rotate the model. Raises SourceError where its norms do not let it be."""
+    """RotateStream the model. Raises SourceError where its norms do not let it be."""
     width = len(task.decoder.table)
-    edit = Rotate(width, random_signs(width, task.seed), *(_having(task.decoder, branch) for branch in BRANCHES))
+    edit = RotateStream(width, random_signs(width, task.seed), *(_having(task.decoder, branch) for branch in BRANCHES))
     return Result(apply_edits([edit], task.decoder, {}), (edit,), kept=1.0)
 
 

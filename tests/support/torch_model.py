@@ -22,7 +22,7 @@ from foldrank.edits.drop_branch import DropBranch
 from foldrank.edits.fold_blocks import FoldBlocks
 from foldrank.edits.low_rank import LowRank
 from foldrank.edits.replace_weight import ReplaceWeight
-from foldrank.edits.rotate import Rotate
+from foldrank.edits.rotate_stream import RotateStream
 from foldrank.edits.slice_mlp import Channels, SliceMlp
 from foldrank.edits.storage import StorageEdit
 from foldrank.graph.invariants import check_file
@@ -153,7 +153,7 @@ class Model:
         gone = {(edit.block, edit.branch) for edit in self.edits if isinstance(edit, DropBranch)}
         held = [tuple(b for b in range(len(self.original)) if b not in self.gone and (b, branch) not in gone)
                 for branch in ("attention", "mlp")]
-        self.edits.append(Rotate(width, signs, *held))
+        self.edits.append(RotateStream(width, signs, *held))
         return self
 
     def low_rank(self, site: str, rank: int) -> Model:

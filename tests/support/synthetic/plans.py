@@ -14,7 +14,7 @@ from foldrank.edits.quantize_embedding import QuantizeEmbedding
 from foldrank.edits.quantize_head import QuantizeHead
 from foldrank.edits.quantize_weight import QuantizeWeight
 from foldrank.edits.replace_weight import ReplaceWeight
-from foldrank.edits.rotate import Rotate
+from foldrank.edits.rotate_stream import RotateStream
 from foldrank.edits.share_weights import ShareWeights
 from foldrank.edits.slice_mlp import Channels, SliceMlp
 from foldrank.edits.storage import FewBits, Numbers
@@ -33,7 +33,7 @@ class PlanMaker:
         self.drops: list[DropBranch] = []
         self.slices: list[SliceMlp] = []
         self.biases: list[AddBias] = []
-        self.rotations: list[Rotate] = []
+        self.rotations: list[RotateStream] = []
         self.turn: np.ndarray | None = None
         self.edits: list[LowRank | ReplaceWeight] = []
         self.shares: list[ShareWeights] = []
@@ -114,7 +114,7 @@ class PlanMaker:
         bits = "".join("1" if sign < 0 else "0" for sign in signs) + "0" * (-n % 8)
         held = [number for number in range(len(self.blocks)) if number not in gone]
         branches = [tuple(b for b in held if last in self.blocks[b]) for last in ("o", "down")]
-        self.rotations.append(Rotate(n, f"{int(bits, 2):0{len(bits) // 4}x}", *branches))
+        self.rotations.append(RotateStream(n, f"{int(bits, 2):0{len(bits) // 4}x}", *branches))
         self.turn, stored = q, self.decoder.shape.stored
         for number in held:
             block, changed = self.blocks[number], dict[str, np.ndarray]()

@@ -1,4 +1,4 @@
-"""Rotate the residual stream: weights with their norms' gains in another basis, then a product at either end.
+"""RotateStream the residual stream: weights with their norms' gains in another basis, then a product at either end.
 
     embedding ── x ── block 0 … ── norm(g) ── head
     embedding ── x ── MatMul(Q) ── block 0 … ── norm(1) ── MatMul(Q) ── Mul(g) ── head
@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from foldrank.digests import WeightDigest
 from foldrank.edits.base import BRANCHES, LAST, Branch, Part
-from foldrank.edits.rotate import Rotate
+from foldrank.edits.rotate_stream import RotateStream
 from foldrank.errors import PassRefused
 from foldrank.graph.dataflow.membership import stream
 from foldrank.graph.linear.gains import Gain
@@ -32,7 +32,7 @@ from foldrank.passes.proof import prove, source_digests
 from foldrank.passes.turning import Turn
 
 
-def passes(edits: tuple[Rotate, ...], work: Work) -> Iterator[tuple[Stage, GraphPass]]:
+def passes(edits: tuple[RotateStream, ...], work: Work) -> Iterator[tuple[Stage, GraphPass]]:
     """Weights; the ends of the stream once blocks have left."""
     for edit in edits:
         yield Stage.CONTENT, RotateWeights(edit, work.source, work.weights, work.edited)
@@ -54,7 +54,7 @@ class RotateWeights(GraphPass):
     """Q diag(g) W in the place of W where the stream is read, W Q where it is written to, and a gain that does nothing.
     `weights`: digests of the source's matrices by site, for those that no earlier edit wrote (`edited`)."""
 
-    rotation: Rotate
+    rotation: RotateStream
     source: str
     weights: Mapping[str, WeightDigest]
     edited: frozenset[Part] = frozenset()
@@ -126,7 +126,7 @@ class RotateWeights(GraphPass):
 class RotateEnds(GraphPass):
     """Turn what enters the first block, and back what the final norm gives before its gain."""
 
-    rotation: Rotate
+    rotation: RotateStream
     name: ClassVar[str] = "rotate_ends"
     effect: ClassVar[Effect] = Effect.ROUNDING
 
@@ -183,7 +183,7 @@ class RotateEnds(GraphPass):
         return node.outputs[0]
 
 
-def _misfits(edit: Rotate, decoder: Decoder) -> Iterator[str]:
+def _misfits(edit: RotateStream, decoder: Decoder) -> Iterator[str]:
     """Why the ends cannot be turned; what leaves the graph first does not change them."""
     ends = ends_of(decoder)
     if not isinstance(ends, Ends):

@@ -1,4 +1,4 @@
-"""rotate in PyTorch: Q as a matrix; norms without gains, Linears with those in them, products before and behind."""
+"""rotate_stream in PyTorch: Q as a matrix; norms without gains, Linears with those in them, products before and behind."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from foldrank.edits.rotate import Rotate
+from foldrank.edits.rotate_stream import RotateStream
 from foldrank.errors import PlanMismatch
 from foldrank.plans.reference.model import Layer, Model
 
@@ -18,7 +18,7 @@ _NORMS = {"attention": "input_layernorm", "mlp": "post_attention_layernorm"}
 _BEHIND = ("pre_feedforward_layernorm", "post_feedforward_layernorm")
 
 
-def edit(rotation: Rotate, model: Model) -> None:
+def edit(rotation: RotateStream, model: Model) -> None:
     """Gains become nothing, in the norm's own terms."""
     matrix = _matrix(rotation)
     for number in rotation.attention:
@@ -28,7 +28,7 @@ def edit(rotation: Rotate, model: Model) -> None:
     model.turn(matrix)
 
 
-def _matrix(rotation: Rotate) -> torch.Tensor:
+def _matrix(rotation: RotateStream) -> torch.Tensor:
     """Q [C, C], float64, entry by entry as its definition says."""
     n = rotation.width
     written = f"{int(rotation.signs, 16):0{4 * len(rotation.signs)}b}"
@@ -38,7 +38,7 @@ def _matrix(rotation: Rotate) -> torch.Tensor:
     return torch.from_numpy((np.cos(angles) + np.sin(angles)) / math.sqrt(n) * np.outer(signs, signs))
 
 
-def _turn(rotation: Rotate, layer: Layer, branch: str, matrix: torch.Tensor) -> None:
+def _turn(rotation: RotateStream, layer: Layer, branch: str, matrix: torch.Tensor) -> None:
     norm: Any = getattr(layer.module, _NORMS[branch], None)
     around = [name for name in _BEHIND if hasattr(layer.module, name)]
     if norm is None or around or getattr(norm, "bias", None) is not None or len(norm.weight) != rotation.width:

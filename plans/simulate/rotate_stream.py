@@ -1,4 +1,4 @@
-"""rotate for the planner: gains folded into what reads the stream, every block turned, embedding and final norm not."""
+"""rotate_stream for the planner: gains folded into what reads the stream, and all blocks turned; its ends are not."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from foldrank.edits.base import BRANCHES, LAST, Branch
-from foldrank.edits.rotate import Rotate
+from foldrank.edits.rotate_stream import RotateStream
 from foldrank.errors import SourceError
 from foldrank.plans.models.block import Block, widened
 from foldrank.plans.models.decoder import Decoder
@@ -21,7 +21,7 @@ BEFORE: Mapping[str, Branch] = {"input_layernorm": "attention", "post_attention_
 _WAY_OUT = "plan this model without rotate"
 
 
-def simulated(edit: Rotate, decoder: Decoder, arrays: Mapping[str, np.ndarray]) -> Decoder:
+def simulated(edit: RotateStream, decoder: Decoder, arrays: Mapping[str, np.ndarray]) -> Decoder:
     """The decoder with its stream rotated. Raises SourceError where its blocks are not of a kind that can be."""
     turn = Turn.of(edit, decoder.device)
     branches: dict[int, list[Branch]] = {}
@@ -39,7 +39,7 @@ class Turn:
     signs_C: Tensor
 
     @classmethod
-    def of(cls, edit: Rotate, device: torch.device) -> Turn:
+    def of(cls, edit: RotateStream, device: torch.device) -> Turn:
         """With the edit's signs, float64."""
         bits = np.unpackbits(np.frombuffer(bytes.fromhex(edit.signs), np.uint8))[: edit.width]
         return cls(torch.from_numpy(1.0 - 2.0 * bits).to(device))

@@ -1,4 +1,4 @@
-"""rotate: the residual stream is turned by an orthogonal matrix between embedding and final norm; logits stay.
+"""rotate_stream: the residual stream is turned by an orthogonal matrix between embedding and final norm; logits stay.
 
 With the gain g of its norm folded in, what reads the stream becomes Q diag(g) W, and what writes to it W Q; the norm is
 left a gain that does nothing, so that of x Q it gives what it gives of x, times Q. The stream is multiplied by Q where
@@ -18,7 +18,7 @@ from foldrank.edits.base import BRANCHES, LAST, STRICT, Branch, Edit, Phase, Tab
 
 
 @dataclass(frozen=True, config=STRICT)
-class Rotate(Edit):
+class RotateStream(Edit):
     """The stream of `width` channels is turned by Q = D H D, which is symmetric and its own inverse.
 
     H is the discrete Hartley transform, H[j, k] = (cos t + sin t) / sqrt(width) with t = 2 pi j k / width. D is
@@ -30,7 +30,7 @@ class Rotate(Edit):
     signs: str
     attention: tuple[int, ...]
     mlp: tuple[int, ...]
-    kind: Literal["rotate"] = "rotate"
+    kind: Literal["rotate_stream"] = "rotate_stream"
     phase: ClassVar[Phase] = Phase.ROTATION
     listed: ClassVar[str] = "rotations"
     counted: ClassVar[str] = "rotations"
@@ -83,7 +83,7 @@ class Rotate(Edit):
         return replace(anatomy, blocks=blocks, rotated=self.width)
 
     @classmethod
-    def unsaid(cls, edits: Sequence[Rotate], blocks: int) -> str:
+    def unsaid(cls, edits: Sequence[RotateStream], blocks: int) -> str:
         """The two products."""
         return "a rotation of the residual stream"
 
@@ -100,7 +100,7 @@ class Rotate(Edit):
         return {"stream rotated with signs": self.signs}
 
     @classmethod
-    def table(cls, edits: Sequence[Rotate]) -> Table:
+    def table(cls, edits: Sequence[RotateStream]) -> Table:
         """A row."""
         return Table("rotation of the stream", ("channels", "attentions", "MLPs"), [
             (e.width, len(e.attention), len(e.mlp)) for e in edits])
