@@ -1,4 +1,4 @@
-"""rotate_stream in PyTorch: Q as a matrix; norms without gains, Linears with those in them, products before and behind."""
+"""rotate_stream in PyTorch: Q as a matrix, gains folded into Linears, a product before the blocks and one behind."""
 
 from __future__ import annotations
 
