@@ -1,4 +1,4 @@
-"""RotateStream the residual stream: weights with their norms' gains in another basis, then a product at either end.
+"""Rotate the residual stream: weights with their norms' gains in another basis, then a product at either end.
 
     embedding ── x ── block 0 … ── norm(g) ── head
     embedding ── x ── MatMul(Q) ── block 0 … ── norm(1) ── MatMul(Q) ── Mul(g) ── head
@@ -30,6 +30,9 @@ from foldrank.graph.view.residual import Ends, ends_of, gain_of, obstacles
 from foldrank.passes.base import Change, Effect, GraphPass, Receipt, Stage, Work
 from foldrank.passes.proof import prove, source_digests
 from foldrank.passes.turning import Turn
+
+_Matrices = dict[ir.DataType, ir.Value]
+"""Q, as each type in which the stream is multiplied."""
 
 
 def passes(edits: tuple[RotateStream, ...], work: Work) -> Iterator[tuple[Stage, GraphPass]]:
@@ -138,7 +141,8 @@ class RotateEnds(GraphPass):
             raise PassRefused(self.name, [ends], "plan again without rotate")
         inside = {node for block in decoder.blocks for node in block.nodes}
         reading = [use for use in ends.entering.uses() if use.node in inside]
-        turned = self._product(graph, "enter", ends.entering, _of_cache(decoder))
+        matrices: _Matrices = {}
+        turned = self._product(graph, "enter", ends.entering, _of_cache(decoder), matrices)
         for use in reading:
             use.node.replace_input_with(use.idx, turned)
         final = ends.final
@@ -146,22 +150,21 @@ class RotateEnds(GraphPass):
             slot = 1 - final.slot
             normed = final.node.inputs[slot]
             assert normed is not None
-            back = self._product(graph, "leave", normed, tensor_at(final.place).dtype)
+            back = self._product(graph, "leave", normed, tensor_at(final.place).dtype, matrices)
             final.node.replace_input_with(slot, back)
         else:
-            self._behind(graph, final)
-        size = sum(value.const_value.nbytes for name, value in graph.initializers.items()
-                   if name.startswith(f"{ROTATION}.") and value.const_value is not None)
+            self._behind(graph, final, matrices)
+        size = sum(dtype.itemsize * self.rotation.width**2 for dtype in matrices)
         change = Change("the stream", 0, size, "turned before the blocks and back behind")
         return Receipt(self.name, self.effect, (change,))
 
-    def _behind(self, graph: ir.Graph, final: Gain) -> None:
+    def _behind(self, graph: ir.Graph, final: Gain, matrices: _Matrices) -> None:
         """Of a norm that is one operator: its gain comes after the product."""
         node, normed = final.node, final.node.outputs[0]
         name, gain = str(initializer_at(final.place).name), tensor_at(final.place)
         set_initializer(graph, *final.place, _constant(final))
         readers = list(normed.uses())
-        back = self._product(graph, "leave", normed, gain.dtype)
+        back = self._product(graph, "leave", normed, gain.dtype, matrices)
         product = back.producer()
         assert product is not None
         whole = _node("Mul", "gain", [back, add_initializer(graph, f"{name}.behind", gain)], {MADE_BY: self.name}, back)
@@ -170,12 +173,14 @@ class RotateEnds(GraphPass):
             use.node.replace_input_with(use.idx, whole.outputs[0])
         node.metadata_props[MADE_BY] = self.name
 
-    def _product(self, graph: ir.Graph, where: str, value: ir.Value, dtype: ir.DataType) -> ir.Value:
+    def _product(
+        self, graph: ir.Graph, where: str, value: ir.Value, dtype: ir.DataType, matrices: _Matrices
+    ) -> ir.Value:
         """The value times Q, made right behind it. `dtype`: where the graph does not tell that of the value."""
         dtype = value.dtype or dtype
-        name = f"{ROTATION}.{dtype.name.lower()}"
-        matrix = graph.initializers.get(name) or add_initializer(graph, name, Turn.of(self.rotation).matrix(dtype))
-        node = _node("MatMul", where, [value, matrix], {MADE_BY: self.name, PART: ROTATION}, value)
+        if dtype not in matrices:
+            matrices[dtype] = add_initializer(graph, f"{ROTATION}.matrix", Turn.of(self.rotation).matrix(dtype))
+        node = _node("MatMul", where, [value, matrices[dtype]], {MADE_BY: self.name, PART: ROTATION}, value)
         node.outputs[0].type = ir.TensorType(dtype)
         maker = value.producer()
         assert maker is not None

@@ -60,8 +60,8 @@ def gain_behind(value: ir.Value | None) -> Gain | None:
     if node is None or node.op_type not in ("Mul", *NORMS):
         return None
     if node.op_type in NORMS:
-        place: Place | None = (node, NORMS[node.op_type][0])
-        return gain_at(place) if place in norm_parameters([node]) else None
+        parameter = node, NORMS[node.op_type][0]
+        return gain_at(parameter) if parameter in norm_parameters([node]) else None
     places = (_first_reader((node, slot)) for slot in range(len(node.inputs)))
     return next((gain_at(place) for place in places
                  if place is not None and place in norm_parameters([place[0]])), None)

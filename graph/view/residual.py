@@ -71,6 +71,7 @@ def obstacles(graph: ir.Graph, block: Block, branch: Branch, last: Linear, flowi
 
 
 def _multiplies(node: ir.Node) -> bool:
-    """Whether it multiplies by one number."""
-    numbers = [ir.convenience.get_const_tensor(value) for value in node.inputs if value is not None]
-    return node.op_type in ("Mul", "Div") and any(tensor is not None and tensor.size == 1 for tensor in numbers)
+    """Whether it multiplies by one number, or divides by it."""
+    factors = {"Mul": node.inputs[:2], "Div": node.inputs[1:2]}.get(node.op_type, ())
+    numbers = [ir.convenience.get_const_tensor(value) for value in factors if value is not None]
+    return any(tensor is not None and tensor.size == 1 for tensor in numbers)

@@ -27,9 +27,10 @@ class Settings:
 
 
 def run(task: Task, settings: Settings) -> Result:
-    """RotateStream the model. Raises SourceError where its norms do not let it be."""
+    """Rotate the model. Raises SourceError where its norms do not let it be."""
     width = len(task.decoder.table)
-    edit = RotateStream(width, random_signs(width, task.seed), *(_having(task.decoder, branch) for branch in BRANCHES))
+    attention, mlp = (_having(task.decoder, branch) for branch in BRANCHES)
+    edit = RotateStream(width, random_signs(width, task.seed), attention, mlp)
     return Result(apply_edits([edit], task.decoder, {}), (edit,), kept=1.0)
 
 

@@ -20,6 +20,8 @@ _BEHIND = ("pre_feedforward_layernorm", "post_feedforward_layernorm")
 
 def edit(rotation: RotateStream, model: Model) -> None:
     """Gains become nothing, in the norm's own terms."""
+    if (width := model.table.embedding_dim) != rotation.width:
+        raise PlanMismatch("the stream", f"has {width} channels, the plan turns {rotation.width}", "plan again")
     matrix = _matrix(rotation)
     for number in rotation.attention:
         _turn(rotation, model.layers[number], "attention", matrix)
@@ -41,8 +43,8 @@ def _matrix(rotation: RotateStream) -> torch.Tensor:
 def _turn(rotation: RotateStream, layer: Layer, branch: str, matrix: torch.Tensor) -> None:
     norm: Any = getattr(layer.module, _NORMS[branch], None)
     around = [name for name in _BEHIND if hasattr(layer.module, name)]
-    if norm is None or around or getattr(norm, "bias", None) is not None or len(norm.weight) != rotation.width:
-        what = f"has no RMS norm of {rotation.width} channels before its {branch} alone"
+    if norm is None or around or getattr(norm, "bias", None) is not None or "RMS" not in type(norm).__name__:
+        what = f"has no RMS norm before its {branch} alone"
         raise PlanMismatch(type(layer.module).__name__, what, "plan again")
     nothing = _nothing(norm)
     gain = norm.weight.double() - nothing + 1
