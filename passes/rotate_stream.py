@@ -154,7 +154,7 @@ class RotateEnds(GraphPass):
             final.node.replace_input_with(slot, back)
         else:
             self._behind(graph, final, matrices)
-        size = sum(dtype.itemsize * self.rotation.width**2 for dtype in matrices)
+        size = sum(matrix.const_value.nbytes for matrix in matrices.values() if matrix.const_value is not None)
         change = Change("the stream", 0, size, "turned before the blocks and back behind")
         return Receipt(self.name, self.effect, (change,))
 

@@ -116,7 +116,9 @@ def test_the_matrix_is_what_the_edit_says(tmp_path: Path) -> None:
     decoder = random_decoder(Shape(width=4, heads=2, kv_heads=1, blocks=2), seed=1)
     maker = PlanMaker(decoder, "0" * 64)
     maker.rotations.append(RotateStream(4, "40", (0, 1), (0, 1)))
-    model, _ = transform(load_model(Written(decoder, "genai").write(tmp_path)), maker.plan())
+    model, receipts = transform(load_model(Written(decoder, "genai").write(tmp_path)), maker.plan())
+    rows = [row for receipt in receipts for row in receipt.rows() if row.where == "the stream"]
+    assert [(row.bytes_before, row.bytes_after) for row in rows] == [(0, 4 * 4 * 4)]
     products = [node for node in model.graph if node.name.startswith("/rotation/") and node.op_type == "MatMul"]
     assert len(products) == 2
     (matrix,) = {node.inputs[1] for node in products}
