@@ -40,6 +40,7 @@ from foldrank.plans.models.decoder import load_decoder
 from foldrank.plans.simulate import apply_edits
 from foldrank.runtime.quantizer import quantize
 from foldrank.sites import Site
+from foldrank.verbs.inspect import inspect
 
 DIGEST = WeightDigest("0" * 64, "0" * 64, "0" * 64)
 ALL = tuple(range(4))
@@ -148,7 +149,7 @@ def test_whoever_wrote_a_graph_it_computes_the_same_logits(
     graph = made(Written(decoder, style), maker, tmp_path_factory.mktemp("law"))
     for steps in ((15,), (6, 1, 8)):
         assert worst(run_onnx(graph, IDS, steps), decoder.logits(IDS)) < 1e-5
-    assert anatomy_of(graph).rotated == shape.width
+    assert anatomy_of(graph).rotated == inspect(graph)["rotated"] == shape.width
 
 
 @pytest.mark.parametrize(("style", "form"), [
