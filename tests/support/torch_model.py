@@ -144,7 +144,7 @@ class Model:
         """Whether blocks have an RMS norm before each branch and no other."""
         norms = {name: type(module).__name__ for name, module in self.layers[0].named_children() if "norm" in name}
         return norms.keys() == {"input_layernorm", "post_attention_layernorm"} and all(
-            "RMSNorm" in name for name in norms.values()) and "Olmo" not in type(self.model).__name__
+            "RMSNorm" in name for name in norms.values())
 
     def rotate(self, signs: str = "") -> Model:
         """The stream is turned and logits stay, so nothing is done here. No edit of weights may follow."""
