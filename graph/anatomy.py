@@ -19,6 +19,7 @@ from foldrank.graph.linear.matrices import Dequantized, dequantized_weight, few_
 from foldrank.graph.linear.tables import table_of
 from foldrank.graph.safe.load import load_model
 from foldrank.graph.view.blocks import Block, role_widths
+from foldrank.graph.view.branches import reached
 from foldrank.graph.view.decoder import Decoder
 from foldrank.graph.view.skip_norms import read_apart
 from foldrank.sites import ROLES, Site
@@ -33,7 +34,23 @@ def read_anatomy(decoder: Decoder) -> Anatomy:
     """What the decoder is made of. Matrices that cannot be read (other storage) are named alone."""
     geometry = decoder.heads, decoder.kv_heads, decoder.head_size
     blocks = tuple(_block(block, geometry) for block in decoder.blocks)
-    return Anatomy(blocks, _head(decoder.head), decoder.tied, *geometry, _table(decoder.lookups))
+    return Anatomy(blocks, _head(decoder.head), decoder.tied, *geometry, _table(decoder.lookups), _rotated(decoder))
+
+
+def _rotated(decoder: Decoder) -> int | str | None:
+    """The width of what turns the stream; in words, unless one product stands before the first block, and one more
+    behind the last."""
+    if not decoder.rotations:
+        return None
+    behind = reached(decoder.boundaries[-1], None)
+    inside = {node for block in decoder.blocks for node in block.nodes}
+    first, last = decoder.rotations[0], decoder.rotations[-1]
+    placed = len(decoder.rotations) == 2 and any(value in decoder.boundaries[0] for value in first.outputs)
+    widths = {matrix.shape for node in decoder.rotations if (matrix := stored_matrix(node)) is not None}
+    shape = widths.pop() if len(widths) == 1 else (0, 1)
+    if not placed or last not in behind or inside & set(decoder.rotations) or shape[0] != shape[1]:
+        return f"multiplied by {', '.join(str(node.name) for node in decoder.rotations)}"
+    return shape[0]
 
 
 def _block(block: Block, geometry: tuple[int, int, int]) -> BlockAnatomy:

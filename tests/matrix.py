@@ -63,6 +63,8 @@ def plans(model: Model) -> Iterator[tuple[str, Edit]]:
     yield "width", lambda m: [m.narrow(i, channels, down=i == 0, bias=i != 1) for i, channels in _channels(m)]
     drops = ((0, "attention"), (1, "mlp"), (3, "attention"), (3, "mlp"), (last - 1, "attention"))
     yield "branches dropped", lambda m: [m.drop(*drop) for drop in drops]
+    if model.rotates:
+        yield "rotated", lambda m: m.rotate()
     fold = _fold((2, 3))
     yield "all kinds", lambda m: [
         fold(m), m.drop(0, "attention"), m.drop(last - 1, "mlp"),

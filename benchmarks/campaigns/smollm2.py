@@ -5,7 +5,8 @@
     python benchmarks/campaigns/smollm2.py smollm2 --json benchmarks/results/smollm2.json --calibration-tokens 24576 \
         --methods auto:keep=0.9 quantize:bits=4 "auto:keep=0.8 + recover 15 sliced"
 
-A method with `+ recover MINUTES KIND` behind it is its plan trained by distillation for so long, on this machine.
+Methods that follow each other make one row, `rotate + quantize:bits=4`. With `+ recover MINUTES KIND` behind it is the
+plan trained by distillation for so long, on this machine.
 Calibration is drawn from foldrank's calibration text, perplexity is taken on its validation text, of other documents.
 Rows that the JSON file holds for the same text and versions are not made again; each is written as it comes.
 """
@@ -16,6 +17,7 @@ import argparse
 import json
 import resource
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,11 +30,10 @@ from foldrank.benchmarks.environment import environment
 from foldrank.edits.base import EMBEDDING, HEAD, Part
 from foldrank.edits.storage import FewBits, StorageEdit
 from foldrank.model.checkpoint import Checkpoint
-from foldrank.plans.compose import Run, calibration_windows, plan_of
+from foldrank.plans.compose import Run, calibration_windows, parse_all, plan_of
 from foldrank.plans.depth.branches import places
 from foldrank.plans.method import Result, Task
 from foldrank.plans.models.decoder import Decoder, load_decoder
-from foldrank.plans.request import Request, parse
 from foldrank.plans.shelf import MemoryShelf
 from foldrank.plans.simulate import apply_edits
 from foldrank.plans.solver.costs import stored_bytes
@@ -49,7 +50,7 @@ METHODS = (
     "llm_drop:keep=0.95", "finercut:keep=0.95",
 )
 
-RECOVER = " + recover "
+AND, RECOVER = " + ", " + recover "
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ class Campaign:
     task: Task
     held_out: np.ndarray
     dense: float
-    last: dict[str, Result] = field(default_factory=dict)
-    """What the method of the last row gave: the next may be its recovery."""
+    last: dict[str, tuple[Run, ...]] = field(default_factory=dict)
+    """What the methods of the last row gave: the next may be their recovery."""
 
     @classmethod
     def of(cls, folder: Path, calibration: int, held_out: int, seed: int = 0) -> Campaign:
@@ -79,20 +80,26 @@ class Campaign:
         """What a method makes of the model."""
         if RECOVER in method:
             return self._recovered(method)
-        request, wall, cpu = parse(method), time.perf_counter(), time.process_time()
-        result = self._planned(request)
+        wall, cpu = time.perf_counter(), time.process_time()
+        runs = self._runs(method)
         spent = {"planning_s": time.perf_counter() - wall, "planning_cpu_s": time.process_time() - cpu}
         self.last.clear()
-        self.last[method] = result
+        self.last[method], result = runs, together(runs)
         return {"method": method, "keep": round(result.kept, 4),
                 "perplexity_over_dense": self._over_dense(result.decoder),
                 "bytes": stored(result, self.task.decoder), "peak_rss_bytes": peak_rss(),
                 "predicted": {name: value for name, value in result.predicted.items() if name.endswith("nats")},
                 **{name: round(seconds) for name, seconds in spent.items()}, **_left(result.decoder, self.task.decoder)}
 
-    def _planned(self, request: Request) -> Result:
-        """On a shelf of its own: methods name what they find alike, and find other things."""
-        return request.method.run(replace(self.task, shelf=MemoryShelf()), request.settings)
+    def _runs(self, method: str) -> tuple[Run, ...]:
+        """Of each method on what the one before left. Every one has a shelf of its own: methods name what they find
+        alike, and find other things."""
+        task, runs = self.task, list[Run]()
+        for request in parse_all(method.split(AND)):
+            task = replace(task, shelf=MemoryShelf())
+            runs.append(Run(request, request.method.run(task, request.settings)))
+            task = replace(task, decoder=runs[-1].result.decoder)
+        return tuple(runs)
 
     def _over_dense(self, decoder: Decoder) -> float:
         return round(perplexity(decoder, self.held_out) / self.dense, 4)
@@ -101,9 +108,8 @@ class Campaign:
         """The plan of a method trained for so many minutes."""
         method, told = row.split(RECOVER)
         minutes, kind = told.split()
-        request, source = parse(method), self.task.decoder
-        result = self.last.get(method) or self._planned(request)
-        plan = plan_of(self.checkpoint, source, self.windows, [Run(request, result)])
+        source, runs = self.task.decoder, self.last.get(method) or self._runs(method)
+        result, plan = together(runs), plan_of(self.checkpoint, source, self.windows, runs)
         asked = Recovery(kind, minutes=float(minutes))  # type: ignore[arg-type]
         ids, wall, cpu = recovery_windows(self.checkpoint, asked, 0).ids, time.perf_counter(), time.process_time()
         training = asked.training(plan, source.family.roles)
@@ -117,11 +123,18 @@ class Campaign:
                 **{name: round(seconds) for name, seconds in spent.items()}}
 
 
+def together(runs: Sequence[Run]) -> Result:
+    """What several methods come to."""
+    results = [run.result for run in runs]
+    return replace(results[-1], edits=tuple(edit for result in results for edit in result.edits),
+                   kept=float(np.prod([result.kept for result in results])))
+
+
 def stored(result: Result, dense: Decoder) -> int:
     """Bytes of all weights, floats in fp32."""
     few: dict[Part, FewBits] = {part: edit.storage for edit in result.edits if isinstance(edit, StorageEdit)
                                 for part in edit.touch.writes}
-    whole, floats = 0, dense.other_parameters
+    whole, floats = 0, result.decoder.other_parameters
 
     def of(shape: tuple[int, ...], part: Part) -> int:
         size = (shape[0], shape[1])

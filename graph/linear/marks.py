@@ -19,6 +19,9 @@ BLOCK = "foldrank.block"
 ROLES = "foldrank.roles"
 """Roles of a linear, in storage order, joined by commas, in a graph whose names do not tell them."""
 
+ROTATION = "rotation"
+"""The part of a MatMul that turns the stream, before the first block or behind the last."""
+
 BESIDE = "beside"
 """The part of an Add of a pair beside a linear; those of the pair's own nodes begin with it."""
 

@@ -22,7 +22,7 @@ from foldrank.graph.dialects import DIALECTS, Dialect, unnamed
 from foldrank.graph.dialects.modules import mixes_experts
 from foldrank.graph.linear.head import head_of, lookups, root
 from foldrank.graph.linear.linears import Linear, Pair
-from foldrank.graph.linear.marks import block_of
+from foldrank.graph.linear.marks import PART, ROTATION, block_of
 from foldrank.graph.linear.matrices import few_bits, stored_as
 from foldrank.graph.linear.tables import table_of
 from foldrank.graph.view.blocks import Block, branches_in, read_block
@@ -48,6 +48,8 @@ class Decoder:
     """What reads rows of the table of words."""
     tied: bool
     parameters: int
+    rotations: tuple[ir.Node, ...] = ()
+    """What turns the stream, in the order of the graph."""
 
     @cached_property
     def by_number(self) -> dict[int, Block]:
@@ -105,6 +107,7 @@ def read_decoder(model: ir.Model) -> Decoder:
     return Decoder(
         dialect.name, blocks, boundaries, whole, heads, kv_heads, head_size, head_of(model.graph),
         tuple(lookups(model.graph)), _tied(model.graph), _count(model, dialect),
+        tuple(node for node in model.graph if node.metadata_props.get(PART) == ROTATION),
     )
 
 

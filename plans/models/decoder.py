@@ -39,6 +39,7 @@ class Decoder:
     _arguments: dict[int, tuple[Arguments, ...]]
     _head: Tensor | None = None
     _table: Tensor | None = None
+    _rotation: Tensor | None = None
 
     @classmethod
     def of(cls, model: Any) -> Decoder:
@@ -76,8 +77,9 @@ class Decoder:
 
     @property
     def other_parameters(self) -> int:
-        """Numbers outside the blocks; a tied embedding counts once."""
-        return sum(parameter.numel() for parameter in self.around)
+        """Numbers outside the blocks; a tied embedding counts once, and so does what turns the stream."""
+        turning = 0 if self._rotation is None else self._rotation.numel()
+        return turning + sum(parameter.numel() for parameter in self.around)
 
     @property
     def around(self) -> list[nn.Parameter]:
@@ -93,7 +95,8 @@ class Decoder:
     def embed(self, ids_NT: np.ndarray) -> Tensor:
         """Input of the first block [N, T, C]."""
         with _other_table(self.model, self._table):
-            return first_input(self.model, self.family.layers, torch.from_numpy(ids_NT).to(self.device))
+            found = first_input(self.model, self.family.layers, torch.from_numpy(ids_NT).to(self.device))
+        return self._turned(found)
 
     def run(self, block: Block, hidden_NTC: Tensor) -> Tensor:
         """Output [N, T, C] of one block, in batches that bound memory."""
@@ -105,12 +108,12 @@ class Decoder:
 
     def norm(self, hidden_NTC: Tensor) -> Tensor:
         """The last hidden state after the final norm."""
-        return last_state(self.model, self.family.layers, hidden_NTC)
+        return last_state(self.model, self.family.layers, self._turned(hidden_NTC))
 
     def logits(self, hidden_NTC: Tensor) -> Tensor:
         """Logits [N, T, V] of the last block's output."""
         with _other_head(self.model, self._head):
-            return logits_of(self.model, self.family.layers, hidden_NTC)
+            return logits_of(self.model, self.family.layers, self._turned(hidden_NTC))
 
     @property
     def head(self) -> Tensor:
@@ -134,6 +137,20 @@ class Decoder:
     def with_table(self, table_CV: Tensor) -> Decoder:
         """The same model with another table of words [width, words]; a head tied to it stays."""
         return replace(self, _table=table_CV)
+
+    @property
+    def rotated(self) -> bool:
+        """Whether the stream between embedding and final norm is turned."""
+        return self._rotation is not None
+
+    def with_rotation(self, matrix_CC: Tensor) -> Decoder:
+        """The same model with its stream multiplied by a matrix, its own inverse, before the first block and behind
+        the last."""
+        return replace(self, _rotation=matrix_CC)
+
+    def _turned(self, hidden_NTC: Tensor) -> Tensor:
+        """To what the blocks know, or back."""
+        return hidden_NTC if self._rotation is None else hidden_NTC @ self._rotation.to(hidden_NTC.dtype)
 
     def forward(self, ids_NT: np.ndarray) -> Tensor:
         """Output of the last block [N, T, C], before the final norm."""

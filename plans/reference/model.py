@@ -24,6 +24,9 @@ from foldrank.sites import ROLES
 Way = tuple[FewBits, Numbers | None]
 """How a weight is stored in few bits, and as which numbers where the plan holds them."""
 
+_FINAL = ("norm", "final_layernorm", "final_layer_norm", "ln_f")
+"""Names of the norm behind the blocks."""
+
 _BY_BLOCK = ("layer_types", "no_rope_layers")
 """Entries of a config that hold one value per block."""
 
@@ -98,6 +101,8 @@ class Model:
     few_bits: dict[int, FewBits] = field(default_factory=dict)
     alike: dict[tuple[int, Way], tuple[torch.Tensor, nn.Parameter]] = field(default_factory=dict)
     """Of weights that several blocks read: as they were, and as they are stored in one way."""
+    turning: list[torch.Tensor] = field(default_factory=list)
+    """What the stream is multiplied by where it enters the blocks, and again where it leaves them."""
 
     @classmethod
     def of(cls, model: Any, arrays: Mapping[str, np.ndarray], stored: torch.dtype) -> Model:
@@ -189,6 +194,7 @@ class Model:
                   for number, layer in sorted(self.layers.items())),
             Matrix(_shape(self.head), few_bits=self.few_bits.get(id(self.head))), self.tied,
             queries, kv_heads(config) or queries, head_size(config) or 0, self.few_bits.get(id(self.table)),
+            next((len(matrix) for matrix in self.turning), None),
         )
 
     def _matrix(self, layer: Layer, role: str) -> Matrix:
@@ -198,6 +204,22 @@ class Model:
         few_bits = ways.pop() if len(ways) == 1 else "mixed"
         stored = None if more else str(id(first.weight))
         return Matrix(shape, first.out_features if more else None, few_bits, layer.beside(role), stored=stored)
+
+    def turn(self, matrix_CC: torch.Tensor) -> None:
+        """Multiply what enters the first block, and what enters the final norm, by a matrix that is its own inverse.
+        Raises PlanMismatch where no final norm is found."""
+        parent, _ = stack(self.whole)
+        final = next((module for name in _FINAL if (module := getattr(parent, name, None)) is not None), None)
+        if final is None:
+            raise PlanMismatch(type(self.whole).__name__, f"has no final norm among {', '.join(_FINAL)}", "plan again")
+
+        def turned(_module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+            hidden, *rest = given
+            return hidden @ matrix_CC.to(hidden), *rest
+
+        for module in (self.layers[min(self.layers)].module, final):
+            module.register_forward_pre_hook(turned)
+        self.turning.append(matrix_CC)
 
     def put_together(self) -> nn.Module:
         """The model with the blocks that are left, numbered for the cache; lists of the config by block follow."""

@@ -65,13 +65,14 @@ class Recovery:
 
 def suited(plan: Plan, roles: Sequence[str]) -> Kind:
     """The kind that trains what the plan changed: its narrower MLPs, else its matrices, else the scales of blocks that
-    are in few bits and as they were otherwise, else everything a little. `roles`: of a block of the source."""
+    are in few bits and as they were otherwise, or rotated, else everything a little. `roles`: of a block of the
+    source."""
     if any(edit.phase is Phase.WIDTHS for edit in plan.edits):
         return "sliced"
     if plan.at_sites:
         return "factors"
-    stored = frozenset[Part]().union(*(edit.touch.writes for edit in plan.edits))
-    alone = all(edit.phase is Phase.STORAGE for edit in plan.edits)
+    stored = frozenset[Part]().union(*(e.touch.writes for e in plan.edits if e.phase is Phase.STORAGE))
+    alone = all(edit.phase in (Phase.ROTATION, Phase.STORAGE) for edit in plan.edits)
     return "scales" if alone and parts_of(range(plan.document.source.blocks), roles) <= stored else "lora"
 
 

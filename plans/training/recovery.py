@@ -91,7 +91,7 @@ def recover(
     """
     if len(ids_NT) < 2:
         raise ValueError(f"recovery needs two windows or more, the text gives {len(ids_NT)}")
-    _check_beside(plan, training.kind)
+    _check_seen(plan, training.kind, training.target)
     held = max(1, min(training.held, len(ids_NT) // 8))
     as_rounded = training.kind in ROUNDED
     stored = Stored.rounded(source, plan) if as_rounded else Stored.of(source, plan, dense=training.kind in DENSE)
@@ -110,11 +110,14 @@ def recover(
     return Recovered(_described(made, training, curve, ids_NT.size, seed, text), curve)
 
 
-def _check_beside(plan: Plan, kind: Kind) -> None:
+def _check_seen(plan: Plan, kind: Kind, target: Target) -> None:
     """Pairs beside what is trained are not seen: those of `quantize` are made anew afterwards, others are not. Nor is
     it seen that blocks share what is trained."""
     if any(edit.phase is Phase.SHARING for edit in plan.edits):
         raise ValueError("recovery does not see that blocks share weights; plan without it, or do not recover")
+    if target != "logits" and any(edit.phase is Phase.ROTATION for edit in plan.edits):
+        raise ValueError(f"recovery towards {target}: features of a rotated stream are none of the dense model's; take "
+                         "logits")
     beside = [edit for edit in plan.edits if isinstance(edit, BesideEdit)]
     if any(edit.factors != names_of(edit.site) for edit in beside):
         raise ValueError("recovery does not see the adapter beside the weights; recover first, then add it")

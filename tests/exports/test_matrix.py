@@ -29,6 +29,8 @@ CELLS = [(family, exporter) for family in TINY for exporter in EXPORTERS]
 RESULTS = json.loads(
     (Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "families.json").read_text(encoding="utf-8")
 )["cells"]
+ROTATED = ("llama", "llama-untied", "mistral", "qwen2", "qwen3", "gemma", "granite", "smollm3", "phi3")
+"""Families with an RMS norm before each branch and none behind: one more plan, which rotates the stream."""
 KNOWN = {(c["family"], c["exporter"]): c for c in RESULTS if c["dtype"] == "fp32"}
 _RNG = random.Random(11)
 SAMPLE = _RNG.sample([c for c in CELLS if c[1] == "genai" and KNOWN.get(c, {}).get("status") == "proved"], 1)
@@ -41,7 +43,7 @@ def same_as_recorded(family: str, exporter: str, folder: Path) -> None:
     assert found["status"] != "failed", found["reason"]
     assert found["status"] == KNOWN[family, exporter]["status"], found
     if found["status"] == "proved":
-        assert len(found["plans"]) == 13
+        assert len(found["plans"]) == 13 + (family in ROTATED)
 
 
 @pytest.mark.slow

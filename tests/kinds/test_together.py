@@ -20,7 +20,7 @@ from foldrank.passes.pipeline import transform
 from foldrank.passes.write import write_model
 from foldrank.runtime.quantizer import quantize
 
-TOLD = ("fold", "drop", "slice", "replace", "low_rank", "share", "quantize", "beside")
+TOLD = ("fold", "drop", "slice", "rotate", "replace", "low_rank", "share", "quantize", "beside")
 """In the order of phases."""
 
 
@@ -32,6 +32,8 @@ def asked(maker: PlanMaker, kinds: tuple[str, ...], form: Form = "nbits") -> Pla
         maker.drop(0, "attention").drop(3, "mlp").drop(2 if "fold" in kinds else 1, "attention")
     if "slice" in kinds:
         maker.slice(2, tuple(range(0, 80, 2)), down=True, bias=True).slice(4, tuple(range(5, 70)))
+    if "rotate" in kinds:
+        maker.rotate(4)
     if "replace" in kinds:
         maker.replace("block.02.up").replace("block.05.o", seed=1)
     if "low_rank" in kinds:

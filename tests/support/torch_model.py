@@ -22,6 +22,7 @@ from foldrank.edits.drop_branch import DropBranch
 from foldrank.edits.fold_blocks import FoldBlocks
 from foldrank.edits.low_rank import LowRank
 from foldrank.edits.replace_weight import ReplaceWeight
+from foldrank.edits.rotate_stream import RotateStream
 from foldrank.edits.slice_mlp import Channels, SliceMlp
 from foldrank.edits.storage import StorageEdit
 from foldrank.graph.invariants import check_file
@@ -136,6 +137,23 @@ class Model:
         last = self.layers[block].get_submodule(paths["o" if branch == "attention" else "down"])
         last.register_forward_hook(lambda _module, _inputs, output: torch.zeros_like(output))
         self.edits.append(DropBranch(block, branch))
+        return self
+
+    @property
+    def rotates(self) -> bool:
+        """Whether blocks have an RMS norm before each branch and no other."""
+        norms = {name: type(module).__name__ for name, module in self.layers[0].named_children() if "norm" in name}
+        return norms.keys() == {"input_layernorm", "post_attention_layernorm"} and all(
+            "RMSNorm" in name for name in norms.values())
+
+    def rotate(self, signs: str = "") -> Model:
+        """The stream is turned and logits stay, so nothing is done here. No edit of weights may follow."""
+        width = self.model.config.hidden_size
+        signs = signs or np.packbits(np.random.default_rng(width).random(width) < 0.5).tobytes().hex()
+        gone = {(edit.block, edit.branch) for edit in self.edits if isinstance(edit, DropBranch)}
+        held = [tuple(b for b in range(len(self.original)) if b not in self.gone and (b, branch) not in gone)
+                for branch in ("attention", "mlp")]
+        self.edits.append(RotateStream(width, signs, *held))
         return self
 
     def low_rank(self, site: str, rank: int) -> Model:

@@ -49,10 +49,11 @@ class Phase(enum.IntEnum):
     BLOCKS = 0
     BRANCHES = 1
     WIDTHS = 2
-    WEIGHTS = 3
-    SHARING = 4
-    STORAGE = 5
-    BESIDE = 6
+    ROTATION = 3
+    WEIGHTS = 4
+    SHARING = 5
+    STORAGE = 6
+    BESIDE = 7
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from foldrank.reporting import figures
 from foldrank.reporting.evidence import Evidence
 from foldrank.reporting.parts import Part, Table, Text, table
 from foldrank.reporting.picture import INK, PAPER, picture
-from foldrank.reporting.weight_bytes import Share, Split, split
+from foldrank.reporting.weight_bytes import ROTATION, Share, Split, split
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,6 +22,7 @@ _COLOURS = {  # Okabe and Ito: told apart by every kind of colour vision; light 
     "embedding": "#7f8790",
     "embedding and head": "#7f8790",
     "head": "#b4bac1",
+    ROTATION: "#cc79a7",
     "KV cache": "#009e73",
 }
 
@@ -102,7 +103,8 @@ def _table(found: Split, *, compressed: bool) -> Table:
     if not compressed:
         return table(("part", "bytes"), "lr", [[share.part, figures.size(share.here)] for share in shares])
     rows: list[list[str]] = [
-        [s.part, figures.size(s.dense), figures.size(s.here), figures.percent(s.here / s.dense)] for s in shares
+        [s.part, figures.size(s.dense), figures.size(s.here), figures.percent(s.here / s.dense) if s.dense else "new"]
+        for s in shares
     ]
     return table(("part", "dense", "this bundle", "left"), "lrrr", [list(row) for row in rows])
 

@@ -18,6 +18,9 @@ from foldrank.reporting import lookup
 from foldrank.reporting.evidence import Evidence
 from foldrank.sites import Site
 
+ROTATION = "rotation"
+"""The part that the matrix which turns the stream is."""
+
 ITEM_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
@@ -80,6 +83,8 @@ def split(evidence: Evidence, context: int = 1024) -> Split | None:
         weights.append(Share("embedding and head", table, words + (0 if here.tied else few)))
     else:
         weights += [Share("embedding", table, words), Share("head", table, few)]
+    if isinstance(here.rotated, int):
+        weights.append(Share(ROTATION, 0, item * here.rotated**2))
     per_block = 2 * item * evidence.cache_shape[0] * evidence.cache_shape[1] * context
     blocks, read = (Share(name, round(sum(count(dense, item).values())), round(sum(count(here, item).values())))
                     for name, count in (("blocks", bytes_by_part), ("blocks, as a token reads them", bytes_read)))

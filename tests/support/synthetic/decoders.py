@@ -71,13 +71,16 @@ class Decoder:
     embedding: np.ndarray
     norm: np.ndarray
     windows: list[int] = field(default_factory=list)
+    turn: np.ndarray | None = None
+    """What the stream is multiplied by before the blocks, and again behind them."""
 
     def logits(self, ids: np.ndarray) -> np.ndarray:
         """Logits [T, vocab] of one sequence, float64 throughout."""
-        x = self.embedding.astype(np.float64)[ids]
+        turn = np.eye(self.shape.width) if self.turn is None else self.turn
+        x = self.embedding.astype(np.float64)[ids] @ turn
         for block in self.blocks:
             x = _block(x, {name: value.astype(np.float64) for name, value in block.items()}, self.shape)
-        return rms(x, self.norm.astype(np.float64)) @ self.head.astype(np.float64)
+        return rms(x @ turn, self.norm.astype(np.float64)) @ self.head.astype(np.float64)
 
 
 def _block(x: np.ndarray, w: dict[str, np.ndarray], s: Shape) -> np.ndarray:

@@ -14,6 +14,7 @@ from foldrank.edits.quantize_embedding import QuantizeEmbedding
 from foldrank.edits.quantize_head import QuantizeHead
 from foldrank.edits.quantize_weight import QuantizeWeight
 from foldrank.edits.replace_weight import ReplaceWeight
+from foldrank.edits.rotate_stream import RotateStream
 from foldrank.edits.share_weights import ShareWeights
 from foldrank.edits.slice_mlp import Channels, SliceMlp
 from foldrank.edits.storage import FewBits, Numbers
@@ -32,6 +33,8 @@ class PlanMaker:
         self.drops: list[DropBranch] = []
         self.slices: list[SliceMlp] = []
         self.biases: list[AddBias] = []
+        self.rotations: list[RotateStream] = []
+        self.turn: np.ndarray | None = None
         self.edits: list[LowRank | ReplaceWeight] = []
         self.shares: list[ShareWeights] = []
         self.stored: list[QuantizeWeight | QuantizeHead | QuantizeEmbedding] = []
@@ -43,7 +46,7 @@ class PlanMaker:
 
     def __repr__(self) -> str:
         slices = [(e.block, str(e.channels), e.down, e.bias) for e in self.slices]
-        edits = [*self.folds, *self.drops, *slices, *self.shares,
+        edits = [*self.folds, *self.drops, *slices, *self.rotations, *self.shares,
                  *((str(e.site), getattr(e, "rank", None)) for e in self.edits),
                  *((str(e.site), "beside", e.rank) for e in self.added)]
         return f"plan({', '.join(map(str, edits))})"
@@ -100,6 +103,28 @@ class PlanMaker:
         self.biases.append(AddBias(parsed, width, f"{site}.bias"))
         self.arrays[f"{site}.bias"] = new
         held[name] = (held.get(name, np.zeros(width, stored)).astype(np.float32) + new).astype(stored)
+        return self
+
+    def rotate(self, seed: int = 0) -> PlanMaker:
+        """The stream turned by a matrix, written down entry by entry; call it behind what comes before."""
+        gone, n = {b for fold in self.folds for b in fold.leaving}, self.decoder.shape.width
+        signs = np.where(np.random.default_rng([seed, n]).random(n) < 0.5, -1.0, 1.0)
+        q = np.array([[signs[j] * signs[k] * (np.cos(t) + np.sin(t)) / np.sqrt(n) for k in range(n)
+                       for t in [2 * np.pi * (j * k % n) / n]] for j in range(n)])
+        bits = "".join("1" if sign < 0 else "0" for sign in signs) + "0" * (-n % 8)
+        held = [number for number in range(len(self.blocks)) if number not in gone]
+        branches = [tuple(b for b in held if last in self.blocks[b]) for last in ("o", "down")]
+        self.rotations.append(RotateStream(n, f"{int(bits, 2):0{len(bits) // 4}x}", *branches))
+        self.turn, stored = q, self.decoder.shape.stored
+        for number in held:
+            block, changed = self.blocks[number], dict[str, np.ndarray]()
+            for role, norm in (("q", 0), ("k", 0), ("v", 0), ("gate", 1), ("up", 1)):
+                if role in block:
+                    changed[role] = q @ np.diag(block[f"norm.{norm}"].astype(np.float64)) @ block[role]
+                    changed[f"norm.{norm}"] = np.ones(n)
+            changed |= {name: block[name].astype(np.float64) @ q
+                        for name in ("o", "down", "bias.o", "bias.down") if name in block}
+            self.blocks[number] = {**block, **{name: array.astype(stored) for name, array in changed.items()}}
         return self
 
     def quantize(self, storage: FewBits) -> PlanMaker:
@@ -239,14 +264,14 @@ class PlanMaker:
 
     def plan(self) -> Plan:
         """The plan."""
-        reading = (*self.folds, *self.drops, *self.biases, *self.shares)
+        reading = (*self.folds, *self.drops, *self.biases, *self.rotations, *self.shares)
         read = {str(part) for edit in reading for part in edit.touch.reads}
         weights = {site: WeightDigest.of(block[role]) for b, block in enumerate(self.decoder.blocks)
                    for role in self.decoder.shape.roles if (site := f"block.{b:02d}.{role}") in read}
         source = Source("tiny", self.config_sha256, "LlamaForCausalLM", self.decoder.shape.blocks, weights)
         document = PlanDocument(source, None, (), {}, {},
-                                (*self.folds, *self.drops, *self.slices, *self.biases, *self.edits, *self.shares,
-                                 *self.stored, *self.added))
+                                (*self.folds, *self.drops, *self.slices, *self.biases, *self.rotations,
+                                 *self.edits, *self.shares, *self.stored, *self.added))
         return Plan(document, self.arrays)
 
     def expected(self) -> Decoder:
@@ -254,7 +279,7 @@ class PlanMaker:
         gone = {b for fold in self.folds for b in fold.leaving}
         d = self.decoder
         blocks = [block for i, block in enumerate(self.blocks) if i not in gone and {"o", "down"} & set(block)]
-        return Decoder(d.shape, blocks, self.head, self.embedding, d.norm)
+        return Decoder(d.shape, blocks, self.head, self.embedding, d.norm, turn=self.turn)
 
 
 def nth(packed: np.ndarray, place: int, bits: int) -> int:

@@ -109,3 +109,16 @@ def test_what_blocks_share_is_stored_once_and_read_by_each(make_bundle: Maker) -
     rows = where_bytes_went(replace(evidence, plan={**evidence.plan, "edits": shared}))[1].rows
     told = [[cell.text for cell in row] for row in rows]
     assert ["blocks, as a token reads them", "18.9 MB", "18.9 MB", "100.0 %"] in told
+
+
+def test_what_turns_the_stream_is_stored_once_and_new(make_bundle: Maker) -> None:
+    evidence = Evidence.read(make_bundle())
+    every = list(range(12))
+    rotated = [{"kind": "rotate_stream", "width": 192, "signs": "0f" * 24, "attention": every, "mlp": every}]
+    turned = replace(evidence, plan={**evidence.plan, "edits": rotated})
+    found = split(turned)
+    assert found is not None
+    assert found.weights[-1] == Share("rotation", 0, 4 * 192 * 192)
+    assert found.here == found.dense + 4 * 192 * 192
+    rows = [[cell.text for cell in row] for row in where_bytes_went(turned)[1].rows]
+    assert ["rotation", "0 B", "147 kB", "new"] in rows
