@@ -50,6 +50,7 @@ METHODS = (
     "llm_drop:keep=0.95", "finercut:keep=0.95",
 )
 
+SMOLLM2 = "SmolLM2-135M-Instruct, made by examples/smollm2.py: its weights come from a 4-bit file"
 AND, RECOVER = " + ", " + recover "
 
 
@@ -190,7 +191,7 @@ def main() -> None:
     asked = parser.parse_args()
     campaign = Campaign.of(asked.checkpoint, asked.calibration_tokens, asked.held_out_tokens, asked.seed)
     body: dict[str, Any] = {
-        "model": "SmolLM2-135M-Instruct, made by examples/smollm2.py: its weights come from a 4-bit file",
+        "model": SMOLLM2 if campaign.checkpoint.name == "smollm2" else campaign.checkpoint.name,
         "calibration_tokens": asked.calibration_tokens, "held_out_tokens": asked.held_out_tokens,
         "dense_perplexity": round(campaign.dense, 3), "seed": asked.seed,
         "environment": environment(torch.get_num_threads()),

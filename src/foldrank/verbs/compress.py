@@ -65,8 +65,8 @@ def compress(
     """Export, plan, apply, add a self-test, validate, bench and report; returns the compressed bundle.
 
     `goal` ("small", "balanced", "fast") in the place of methods and, unless it is asked for, recovery:
-    `foldrank.verbs.goal` says what each is. `minutes`: so long may all of it take, about: recovery has what is left, and
-    on a slow machine quality is measured on fewer tokens than the usual 20,480 (`validation_tokens`).
+    `foldrank.verbs.goal` says what each is. `minutes`: so long may all of it take, about: recovery has what is left,
+    and on a slow machine quality is measured on fewer tokens than the usual 20,480 (`validation_tokens`).
 
     What can be wrong is asked before the long work: libraries, settings, texts, whether the provider starts, whether
     `dense` is of this checkpoint, the export. Without matplotlib the page has no pictures, and nothing else is missing.
