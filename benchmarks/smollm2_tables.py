@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,6 +32,20 @@ def front(data: dict[str, Any]) -> str:
     most = max(row["peak_rss_bytes"] for row in data["rows"]) / 2**30
     columns = ("method", "block weights kept", "all weights", "perplexity over dense", "nats", "CPU minutes")
     return f"{_texts(data)} The process had {most:.1f} GiB at most.\n\n{table(columns, rows)}"
+
+
+def draws(data: dict[str, Any]) -> str:
+    """Perplexity over dense of each row in each campaign of a model, which differ in seed."""
+    found: dict[tuple[str, str], dict[int, float]] = {}
+    for one in data["campaigns"]:
+        for row in one["rows"]:
+            found.setdefault((one["model"], row["method"]), {})[one["seed"]] = row["perplexity_over_dense"]
+    rows = [
+        (model.split(",")[0], f"`{method}`", ", ".join(str(seed) for seed in sorted(by_seed)),
+         ", ".join(f"{by_seed[seed]:.3f}" for seed in sorted(by_seed)), f"{statistics.median(by_seed.values()):.3f}")
+        for (model, method), by_seed in sorted(found.items())
+    ]
+    return table(("model", "methods", "seeds", "perplexity over dense", "median"), rows)
 
 
 def branches(data: dict[str, Any]) -> str:
