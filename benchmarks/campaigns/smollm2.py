@@ -2,8 +2,8 @@
 
     python examples/smollm2.py smollm2
     python benchmarks/campaigns/smollm2.py smollm2 --json benchmarks/results/width_smollm2.json
-    python benchmarks/campaigns/smollm2.py smollm2 --json benchmarks/results/front_smollm2.json --calibration-tokens 24576 \
-        --methods auto:keep=0.9 quantize:bits=4 "auto:keep=0.8 + recover 15 sliced"
+    python benchmarks/campaigns/smollm2.py smollm2 --json benchmarks/results/front_smollm2.json \
+        --calibration-tokens 24576 --methods auto:keep=0.9 quantize:bits=4 "auto:keep=0.8 + recover 15 sliced"
 
 Methods that follow each other make one row, `rotate + quantize:bits=4`. With `+ recover MINUTES KIND` behind it is the
 plan trained by distillation for so long, on this machine.
