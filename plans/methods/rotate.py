@@ -19,6 +19,7 @@ from foldrank.edits.rotate_stream import RotateStream
 from foldrank.plans.method import Method, Result, Task
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.simulate import apply_edits
+from foldrank.plans.simulate.rotate_stream import turnable
 
 
 @settings_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -35,6 +36,11 @@ def run(task: Task, settings: Settings) -> Result:
 
 
 METHOD = Method("rotate", Settings, run, phase=Phase.ROTATION)
+
+
+def rotates(decoder: Decoder) -> bool:
+    """Whether the norms of its blocks let the stream be rotated."""
+    return all(turnable(block) for block in decoder.blocks)
 
 
 def random_signs(width: int, seed: int) -> str:

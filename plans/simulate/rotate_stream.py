@@ -71,6 +71,14 @@ def turned(block: Block, branches: Iterable[Branch], turn: Turn) -> Block:
     return replace(made, tensors={**made.tensors, **tensors})
 
 
+def turnable(block: Block) -> bool:
+    """Whether the stream can be rotated around the block."""
+    try:
+        return bool(_norms(block))
+    except SourceError:
+        return False
+
+
 def _norms(block: Block) -> dict[Branch, tuple[str, float]]:
     """Of each branch its norm's tensor, and what the norm adds to it before it multiplies (1 in Gemma)."""
     found = {path: branch for path, branch in block.family.norms.items() if f"{path}.weight" in block.tensors}

@@ -61,8 +61,9 @@ def test_a_run_that_failed_late_goes_on_from_what_it_finished(
                 assert (tmp_path / "out.unfinished" / "dense" / "manifest.json").is_file()
             else:
                 _whole(made := _compressed(model, output, **asked))
-    assert [step["method"] for step in made.json("plan/plan.json")["steps"]] == ["quantize"]
-    told = [record.message for record in caplog.records if record.message.startswith("goal balanced: quantize:bits=4")]
+    assert [step["method"] for step in made.json("plan/plan.json")["steps"]] == ["rotate", "quantize"]
+    chosen = "goal balanced: rotate + quantize:bits=4"
+    told = [record.message for record in caplog.records if record.message.startswith(chosen)]
     assert len(told) == 3
     assert len(set(told)) == 1
     assert "more than the minutes given leave" in told[0]

@@ -91,7 +91,7 @@ def compress(
     from foldrank.runtime.providers.fallback import check_starts
     from foldrank.runtime.providers.provider import short_name
     from foldrank.verbs.compress_stages import Way
-    from foldrank.verbs.goal import MOST_TOKENS, RECOVERY_MINUTES, kind_behind, method_of
+    from foldrank.verbs.goal import MOST_TOKENS, RECOVERY_MINUTES, kind_behind, methods_of
     from foldrank.verbs.plan import recovery
     from foldrank.verbs.reading import chosen_text, held_out, planning
     from foldrank.verbs.report import PAGE, report
@@ -110,7 +110,7 @@ def compress(
     if free:
         recover, recover_minutes = kind_behind(here), RECOVERY_MINUTES
     requests = parse_all([aligned(method, align)
-                          for method in (methods if goal is None else [method_of(goal, here)])])
+                          for method in (methods if goal is None else methods_of(goal, here))])
     validation.share(max_perplexity_increase)
     trained: dict[str, Any] = {"minutes": recover_minutes, "target": recover_target, "select": recover_select,
                                "lisa": recover_lisa}
@@ -139,7 +139,8 @@ def compress(
             if left_s is not None and not free:
                 left_s -= 60 * (recover_minutes or 0)
             chosen = way.chosen(goal, here, windows, left_s=left_s, of=[minutes, recover_minutes], device=device)
-            methods, tokens = [way.with_costs(baseline, chosen.method)], chosen.tokens
+            methods = [way.with_costs(baseline, method) for method in chosen.methods]
+            tokens = chosen.tokens
             if free:
                 recover, trained["minutes"] = chosen.recover, chosen.minutes
         way.planned(

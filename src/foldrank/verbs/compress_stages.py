@@ -21,6 +21,7 @@ from foldrank.digests import sha256_file
 from foldrank.disk.staging import staged_folder, write_atomically
 from foldrank.disk.unfinished import Stages
 from foldrank.model.checkpoint import Checkpoint
+from foldrank.plans.methods.rotate import rotates
 from foldrank.plans.models.decoder import load_decoder
 from foldrank.plans.pace import seconds_of_a_token
 from foldrank.plans.resume import code_version
@@ -87,11 +88,11 @@ class Way:
         def make() -> None:
             decoder = load_decoder(self.checkpoint, device=device)
             found = choice(goal, provider, token_s=seconds_of_a_token(decoder, windows.ids),
-                           calibration=windows.ids.size, left_s=left_s)
+                           calibration=windows.ids.size, left_s=left_s, rotates=rotates(decoder))
             write_atomically(place, strictjson.dumps(asdict(found)).encode())
 
         found = self.stages.once("goal", [*self._from, goal, provider, list(of), dict(self.texts), device], make,
-                                 lambda: Choice(**strictjson.read(place)) if place.is_file() else None)
+                                 lambda: _choice(place) if place.is_file() else None)
         logging.getLogger("foldrank").warning("%s", found.told)
         return found
 
@@ -178,6 +179,12 @@ class Way:
     @functools.cached_property
     def _from(self) -> list[Any]:
         return [self._code, self.checkpoint.source(), dict(self.trust)]
+
+
+def _choice(place: Path) -> Choice:
+    """As it was written."""
+    held = strictjson.read(place)
+    return Choice(**{**held, "methods": tuple(held["methods"])})
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,8 +5,9 @@ is the plain 4-bit model, what one would otherwise take: fewer bytes than that, 
 that is measured on this machine first. Elsewhere it is the dense model; few bits as standard operators, which such a
 provider may take, are to be asked for: `quantize:form=qdq`. `auto` chooses all the rest, but for as many bytes: there
 4-bit rounding with its scales trained came out better than `auto` with its scales trained, for a fifth of the planning
-(SmolLM2-135M: 1.046 and 1.057 times the dense perplexity). What a method takes is told in passes of the calibration
-text through the model, as this machine runs them.
+(SmolLM2-135M: 1.046 and 1.057 times the dense perplexity), and rounding in another basis (`rotate`, where the norms let
+it be) better still, before any training (1.042). What a method takes is told in passes of the calibration text through
+the model, as this machine runs them.
 """
 
 from __future__ import annotations
@@ -19,15 +20,17 @@ from foldrank.edits.storage import HAVE_FEW_BITS
 TABLE: Final = "{table}"
 """Stands for the cost table in a method's settings."""
 
+ROTATE: Final = "rotate"
+
 FEW_BITS: Final = {
-    "small": "auto:of_int4=0.9,effort=low",
-    "balanced": "quantize:bits=4",
-    "fast": f"auto:of_int4=0.85,cost_table={TABLE},effort=low",
+    "small": ("auto:of_int4=0.9,effort=low",),
+    "balanced": (ROTATE, "quantize:bits=4"),
+    "fast": (f"auto:of_int4=0.85,cost_table={TABLE},effort=low",),
 }
 FLOATS: Final = {
-    "small": "auto:keep=0.8,effort=low",
-    "balanced": "auto:keep=0.9,effort=low",
-    "fast": f"auto:speedup=1.25,cost_table={TABLE},effort=low",
+    "small": ("auto:keep=0.8,effort=low",),
+    "balanced": ("auto:keep=0.9,effort=low",),
+    "fast": (f"auto:speedup=1.25,cost_table={TABLE},effort=low",),
 }
 GOALS: Final = tuple(FEW_BITS)
 
@@ -55,22 +58,23 @@ MOST_TOKENS: Final = 20_480
 
 @dataclass(frozen=True)
 class Choice:
-    """What a goal comes to: a method, the recovery behind it (`recover` None: the kind that suits the plan; `minutes`
-    None: none), how many held-out tokens judge it, and in words why."""
+    """What a goal comes to: methods in their order, the recovery behind them (`recover` None: the kind that suits the
+    plan; `minutes` None: none), how many held-out tokens judge it, and in words why."""
 
-    method: str
+    methods: tuple[str, ...]
     recover: str | None
     minutes: float | None
     tokens: int
     told: str
 
 
-def method_of(goal: str, provider: str) -> str:
+def methods_of(goal: str, provider: str, *, rotates: bool = True) -> tuple[str, ...]:
     """What `--method` would say, with `TABLE` where a cost table is to be measured first. `provider`: its short name.
-    Raises ValueError on a goal there is not."""
+    `rotates`: whether the model's norms let its stream be rotated. Raises ValueError on a goal there is not."""
     if goal not in GOALS:
         raise ValueError(f"goal {goal!r}: known are {', '.join(GOALS)}")
-    return (FEW_BITS if provider in HAVE_FEW_BITS else FLOATS)[goal]
+    methods = (FEW_BITS if provider in HAVE_FEW_BITS else FLOATS)[goal]
+    return tuple(method for method in methods if rotates or method != ROTATE)
 
 
 def kind_behind(provider: str) -> str | None:
@@ -78,24 +82,26 @@ def kind_behind(provider: str) -> str | None:
     return "scales" if provider in HAVE_FEW_BITS else None
 
 
-def choice(goal: str, provider: str, *, token_s: float, calibration: int, left_s: float | None = None) -> Choice:
-    """Its method, and recovery in what planning and judging are expected to leave of the time.
+def choice(
+    goal: str, provider: str, *, token_s: float, calibration: int, left_s: float | None = None, rotates: bool = True
+) -> Choice:
+    """Its methods, and recovery in what planning and judging are expected to leave of the time.
 
     `token_s`: seconds of a token through the blocks (`plans/pace.py`), of which there are `calibration` to plan on.
-    `left_s`: for all but proofs and bench; None where time is not limited.
+    `left_s`: for all but proofs and bench; None where time is not limited. `rotates` as in `methods_of`.
     """
-    method = method_of(goal, provider)
+    methods = methods_of(goal, provider, rotates=rotates)
     tokens = MOST_TOKENS if left_s is None else held_out_tokens(left_s, token_s)
-    planning_s = (PASSES[method.partition(":")[0]] + FINISHING_PASSES) * token_s * calibration
+    planning_s = (PASSES[methods[-1].partition(":")[0]] + FINISHING_PASSES) * token_s * calibration
     takes_s = planning_s + QUALITY * token_s * tokens
     minutes = RECOVERY_MINUTES if left_s is None else min(RECOVERY_MINUTES, round((left_s - takes_s) / 60, 1))
     trained = minutes if minutes >= LEAST_MINUTES else None
-    told = f"goal {goal}: {method}, about {max(1, round(takes_s / 60))} min of planning and judging"
+    told = f"goal {goal}: {' + '.join(methods)}, about {max(1, round(takes_s / 60))} min of planning and judging"
     told += "" if tokens == MOST_TOKENS else f" (on {tokens:,} tokens)"
     told += ", no recovery" if trained is None else f", then {trained:g} min of recovery"
     if left_s is not None and takes_s > left_s:
         told += "; more than the minutes given leave"
-    return Choice(method, kind_behind(provider) if trained else None, trained, tokens, told)
+    return Choice(methods, kind_behind(provider) if trained else None, trained, tokens, told)
 
 
 def held_out_tokens(left_s: float, token_s: float) -> int:

@@ -11,15 +11,18 @@ import foldrank
 from foldrank.cli import plans
 from foldrank.plans.request import parse
 from foldrank.recipe import Recipe
-from foldrank.verbs.goal import GOALS, TABLE, choice, method_of
+from foldrank.verbs.goal import GOALS, TABLE, choice, methods_of
 
 
 @pytest.mark.parametrize("provider", ["cpu", "cuda", "tensorrt"])
 def test_every_goal_is_a_method_that_its_provider_can_run(provider: str) -> None:
     for goal in GOALS:
-        request = parse(method_of(goal, provider).replace(TABLE, "costs.json"))
+        *before, method = methods_of(goal, provider)
+        request = parse(method.replace(TABLE, "costs.json"))
         few, rounds = provider != "tensorrt", request.method.name == "quantize"
         assert rounds == (few and goal == "balanced")
+        assert [parse(other).method.name for other in before] == ["rotate"] * rounds
+        assert methods_of(goal, provider, rotates=False) == (method,)
         assert rounds or request.settings.stores == few
         assert rounds or (request.settings.cost_table is not None) == (goal == "fast")
 
@@ -28,7 +31,8 @@ def test_recovery_has_what_planning_and_judging_leave() -> None:
     """A pass of 60 s: `quantize` takes 5.4 minutes and judging 2.8 at most, `auto` 19.4."""
     pace = {"token_s": 60 / 24_576, "calibration": 24_576}
     free = choice("balanced", "cpu", **pace)
-    assert (free.method, free.recover, free.minutes, free.tokens) == ("quantize:bits=4", "scales", 15, 20_480)
+    assert (free.recover, free.minutes, free.tokens) == ("scales", 15, 20_480)
+    assert free.methods == ("rotate", "quantize:bits=4")
     for goal, left_min, minutes in (("balanced", 40, 15), ("balanced", 8, 1.5), ("balanced", 6.5, None),
                                     ("balanced", 5, None), ("small", 29, 6.8), ("small", 19, None)):
         found = choice(goal, "cpu", **pace, left_s=60 * left_min)
@@ -47,7 +51,7 @@ def test_a_slow_machine_judges_on_fewer_tokens_in_whole_windows(left_s: float, t
 
 def test_a_goal_that_there_is_not_and_one_beside_methods_are_wrong_use(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="known are small, balanced, fast"):
-        method_of("tiny", "cpu")
+        methods_of("tiny", "cpu")
     with pytest.raises(ValueError, match="give one of the two"):
         foldrank.compress(tmp_path, tmp_path / "out", goal="small", methods=["svd:keep=0.9"])
     with pytest.raises(ValueError, match="beside a goal"):

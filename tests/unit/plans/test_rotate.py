@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from foldrank.edits.rotate_stream import RotateStream
 from foldrank.model.checkpoint import Checkpoint
 from foldrank.plans.compose import calibration_windows, parse_all, plan_of, run_all
 from foldrank.plans.method import Task
-from foldrank.plans.methods.rotate import METHOD, Settings, random_signs, run
+from foldrank.plans.methods.rotate import METHOD, Settings, random_signs, rotates, run
 from foldrank.plans.models.decoder import Decoder, load_decoder
 from foldrank.plans.reference import reference_model
 from foldrank.plans.simulate import apply_edits
@@ -53,6 +54,11 @@ def test_signs_are_drawn_from_the_seed() -> None:
     assert random_signs(12, 0) == "7d70"
     assert random_signs(12, 1) != random_signs(12, 0)
     assert RotateStream(12, random_signs(12, 0), (0,), (0,))
+
+
+@pytest.mark.parametrize(("family", "can"), [("gemma", True), ("gemma2", False), ("gpt2", False)])
+def test_whether_norms_let_the_stream_be_rotated_is_known_beforehand(family: str, can: bool, tmp_path: Path) -> None:
+    assert rotates(load_decoder(Checkpoint.open(save(TINY[family], tmp_path / family)))) == can
 
 
 def test_it_turns_the_branches_that_are_left(decoder: Decoder) -> None:
