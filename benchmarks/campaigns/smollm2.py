@@ -132,10 +132,10 @@ def together(runs: Sequence[Run]) -> Result:
 
 
 def stored(result: Result, dense: Decoder) -> int:
-    """Bytes of all weights, floats in fp32."""
+    """Bytes of all weights, floats in fp32, a basis that blocks share once."""
     few: dict[Part, FewBits] = {part: edit.storage for edit in result.edits if isinstance(edit, StorageEdit)
                                 for part in edit.touch.writes}
-    whole, floats = 0, result.decoder.other_parameters
+    whole, floats, bases = 0, result.decoder.other_parameters, set[str | None]()
 
     def of(shape: tuple[int, ...], part: Part) -> int:
         size = (shape[0], shape[1])
@@ -150,7 +150,10 @@ def stored(result: Result, dense: Decoder) -> int:
                 whole += of(tuple(block.weight(role).shape), part)
             elif role == roles[0]:
                 pair = block.pairs[roles]
-                whole += of(tuple(pair.a.shape), part) + of(tuple(pair.b.shape), part)
+                whole += of(tuple(pair.b.shape), part)
+                if pair.shared is None or pair.shared not in bases:
+                    whole += of(tuple(pair.a.shape), part)
+                bases.add(pair.shared)
     for part, table in ((EMBEDDING, dense.table), (HEAD, dense.head)):
         if part in few and not (part == HEAD and dense.tied and few.get(EMBEDDING) == few[part]):
             whole += of(tuple(table.shape), part)
