@@ -15,6 +15,9 @@ import click
 
 from foldrank.benchmarks.quality_picture import DEPTH, LOW_RANK, OURS, WIDTH
 
+AND, RECOVER = " + ", " + recover "
+"""What stands in a row between methods, and before a recovery (`campaigns/smollm2.py`)."""
+
 LEAST = 1e-3
 """Nats that the picture shows; what loses less stands on its edge."""
 
@@ -60,14 +63,14 @@ def draw(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
     found = points(rows)
     groups: dict[str, list[tuple[str, Point]]] = {}
     for method, point in found.items():
-        groups.setdefault(method.split(":")[0], []).append((method, point))
+        groups.setdefault(kind_of(method), []).append((method, point))
     sizes = [size for size, _ in found.values()]
     middle = math.sqrt(min(sizes) * max(sizes))
     for name, held in sorted(groups.items()):
         colour, marker, kin = _style(name)
         for method, (size, nats) in held:
             panel.plot(size / 1e6, nats, marker, color=colour, ms=7 if kin is None else 5, zorder=3, label=kin or name,
-                       markerfacecolor=colour if kin is None or " + " in method else "white")
+                       markerfacecolor=colour if kin is None or RECOVER in method else "white")
             right = size > middle
             panel.annotate(method.replace(",effort=low", ""), (size / 1e6, nats), xytext=(-6 if right else 6, 3),
                            textcoords="offset points", ha="right" if right else "left", fontsize=6.5, color=colour)
@@ -82,6 +85,11 @@ def draw(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None}, bbox_inches="tight")
     pyplot.close(figure)
+
+
+def kind_of(row: str) -> str:
+    """The last method of a row, which says what became of the weights, without its settings."""
+    return row.split(RECOVER)[0].split(AND)[-1].split(":")[0]
 
 
 def _style(name: str) -> tuple[str, str, str | None]:

@@ -27,6 +27,7 @@ import torch
 from torch.nn import functional
 
 from foldrank.benchmarks.environment import environment
+from foldrank.benchmarks.front_picture import AND, RECOVER
 from foldrank.edits.base import EMBEDDING, HEAD, Part
 from foldrank.edits.storage import FewBits, StorageEdit
 from foldrank.model.checkpoint import Checkpoint
@@ -51,7 +52,6 @@ METHODS = (
 )
 
 SMOLLM2 = "SmolLM2-135M-Instruct, made by examples/smollm2.py: its weights come from a 4-bit file"
-AND, RECOVER = " + ", " + recover "
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def stored(result: Result, dense: Decoder) -> int:
     """Bytes of all weights, floats in fp32, a basis that blocks share once."""
     few: dict[Part, FewBits] = {part: edit.storage for edit in result.edits if isinstance(edit, StorageEdit)
                                 for part in edit.touch.writes}
-    whole, floats, bases = 0, result.decoder.other_parameters, set[str | None]()
+    whole, floats, bases = 0, result.decoder.other_parameters, set[str]()
 
     def of(shape: tuple[int, ...], part: Part) -> int:
         size = (shape[0], shape[1])
@@ -151,7 +151,7 @@ def stored(result: Result, dense: Decoder) -> int:
             elif role == roles[0]:
                 pair = block.pairs[roles]
                 whole += of(tuple(pair.b.shape), part)
-                if pair.shared is None or pair.shared not in bases:
+                if not pair.shared or pair.shared not in bases:
                     whole += of(tuple(pair.a.shape), part)
                 bases.add(pair.shared)
     for part, table in ((EMBEDDING, dense.table), (HEAD, dense.head)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from foldrank.benchmarks.front_picture import LEAST, draw, front, points
+from foldrank.benchmarks.front_picture import LEAST, draw, front, kind_of, points
 
 ROWS = [
     {"method": "auto:of_int4=1", "bytes": 98, "perplexity_over_dense": 1.05},
@@ -25,3 +25,8 @@ def test_every_row_is_named_in_the_picture(tmp_path: Path) -> None:
     svg = (tmp_path / "front.svg").read_text()
     for name in ("auto", "quantize", "svd", "width"):
         assert f"<!-- {name}" in svg
+
+
+def test_a_row_is_shown_with_the_last_of_its_methods() -> None:
+    rows = ("quantize:bits=4", "rotate + quantize:bits=4", "rotate + quantize:bits=4 + recover 12 scales")
+    assert {kind_of(row) for row in rows} == {"quantize"}
