@@ -85,10 +85,10 @@ class OrtDecoder:
     @classmethod
     def open(
         cls, folder: Path, provider: Provider, *, threads: int | None = None, capacity: int | None = None,
-        spinning: Spinning = "always",
+        spinning: Spinning = "always", rounds: bool = True,
     ) -> OrtDecoder:
-        """Open the model.onnx of a folder. Raises as `open_session` does, and GraphNotRecognized."""
-        session = open_session(folder / "model.onnx", provider, threads=threads, spinning=spinning)
+        """Open the model.onnx of a folder; `rounds` and errors as of `open_session`, and GraphNotRecognized."""
+        session = open_session(folder / "model.onnx", provider, threads=threads, spinning=spinning, rounds=rounds)
         return cls(session, CacheLayout.of(session, folder), capacity=capacity)
 
     def prefill(self, input_ids_BT: Tokens, attention_mask_BT: Tokens | None = None) -> Logits:

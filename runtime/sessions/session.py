@@ -17,6 +17,7 @@ import psutil
 from foldrank.errors import ProviderUnavailable, SourceError, UnsafeModel
 from foldrank.ports import Port
 from foldrank.runtime.providers.provider import LONG_NAMES, Provider, load_onnxruntime
+from foldrank.runtime.sessions.floats import floats_settings, without_rounding
 
 HEAVY = frozenset({"MatMul", "Gemm", "MatMulNBits", "GroupQueryAttention", "MultiHeadAttention", "Attention"})
 """Operators that must run on the provider asked for; shape arithmetic may stay on the CPU."""
@@ -48,9 +49,11 @@ def default_threads() -> int:
 
 def open_session(
     model: Path, provider: Provider, *, threads: int | None = None, spinning: Spinning = "always",
-    settings: Mapping[str, str] | None = None, profile: Path | None = None,
+    settings: Mapping[str, str] | None = None, profile: Path | None = None, rounds: bool = True,
 ) -> Session:
     """Open model.onnx on exactly this provider.
+
+    `rounds`: whether products with weights in few bits may round activations, as their `accuracy_level` says.
 
     `threads`: intra-op threads (default: `default_threads`); inter-op is 1. `settings`: further session config entries.
     `profile`: ONNX Runtime writes its profile beside files of that name when profiling ends. TensorRT gets its shape
@@ -68,10 +71,12 @@ def open_session(
 
         provider = prepared(model.absolute(), provider)
     threads = threads or default_threads()
-    options = _options(ort, threads, spinning, settings or {})
+    entries = {**(settings or {}), **({} if rounds else floats_settings(model.absolute()))}
+    options = _options(ort, threads, spinning, entries)
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
-    handle = _create(ort, model.absolute(), provider, options)
+    graph = str(model.absolute()) if rounds else without_rounding(model)
+    handle = _create(ort, model, graph, provider, options)
     placed = _placement(handle)
     _check_provider(model, provider, handle.get_providers(), placed)
     return Session(
@@ -116,13 +121,13 @@ def _options(ort: Any, threads: int, spinning: Spinning, settings: Mapping[str, 
     return options
 
 
-def _create(ort: Any, model: Path, provider: Provider, options: Any) -> Any:
+def _create(ort: Any, model: Path, graph: str | bytes, provider: Provider, options: Any) -> Any:
     state = ort.capi.onnxruntime_pybind11_state
     graph_faults = (state.InvalidGraph, state.InvalidProtobuf, state.InvalidArgument, state.NoModel,
                     state.NoSuchFile, state.NotFound)
     try:
         return ort.InferenceSession(
-            str(model), options, providers=[(provider.name, dict(provider.options))], enable_fallback=False
+            graph, options, providers=[(provider.name, dict(provider.options))], enable_fallback=False
         )
     except state.NotImplemented as error:
         way_out = "export with a --dtype this provider has kernels for (the CPU provider has none for bf16)"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from foldrank.bundle.bundle import Bundle
@@ -16,6 +16,9 @@ from foldrank.runtime.proof.graph_proof import Reference
 from foldrank.verbs.planned import planned_numbers
 from foldrank.verbs.rounded import GivenBits
 from foldrank.verbs.torch_logits import logits_of
+
+INT8 = "int8"
+"""The precision of a graph that rounds activations to that."""
 
 _FLOAT64_WEIGHTS = 32_000_000
 
@@ -32,6 +35,11 @@ class Known:
     checkpoint: Checkpoint | None = None
     kept: FewBitsKept | None = None
     planned: FewBitsKept | None = None
+
+    def in_floats(self, bundle: Bundle) -> Known:
+        """What judges the same graph where it takes activations as they are: its weights alone, by the stricter
+        limit. Where rounding activations moves a model's logits far, nothing else tells whether its graph is right."""
+        return replace(self, precision=bundle.manifest.dtype, described=f"{self.described}, activations not rounded")
 
 
 def reference_of(bundle: Bundle, checkpoint: Checkpoint, dense: Bundle | None = None) -> Known:
@@ -50,7 +58,7 @@ def reference_of(bundle: Bundle, checkpoint: Checkpoint, dense: Bundle | None = 
     held = f", dequantised: {count} weights of {given.source_name}" if count else ""
     described = f"{checkpoint.name} in PyTorch, {str(dtype).removeprefix('torch.')}{held}{applied}"
     rounding = given.rounds_activations or (plan is not None and plan.rounds_activations)
-    return Known(logits_of(network), described, "int8" if rounding else bundle.manifest.dtype, checkpoint,
+    return Known(logits_of(network), described, INT8 if rounding else bundle.manifest.dtype, checkpoint,
                  given.kept(plan), None if plan is None else planned_numbers(load_model(bundle.model), plan))
 
 

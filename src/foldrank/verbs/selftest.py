@@ -24,7 +24,8 @@ def selftest(
     allow_fallback: bool = False,
     threads: int | None = None,
 ) -> dict[str, Any]:
-    """Replay the self-test in the bundle on a provider, prefilled and decoded with the cache; changes nothing.
+    """Replay the self-test in the bundle on a provider, prefilled and decoded with the cache; changes nothing. A graph
+    that rounds activations, and fails by that, is replayed without (`precision`, and its limit, tell).
 
     Gives `checks` (each: value, limit, passed), `placement` and `verdict`. Raises BundleError (no self-test),
     ProviderUnavailable, ValidationFailed (NaN).
@@ -40,6 +41,10 @@ def selftest(
     decoder = OrtDecoder.open(opened.path, on, threads=threads, spinning="in_runs")
     precision = precision_of(opened.manifest.dtype, on, int8=test.int8)
     checks = test.replay(decoder, precision)
+    if test.int8 and not all(check["passed"] for check in checks):
+        decoder = OrtDecoder.open(opened.path, on, threads=threads, spinning="in_runs", rounds=False)
+        precision = precision_of(opened.manifest.dtype, on)
+        checks = test.replay(decoder, precision)
     return {
         "bundle": str(opened.path), "provider": on.short, "instead_of": on.instead_of,
         "dtype": opened.manifest.dtype, "precision": precision,

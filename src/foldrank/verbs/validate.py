@@ -25,7 +25,7 @@ from foldrank.runtime.providers.fallback import provider_for
 from foldrank.runtime.providers.provider import Provider
 from foldrank.tolerances import MIN_POSITIONS
 from foldrank.verbs.reading import held_out
-from foldrank.verbs.reference import Known, reference_of
+from foldrank.verbs.reference import INT8, Known, reference_of
 from foldrank.verbs.safely import refuse_unsafe
 from foldrank.verbs.tasks import check_tasks, measure
 from foldrank.versions import versions
@@ -69,7 +69,7 @@ def validate(
     if proof and known is not None:
         progress.start(PROOF, None)
         try:
-            graph = _prove(small, known, decoder, ids_NT, seed, progress)
+            graph = proof_of(small, known, decoder, ids_NT, seed=seed, progress=progress)
         finally:
             progress.finish(PROOF)
         if not graph.passed:
@@ -137,9 +137,21 @@ def _checkpoint(bundle: Bundle, model: str | Path | None, **trust: Any) -> Check
     return checkpoint
 
 
-def _decoder(bundle: Bundle, engine: Provider, threads: int | None) -> OrtDecoder:
+def _decoder(bundle: Bundle, engine: Provider, threads: int | None, *, rounds: bool = True) -> OrtDecoder:
     """Threads spin within a run only: several sessions and PyTorch share the cores here."""
-    return OrtDecoder.open(bundle.path, engine, threads=threads, spinning="in_runs")
+    return OrtDecoder.open(bundle.path, engine, threads=threads, spinning="in_runs", rounds=rounds)
+
+
+def proof_of(
+    bundle: Bundle, known: Known, decoder: OrtDecoder, ids_NT: Tokens, *, seed: int, progress: Progress = SILENT
+) -> GraphProof:
+    """Of the bundle as `decoder` opened it; where that rounds activations and fails, of the same graph without."""
+    found = _prove(bundle, known, decoder, ids_NT, seed, progress)
+    if found.passed is not False or known.precision != INT8:
+        return found
+    session = decoder.session
+    exact = _decoder(bundle, session.provider, session.threads, rounds=False)
+    return _prove(bundle, known.in_floats(bundle), exact, ids_NT, seed, progress)
 
 
 def _prove(
