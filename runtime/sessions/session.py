@@ -17,7 +17,6 @@ import psutil
 from foldrank.errors import ProviderUnavailable, SourceError, UnsafeModel
 from foldrank.ports import Port
 from foldrank.runtime.providers.provider import LONG_NAMES, Provider, load_onnxruntime
-from foldrank.runtime.sessions.floats import floats_settings, without_rounding
 
 HEAVY = frozenset({"MatMul", "Gemm", "MatMulNBits", "GroupQueryAttention", "MultiHeadAttention", "Attention"})
 """Operators that must run on the provider asked for; shape arithmetic may stay on the CPU."""
@@ -71,11 +70,14 @@ def open_session(
 
         provider = prepared(model.absolute(), provider)
     threads = threads or default_threads()
-    entries = {**(settings or {}), **({} if rounds else floats_settings(model.absolute()))}
-    options = _options(ort, threads, spinning, entries)
+    graph: str | bytes = str(model.absolute())
+    if not rounds:
+        from foldrank.graph.accuracy import without_rounding  # reads graphs, as above
+
+        graph, settings = without_rounding(model), {**(settings or {}), **_in_floats(model.absolute())}
+    options = _options(ort, threads, spinning, settings or {})
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
-    graph = str(model.absolute()) if rounds else without_rounding(model)
     handle = _create(ort, model, graph, provider, options)
     placed = _placement(handle)
     _check_provider(model, provider, handle.get_providers(), placed)
@@ -104,6 +106,13 @@ def spinning_entries(spinning: Spinning) -> dict[str, str]:
         "session.intra_op.allow_spinning": "0" if spinning == "never" else "1",
         "session.force_spinning_stop": "1" if spinning == "in_runs" else "0",
     }
+
+
+def _in_floats(model: Path) -> dict[str, str]:
+    """Where weights lie of a graph that is not opened by its path, and the accuracy level of products that ONNX Runtime
+    itself makes of DequantizeLinear."""
+    return {"session.model_external_initializers_file_folder_path": str(model.parent),
+            "session.qdq_matmulnbits_accuracy_level": "0"}
 
 
 def _options(ort: Any, threads: int, spinning: Spinning, settings: Mapping[str, str]) -> Any:
