@@ -43,12 +43,11 @@ def _rotated(decoder: Decoder) -> int | str | None:
     if not decoder.rotations:
         return None
     behind = reached(decoder.boundaries[-1], None)
-    inside = {node for block in decoder.blocks for node in block.nodes}
     first, last = decoder.rotations[0], decoder.rotations[-1]
     placed = len(decoder.rotations) == 2 and any(value in decoder.boundaries[0] for value in first.outputs)
     widths = {matrix.shape for node in decoder.rotations if (matrix := stored_matrix(node)) is not None}
     shape = widths.pop() if len(widths) == 1 else (0, 1)
-    if not placed or last not in behind or inside & set(decoder.rotations) or shape[0] != shape[1]:
+    if not placed or last not in behind or decoder.inside & set(decoder.rotations) or shape[0] != shape[1]:
         return f"multiplied by {', '.join(str(node.name) for node in decoder.rotations)}"
     return shape[0]
 

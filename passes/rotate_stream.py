@@ -139,8 +139,7 @@ class RotateEnds(GraphPass):
         ends = ends_of(decoder)
         if isinstance(ends, str):
             raise PassRefused(self.name, [ends], "plan again without rotate")
-        inside = {node for block in decoder.blocks for node in block.nodes}
-        reading = [use for use in ends.entering.uses() if use.node in inside]
+        reading = [use for use in ends.entering.uses() if use.node in decoder.inside]
         matrices: _Matrices = {}
         turned = self._product(graph, "enter", ends.entering, _of_cache(decoder), matrices)
         for use in reading:

@@ -31,11 +31,10 @@ from foldrank.benchmarks.front_picture import AND, RECOVER
 from foldrank.edits.base import EMBEDDING, HEAD, Part
 from foldrank.edits.storage import FewBits, StorageEdit
 from foldrank.model.checkpoint import Checkpoint
-from foldrank.plans.compose import Run, calibration_windows, parse_all, plan_of
+from foldrank.plans.compose import Run, calibration_windows, parse_all, plan_of, run_all
 from foldrank.plans.depth.branches import places
-from foldrank.plans.method import Result, Task
+from foldrank.plans.method import Result
 from foldrank.plans.models.decoder import Decoder, load_decoder
-from foldrank.plans.shelf import MemoryShelf
 from foldrank.plans.simulate import apply_edits
 from foldrank.plans.solver.costs import stored_bytes
 from foldrank.plans.texts import Windows
@@ -60,7 +59,8 @@ class Campaign:
 
     checkpoint: Checkpoint
     windows: Windows
-    task: Task
+    decoder: Decoder
+    seed: int
     held_out: np.ndarray
     dense: float
     last: dict[str, tuple[Run, ...]] = field(default_factory=dict)
@@ -74,8 +74,7 @@ class Campaign:
         windows = calibration_windows(checkpoint, None, calibration, seed)
         other = calibration_windows(checkpoint, validation, held_out, 0)
         decoder = load_decoder(checkpoint)
-        task = Task(decoder, windows.ids, seed, source=decoder, opening=windows.opening)
-        return cls(checkpoint, windows, task, other.ids, perplexity(decoder, other.ids))
+        return cls(checkpoint, windows, decoder, seed, other.ids, perplexity(decoder, other.ids))
 
     def row(self, method: str) -> dict[str, Any]:
         """What a method makes of the model."""
@@ -88,19 +87,15 @@ class Campaign:
         self.last[method], result = runs, together(runs)
         return {"method": method, "keep": round(result.kept, 4),
                 "perplexity_over_dense": self._over_dense(result.decoder),
-                "bytes": stored(result, self.task.decoder), "peak_rss_bytes": peak_rss(),
+                "bytes": stored(result, self.decoder), "peak_rss_bytes": peak_rss(),
                 "predicted": {name: value for name, value in result.predicted.items() if name.endswith("nats")},
-                **{name: round(seconds) for name, seconds in spent.items()}, **_left(result.decoder, self.task.decoder)}
+                **{name: round(seconds) for name, seconds in spent.items()}, **_left(result.decoder, self.decoder)}
 
     def _runs(self, method: str) -> tuple[Run, ...]:
-        """Of each method on what the one before left. Every one has a shelf of its own: methods name what they find
-        alike, and find other things."""
-        task, runs = self.task, list[Run]()
-        for request in parse_all(method.split(AND)):
-            task = replace(task, shelf=MemoryShelf())
-            runs.append(Run(request, request.method.run(task, request.settings)))
-            task = replace(task, decoder=runs[-1].result.decoder)
-        return tuple(runs)
+        """Of each method on what the one before left, on shelves of their own: methods name what they find alike, and
+        find other things."""
+        return run_all(self.decoder, parse_all(method.split(AND)), self.windows.ids, self.seed,
+                       opening=self.windows.opening)
 
     def _over_dense(self, decoder: Decoder) -> float:
         return round(perplexity(decoder, self.held_out) / self.dense, 4)
@@ -109,7 +104,7 @@ class Campaign:
         """The plan of a method trained for so many minutes."""
         method, told = row.split(RECOVER)
         minutes, kind = told.split()
-        source, runs = self.task.decoder, self.last.get(method) or self._runs(method)
+        source, runs = self.decoder, self.last.get(method) or self._runs(method)
         result, plan = together(runs), plan_of(self.checkpoint, source, self.windows, runs)
         asked = Recovery(kind, minutes=float(minutes))  # type: ignore[arg-type]
         ids, wall, cpu = recovery_windows(self.checkpoint, asked, 0).ids, time.perf_counter(), time.process_time()

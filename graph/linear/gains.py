@@ -15,7 +15,9 @@ from foldrank.graph.linear.linears import Place, initializer_at, is_vector, tens
 from foldrank.graph.linear.norms import NORMS, norm_parameters
 from foldrank.graph.linear.weights import Array, read
 
-_LAYOUT = ("Cast", "Reshape", "Identity")
+LAYOUT = ("Cast", "Reshape", "Identity")
+"""Operators that leave the numbers as they are."""
+
 _STEPS = 3
 
 
@@ -93,7 +95,7 @@ def readers_of(value: ir.Value) -> list[ir.Node]:
     """Nodes that read the numbers of a value, whatever layout it is brought to first."""
     found: list[ir.Node] = []
     for node in value.consumers():
-        if node.op_type in _LAYOUT and node.inputs[0] is value:
+        if node.op_type in LAYOUT and node.inputs[0] is value:
             found += readers_of(node.outputs[0])
         elif node.op_type not in ("Shape", "Size"):
             found.append(node)
@@ -103,7 +105,7 @@ def readers_of(value: ir.Value) -> list[ir.Node]:
 def _maker(value: ir.Value | None) -> ir.Node | None:
     """What makes the numbers of a value, whatever their layout."""
     node = value.producer() if value is not None else None
-    while node is not None and node.op_type in _LAYOUT:
+    while node is not None and node.op_type in LAYOUT:
         node = node.inputs[0].producer() if node.inputs[0] is not None else None
     return node
 

@@ -52,6 +52,11 @@ class Decoder:
     """What turns the stream, in the order of the graph."""
 
     @cached_property
+    def inside(self) -> frozenset[ir.Node]:
+        """Nodes of all blocks."""
+        return frozenset(node for block in self.blocks for node in block.nodes)
+
+    @cached_property
     def by_number(self) -> dict[int, Block]:
         """Blocks by source number."""
         return {block.number: block for block in self.blocks}

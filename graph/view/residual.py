@@ -12,12 +12,11 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from foldrank.edits.base import Branch
-from foldrank.graph.linear.gains import Gain, gain_at, gain_behind, readers_of
+from foldrank.graph.linear.gains import LAYOUT, Gain, gain_at, gain_behind, readers_of
 from foldrank.graph.linear.norms import norm_parameters
 from foldrank.graph.view.branches import Join, join_of, reached
 from foldrank.graph.view.decoder import Block, Decoder, Linear
 
-_LAYOUT = ("Cast", "Reshape", "Identity")
 _BIAS = 3
 """Slot of a bias in a norm merged with the sum before it."""
 
@@ -35,8 +34,7 @@ def ends_of(decoder: Decoder) -> Ends | str:
     if len(decoder.boundaries[0]) != 1:
         names = ", ".join(str(value.name) for value in decoder.boundaries[0]) or "nothing"
         return f"what enters the first block is not one value: {names}"
-    inside = {node for block in decoder.blocks for node in block.nodes}
-    behind = [node for node in reached(decoder.boundaries[-1], None) if node not in inside]
+    behind = [node for node in reached(decoder.boundaries[-1], None) if node not in decoder.inside]
     gains = [gain_at(place) for place in norm_parameters(behind)]
     if len(gains) != 1 or gains[0] is None or not gains[0].of_rms:
         return "what leaves the last block is not normed by one RMS norm"
@@ -63,7 +61,7 @@ def obstacles(graph: ir.Graph, block: Block, branch: Branch, last: Linear, flowi
         return
     biased = {node for node, _ in last.biases}
     for node in reached(last.node.outputs, join.node):
-        if node not in biased and node.op_type not in ("Shape", *_LAYOUT) and not _multiplies(node):
+        if node not in biased and node.op_type not in ("Shape", *LAYOUT) and not _multiplies(node):
             yield f"{last.sites[0]}: {node.name} ({node.op_type}) stands between it and the stream"
             return
     if "Skip" in join.node.op_type and len(join.node.inputs) > _BIAS and join.node.inputs[_BIAS] is not None:

@@ -23,6 +23,7 @@ from foldrank.runtime.decoding.decoder import OrtDecoder, Tokens
 from foldrank.runtime.proof.compare import Array, check_finite
 from foldrank.runtime.proof.graph_proof import Criterion
 from foldrank.runtime.providers.provider import Provider
+from foldrank.tolerances import INT8
 
 SCHEMA = "foldrank.selftest/1"
 FILE = "selftest/selftest.safetensors"
@@ -147,7 +148,7 @@ def precision_of(dtype: str, provider: Provider, *, int8: bool = False) -> str:
     """What a provider computes a bundle of that dtype in: fp32 products on a GPU are TF32 unless that is turned off,
     with as many bits as fp16. `int8`: the graph rounds activations to that."""
     if int8:
-        return "int8"
+        return INT8
     off = provider.options.get("use_tf32", "1") in ("0", "false", "False")
     return "fp16" if dtype == "fp32" and provider.device != "cpu" and not off else dtype
 

@@ -13,14 +13,17 @@ EXPORT_PROOF_NOISES = 4.0
 """A model that amplifies rounding may be so many times PyTorch's own float32 noise away: a random Gemma's graph is
 2.8e-5 off where PyTorch's float32 is 1.1e-5 off its float64; for others that noise is 2e-6 to 1.1e-5."""
 
-GRAPH_PROOF_KL_NATS = {"fp16": 1e-4, "bf16": 64e-4, "int8": 64e-4}
+INT8 = "int8"
+"""The precision of a graph that rounds activations to that."""
+
+GRAPH_PROOF_KL_NATS = {"fp16": 1e-4, "bf16": 64e-4, INT8: 64e-4}
 """Mean KL(reference || graph) for graphs of two bytes, whose logits cannot be held to an absolute error. bf16 rounds
 eight times as coarsely and KL goes with the square: PyTorch itself is off by 2e-6 to 6e-6 nats in fp16 and by 1e-4 to
 4e-4 in bf16 on the models here; a wrong weight costs 1e-2 or more. int8 is for MatMulNBits that rounds activations
 (accuracy_level 4), block by block and as coarsely as bf16: 1e-4 to 8e-4 here, where the same graphs with activations
 as they are hold the fp32 limit."""
 
-EXPORT_PROOF_KL_NATS = {"fp16": 5e-4, "bf16": 64e-4, "int8": 64e-4}
+EXPORT_PROOF_KL_NATS = {"fp16": 5e-4, "bf16": 64e-4, INT8: 64e-4}
 """The same for a fresh export of two bytes, or one whose few-bit weights meet activations rounded to int8: a random
 Gemma's fp16 graph is right and 1.3e-4 away, PyTorch's own fp16 3.1e-4; RoPE without its scaling is 1e-2 or more."""
 

@@ -16,8 +16,8 @@ from foldrank.reports.validate import GraphProof
 from foldrank.runtime.decoding.decoder import OrtDecoder
 from foldrank.runtime.proof import graph_proof
 from foldrank.runtime.providers.provider import resolve
-from foldrank.tolerances import GRAPH_PROOF_FP32
-from foldrank.verbs.reference import INT8, Known, reference_of
+from foldrank.tolerances import GRAPH_PROOF_FP32, INT8
+from foldrank.verbs.reference import Known, reference_of
 from foldrank.verbs.selftest import add_selftest
 from foldrank.verbs.validate import proof_of
 

@@ -28,7 +28,7 @@ from foldrank.runtime.decoding.decoder import OrtDecoder, Tokens
 from foldrank.runtime.proof.compare import Comparison
 from foldrank.runtime.proof.graph_proof import Criterion, Reference, beside_padding
 from foldrank.runtime.providers.provider import load_onnxruntime, resolve
-from foldrank.tolerances import EXPORT_PROOF_FP32, EXPORT_PROOF_KL_NATS
+from foldrank.tolerances import EXPORT_PROOF_FP32, EXPORT_PROOF_KL_NATS, INT8
 from foldrank.verbs.export_anatomy import misfits
 from foldrank.verbs.export_window import Window, window_of
 from foldrank.verbs.own_noise import own_limit
@@ -99,7 +99,7 @@ class ExportProof:
                 return {"passed": None, "reason": "its weights have few bits, and this family is not read"}
             model, self._model = self._model, None
             extra = rounded_reference(self._checkpoint, model, linears, window)
-            precision = "int8" if rounds_activations(linears) else precision
+            precision = INT8 if rounds_activations(linears) else precision
         else:
             model = self._model
         try:

@@ -13,12 +13,10 @@ from foldrank.model.checkpoint import Checkpoint
 from foldrank.planfile.plan import Plan
 from foldrank.reports.validate import FewBitsKept
 from foldrank.runtime.proof.graph_proof import Reference
+from foldrank.tolerances import INT8
 from foldrank.verbs.planned import planned_numbers
 from foldrank.verbs.rounded import GivenBits
 from foldrank.verbs.torch_logits import logits_of
-
-INT8 = "int8"
-"""The precision of a graph that rounds activations to that."""
 
 _FLOAT64_WEIGHTS = 32_000_000
 

@@ -12,6 +12,7 @@ from foldrank.model.facts import vocabulary
 from foldrank.runtime.decoding.decoder import OrtDecoder
 from foldrank.runtime.proof.selftest import FILE, ROWS, TOKENS, SelfTest, precision_of
 from foldrank.runtime.providers.fallback import provider_for
+from foldrank.tolerances import INT8
 from foldrank.verbs.safely import refuse_unsafe
 from foldrank.versions import versions
 
@@ -62,5 +63,5 @@ def add_selftest(bundle: Bundle, known: Known, seed: int, *, bos: str = "auto") 
         read_text(None, "validation"), load_tokenizer(bundle.path), window=TOKENS, windows=ROWS, seed=seed, bos=bos,
         rows=vocabulary(bundle.json("config.json")),
     ).ids
-    test = SelfTest.of(ids_NT, known.logits, known.described, int8=known.precision == "int8")
+    test = SelfTest.of(ids_NT, known.logits, known.described, int8=known.precision == INT8)
     return bundle.with_files({FILE: test.bytes()})

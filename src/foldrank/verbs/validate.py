@@ -23,9 +23,9 @@ from foldrank.runtime.proof import quality, validation
 from foldrank.runtime.proof.graph_proof import Tokens, prove
 from foldrank.runtime.providers.fallback import provider_for
 from foldrank.runtime.providers.provider import Provider
-from foldrank.tolerances import MIN_POSITIONS
+from foldrank.tolerances import INT8, MIN_POSITIONS
 from foldrank.verbs.reading import held_out
-from foldrank.verbs.reference import INT8, Known, reference_of
+from foldrank.verbs.reference import Known, reference_of
 from foldrank.verbs.safely import refuse_unsafe
 from foldrank.verbs.tasks import check_tasks, measure
 from foldrank.versions import versions
@@ -146,20 +146,15 @@ def proof_of(
     bundle: Bundle, known: Known, decoder: OrtDecoder, ids_NT: Tokens, *, seed: int, progress: Progress = SILENT
 ) -> GraphProof:
     """Of the bundle as `decoder` opened it; where that rounds activations and fails, of the same graph without."""
-    found = _prove(bundle, known, decoder, ids_NT, seed, progress)
-    if found.passed is not False or known.precision != INT8:
-        return found
-    session = decoder.session
-    exact = _decoder(bundle, session.provider, session.threads, rounds=False)
-    return _prove(bundle, known.in_floats(bundle), exact, ids_NT, seed, progress)
-
-
-def _prove(
-    bundle: Bundle, known: Known, decoder: OrtDecoder, ids_NT: Tokens, seed: int, progress: Progress
-) -> GraphProof:
     ids = _enough(ids_NT, vocabulary(bundle.json("config.json")) or int(ids_NT.max()) + 1, seed)
-    found = prove(decoder, known.logits, ids, described=known.described, precision=known.precision,
-                  sides=_sides(bundle), progress=progress)
+
+    def by(judge: Known, opened: OrtDecoder) -> GraphProof:
+        return prove(opened, judge.logits, ids, described=judge.described, precision=judge.precision,
+                     sides=_sides(bundle), progress=progress)
+
+    found, session = by(known, decoder), decoder.session
+    if not found.passed and known.precision == INT8:
+        found = by(known.in_floats(bundle), _decoder(bundle, session.provider, session.threads, rounds=False))
     held = all(kept is None or kept.passed for kept in (known.kept, known.planned))
     return replace(found, few_bits_kept=known.kept, numbers_planned=known.planned, passed=bool(found.passed) and held)
 
