@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from itertools import islice
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from foldrank.errors import SourceError, UnsafeModel
 from foldrank.graph.dataflow.order import put_in_order
 from foldrank.graph.safe import proto, wire
 from foldrank.model.gguf_header import is_gguf
+from foldrank.plainfile import open_plain, why_not
 from foldrank.pointers import refuse_pointer
 
 MAX_PROTO = 64 << 20
@@ -77,23 +77,17 @@ def _all_text(model: onnx.ModelProto) -> bool:
 
 
 def _read(path: Path) -> bytes:
-    """The file's bytes. O_NONBLOCK: opening a FIFO must not wait for a writer."""
+    """The file's bytes."""
     remedy = "give the path of a plain .onnx file"
     refuse_pointer(path, follow=False)
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError as error:
-        raise UnsafeModel(path, f"cannot be read: {error.strerror}", remedy) from None
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise UnsafeModel(path, "is not a plain file", remedy)
-        if is_gguf(path, os.pread(descriptor, 4, 0)):
-            raise SourceError(path, "is a GGUF file, a checkpoint and no graph", "give it in a checkpoint's place")
-        if status.st_size > MAX_PROTO:
-            what = f"has {status.st_size >> 20} MiB; at most {MAX_PROTO >> 20} MiB are read"
-            raise UnsafeModel(path, what, "save it with its weights as external data")
-        with os.fdopen(descriptor, "rb", closefd=False) as file:
+        with open_plain(path, follow=False) as file:
+            size = os.fstat(file.fileno()).st_size
+            if is_gguf(path, os.pread(file.fileno(), 4, 0)):
+                raise SourceError(path, "is a GGUF file, a checkpoint and no graph", "give it in a checkpoint's place")
+            if size > MAX_PROTO:
+                what = f"has {size >> 20} MiB; at most {MAX_PROTO >> 20} MiB are read"
+                raise UnsafeModel(path, what, "save it with its weights as external data")
             return file.read(MAX_PROTO + 1)
-    finally:
-        os.close(descriptor)
+    except OSError as error:
+        raise UnsafeModel(path, why_not(error), remedy) from None

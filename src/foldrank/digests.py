@@ -18,6 +18,8 @@ import numpy as np
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
+from foldrank.plainfile import open_plain
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -33,7 +35,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
 
 def sha256_file(path: Path) -> str:
     """Hex sha256 of a file's bytes. Raises OSError."""
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

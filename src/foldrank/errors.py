@@ -25,6 +25,12 @@ class SourceError(FoldrankError):
     exit_code = 3
 
 
+class CheckpointRefused(SourceError):
+    """A checkpoint can be read and is refused: it is hostile, or says of itself what is not so."""
+
+    exit_code = 4
+
+
 class ExportError(FoldrankError):
     """An exporter failed; carries its reason."""
 

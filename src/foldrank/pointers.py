@@ -6,10 +6,10 @@ Knows bytes. Called wherever a stranger's file is opened.
 from __future__ import annotations
 
 import os
-import stat
 from pathlib import Path
 
 from foldrank.errors import SourceError
+from foldrank.plainfile import open_plain
 
 _FIRST_LINES = (b"version https://git-lfs.github.com/spec/", b"version https://hawser.github.com/spec/")
 _MOST_BYTES = 1024
@@ -22,14 +22,10 @@ def refuse_pointer(path: Path, *, follow: bool = True) -> None:
     `follow`: through a link too, as the hub's cache has them.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW))
-    except (OSError, ValueError):
+        with open_plain(path, follow=follow) as file:
+            short = os.fstat(file.fileno()).st_size <= _MOST_BYTES
+            start = file.read(max(map(len, _FIRST_LINES))) if short else b""
+    except OSError:
         return
-    try:
-        status = os.fstat(descriptor)
-        plain = stat.S_ISREG(status.st_mode) and status.st_size <= _MOST_BYTES
-        start = os.read(descriptor, max(map(len, _FIRST_LINES))) if plain else b""
-    finally:
-        os.close(descriptor)
     if start.startswith(_FIRST_LINES):
         raise SourceError(path, "is a Git LFS pointer, not the file itself", "`git lfs pull` in its repository")

@@ -1,4 +1,8 @@
-"""JSON as our files hold it: sorted keys, indent 2, a newline at the end; read with nothing left to interpretation."""
+"""JSON as our files hold it: sorted keys, indent 2, a newline at the end; read with nothing left to interpretation.
+
+The one reader: a text is bounded in bytes, depth and number of values before it is parsed, and whatever is wrong with
+it is a JsonError.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +14,21 @@ from typing import Any, NoReturn
 
 from pydantic import ValidationError
 
+from foldrank.plainfile import NotPlain, open_plain, why_not
 from foldrank.pointers import refuse_pointer
 
 MAX_BYTES = 32 << 20
 MAX_DEPTH = 64
+MAX_VALUES = 1 << 20
+"""Commas and opening brackets, which is at least as many as there are values: some 100 MB once parsed."""
 
 _BRACKETS_OR_STRINGS = re.compile(r'[\[\]{}]|"(?:[^"\\]|\\.)*+"')
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class JsonError(ValueError):
-    """The text is not JSON, or uses what our files never do: NaN, a repeated key, deep nesting, a huge file."""
+    """The text is not JSON, is no plain file, or uses what our files never do: NaN, a number beyond all floats, half of
+    a surrogate pair, a repeated key, deep nesting, a huge file."""
 
 
 def dumps(value: Any) -> str:
@@ -38,17 +47,28 @@ def tagged(value: Any) -> Any:
 
 def loads(text: str, *, foreign: bool = False) -> Any:
     """Parse strictly. `foreign`: as Python's own json writes, `Infinity` and `NaN` are numbers. Raises JsonError."""
+    if sum(map(text.count, ",[{")) > MAX_VALUES:
+        raise JsonError(f"holds more than {MAX_VALUES:,} values")
     if _too_deep(text):
         raise JsonError(f"nested deeper than {MAX_DEPTH} levels")
     try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=float if foreign else _constant)
-    except json.JSONDecodeError as error:
+        value = json.loads(text, object_pairs_hook=_unique, parse_float=float if foreign else _finite,
+                           parse_constant=float if foreign else _constant)
+        if _SURROGATE.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
+    except JsonError:
+        raise
+    except UnicodeEncodeError:
+        raise JsonError("a text in it holds half of a surrogate pair") from None
+    except ValueError as error:  # a number of more digits than Python reads is one too
         raise JsonError(f"not JSON: {error}") from None
+    return value
 
 
-def read(path: Path) -> Any:
-    """Parse a file strictly. Raises JsonError, OSError, and SourceError for a Git LFS pointer."""
-    return loads(_text(path))
+def read(path: Path, *, follow: bool = True) -> Any:
+    """Parse a file strictly, `follow`: through a link too. Raises JsonError, OSError, and SourceError for a Git LFS
+    pointer."""
+    return loads(_text(path, follow))
 
 
 def read_foreign(path: Path) -> Any:
@@ -56,15 +76,20 @@ def read_foreign(path: Path) -> Any:
 
     Raises what `read` raises.
     """
-    return loads(_text(path).removeprefix("\ufeff"), foreign=True)
+    return loads(_text(path, follow=True).removeprefix("\ufeff"), foreign=True)
 
 
-def _text(path: Path) -> str:
-    refuse_pointer(path)
-    if path.stat().st_size > MAX_BYTES:
+def _text(path: Path, follow: bool) -> str:
+    refuse_pointer(path, follow=follow)
+    try:
+        with open_plain(path, follow=follow) as file:
+            data = file.read(MAX_BYTES + 1)
+    except NotPlain as error:
+        raise JsonError(why_not(error)) from None
+    if len(data) > MAX_BYTES:
         raise JsonError(f"larger than {MAX_BYTES >> 20} MiB")
     try:
-        return path.read_text(encoding="utf-8")
+        return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise JsonError(f"not UTF-8: {error}") from None
 
@@ -90,9 +115,17 @@ def _too_deep(text: str) -> bool:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     keys = dict(pairs)
     if len(keys) != len(pairs):
-        names = [k for k, _ in pairs]
-        raise JsonError(f"key {next(k for k in names if names.count(k) > 1)!r} stands twice")
+        seen = set[str]()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise JsonError(f"key {twice!r} stands twice")
     return keys
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise JsonError(f"{digits} is beyond all floats")
+    return value
 
 
 def _constant(name: str) -> NoReturn:

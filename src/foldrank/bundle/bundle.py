@@ -197,10 +197,10 @@ def _settle(folder: Path) -> None:
 
 def _read_manifest(folder: Path) -> Manifest:
     path = journal.current(folder, MANIFEST)
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise BundleError(folder, "not a bundle: it has no manifest.json", "make one with `foldrank export`")
     try:
-        return _MANIFEST.validate_json(strictjson.dumps(strictjson.read(path)), strict=True)
+        return _MANIFEST.validate_json(strictjson.dumps(strictjson.read(path, follow=False)), strict=True)
     except ValidationError as error:
         raise BundleError(path, strictjson.reasons(error), "export or apply again") from None
     except (OSError, strictjson.JsonError) as error:

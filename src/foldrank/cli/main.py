@@ -13,6 +13,7 @@ from foldrank import __version__
 from foldrank.cli import interrupts
 from foldrank.disk.unfinished import notes
 from foldrank.errors import FoldrankError
+from foldrank.words import one_line
 
 VERBS = ("doctor", "inspect", "export", "plan", "apply", "validate", "bench", "report", "compress", "run", "diff",
          "selftest", "package")
@@ -105,7 +106,7 @@ def _usage_line(error: click.UsageError) -> str:
 def _fail(message: str, code: int, verbose: bool) -> int:
     if verbose:
         traceback.print_exc()
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {one_line(message)}", file=sys.stderr)
     return code
 
 

@@ -8,6 +8,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from foldrank.words import printable
 
 console = Console(highlight=False)
 
@@ -19,7 +22,7 @@ def emit_json(data: Any) -> None:
 
 def say(text: str = "") -> None:
     """One line of text, never wrapped nor read as markup."""
-    console.print(text, markup=False, soft_wrap=True)
+    console.print("\n".join(map(printable, text.split("\n"))), markup=False, soft_wrap=True)
 
 
 def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
@@ -30,7 +33,7 @@ def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> 
         numeric = bool(lines) and all(isinstance(line[index], (int, float, type(None))) for line in lines)
         grid.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for line in lines:
-        grid.add_row(*(cell(value) for value in line))
+        grid.add_row(*(Text(printable(cell(value))) for value in line))
     console.print(grid)
 
 

@@ -36,6 +36,9 @@ Branch: TypeAlias = Literal["attention", "mlp"]
 BRANCHES: Final[Mapping[Branch, tuple[str, ...]]] = {"attention": ROLES[:4], "mlp": ROLES[4:]}
 """The roles of each branch of a block."""
 
+MOST_BLOCKS: Final = 4096
+"""That any source may have: what a stranger says of it is bounded before anything is counted by it."""
+
 LAST: Final[Mapping[Branch, str]] = {"attention": "o", "mlp": "down"}
 """The role that makes a branch's result."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
 from pydantic.dataclasses import dataclass
@@ -31,7 +32,7 @@ class FoldBlocks(Edit):
     provable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if len(self.blocks) < 2 or self.blocks != tuple(range(self.blocks[0], self.blocks[-1] + 1)):
+        if len(self.blocks) < 2 or any(other != one + 1 for one, other in pairwise(self.blocks)):
             raise ValueError(f"blocks {self.blocks} are not two or more neighbours in ascending order")
         if self.blocks[0] < 0 or self.into not in self.blocks:
             raise ValueError(f"into {self.into} is not among blocks {self.blocks}")

@@ -14,13 +14,15 @@ from typing import Any
 import numpy as np
 
 from foldrank import strictjson
-from foldrank.errors import SourceError
+from foldrank.edits.base import MOST_BLOCKS
+from foldrank.errors import CheckpointRefused, SourceError
 from foldrank.model import facts
 from foldrank.model.adapters import refuse_adapter
 from foldrank.model.checkpoint_rules import config_problems, remote_code
 from foldrank.model.gguf import Gguf, gguf_of, opened
 from foldrank.model.hub import model_name, snapshot
 from foldrank.model.identify import refuse_others
+from foldrank.model.laid import SMALL_FILES, refuse_what_is_no_file
 from foldrank.model.licence import stated_licence
 from foldrank.model.plausible import implausible
 from foldrank.model.tensorfile import StoredTensor
@@ -29,7 +31,6 @@ from foldrank.pointers import refuse_pointer
 from foldrank.progress import SILENT, Progress, track
 from foldrank.verified import sha256_of
 
-_SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.txt")
 _CHUNK = 1 << 24
 
 
@@ -61,26 +62,27 @@ class Checkpoint:
             raise SourceError(path, "is a file", "give the checkpoint's folder, or a GGUF file")
         else:
             path, name = snapshot(str(model), offline=offline), str(model)
+        refuse_what_is_no_file(path)
         refuse_adapter(path)
         config, digest = _read_config(path)
         if not trust_remote_code and (found := remote_code(path, config)):
             what = "asks to run code that the checkpoint brings"
-            raise SourceError(found, what, "--trust-remote-code if you trust it")
+            raise CheckpointRefused(found, what, "--trust-remote-code if you trust it")
         refuse_others(path, config, {})
         _check_blocks(path / "config.json", config)
         if not (path / "tokenizer.json").is_file():
             way = "make one: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
             raise SourceError(path, "has no tokenizer.json", way)
-        for file in sorted(found for suffix in _SMALL_FILES for found in path.glob(suffix)):
+        for file in sorted(found for suffix in SMALL_FILES for found in path.glob(suffix)):
             refuse_pointer(file)
         tensors = read_tensors(path)
         refuse_others(path, config, tensors)
         if problems := config_problems(config, tensors):
-            raise SourceError(path, "config.json disagrees with the weights: " + " | ".join(problems[:5]),
-                              "take both from the same checkpoint")
+            raise CheckpointRefused(path, "config.json disagrees with the weights: " + " | ".join(problems[:5]),
+                                    "take both from the same checkpoint")
         if lies := implausible(facts.text_config(config), tensors):
-            raise SourceError(path, "no model can be this: " + " | ".join(lies[:5]),
-                              "take config.json and weights as they were trained")
+            raise CheckpointRefused(path, "no model can be this: " + " | ".join(lies[:5]),
+                                    "take config.json and weights as they were trained")
         return cls(path, name, config, digest, tensors, made)
 
     @property
@@ -123,7 +125,7 @@ def check_finite(checkpoint: Checkpoint, progress: Progress = SILENT) -> None:
                 bad.append(f"{tensor.name} holds {'NaN' if np.isnan(piece).any() else 'infinity'}")
                 break
     if bad:
-        raise SourceError(checkpoint.path, " | ".join(bad[:5]), "train or fetch the checkpoint again")
+        raise CheckpointRefused(checkpoint.path, " | ".join(bad[:5]), "train or fetch the checkpoint again")
 
 
 def _pieces(tensor: StoredTensor) -> Iterator[np.ndarray]:
@@ -155,5 +157,6 @@ def _read_config(folder: Path) -> tuple[dict[str, Any], str]:
 def _check_blocks(path: Path, config: dict[str, Any]) -> None:
     text = facts.text_config(config)
     count = next((text[key] for key in facts.BLOCKS if key in text), None)
-    if type(count) is not int or count < 1:
-        raise SourceError(path, f"its number of blocks is {count!r}", f"it must have {' or '.join(facts.BLOCKS)}")
+    if type(count) is not int or not 1 <= count <= MOST_BLOCKS:
+        raise SourceError(path, f"its number of blocks is {count!r}",
+                          f"{' or '.join(facts.BLOCKS)} must be 1 to {MOST_BLOCKS:,}")

@@ -6,6 +6,7 @@ A tensor that is missing would be filled with random numbers by the loading libr
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +54,9 @@ def config_problems(config: Mapping[str, Any], tensors: Mapping[str, StoredTenso
 
 def _counts(text: Mapping[str, Any], blocks: Mapping[int, Any]) -> Iterator[str]:
     wanted = facts.blocks(text) or 0
-    if set(blocks) != set(range(wanted)):
-        missing = sorted(set(range(wanted)) - set(blocks))[:5]
-        extra = sorted(set(blocks) - set(range(wanted)))[:5]
+    if len(blocks) != wanted or any(number >= wanted for number in blocks):
+        missing = list(islice((number for number in range(wanted) if number not in blocks), 5))
+        extra = sorted(number for number in blocks if number >= wanted)[:5]
         yield f"it speaks of {wanted} blocks, the weights of {len(blocks)} (missing {missing}, beyond {extra})"
     kinds = text.get("layer_types")
     if isinstance(kinds, list) and len(kinds) != wanted:

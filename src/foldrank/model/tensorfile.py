@@ -5,6 +5,7 @@ Knows bytes. Knows nothing of models.
 
 from __future__ import annotations
 
+import os
 import struct
 from dataclasses import dataclass
 from math import prod
@@ -15,7 +16,8 @@ import ml_dtypes
 import numpy as np
 
 from foldrank import strictjson
-from foldrank.errors import SourceError
+from foldrank.errors import CheckpointRefused, SourceError
+from foldrank.plainfile import open_plain, why_not
 from foldrank.pointers import refuse_pointer
 
 _MAX_HEADER = 100 << 20
@@ -51,27 +53,30 @@ class StoredTensor:
 def read_header(path: Path) -> dict[str, StoredTensor]:
     """Every tensor by name. Raises SourceError: truncated, holes or overlaps, sizes that disagree, unknown dtypes."""
     refuse_pointer(path)
-    size = path.stat().st_size
     try:
-        header, base = _header(path, size)
+        size, header, base = _header(path)
         tensors = {
             name: _entry(path, base, name, entry) for name, entry in header.items() if name != "__metadata__"
         }
     except (strictjson.JsonError, ValueError, KeyError, TypeError, struct.error) as error:
-        raise SourceError(path, f"bad safetensors header: {error}", _DOWNLOAD) from None
+        raise CheckpointRefused(path, f"bad safetensors header: {error}", _DOWNLOAD) from None
+    except OSError as error:
+        raise SourceError(path, why_not(error), _DOWNLOAD) from None
     _check_cover(path, base, size, tensors)
     return tensors
 
 
-def _header(path: Path, size: int) -> tuple[dict[str, Any], int]:
-    with path.open("rb") as file:
+def _header(path: Path) -> tuple[int, dict[str, Any], int]:
+    """The file's size, what its header says, and where that ends."""
+    with open_plain(path) as file:
+        size = os.fstat(file.fileno()).st_size
         (length,) = struct.unpack("<Q", file.read(8))
         if length > min(_MAX_HEADER, size - 8):
             raise ValueError(f"it claims {length} bytes, the file has {size}")
         header = strictjson.loads(file.read(length).decode("utf-8"))
     if not isinstance(header, dict):
         raise ValueError("not an object")
-    return header, 8 + length
+    return size, header, 8 + length
 
 
 def _entry(path: Path, base: int, name: str, entry: dict[str, Any]) -> StoredTensor:
@@ -90,7 +95,8 @@ def _check_cover(path: Path, base: int, size: int, tensors: dict[str, StoredTens
     position = base
     for tensor in sorted(tensors.values(), key=lambda t: (t.start, t.end)):
         if tensor.start != position:
-            raise SourceError(path, f"{tensor.name}: overlaps another tensor or leaves a hole before it", _DOWNLOAD)
+            what = f"{tensor.name}: overlaps another tensor or leaves a hole before it"
+            raise CheckpointRefused(path, what, _DOWNLOAD)
         position = tensor.end
     if position != size:
         kind = "truncated" if size < position else "too long"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from foldrank import strictjson
-from foldrank.errors import SourceError
+from foldrank.errors import CheckpointRefused, SourceError
 from foldrank.model.tensorfile import StoredTensor, read_header
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
@@ -23,8 +23,8 @@ def read_tensors(folder: Path) -> dict[str, StoredTensor]:
     if others := sorted(p for p in folder.glob("*.safetensors") if not p.name.startswith("adapter_")):
         return _read_other(folder, others)
     if pickles := sorted(p.name for pattern in _PICKLES for p in folder.glob(pattern)):
-        raise SourceError(folder / pickles[0], "pickled weights can run code and are never read",
-                          "convert them where you trust them: model.save_pretrained(..., safe_serialization=True)")
+        way = "convert them where you trust them: model.save_pretrained(..., safe_serialization=True)"
+        raise CheckpointRefused(folder / pickles[0], "pickled weights can run code and are never read", way)
     what = "holds an ONNX bundle" if (folder / "model.onnx").is_file() else "has no model.safetensors"
     raise SourceError(folder, f"not a checkpoint: it {what}", "give a folder with safetensors weights")
 
@@ -42,7 +42,8 @@ def _read_shards(folder: Path) -> dict[str, StoredTensor]:
             raise SourceError(index, f"names {name!r}, which is not a file of this folder", "fetch the shards again")
         tensors.update(read_header(folder / name))
     if odd := sorted(set(tensors) ^ set(placed)) or [n for n, f in placed.items() if tensors[n].path.name != f]:
-        raise SourceError(index, f"index and shards disagree about {', '.join(odd[:5])}", "fetch the shards again")
+        what = f"index and shards disagree about {', '.join(odd[:5])}"
+        raise CheckpointRefused(index, what, "fetch the shards again")
     return tensors
 
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from foldrank import strictjson
 from foldrank.digests import WeightDigest
 from foldrank.edits import AnyEdit
+from foldrank.edits.base import MOST_BLOCKS
 from foldrank.edits.laws import check_edits
 from foldrank.errors import PlanFormatError
 
@@ -31,7 +32,7 @@ class Source:
     name: str
     config_sha256: str
     architecture: str
-    blocks: int
+    blocks: Annotated[int, Field(ge=1, le=MOST_BLOCKS)]
     weights: dict[str, WeightDigest]
 
 
@@ -105,7 +106,7 @@ _DOCUMENT: TypeAdapter[PlanDocument] = TypeAdapter(PlanDocument)
 def read_document(path: Path) -> PlanDocument:
     """Read and check plan.json. Raises PlanFormatError."""
     try:
-        data = strictjson.read(path)
+        data = strictjson.read(path, follow=False)
     except FileNotFoundError:
         raise PlanFormatError(path, "no such file", "give the folder that `foldrank plan -o` wrote") from None
     except (OSError, strictjson.JsonError) as error:

@@ -6,6 +6,7 @@ The header is checked by hand, since the plan may come from a stranger: no holes
 from __future__ import annotations
 
 import errno
+import os
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from safetensors.numpy import save_file
 
 from foldrank import strictjson
 from foldrank.errors import PlanFormatError
+from foldrank.plainfile import open_plain, why_not
 from foldrank.verified import sha256_of
 
 _MAX_HEADER = 16 << 20
@@ -54,9 +56,12 @@ class FactorFile(Mapping[str, np.ndarray]):
     @classmethod
     def open(cls, path: Path, sha256: str, size: int) -> FactorFile:
         """Check size, digest and header. Raises PlanFormatError."""
-        if not path.is_file() or path.is_symlink():
-            raise PlanFormatError(path, "no such file", "plan again")
-        if path.stat().st_size != size or sha256_of(path) != sha256:
+        try:
+            with open_plain(path, follow=False) as file:
+                seen = os.fstat(file.fileno()).st_size
+        except OSError as error:
+            raise PlanFormatError(path, why_not(error), "plan again") from None
+        if seen != size or sha256_of(path) != sha256:
             raise PlanFormatError(path, "differs from what plan.json says (sha256)", "plan again")
         try:
             header, base = _header(path, size)
@@ -84,7 +89,7 @@ class FactorFile(Mapping[str, np.ndarray]):
 
 
 def _header(path: Path, size: int) -> tuple[dict[str, Any], int]:
-    with path.open("rb") as file:
+    with open_plain(path, follow=False) as file:
         (length,) = struct.unpack("<Q", file.read(8))
         if length > min(_MAX_HEADER, size - 8):
             raise ValueError("header longer than the file")

@@ -6,6 +6,7 @@ one; `diagnostics.json`, free in form, holds what pictures are drawn from and is
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,8 +89,8 @@ class Plan:
         _check_arrays(path, document.edits, arrays)
         extra = folder / "diagnostics.json"
         try:
-            return cls(document, arrays, strictjson.read(extra) if extra.is_file() else None)
-        except strictjson.JsonError as error:
+            return cls(document, arrays, strictjson.read(extra, follow=False) if os.path.lexists(extra) else None)
+        except (OSError, strictjson.JsonError) as error:
             raise PlanFormatError(extra, str(error), "delete the file: only pictures need it") from None
 
     def write(self, folder: Path) -> None:

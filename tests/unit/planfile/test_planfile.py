@@ -92,7 +92,7 @@ def test_truncated_changed_or_missing_factors_are_refused(folder: Path) -> None:
         with pytest.raises(PlanFormatError, match="factors"):
             Plan.read(folder)
     path.unlink()
-    with pytest.raises(PlanFormatError, match="no such file"):
+    with pytest.raises(PlanFormatError, match="No such file"):
         Plan.read(folder)
 
 
