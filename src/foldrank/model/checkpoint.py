@@ -151,6 +151,9 @@ def _read_config(folder: Path) -> tuple[dict[str, Any], str]:
     architectures = config.get("architectures") if isinstance(config, dict) else None
     if not isinstance(architectures, list) or not architectures or not isinstance(architectures[0], str):
         raise SourceError(path, "names no architecture", "it must be the config.json of a transformers model")
+    for part in (config, facts.text_config(config)):
+        if not isinstance(kind := part.get("model_type", ""), str):
+            raise CheckpointRefused(path, f"model_type is {kind!r}, not a name", "fetch the checkpoint again")
     return config, digest
 
 

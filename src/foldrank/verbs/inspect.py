@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,11 +27,11 @@ def inspect(path: Path | str) -> dict[str, Any]:
     """
     path = Path(path).expanduser().absolute()
     if path.is_dir():
-        if (path / "manifest.json").is_file():
+        if os.path.lexists(path / "manifest.json"):
             return _bundle(path)
-        if (path / "plan.json").is_file():
+        if os.path.lexists(path / "plan.json"):
             return _plan(path)
-        if ((path / "config.json").is_file() and not (path / "model.onnx").exists()) or gguf_of(path):
+        if (os.path.lexists(path / "config.json") and not (path / "model.onnx").exists()) or gguf_of(path):
             return _checkpoint(path)
         what, remedy = "holds no manifest.json, plan.json or checkpoint", "give a bundle, a plan or a checkpoint"
         if (path / "model.onnx").exists():
