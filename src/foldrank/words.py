@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-MOST: Final = 1_000
+MOST: Final = 2_000
 """Characters of a message; where it is longer its middle is left out, so that the way out at its end stays."""
 
 

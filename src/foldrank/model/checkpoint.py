@@ -161,5 +161,5 @@ def _check_blocks(path: Path, config: dict[str, Any]) -> None:
     text = facts.text_config(config)
     count = next((text[key] for key in facts.BLOCKS if key in text), None)
     if type(count) is not int or not 1 <= count <= MOST_BLOCKS:
-        raise SourceError(path, f"its number of blocks is {count!r}",
-                          f"{' or '.join(facts.BLOCKS)} must be 1 to {MOST_BLOCKS:,}")
+        raise CheckpointRefused(path, f"its number of blocks is {count!r}",
+                                f"{' or '.join(facts.BLOCKS)} must be 1 to {MOST_BLOCKS:,}")

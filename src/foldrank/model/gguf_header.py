@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-from foldrank.errors import SourceError
+from foldrank.errors import CheckpointRefused, SourceError
 
 MAGIC = b"GGUF"
 Value = int | float | bool | str | tuple[int | float | bool, ...]
@@ -73,7 +73,7 @@ def read_header(path: Path) -> Header:
         try:
             header = _header(_Cursor(data))
         except _BadHeader as error:
-            raise SourceError(path, f"bad GGUF file: {error}", _DOWNLOAD) from None
+            raise CheckpointRefused(path, f"bad GGUF file: {error}", _DOWNLOAD) from None
     if (header.number("split.count") or 0) > 1:
         raise SourceError(path, "is one part of a split GGUF file", "join the parts: llama-gguf-split --merge")
     return header

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from foldrank import strictjson
-from foldrank.errors import SourceError
+from foldrank.errors import CheckpointRefused, SourceError
 from foldrank.model.tensorfile import StoredTensor, read_header
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
@@ -86,12 +86,12 @@ def _shown(value: Any) -> str:
 def _pair(path: Path, module: str, found: Mapping[str, StoredTensor], said: Mapping[str, Any]) -> tuple[Array, Array]:
     if found.keys() != {"A", "B"} or found["A"].shape[0] != found["B"].shape[1] or not found["A"].shape[0]:
         shapes = {name: list(tensor.shape) for name, tensor in found.items()}
-        raise SourceError(path, f"{module} has no pair that fits: {shapes}", "fetch the adapter again")
+        raise CheckpointRefused(path, f"{module} has no pair that fits: {shapes}", "fetch the adapter again")
     a_RI, b_OR = (_read(found[half]) for half in "AB")
     scale = _scale(path.parent / CONFIG, module, len(a_RI), said)
     a, b = np.ascontiguousarray(a_RI.T) * np.float32(scale), np.ascontiguousarray(b_OR.T)
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
-        raise SourceError(path, f"{module} holds NaN or infinity", "fetch the adapter again")
+        raise CheckpointRefused(path, f"{module} holds NaN or infinity", "fetch the adapter again")
     return a, b
 
 

@@ -39,7 +39,8 @@ def _read_shards(folder: Path) -> dict[str, StoredTensor]:
     tensors: dict[str, StoredTensor] = {}
     for name in files:
         if not isinstance(name, str) or Path(name).name != name or not (folder / name).is_file():
-            raise SourceError(index, f"names {name!r}, which is not a file of this folder", "fetch the shards again")
+            what = f"names {name!r}, which is not a file of this folder"
+            raise CheckpointRefused(index, what, "fetch the shards again")
         tensors.update(read_header(folder / name))
     if odd := sorted(set(tensors) ^ set(placed)) or [n for n, f in placed.items() if tensors[n].path.name != f]:
         what = f"index and shards disagree about {', '.join(odd[:5])}"
