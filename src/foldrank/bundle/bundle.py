@@ -80,8 +80,7 @@ class Bundle:
     @classmethod
     def open(cls, folder: Path | str, *, digest: Callable[[Path], str] = sha256_of) -> Bundle:
         """Read the manifest and prove every file against it. `digest` gives a file's sha256: one taken earlier of the
-        file in its present state does for most. Raises SourceError (no folder, or one that cannot be read), BundleError.
-        """
+        file in its present state does for most. Raises SourceError (no folder, or unreadable), BundleError."""
         folder = Path(folder).expanduser().absolute()
         if not folder.is_dir():
             raise SourceError(folder, "no such folder", "give a bundle that `foldrank export` or `apply` wrote")

@@ -24,8 +24,9 @@ def sign(
     """Check the bundle as `verify` does, then write its signature: `output`, default `DIR.sig` beside it.
 
     `private_key`: PEM of a P-256, P-384 or P-521 key; `password_file` holds its password on one line. Gives `bundle`,
-    `signature`, `manifest_sha256` and `key_sha256`, by which `verify` names the key. Signing comes last: what is added to the bundle afterwards, a report too, is not
-    signed. Raises SourceError, ProviderUnavailable (extra `sign`), and what `verify` raises.
+    `signature`, `manifest_sha256` and `key_sha256`, by which `verify` names the key. Signing comes last: after a file
+    is added to the bundle, a report too, the signature fits no more. Raises SourceError, ProviderUnavailable (extra
+    `sign`), and what `verify` raises.
     """
     given = Path(bundle.path if isinstance(bundle, Bundle) else bundle).expanduser().absolute()
     target = beside(given) if output is None else Path(output).expanduser().absolute()

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from foldrank.bundle.bundle import MANIFEST, Bundle
-from foldrank.bundle.genai_settings import check_configs
 from foldrank.digests import sha256_file
 from foldrank.errors import BundleError, SourceError
 from foldrank.graph.safe.load import load_model
@@ -46,7 +45,7 @@ def verify(
         why = f"{place.name} is there: give --public-key PEM" if place.is_file() else f"there is none ({place.name})"
         return found | {"not_checked": [{"check": "signature", "why": why}, *found["not_checked"]], "signature": None}
     if signature is None and not place.exists():
-        raise BundleError(path, f"is not signed: there is no {place.name}", "ask who gave it to you, or give --signature")
+        raise BundleError(path, f"is not signed: there is no {place.name}", "ask its maker, or give --signature FILE")
     key = check_signature(bundle, place, Path(public_key).expanduser())
     told = f"{place.name}, over {MANIFEST} and so over every file" + (f", by the key {key}" if key else "")
     return found | {"checks": [*found["checks"], {"check": "signature", "found": told}],
@@ -55,7 +54,7 @@ def verify(
 
 def examined(path: Path) -> tuple[Bundle, dict[str, Any]]:
     """A bundle whose every file was read anew, and what was found. Raises what `verify` raises but ValueError."""
-    bundle = Bundle.open(path, digest=sha256_file)
+    bundle = Bundle.open(path, digest=sha256_file)  # which looks into the configs too
     files = bundle.manifest.files
     size = sum(entry.bytes for entry in files.values())
     checks = {
@@ -64,7 +63,6 @@ def examined(path: Path) -> tuple[Bundle, dict[str, Any]]:
         "graph": _graph(bundle),
     }
     not_checked = {"numbers": "what the graph computes; `foldrank selftest` replays it, `foldrank validate` proves it"}
-    check_configs({name: bundle.path / name for name in files})
     if noted := bundle.weight_digests:
         checks["weights"] = _weights(bundle, noted)
     else:

@@ -13,7 +13,7 @@ from foldrank.cli import options, output
 @click.argument("bundle", type=options.PATH)
 @click.option("--private-key", type=options.PATH, required=True, metavar="PEM", help="P-256, P-384 or P-521.")
 @click.option("--password-file", type=options.PATH, metavar="FILE", help="The key's password, on one line.")
-@click.option("-o", "--output", "output_", type=options.PATH, metavar="FILE", help="Default: DIR.sig beside the bundle.")
+@click.option("-o", "--output", "output_", type=options.PATH, metavar="FILE", help="Default: DIR.sig beside it.")
 @click.option("--force", is_flag=True, help="Replace the signature if it exists.")
 @options.reporting
 def command(

@@ -29,7 +29,8 @@ def document(subject: Component, components: Iterable[Component], **more: Any) -
         "metadata": {"timestamp": now(), "component": subject,
                      "tools": {"components": [{"type": "application", "name": "foldrank", "version": __version__}]}},
     }
-    return strictjson.dumps({**body, "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, strictjson.dumps(body))}"})
+    serial = uuid.uuid5(uuid.NAMESPACE_URL, strictjson.dumps(body))
+    return strictjson.dumps({**body, "serialNumber": f"urn:uuid:{serial}"})
 
 
 def sha256(digest: str) -> list[dict[str, str]]:

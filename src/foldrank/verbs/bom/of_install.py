@@ -62,7 +62,8 @@ def _required(found: metadata.Distribution, extras: frozenset[str]) -> Iterator[
 
 def _component(name: str, found: metadata.Distribution) -> Component:
     stated = _licences(found)
-    return {**library(found.metadata.get("Name") or name, found.metadata.get("Version") or "0"), **({"licenses": stated} if stated else {})}
+    named, version = found.metadata.get("Name") or name, found.metadata.get("Version") or "0"
+    return {**library(named, version), **({"licenses": stated} if stated else {})}
 
 
 def _licences(found: metadata.Distribution) -> list[dict[str, Any]]:
