@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
+import stat
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -61,10 +63,14 @@ def read_foreign(path: Path) -> Any:
 
 def _text(path: Path) -> str:
     refuse_pointer(path)
-    if path.stat().st_size > MAX_BYTES:
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # a FIFO is not waited for
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise JsonError("not a plain file")
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
         raise JsonError(f"larger than {MAX_BYTES >> 20} MiB")
     try:
-        return path.read_text(encoding="utf-8")
+        return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise JsonError(f"not UTF-8: {error}") from None
 

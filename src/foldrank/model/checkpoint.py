@@ -61,6 +61,7 @@ class Checkpoint:
             raise SourceError(path, "is a file", "give the checkpoint's folder, or a GGUF file")
         else:
             path, name = snapshot(str(model), offline=offline), str(model)
+        _refuse_odd(path)
         refuse_adapter(path)
         config, digest = _read_config(path)
         if not trust_remote_code and (found := remote_code(path, config)):
@@ -135,6 +136,14 @@ def _pieces(tensor: StoredTensor) -> Iterator[np.ndarray]:
         offset = tensor.start + first * tensor.dtype.itemsize
         piece = np.fromfile(tensor.path, tensor.dtype, min(_CHUNK, count - first), offset=offset)
         yield piece if tensor.dtype.kind == "f" else piece.astype(np.float32)
+
+
+def _refuse_odd(folder: Path) -> None:
+    """A FIFO or a device, which whoever opens it may wait for or never finish reading. Links lead to files in the hub's
+    cache."""
+    for path in sorted(folder.iterdir()):
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise SourceError(path, "is neither a file nor a folder", "a checkpoint is plain files")
 
 
 def _read_config(folder: Path) -> tuple[dict[str, Any], str]:

@@ -79,6 +79,7 @@ class Plan:
         """Read and check a plan folder. Raises PlanFormatError."""
         folder = Path(folder).expanduser().absolute()
         path = folder / "plan.json"
+        _refuse_links(folder)
         document = read_document(path)
         arrays: Mapping[str, np.ndarray] = {}
         if document.factors is not None:
@@ -104,6 +105,13 @@ class Plan:
         fields = {name: getattr(self.document, name) for name in
                   ("source", "calibration", "steps", "predicted", "versions", "edits")}
         (folder / "plan.json").write_text(PlanDocument(**fields, factors=reference).text(), encoding="utf-8")
+
+
+def _refuse_links(folder: Path) -> None:
+    """What a link leads to would be taken for part of the plan, and copied into the bundles made with it."""
+    for name in ("plan.json", "factors.safetensors", "diagnostics.json"):
+        if (folder / name).is_symlink():
+            raise PlanFormatError(folder / name, "is a link", "give the plan's own files")
 
 
 def _check_arrays(path: Path, edits: tuple[Edit, ...], arrays: Mapping[str, np.ndarray]) -> None:

@@ -62,17 +62,20 @@ def _required(found: metadata.Distribution, extras: frozenset[str]) -> Iterator[
 
 def _component(name: str, found: metadata.Distribution) -> Component:
     stated = _licences(found)
-    named, version = found.metadata.get("Name") or name, found.metadata.get("Version") or "0"
-    return {**library(named, version), **({"licenses": stated} if stated else {})}
+    return {**library(_field(found, "Name") or name, _field(found, "Version") or "0"),
+            **({"licenses": stated} if stated else {})}
 
 
 def _licences(found: metadata.Distribution) -> list[dict[str, Any]]:
     """PEP 639's expression, else the licence's name, else its classifiers; a licence's whole text is none of them."""
-    told = found.metadata
-    if expression := told.get("License-Expression"):
+    if expression := _field(found, "License-Expression"):
         return [{"expression": expression}]
-    name = (told.get("License") or "").strip()
+    name = (_field(found, "License") or "").strip()
     if name and "\n" not in name and len(name) <= _WORDS and name.upper() != "UNKNOWN":
         return [licence(name)]
-    kinds = [line.split(" :: ")[-1] for line in told.get_all("Classifier") or () if line.startswith(_LICENCE)]
+    kinds = [line.split(" :: ")[-1] for line in found.metadata.get_all("Classifier") or () if line.startswith(_LICENCE)]
     return [licence(kind) for kind in kinds if kind != "OSI Approved"]
+
+
+def _field(found: metadata.Distribution, name: str) -> str | None:
+    return (found.metadata.get_all(name) or (None,))[0]
