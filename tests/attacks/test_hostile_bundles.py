@@ -77,6 +77,7 @@ VERBS: dict[str, list[str]] = {
     "run": ["run", "BUNDLE", "--prompt", "x"], "apply": ["apply", "BUNDLE", "PLAN", "-o", "OUT/small"],
     "verify": ["verify", "BUNDLE"], "sign": ["sign", "BUNDLE", "--private-key", "OUT/none"],
     "sbom": ["sbom", "BUNDLE", "-o", "OUT/bom.json"],
+    "package": ["package", "BUNDLE", "--format", "transformers.js", "-o", "OUT/packed"],
     "compress": ["compress", "MODEL", "--dense", "BUNDLE", "--method", "slm:keep=0.9", "-o", "OUT/small"],
 }
 """Those whose first argument, or --dense, is a bundle."""
