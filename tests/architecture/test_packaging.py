@@ -1,8 +1,11 @@
 """setup.cfg names every package by hand: what is on disk and what is installed must agree."""
 
 import configparser
+import os
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -39,22 +42,30 @@ def test_a_mapped_folder_refuses_to_be_a_second_top_level_package(folder: str, r
     assert f"import foldrank.{folder}, not {folder}" in found.stderr
 
 
-@pytest.mark.slow
-def test_the_wheel_holds_every_module_and_data_file(root: Path, tmp_path: Path) -> None:
-    import shutil
-    import zipfile
-
-    source = tmp_path / "source"
+@pytest.fixture(scope="module")
+def wheels(root: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two, of the same files in other folders, of other times and for other users."""
     names = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=root, capture_output=True, text=True,
                            check=True).stdout.split()
+    return [_wheel(root, names, tmp_path_factory.mktemp("wheel"), zone) for zone in ("UTC", "Asia/Tokyo")]
+
+
+def _wheel(root: Path, names: list[str], folder: Path, zone: str) -> Path:
     for name in names:
         if (root / name).is_file() and not name.startswith(("tests/", "examples/specs")):
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(root / name, source / name)
-    subprocess.run([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path), str(source)],
-                   check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    held = set(zipfile.ZipFile(wheel).namelist())
+            (folder / "source" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(root / name, folder / "source" / name)
+    build = f"from setuptools import build_meta; build_meta.build_wheel({str(folder)!r})"
+    subprocess.run([sys.executable, "-c", build], cwd=folder / "source", check=True, capture_output=True,
+                   env={**os.environ, "SOURCE_DATE_EPOCH": "1700000000", "TZ": zone})
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_every_module_and_data_file(wheels: list[Path]) -> None:
+    held = set(zipfile.ZipFile(wheels[0]).namelist())
+    source = wheels[0].parent / "source"
     folders = {"src/foldrank": "foldrank", "graph": "foldrank/graph", "export": "foldrank/export",
                "plans": "foldrank/plans", "passes": "foldrank/passes", "runtime": "foldrank/runtime",
                "benchmarks": "foldrank/benchmarks", "examples/text": "foldrank/texts"}
@@ -63,3 +74,9 @@ def test_the_wheel_holds_every_module_and_data_file(root: Path, tmp_path: Path) 
             if path.suffix in {".py", ".html", ".css", ".jsonl", ".md"} or path.name == "py.typed":
                 name = f"{package}/{path.relative_to(source / folder).as_posix()}"
                 assert (name in held) != name.startswith("foldrank/benchmarks/campaigns/")
+
+
+@pytest.mark.slow
+def test_the_same_files_make_the_same_wheel(wheels: list[Path]) -> None:
+    one, two = (wheel.read_bytes() for wheel in wheels)
+    assert one == two

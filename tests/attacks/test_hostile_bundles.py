@@ -75,6 +75,9 @@ VERBS: dict[str, list[str]] = {
     "validate": ["validate", "BUNDLE", "--reference", "BUNDLE", "--no-proof"],
     "bench": ["bench", "BUNDLE", "--baseline", "BUNDLE"], "selftest": ["selftest", "BUNDLE"],
     "run": ["run", "BUNDLE", "--prompt", "x"], "apply": ["apply", "BUNDLE", "PLAN", "-o", "OUT/small"],
+    "verify": ["verify", "BUNDLE"], "sign": ["sign", "BUNDLE", "--private-key", "OUT/none"],
+    "sbom": ["sbom", "BUNDLE", "-o", "OUT/bom.json"],
+    "package": ["package", "BUNDLE", "--format", "transformers.js", "-o", "OUT/packed"],
     "compress": ["compress", "MODEL", "--dense", "BUNDLE", "--method", "slm:keep=0.9", "-o", "OUT/small"],
 }
 """Those whose first argument, or --dense, is a bundle."""

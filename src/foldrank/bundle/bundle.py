@@ -6,10 +6,8 @@ Knows files and their digests. Knows nothing of what stands in the graph.
 from __future__ import annotations
 
 import contextlib
-import datetime
 import hashlib
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -19,6 +17,7 @@ from pydantic.dataclasses import dataclass
 
 from foldrank import strictjson
 from foldrank.bundle.genai_settings import check_configs
+from foldrank.clock import now
 from foldrank.disk import journal
 from foldrank.errors import BundleError, SourceError
 from foldrank.verified import sha256_of
@@ -79,16 +78,16 @@ class Bundle:
     manifest: Manifest
 
     @classmethod
-    def open(cls, folder: Path | str) -> Bundle:
-        """Read the manifest and prove every file against it. Raises SourceError (no folder), BundleError."""
+    def open(cls, folder: Path | str, *, digest: Callable[[Path], str] = sha256_of) -> Bundle:
+        """Read the manifest and prove every file against it. `digest` gives a file's sha256: one taken earlier of the
+        file in its present state does for most. Raises SourceError (no folder, or unreadable), BundleError."""
         folder = Path(folder).expanduser().absolute()
         if not folder.is_dir():
             raise SourceError(folder, "no such folder", "give a bundle that `foldrank export` or `apply` wrote")
         try:
-            manifest = _proven(folder)
+            manifest = _proven(folder, digest)
         except (BundleError, OSError):  # another run may be writing: its files move while they are looked at
-            with journal.locked(folder, wait_s=_PATIENCE_S):
-                manifest = _proven(folder)
+            manifest = _proven_alone(folder, digest)
         _settle(folder)
         check_configs({name: journal.current(folder, name) for name in manifest.files})
         return cls(folder, manifest)
@@ -156,21 +155,13 @@ def seal(
     }
     manifest = Manifest(
         command=command, seed=seed, versions=dict(versions), source=dict(source), exporter=exporter, dtype=dtype,
-        created=_now(), files=files,
+        created=now(), files=files,
         weights=weights and WeightDigests({name: files[name].sha256 for name in weights[0]}, dict(weights[1])),
         exporter_reason=exporter_reason, export_proof=None if export_proof is None else dict(export_proof),
         notes=list(notes or ()) or None, padding=None if padding is None else list(padding),
     )
     (folder / MANIFEST).write_text(_text(manifest), encoding="utf-8")
     return manifest
-
-
-def _now() -> str:
-    """Seconds, UTC; SOURCE_DATE_EPOCH where it is set, so that the same recipe gives the same bytes."""
-    fixed = os.environ.get("SOURCE_DATE_EPOCH", "")
-    now = datetime.datetime.fromtimestamp(int(fixed), datetime.UTC) if fixed.isdecimal() else (
-        datetime.datetime.now(datetime.UTC))
-    return now.isoformat(timespec="seconds")
 
 
 def _entry(path: Path) -> FileEntry:
@@ -181,11 +172,20 @@ def _text(manifest: Manifest) -> str:
     return strictjson.dumps(_MANIFEST.dump_python(manifest, mode="json"))
 
 
-def _proven(folder: Path) -> Manifest:
+def _proven(folder: Path, digest: Callable[[Path], str]) -> Manifest:
     manifest = _read_manifest(folder)
-    if problems := _differences(folder, manifest):
+    if problems := _differences(folder, manifest, digest):
         raise BundleError(folder, " | ".join(problems[:5]), "export or apply again")
     return manifest
+
+
+def _proven_alone(folder: Path, digest: Callable[[Path], str]) -> Manifest:
+    try:
+        with journal.locked(folder, wait_s=_PATIENCE_S):
+            return _proven(folder, digest)
+    except OSError as error:
+        where, what = error.filename or folder, f"cannot be read: {error.strerror or error}"
+        raise SourceError(where, what, "give a bundle whose every file you may read") from None
 
 
 def _settle(folder: Path) -> None:
@@ -207,7 +207,7 @@ def _read_manifest(folder: Path) -> Manifest:
         raise BundleError(path, str(error), "export or apply again") from None
 
 
-def _differences(folder: Path, manifest: Manifest) -> list[str]:
+def _differences(folder: Path, manifest: Manifest, digest: Callable[[Path], str]) -> list[str]:
     found = journal.files(folder)
     found.pop(MANIFEST, None)
     problems = [f"{name} is not in the manifest" for name in sorted(set(found) - set(manifest.files))]
@@ -219,6 +219,6 @@ def _differences(folder: Path, manifest: Manifest) -> list[str]:
             problems.append(f"{name} is not a plain file")
         elif path.stat().st_size != entry.bytes:
             problems.append(f"{name} has {path.stat().st_size} bytes, the manifest says {entry.bytes}")
-        elif sha256_of(path) != entry.sha256:
+        elif digest(path) != entry.sha256:
             problems.append(f"{name} has another sha256 than the manifest says")
     return problems

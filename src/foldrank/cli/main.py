@@ -16,12 +16,12 @@ from foldrank.errors import FoldrankError
 from foldrank.words import one_line
 
 VERBS = ("doctor", "inspect", "export", "plan", "apply", "validate", "bench", "report", "compress", "run", "diff",
-         "selftest", "package")
+         "selftest", "package", "verify", "sign", "sbom")
 INTERRUPTED = 130
 
 _EXTRAS = {
     "torch": "torch", "transformers": "torch", "onnxruntime": "cpu", "onnxruntime_genai": "cpu", "matplotlib": "report",
-    "jinja2": "report",
+    "jinja2": "report", "model_signing": "sign", "OpenSSL": "sign", "cryptography": "sign",
 }
 """Which extra of the package brings a library that a base install lacks."""
 

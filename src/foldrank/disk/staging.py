@@ -85,6 +85,29 @@ def write_atomically(path: Path, data: bytes) -> None:
             raise
 
 
+def check_file_output(path: Path | str, *, outside: Path | None = None, force: bool = False) -> None:
+    """Refuse early what `write_output` would refuse, and a place in the bundle `outside`. Raises SourceError."""
+    path = Path(path).expanduser().absolute()
+    if outside is not None and path.resolve().is_relative_to(outside.resolve()):
+        raise SourceError(path, "lies in the bundle, whose manifest names every file", "give a file outside of it")
+    if os.path.lexists(path) and not force:
+        raise SourceError(path, "exists already", "choose another -o, or --force to replace it")
+    if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
+        raise SourceError(path, "is not a plain file", "choose another -o")
+
+
+def write_output(path: Path | str, data: bytes, *, force: bool = False) -> Path:
+    """Write one file that a user named. Raises SourceError: `check_file_output`, or it cannot be written."""
+    path = Path(path).expanduser().absolute()
+    check_file_output(path, force=force)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, data)
+    except OSError as error:
+        raise _plain(path, error) from error
+    return path
+
+
 def sync_tree(folder: Path) -> None:
     """fsync every file and folder below, and the folder itself."""
     for directory, _, names in os.walk(folder, topdown=False):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from foldrank.bundle.bundle import Bundle, seal
 from foldrank.digests import sha256_file
+from foldrank.graph.view.stored import stored_weights
 from synthetic.decoders import Decoder
 from synthetic.genai import write_graph
 
@@ -26,3 +27,13 @@ def write_bundle(decoder: Decoder, folder: Path) -> Bundle:
     source = {"name": "tiny", "path": "tiny", "config_sha256": digest, "architecture": "LlamaForCausalLM"}
     manifest = seal(folder, command="export", seed=0, source=source, exporter="genai", dtype="fp32", versions={})
     return Bundle(folder, manifest)
+
+
+def sealed(bundle: Bundle, weights: dict[str, str] | None = None) -> Bundle:
+    """Sealed as `export` does it, or with these digests."""
+    files, digests = stored_weights(bundle.model) or ([], {})
+    (bundle.path / "manifest.json").unlink(missing_ok=True)
+    old = bundle.manifest
+    manifest = seal(bundle.path, command="export", seed=0, source=old.source, exporter="genai", dtype="fp32",
+                    versions={}, weights=(files, weights or digests))
+    return Bundle(bundle.path, manifest)

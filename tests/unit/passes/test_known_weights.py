@@ -7,13 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic import ROLES, Decoder, PlanMaker, Shape, random_decoder, write_bundle
+from synthetic import ROLES, Decoder, PlanMaker, Shape, random_decoder, sealed, write_bundle
 
 import foldrank.passes.proof
-from foldrank.bundle.bundle import Bundle, seal
+from foldrank.bundle.bundle import Bundle
 from foldrank.digests import sha256_file
 from foldrank.errors import BundleError, PlanMismatch
-from foldrank.graph.view.stored import stored_weights
 from foldrank.planfile.plan import Plan
 from foldrank.verbs.apply import apply
 
@@ -26,16 +25,6 @@ def decoder() -> Decoder:
 @pytest.fixture
 def bundle(decoder: Decoder, tmp_path: Path) -> Bundle:
     return sealed(write_bundle(decoder, tmp_path / "dense"))
-
-
-def sealed(bundle: Bundle, weights: dict[str, str] | None = None) -> Bundle:
-    """Sealed as `export` does it, or with these digests."""
-    files, digests = stored_weights(bundle.model) or ([], {})
-    (bundle.path / "manifest.json").unlink(missing_ok=True)
-    old = bundle.manifest
-    manifest = seal(bundle.path, command="export", seed=0, source=old.source, exporter="genai", dtype="fp32",
-                    versions={}, weights=(files, weights or digests))
-    return Bundle(bundle.path, manifest)
 
 
 def plan_for(decoder: Decoder, bundle: Bundle) -> Plan:
