@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sample_reports import validation
 from synthetic import PlanMaker, Shape, random_decoder, write_bundle
 
 from foldrank.bundle.bundle import seal
@@ -28,11 +29,12 @@ def one_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A compressed bundle."""
+    """A compressed bundle that was validated."""
     folder, decoder = tmp_path_factory.mktemp("sbom"), random_decoder(Shape())
     dense = write_bundle(decoder, folder / "dense")
-    apply(dense, PlanMaker(decoder, dense.manifest.source["config_sha256"]).low_rank("block.03.q", 5).plan(),
-          folder / "small")
+    made = apply(dense, PlanMaker(decoder, dense.manifest.source["config_sha256"]).low_rank("block.03.q", 5).plan(),
+                 folder / "small")
+    made.with_files({"reports/validate.json": json.dumps(validation()).encode()})
     return folder / "small"
 
 
@@ -68,6 +70,8 @@ def test_a_bundle_is_its_files_its_source_its_steps_and_what_made_it(small: Path
     assert (model["type"], model["name"], told(model)["compressed"]) == ("machine-learning-model", "tiny", "True")
     config = json.loads((small / "manifest.json").read_text())["source"]["config_sha256"]
     assert told(model["pedigree"]["ancestors"][0])["config_sha256"] == config
+    measured = model["modelCard"]["quantitativeAnalysis"]["performanceMetrics"]
+    assert {row["type"]: row["value"] for row in measured}["perplexity"] == str(validation()["quality"]["perplexity"])
     made = found["formulation"][0]
     assert f"pkg:pypi/onnx@{metadata.version('onnx')}" in {part["purl"] for part in made["components"]}
     assert told(made)["plan"] == json.loads((small / "plan" / "plan.json").read_text())["digest"]
