@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import every_call
 import pytest
+from nightly import NIGHTLY
 
 from foldrank.bundle.bundle import Bundle, seal
 from foldrank.disk import renaming, staging
@@ -201,3 +203,12 @@ def test_a_journal_behind_a_link_writes_nothing_outside(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="not in the manifest"):
         Bundle.open(tmp_path / "b")
     assert not list((tmp_path / "outside").iterdir())
+
+
+@NIGHTLY
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace counts the calls and kills")
+@pytest.mark.parametrize("verb", ["export", "plan", "apply", "package", "report"])
+def test_a_verb_killed_at_calls_of_any_library_leaves_old_or_new(verb: str, tmp_path: Path) -> None:
+    with every_call.verbs() as known:
+        run, good = known[verb]
+        assert every_call.attack(verb, run, good, tmp_path / verb, force=True, every=17) > 5
