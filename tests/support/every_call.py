@@ -60,7 +60,7 @@ def killed_at(number: int, call: str, work: Callable[[], object], *, log: Path |
 
 def _traced(process: int) -> bool:
     status = Path(f"/proc/{process}/status").read_text(encoding="ascii")
-    return not status.split("TracerPid:")[1].split()[0] == "0"
+    return status.split("TracerPid:")[1].split()[0] != "0"
 
 
 def points(work: Callable[[], object], clean: Callable[[], object], *, every: int = 1) -> Iterator[tuple[str, int]]:
