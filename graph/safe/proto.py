@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache, partial
 from itertools import chain
 from pathlib import Path
@@ -10,6 +10,7 @@ from pathlib import Path
 import onnx
 
 from foldrank.graph.safe.external import Extent, extent, file_size, overlaps, stored_bytes
+from foldrank.graph.safe.schemas import schema_of
 
 DOMAINS = ("", "ai.onnx", "com.microsoft")
 _DECLARED = frozenset({
@@ -24,7 +25,7 @@ def problems(model: onnx.ModelProto, folder: Path) -> Iterator[str]:
     """Everything wrong with a model whose external data lies in `folder`."""
     yield from _header(model)
     yield from _names(model.graph, frozenset())
-    imported = {"" if o.domain == "ai.onnx" else o.domain for o in model.opset_import}
+    imported = {_domain(o.domain): o.version for o in model.opset_import}
     for graph in graphs(model.graph):
         yield from _nodes(graph, imported)
     yield from _tensors(model, folder)
@@ -45,7 +46,7 @@ def _header(model: onnx.ModelProto) -> Iterator[str]:
     newest = {"": onnx.defs.onnx_opset_version(), "com.microsoft": 1}
     seen: set[str] = set()
     for entry in model.opset_import:
-        domain = "" if entry.domain == "ai.onnx" else entry.domain
+        domain = _domain(entry.domain)
         if entry.domain in _DECLARED and domain not in seen:
             seen.add(domain)
             continue
@@ -95,13 +96,21 @@ def _why(name: str, made: set[str]) -> str:
     return "which is made of what this node makes: a cycle" if name in made else "which nothing makes"
 
 
-def _nodes(graph: onnx.GraphProto, imported: set[str]) -> Iterator[str]:
+def _domain(name: str) -> str:
+    return "" if name == "ai.onnx" else name
+
+
+def _nodes(graph: onnx.GraphProto, imported: Mapping[str, int]) -> Iterator[str]:
     named: set[str] = set()
     for index, node in enumerate(graph.node):
         if node.domain not in DOMAINS:
             yield f"operator {node.domain}.{node.op_type} is of a domain that is not allowed"
-        elif ("" if node.domain == "ai.onnx" else node.domain) not in imported:
+        elif (domain := _domain(node.domain)) not in imported:
             yield f"operator {node.op_type}: its domain {node.domain!r} has no opset"
+        elif (schema := schema_of(domain, node.op_type, imported[domain])) is None:
+            yield f"operator {node.op_type!r:.60} is not known in opset {imported[domain]} of domain {domain!r}"
+        else:
+            yield from (f"node {node.name or index!r} ({node.op_type}): {what}" for what in schema.problems(node))
         if node.name and node.name in named:
             yield f"two nodes have the name {node.name!r:.80}"
         named.add(node.name)

@@ -71,7 +71,7 @@ def test_the_wheel_holds_every_module_and_data_file(wheels: list[Path]) -> None:
                "benchmarks": "foldrank/benchmarks", "examples/text": "foldrank/texts"}
     for folder, package in folders.items():
         for path in (source / folder).rglob("*"):
-            if path.suffix in {".py", ".html", ".css", ".jsonl", ".md"} or path.name == "py.typed":
+            if path.suffix in {".py", ".html", ".css", ".jsonl", ".md"} or path.name in ("py.typed", "contrib.json"):
                 name = f"{package}/{path.relative_to(source / folder).as_posix()}"
                 assert (name in held) != name.startswith("foldrank/benchmarks/campaigns/")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from hostile_graphs import entry, refused
 from onnx import TensorProto, helper
 
 from foldrank.errors import UnsafeModel
+from foldrank.graph.safe import schemas
 from foldrank.graph.safe.load import load_model
 
 
@@ -39,6 +41,17 @@ def _function(model: onnx.ModelProto) -> None:
 def _cycle(model: onnx.ModelProto) -> None:
     node = next(n for n in model.graph.node if n.op_type == "Sub")
     node.input[0] = next(n for n in reversed(model.graph.node) if n.op_type == "MatMul").output[0]
+
+
+def _first(model: onnx.ModelProto, operator: str) -> onnx.NodeProto:
+    return next(node for node in model.graph.node if node.op_type == operator)
+
+
+def _attribute(model: onnx.ModelProto, name: str, value: object) -> onnx.AttributeProto:
+    node = _first(model, "Gather")
+    node.ClearField("attribute")
+    node.attribute.append(helper.make_attribute(name, value))
+    return node.attribute[0]
 
 
 def _set(path: str, value: object) -> Callable[[onnx.ModelProto], object]:
@@ -89,6 +102,16 @@ BROKEN = {
     "attribute twice": (lambda m: m.graph.node[0].attribute.append(m.graph.node[0].attribute[0]), "attribute"),
     "inline size": (_set("graph.node.0.attribute.0.t.raw_data", b"123"), "needs"),
     "external attribute": (_set("graph.node.0.attribute.0.t.data_location", 1), "not an initializer"),
+    "unknown operator": (_set("graph.node.3.op_type", "Evil"), "operator 'Evil' is not known"),
+    "unknown operator of com.microsoft": (lambda m: m.graph.node.append(helper.make_node(
+        "Evil", [], ["evil"], domain="com.microsoft")), "operator 'Evil' is not known"),
+    "unknown attribute": (lambda m: _attribute(m, "evil", 1), "has no attribute 'evil'"),
+    "attribute of another type": (lambda m: _attribute(m, "axis", "x"), "is STRING, not INT"),
+    "attribute of a function": (lambda m: setattr(_attribute(m, "axis", 0), "ref_attr_name", "a"), "of a function"),
+    "no attribute where one must be": (lambda m: m.graph.node.append(helper.make_node("Cast", ["input_ids"], ["evil"])),
+                                       "lacks the attribute 'to'"),
+    "too many inputs": (lambda m: _first(m, "MatMul").input.append("input_ids"), "has 3 inputs, its operator"),
+    "too few inputs": (lambda m: _first(m, "MatMul").ClearField("input"), "has 0 inputs"),
 }
 
 
@@ -158,3 +181,13 @@ def test_nodes_out_of_order_are_put_in_order(model: onnx.ModelProto, tmp_path: P
     place = {node: number for number, node in enumerate(found)}
     made = [(v.producer(), n) for n in found for v in n.inputs if v is not None]
     assert all(place[maker] < place[reader] for maker, reader in made if maker is not None)
+
+
+def test_the_table_of_operators_is_that_of_the_onnx_runtime_here() -> None:
+    held = resources.files("foldrank.graph.safe") / schemas.FILE
+    assert held.read_text() == schemas.of_onnxruntime()
+
+
+def test_a_layer_norm_older_than_the_standard_s_is_known() -> None:
+    assert schemas.schema_of("", "LayerNormalization", 14) is not None
+    assert schemas.schema_of("", "GroupNormalization", 14) is None
