@@ -40,6 +40,7 @@ class Decoder:
     _head: Tensor | None = None
     _table: Tensor | None = None
     _rotation: Tensor | None = None
+    _final: tuple[str, nn.Module] | None = None
 
     @classmethod
     def of(cls, model: Any) -> Decoder:
@@ -96,6 +97,8 @@ class Decoder:
         """Input of the first block [N, T, C]."""
         with _other_table(self.model, self._table):
             found = first_input(self.model, self.family.layers, torch.from_numpy(ids_NT).to(self.device))
+        if self._final is not None:
+            found = found - found.mean(-1, keepdim=True)
         return self._turned(found)
 
     def run(self, block: Block, hidden_NTC: Tensor) -> Tensor:
@@ -108,11 +111,12 @@ class Decoder:
 
     def norm(self, hidden_NTC: Tensor) -> Tensor:
         """The last hidden state after the final norm."""
-        return last_state(self.model, self.family.layers, self._turned(hidden_NTC))
+        with _other_module(self.model, self._final):
+            return last_state(self.model, self.family.layers, self._turned(hidden_NTC))
 
     def logits(self, hidden_NTC: Tensor) -> Tensor:
         """Logits [N, T, V] of the last block's output."""
-        with _other_head(self.model, self._head):
+        with _other_head(self.model, self._head), _other_module(self.model, self._final):
             return logits_of(self.model, self.family.layers, self._turned(hidden_NTC))
 
     @property
@@ -147,6 +151,16 @@ class Decoder:
         """The same model with its stream multiplied by a matrix, its own inverse, before the first block and behind
         the last."""
         return replace(self, _rotation=matrix_CC)
+
+    @property
+    def centred(self) -> bool:
+        """Whether the stream has no mean."""
+        return self._final is not None
+
+    def with_centring(self, path: str, norm: nn.Module) -> Decoder:
+        """The same model, which takes the mean off what enters the first block, with another norm at the path of the
+        final one."""
+        return replace(self, _final=(path, norm))
 
     def _turned(self, hidden_NTC: Tensor) -> Tensor:
         """To what the blocks know, or back."""
@@ -210,6 +224,22 @@ def _other_head(model: Any, head_IO: Tensor | None) -> AbstractContextManager[No
 def _other_table(model: Any, table_CV: Tensor | None) -> AbstractContextManager[None]:
     """The model with this table of words, for a while."""
     return _other_weight(model.get_input_embeddings(), table_CV)
+
+
+@contextmanager
+def _other_module(model: Any, other: tuple[str, nn.Module] | None) -> Iterator[None]:
+    if other is None:
+        yield
+        return
+    path, module = other
+    parent, _, name = path.rpartition(".")
+    home = model.get_submodule(parent)
+    own = getattr(home, name)
+    setattr(home, name, module)
+    try:
+        yield
+    finally:
+        setattr(home, name, own)
 
 
 @contextmanager
