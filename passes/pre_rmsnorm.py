@@ -24,11 +24,19 @@ from foldrank.graph.linear.linears import Linear, tensor_at
 from foldrank.graph.linear.marks import MADE_BY
 from foldrank.graph.linear.weights import set_initializer
 from foldrank.graph.view.decoder import Decoder, View
-from foldrank.graph.view.residual import final_layer_norm, layer_norm_of, readers_in, strangers, ways
-from foldrank.graph.view.skip_norms import BIAS, without_sum
+from foldrank.graph.view.residual import (
+    entrance_of,
+    final_layer_norm,
+    layer_norm_of,
+    readers_in,
+    strangers,
+    ways,
+)
+from foldrank.graph.view.skip_norms import without_sum
 from foldrank.passes.base import Change, Effect, GraphPass, Receipt, Stage, Work
 from foldrank.passes.biases import add_to_result, whole
 from foldrank.passes.centring import behind, centred
+from foldrank.passes.clean_up import remove_dead
 from foldrank.passes.proof import prove, source_digests
 from foldrank.passes.rms_norms import RmsNorms
 
@@ -65,11 +73,11 @@ class PreRmsnorms(GraphPass):
     def edit(self, model: ir.Model, view: View | None = None) -> Receipt:
         """Prove every matrix, then change. Raises PassRefused, PlanMismatch."""
         decoder, graph = (view or View(model)).decoder, model.graph
-        found, final = self._found(graph, decoder), final_layer_norm(decoder)
-        reasons = found.reasons + ([final] if isinstance(final, str) else [])
-        if reasons := reasons or list(_obstacles(graph, decoder, found)):
+        found, final, entrance = self._found(graph, decoder), final_layer_norm(decoder), entrance_of(decoder)
+        reasons = found.reasons + [end for end in (entrance, final) if isinstance(end, str)]
+        if isinstance(final, str) or isinstance(entrance, str) or (
+                reasons := reasons or list(_obstacles(graph, decoder, entrance, found))):
             raise PassRefused(self.name, reasons, "plan again without pre_rmsnorm")
-        assert isinstance(final, LayerNorm)
         linears = dict.fromkeys((*found.readers, *found.writers))
         lacking = "the plan needs this weight for a bias or centres it, and holds no digest of it"
         sites = (site for linear in linears for site in linear.sites)
@@ -83,7 +91,7 @@ class PreRmsnorms(GraphPass):
             for (node, slot), transposed in places.items():
                 set_initializer(graph, node, slot, centred(tensor_at((node, slot)), transposed=transposed))
                 node.metadata_props[MADE_BY] = self.name
-        self._change_norms(graph, decoder, found, final)
+        self._centre(graph, decoder, entrance, found, final)
         return Receipt(self.name, self.effect, tuple(_changes(found)))
 
     def _found(self, graph: ir.Graph, decoder: Decoder) -> _Found:
@@ -103,39 +111,34 @@ class PreRmsnorms(GraphPass):
         found.writers = dict.fromkeys(way.last for way in around)
         return found
 
-    def _change_norms(self, graph: ir.Graph, decoder: Decoder, found: _Found, final: LayerNorm) -> None:
-        """Of what enters the first block as two values that its norm adds, the sum is made first."""
+    def _centre(self, graph: ir.Graph, decoder: Decoder, entrance: ir.Value | ir.Node, found: _Found,
+                final: LayerNorm) -> None:
+        """What enters, and all norms. Where a merged norm adds two values to begin with, their sum is made first."""
         rms, norms = RmsNorms(graph, self.name), {norm.node: norm for norm in found.norms.values()}
-        entering = decoder.boundaries[0]
-        reading = [use for value in entering for use in value.uses() if use.node in decoder.inside]
-        if len(entering) == 1:
-            less = rms.without_mean(entering[0])
+        if isinstance(entrance, ir.Node):
+            less = rms.without_mean(rms.sum_before(entrance))
+            del norms[entrance]
+            plain = layer_norm_behind(without_sum(graph, entrance, less).outputs[0])
+            assert plain is not None
+            norms[plain.node] = plain
+        else:
+            reading = [use for use in entrance.uses() if use.node in decoder.inside]
+            less = rms.without_mean(entrance)
             for use in reading:
                 use.node.replace_input_with(use.idx, less)
-        else:
-            merged = reading[0].node
-            del norms[merged]
-            less = rms.without_mean(rms.sum_before(merged))
-            plain = layer_norm_behind(without_sum(graph, merged, less).outputs[0])
-            assert plain is not None
-            rms.put(plain)
         for norm in norms.values():
             rms.put(norm)
         rms.put(final, keep_bias=True)
+        remove_dead(graph)
 
 
-def _obstacles(graph: ir.Graph, decoder: Decoder, found: _Found) -> Iterator[str]:
-    """What else reads the stream, a bias that is none of a whole product, an entrance that is not told."""
-    for node in strangers(graph, decoder, found.norms.values()):
-        yield f"{node.name} ({node.op_type}) reads the stream itself, whose mean would be missed"
+def _obstacles(graph: ir.Graph, decoder: Decoder, entrance: ir.Value | ir.Node, found: _Found) -> Iterator[str]:
+    """What else reads the stream, and biases that are none of a whole product."""
+    for node in strangers(graph, decoder, entrance, found.norms.values()):
+        yield f"{node.name} ({node.op_type}) reads the stream itself, and would miss its mean"
     for linear, norm in found.readers.items():
         if norm.bias is not None and not whole(linear):
             yield f"{linear.sites[0]}: the graph adds its bias behind a part of what {linear.node.name} gives"
-    entering = decoder.boundaries[0]
-    readers = {node for value in entering for node in value.consumers() if node in decoder.inside}
-    if len(entering) != 1 and not (len(entering) == 2 and len(readers) == 1 and next(iter(readers)).op_type in BIAS):
-        names = ", ".join(str(value.name) for value in entering) or "nothing"
-        yield f"what enters the first block is not one value: {names}"
 
 
 def _changes(found: _Found) -> Iterator[Change]:

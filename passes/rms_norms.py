@@ -42,7 +42,9 @@ class RmsNorms:
         bias = None if norm.bias is None or not keep_bias else initializer_at(norm.bias)
         if norm.mean is not None:
             for sub in norm.minus:
-                sub.outputs[0].replace_all_uses_with(sub.inputs[0])
+                value = sub.inputs[0]
+                assert value is not None
+                sub.outputs[0].replace_all_uses_with(value)
             given = norm.result if keep_bias else node.outputs[0]
         else:
             given = self._merged(node) if node.op_type in BIAS else self._apart(norm)

@@ -15,7 +15,7 @@ from foldrank.edits.base import BRANCHES, LAST, Branch
 from foldrank.graph.dataflow.membership import stream
 from foldrank.graph.linear.gains import LAYOUT, Gain, gain_at, gain_behind, readers_of
 from foldrank.graph.linear.layer_norms import LayerNorm, layer_norm, layer_norm_behind
-from foldrank.graph.linear.linears import is_vector, tensor_at
+from foldrank.graph.linear.linears import tensor_at
 from foldrank.graph.linear.norms import NORMS, norm_parameters
 from foldrank.graph.view.branches import Join, join_of, reached
 from foldrank.graph.view.decoder import Block, Decoder, Linear
@@ -43,8 +43,7 @@ class Ends:
 def ends_of(decoder: Decoder) -> Ends | str:
     """The ends of the stream, or why they are not told."""
     if len(decoder.boundaries[0]) != 1:
-        names = ", ".join(str(value.name) for value in decoder.boundaries[0]) or "nothing"
-        return f"what enters the first block is not one value: {names}"
+        return _several(decoder.boundaries[0])
     behind = [node for node in reached(decoder.boundaries[-1], None) if node not in decoder.inside]
     gains = [gain_at(place) for place in norm_parameters(behind)]
     if len(gains) != 1 or gains[0] is None or not gains[0].of_rms:
@@ -124,20 +123,35 @@ def final_layer_norm(decoder: Decoder) -> LayerNorm | str:
     return norms[0]
 
 
-def strangers(graph: ir.Graph, decoder: Decoder, norms: Collection[LayerNorm]) -> Iterator[ir.Node]:
-    """Nodes of the blocks that read the stream itself, but for sums with a branch's result and these norms."""
+def entrance_of(decoder: Decoder) -> ir.Value | ir.Node | str:
+    """What enters the first block: one value, or the merged norm that adds two to begin with; or why it is not told."""
+    entering = decoder.boundaries[0]
+    readers = {node for value in entering for node in value.consumers() if node in decoder.inside}
+    if len(readers) == 1 and (first := readers.pop()).op_type in BIAS:
+        return first
+    return entering[0] if len(entering) == 1 else _several(entering)
+
+
+def strangers(
+    graph: ir.Graph, decoder: Decoder, entrance: ir.Value | ir.Node, norms: Collection[LayerNorm]
+) -> Iterator[ir.Node]:
+    """Nodes of the blocks that read the stream itself, but for these norms, and sums with what a branch gives."""
     reading = {node for norm in norms for node in norm.reading}
-    flowing = {id(value) for value in decoder.boundaries[0]}
+    begun = [entrance] if isinstance(entrance, ir.Value) else entrance.outputs[SUM:]
+    lasts = (block.by_role[role] for block in decoder.blocks for role in LAST.values() if role in block.by_role)
+    flowing, given = {id(v) for v in begun}, {id(v) for linear in lasts for v in linear.node.outputs}
     for node in graph:
-        own = [value for value in node.inputs if id(value) in flowing]
-        if not own or node not in decoder.inside or node.op_type in ("Shape", "Size"):
+        own, its = ([value for value in node.inputs if id(value) in found] for found in (flowing, given))
+        if not own and its and node.op_type in (*LAYOUT, "Add", "Mul", "Div"):
+            given.update(id(value) for value in node.outputs)
+        if not own or node is entrance or node not in decoder.inside or node.op_type in ("Shape", "Size"):
             continue
-        if node.op_type in LAYOUT or (node.op_type == "Add" and not any(is_vector(value) for value in node.inputs)):
+        if node.op_type in LAYOUT or (node.op_type == "Add" and its):
             flowing.update(id(value) for value in node.outputs)
-        elif node not in reading:
-            yield node
-        elif node.op_type in BIAS:
+        elif node in reading and (its or node.op_type not in BIAS):
             flowing.update(id(value) for value in node.outputs[SUM:])
+        else:
+            yield node
 
 
 def obstacles(graph: ir.Graph, block: Block, branch: Branch, last: Linear, flowing: set[ir.Node]) -> Iterator[str]:
@@ -155,6 +169,11 @@ def obstacles(graph: ir.Graph, block: Block, branch: Branch, last: Linear, flowi
     bias = BIAS.get(join.node.op_type)
     if bias is not None and any(value is not None for value in join.node.inputs[bias:]):
         yield f"{last.sites[0]}: {join.node.name} adds a bias to it"
+
+
+def _several(entering: Collection[ir.Value]) -> str:
+    names = ", ".join(str(value.name) for value in entering) or "nothing"
+    return f"what enters the first block is not one value: {names}"
 
 
 def _multiplies(node: ir.Node) -> bool:

@@ -12,10 +12,9 @@ from __future__ import annotations
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass as settings_dataclass
 
-from foldrank.edits.base import BRANCHES, LAST, Branch, Phase
+from foldrank.edits.base import Phase
 from foldrank.edits.pre_rmsnorm import PreRmsnorm
 from foldrank.plans.method import Method, Result, Task
-from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.simulate import apply_edits
 
 
@@ -26,20 +25,9 @@ class Settings:
 
 def run(task: Task, settings: Settings) -> Result:
     """Centre the model. Raises SourceError where its norms do not let it be."""
-    edit = PreRmsnorm(width_of(task.decoder), *(having(task.decoder, branch) for branch in BRANCHES))
-    return Result(apply_edits([edit], task.decoder, {}), (edit,), kept=1.0)
+    decoder = task.decoder
+    edit = PreRmsnorm(decoder.width, decoder.having("attention"), decoder.having("mlp"))
+    return Result(apply_edits([edit], decoder, {}), (edit,), kept=1.0)
 
 
 METHOD = Method("pre_rmsnorm", Settings, run, phase=Phase.NORMS)
-
-
-def width_of(decoder: Decoder) -> int:
-    """Channels of the stream; the table of words may have fewer."""
-    block = decoder.blocks[0]
-    last = next(role for role in LAST.values() if role in block.roles)
-    return block.weight(last).shape[1]
-
-
-def having(decoder: Decoder, branch: Branch) -> tuple[int, ...]:
-    """Numbers of the blocks that have the branch."""
-    return tuple(block.number for block in decoder.blocks if set(block.roles) & set(BRANCHES[branch]))

@@ -7,8 +7,7 @@ keep the dtype the checkpoint stores; a block is widened to float32 for as long 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from foldrank.edits.base import BRANCHES, LAST, Branch
 from foldrank.plans.models.block import Block, widened
 from foldrank.plans.models.capture import Arguments, block_arguments, first_input, last_state, logits_of
 from foldrank.plans.models.families import FAMILIES, Family
 from foldrank.plans.models.loading import load_model
+from foldrank.plans.models.meanwhile import other_module, other_weight
 
 if TYPE_CHECKING:
     from foldrank.model.checkpoint import Checkpoint
@@ -95,7 +96,7 @@ class Decoder:
 
     def embed(self, ids_NT: np.ndarray) -> Tensor:
         """Input of the first block [N, T, C]."""
-        with _other_table(self.model, self._table):
+        with other_weight(self.model.get_input_embeddings(), self._table):
             found = first_input(self.model, self.family.layers, torch.from_numpy(ids_NT).to(self.device))
         if self._final is not None:
             found = found - found.mean(-1, keepdim=True)
@@ -111,12 +112,12 @@ class Decoder:
 
     def norm(self, hidden_NTC: Tensor) -> Tensor:
         """The last hidden state after the final norm."""
-        with _other_module(self.model, self._final):
+        with other_module(self.model, self._final):
             return last_state(self.model, self.family.layers, self._turned(hidden_NTC))
 
     def logits(self, hidden_NTC: Tensor) -> Tensor:
         """Logits [N, T, V] of the last block's output."""
-        with _other_head(self.model, self._head), _other_module(self.model, self._final):
+        with other_weight(self.model.get_output_embeddings(), self._head), other_module(self.model, self._final):
             return logits_of(self.model, self.family.layers, self._turned(hidden_NTC))
 
     @property
@@ -183,6 +184,16 @@ class Decoder:
         """The block of this source number."""
         return next(block for block in self.blocks if block.number == number)
 
+    @property
+    def width(self) -> int:
+        """Channels of the stream; the table of words may have fewer."""
+        block = self.blocks[0]
+        return block.weight(next(role for role in LAST.values() if role in block.roles)).shape[1]
+
+    def having(self, branch: Branch) -> tuple[int, ...]:
+        """Numbers of the blocks that have the branch."""
+        return tuple(block.number for block in self.blocks if set(block.roles) & set(BRANCHES[branch]))
+
     def with_blocks(self, blocks: Sequence[Block]) -> Decoder:
         """The same model with another row of blocks."""
         return replace(self, blocks=tuple(blocks))
@@ -214,45 +225,6 @@ def load_decoder(checkpoint: Checkpoint, *, device: str = "cpu") -> Decoder:
     for parameter in decoder.around:
         parameter.data = widened(parameter.data)
     return decoder
-
-
-def _other_head(model: Any, head_IO: Tensor | None) -> AbstractContextManager[None]:
-    """The model with this matrix before its logits, for a while."""
-    return _other_weight(model.get_output_embeddings(), head_IO)
-
-
-def _other_table(model: Any, table_CV: Tensor | None) -> AbstractContextManager[None]:
-    """The model with this table of words, for a while."""
-    return _other_weight(model.get_input_embeddings(), table_CV)
-
-
-@contextmanager
-def _other_module(model: Any, other: tuple[str, nn.Module] | None) -> Iterator[None]:
-    if other is None:
-        yield
-        return
-    path, module = other
-    parent, _, name = path.rpartition(".")
-    home = model.get_submodule(parent)
-    own = getattr(home, name)
-    setattr(home, name, module)
-    try:
-        yield
-    finally:
-        setattr(home, name, own)
-
-
-@contextmanager
-def _other_weight(module: Any, turned: Tensor | None) -> Iterator[None]:
-    if turned is None:
-        yield
-        return
-    own = module.weight
-    module.weight = nn.Parameter(turned.T.to(own.device), requires_grad=False)
-    try:
-        yield
-    finally:
-        module.weight = own
 
 
 def _call(module: nn.Module, tensors: dict[str, Tensor], hidden: Tensor, arguments: Arguments) -> Tensor:

@@ -36,9 +36,8 @@ def centred(block: Block, branches: Iterable[Branch], *, post: bool = False) -> 
     what its branches are added to."""
     norms, made = _norms(block, post=post), block
     for branch in branches:
-        bias = block.tensors.get(f"{norms[branch]}.bias")
-        for role in BRANCHES[branch] if bias is not None else ():
-            if role in block.roles and role != LAST[branch]:
+        if (bias := block.tensors.get(f"{norms[branch]}.bias")) is not None:
+            for role in set(BRANCHES[branch]) & set(block.roles) - {LAST[branch]}:
                 made = made.with_bias(role, (widened(bias).double() @ block.weight(role).double()).float())
         made = made.with_weights({LAST[branch]: _without_mean(block.weight(LAST[branch]))})
         own = f"{block.family.path(LAST[branch])}.bias"
