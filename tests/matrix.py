@@ -70,7 +70,7 @@ def plans(model: Model) -> Iterator[tuple[str, Edit]]:
         yield "pre_rmsnorm", lambda m: [
             fold(m), m.drop(0, "attention"), m.drop(last - 1, "mlp"),
             *(m.narrow(i, channels, down=True, bias=True) for i, channels in _channels(m) if i == 1),
-            m.bias("block.04.o").centre()]
+            m.bias("block.04.o").centre().rotate()]
     yield "all kinds", lambda m: [
         fold(m), m.drop(0, "attention"), m.drop(last - 1, "mlp"),
         *(m.narrow(i, channels, down=True, bias=True) for i, channels in _channels(m) if i == 1),

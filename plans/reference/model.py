@@ -105,6 +105,8 @@ class Model:
     """What the stream is multiplied by where it enters the blocks, and again where it leaves them."""
     centring: list[nn.Module] = field(default_factory=list)
     """What norms a stream of no mean behind the blocks."""
+    norms: dict[tuple[int, str], nn.Module] = field(default_factory=dict)
+    """RMS norms that were put before branches, by block and branch."""
 
     @classmethod
     def of(cls, model: Any, arrays: Mapping[str, np.ndarray], stored: torch.dtype) -> Model:

@@ -25,14 +25,16 @@ def edit(change: PreRmsnorm, model: Model) -> None:
         what = f"{type(model.whole).__name__} has no LayerNorm behind its blocks and before each branch"
         raise PlanMismatch("the stream", what, "plan again")
     norms = {number: _norms(layer.module) for number, layer in model.layers.items()}
+    if (width := model.whole.config.hidden_size) != change.width:
+        raise PlanMismatch("the stream", f"has {width} channels, the plan says {change.width}", "plan again")
     for number, branch in change.branches:
         layer = model.layers[number]
-        if (width := layer.linear(_WRITERS[branch]).out_features) != change.width:
-            raise PlanMismatch("the stream", f"has {width} channels, the plan says {change.width}", "plan again")
         _centre(layer, branch, getattr(layer.module, norms[number][branch]))
     for number, layer in model.layers.items():
-        for name in set(norms[number].values()):
-            setattr(layer.module, name, _rms(getattr(layer.module, name)))
+        put = {name: _rms(getattr(layer.module, name)) for name in set(norms[number].values())}
+        for name, norm in put.items():
+            setattr(layer.module, name, norm)
+        model.norms.update({(number, branch): put[name] for branch, name in norms[number].items()})
     model.centre(nn.Sequential(_rms(final), _Plus(final.bias)))
 
 
