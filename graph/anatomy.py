@@ -13,9 +13,11 @@ from foldrank.edits.anatomy import Anatomy, BlockAnatomy, Matrix
 from foldrank.edits.base import BRANCHES
 from foldrank.edits.storage import FewBits
 from foldrank.graph.linear.beside import pairs_beside
+from foldrank.graph.linear.gains import gain_at
 from foldrank.graph.linear.linears import stored_matrix
-from foldrank.graph.linear.marks import PART, SITE
+from foldrank.graph.linear.marks import CENTRE, PART, SITE
 from foldrank.graph.linear.matrices import Dequantized, dequantized_weight, few_bits, stored_as
+from foldrank.graph.linear.norms import norm_parameters
 from foldrank.graph.linear.tables import table_of
 from foldrank.graph.safe.load import load_model
 from foldrank.graph.view.blocks import Block, role_widths
@@ -34,7 +36,8 @@ def read_anatomy(decoder: Decoder) -> Anatomy:
     """What the decoder is made of. Matrices that cannot be read (other storage) are named alone."""
     geometry = decoder.heads, decoder.kv_heads, decoder.head_size
     blocks = tuple(_block(block, geometry) for block in decoder.blocks)
-    return Anatomy(blocks, _head(decoder.head), decoder.tied, *geometry, _table(decoder.lookups), _rotated(decoder))
+    return Anatomy(blocks, _head(decoder.head), decoder.tied, *geometry, _table(decoder.lookups), _rotated(decoder),
+                   _centred(decoder))
 
 
 def _rotated(decoder: Decoder) -> int | str | None:
@@ -50,6 +53,20 @@ def _rotated(decoder: Decoder) -> int | str | None:
     if not placed or last not in behind or decoder.inside & set(decoder.rotations) or shape[0] != shape[1]:
         return f"multiplied by {', '.join(str(node.name) for node in decoder.rotations)}"
     return shape[0]
+
+
+def _centred(decoder: Decoder) -> bool | str:
+    """Whether the mean is taken off what enters the first block, perhaps before it is turned; in words, where a norm of
+    the stream takes it away all the same."""
+    turning = {value for node in decoder.rotations for value in node.inputs[:1]}
+    makers = [value.producer() for value in (*decoder.boundaries[0], *turning) if value is not None]
+    if not any(maker is not None and maker.metadata_props.get(PART) == CENTRE for maker in makers):
+        return False
+    behind = [node for node in reached(decoder.boundaries[-1], None) if node not in decoder.inside]
+    norms = *(place for block in decoder.blocks for place in block.norms), *norm_parameters(behind)
+    odd = [place[0].name for place in norms
+           if (gain := gain_at(place)) is None or (not gain.of_rms and gain.width != decoder.head_size)]
+    return f"but for {', '.join(map(str, odd))}" if odd else True
 
 
 def _block(block: Block, geometry: tuple[int, int, int]) -> BlockAnatomy:

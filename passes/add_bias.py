@@ -17,11 +17,10 @@ from foldrank.digests import WeightDigest, cast
 from foldrank.edits.add_bias import AddBias
 from foldrank.edits.base import Part
 from foldrank.errors import PassRefused
-from foldrank.graph.linear.linears import tensor_at
 from foldrank.graph.linear.weights import Array
 from foldrank.graph.view.decoder import Decoder, Linear, View
 from foldrank.passes.base import Change, Effect, GraphPass, Receipt, Stage, Work
-from foldrank.passes.biases import add_to_result
+from foldrank.passes.biases import add_to_result, whole
 from foldrank.passes.proof import prove, source_digests
 from foldrank.passes.targets import misfits
 
@@ -73,7 +72,7 @@ class AddBiases(GraphPass):
 
     def _reasons(self, linear: Linear, edits: Sequence[AddBias]) -> Iterator[str]:
         """fp16 ends at 65504; a bias of a part alone is not told apart."""
-        if linear.biases and tensor_at(linear.biases[0]).shape.numpy() != (linear.shape[1],):
+        if not whole(linear):
             yield f"{edits[0].site}: the graph adds its bias behind a part of what {linear.node.name} gives"
         if linear.tensor.dtype == ir.DataType.FLOAT16:
             for edit in edits:

@@ -17,11 +17,14 @@ from foldrank.graph.view.decoder import Linear
 
 def add_to_result(graph: ir.Graph, linear: Linear, bias: Callable[[], Array], made_by: str) -> None:
     """Add a float32 vector, one number for each column of the linear, read when the graph is written. A bias that is
-    there must be of all columns."""
-    dtype, columns = linear.tensor.dtype, linear.shape[1]
+    there must be whole (`whole`)."""
+    dtype, columns, start = linear.tensor.dtype, linear.shape[1], 0
+    for place in linear.biases:
+        old = tensor_at(place)
+        part = slice(start, start + old.size)
+        set_initializer(graph, *place, lazily(partial(_sum, old, bias, part), dtype, old.shape.numpy()))
+        start += old.size
     if linear.biases:
-        old = tensor_at(linear.biases[0])
-        set_initializer(graph, *linear.biases[0], lazily(partial(_sum, old, bias), dtype, old.shape.numpy()))
         return
     name = f"{str(linear.weight.name).removesuffix('.weight')}.bias"
     value = add_initializer(graph, name, lazily(lambda: cast(bias(), dtype.numpy()), dtype, (columns,)))
@@ -40,7 +43,13 @@ def add_to_result(graph: ir.Graph, linear: Linear, bias: Callable[[], Array], ma
     graph.insert_after(linear.node, node)
 
 
-def _sum(old: ir.TensorProtocol, bias: Callable[[], Array]) -> Array:
+def whole(linear: Linear) -> bool:
+    """Whether the bias that is there is of all columns, in one or part by part."""
+    sizes = [tensor_at(place).size for place in linear.biases]
+    return sizes in ([], [linear.shape[1]], list(linear.widths))
+
+
+def _sum(old: ir.TensorProtocol, bias: Callable[[], Array], part: slice) -> Array:
     """In float32, rounded once."""
     stored = read(old)
-    return cast(stored.astype(np.float32) + bias(), stored.dtype)
+    return cast(stored.astype(np.float32) + bias()[part], stored.dtype)

@@ -46,7 +46,8 @@ class DivideLinears(GraphPass):
 def _split(linear: Linear, count: int) -> ir.Node | None:
     """The node that alone reads the linear's result and parts it in so many."""
     split = next((part.producer() for part in parts_of(linear.node)), None)
-    if split is None or split.op_type != "Split" or split.inputs[0] is not linear.node.outputs[0]:
+    if split is None or split.op_type != "Split" or len(split.outputs) != count:
         return None
-    biased = any(node is linear.node for node, _ in linear.biases)
-    return None if biased or len(split.outputs) != count else split
+    before = [linear.node, *(node for node, _ in linear.biases)]
+    parted = split.inputs[0] is before[-1].outputs[0] or split.inputs[0] is linear.node.outputs[0]
+    return split if parted and linear.node not in before[1:] else None

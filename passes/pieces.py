@@ -13,9 +13,9 @@ from typing import TypeVar
 
 import onnx_ir as ir
 
-from foldrank.graph.linear.linears import initializer_at, read_columns
+from foldrank.graph.linear.linears import Place, initializer_at, read_columns, tensor_at
 from foldrank.graph.linear.marks import BLOCK, COLUMNS, MADE_BY, PART, SITE
-from foldrank.graph.linear.weights import add_initializer, lazily
+from foldrank.graph.linear.weights import add_initializer, lazily, read_rows
 from foldrank.graph.view.decoder import Linear
 from foldrank.sites import Site
 
@@ -86,13 +86,28 @@ class Surgery:
             self._graph.initializers.pop(str(weight.name))
 
     def divide(self, linear: Linear, pieces: Sequence[DensePiece], split: ir.Node) -> None:
-        """Put a linear for each piece in the place of one without a bias whose result `split` alone parts."""
+        """Put a linear for each piece in the place of one whose result `split` alone parts. A bias between the two is
+        parted with it."""
+        whole, start = split.inputs[0], 0
+        assert whole is not None
+        bias = next((place for place in linear.biases if place[0] is whole.producer()), None)
         for part, piece in zip(split.outputs, pieces, strict=True):
-            part.replace_all_uses_with(self._dense(linear, piece))
+            result = self._dense(linear, piece)
+            if bias is not None:
+                result = self._biased(linear, piece, result, bias, start)
+            part.replace_all_uses_with(result)
+            start += piece.weight.shape.numpy()[1]
         weight = linear.weight
-        self._graph.remove([split, linear.node], safe=True)
+        self._graph.remove([split, *([bias[0]] if bias is not None else []), linear.node], safe=True)
         if not weight.uses():
             self._graph.initializers.pop(str(weight.name))
+
+    def _biased(self, linear: Linear, piece: DensePiece, result: ir.Value, bias: Place, start: int) -> ir.Value:
+        old, size, value = tensor_at(bias), piece.weight.shape.numpy()[1], initializer_at(bias)
+        sites, label = ",".join(map(str, piece.sites)), "_".join(site.role for site in piece.sites)
+        part = lazily(partial(read_rows, old, start, start + size), old.dtype, (size,))
+        vector = add_initializer(self._graph, f"{value.name}.{label}", part)
+        return self._node(linear, "Add", [result, vector], "bias", sites, f"{linear.node.name}/{label}/bias")
 
     def _join(self, linear: Linear, results: Sequence[ir.Value]) -> ir.Value:
         sites = ",".join(map(str, linear.sites))
@@ -144,9 +159,9 @@ class Surgery:
 def _result_shape(linear: Linear, inputs: Sequence[ir.Value | None], op: str) -> ir.Shape | None:
     """Leading axes as the linear's, the last as the weight's."""
     whole = linear.node.outputs[0].shape
-    if whole is None or op in ("Concat", "Add"):
+    if whole is None or op == "Concat":
         return ir.Shape(whole) if whole is not None else None
     weight = inputs[1]
     assert weight is not None
     assert weight.shape is not None
-    return ir.Shape([*whole.dims[:-1], weight.shape[1]])
+    return ir.Shape([*whole.dims[:-1], weight.shape[-1]])

@@ -17,16 +17,15 @@ import numpy as np
 import onnx_ir as ir
 
 from foldrank.digests import WeightDigest
-from foldrank.edits.base import BRANCHES, LAST, Branch, Part
+from foldrank.edits.base import Part
 from foldrank.edits.rotate_stream import RotateStream
 from foldrank.errors import PassRefused
-from foldrank.graph.dataflow.membership import stream
 from foldrank.graph.linear.gains import Gain
 from foldrank.graph.linear.linears import Place, initializer_at, tensor_at
 from foldrank.graph.linear.marks import MADE_BY, PART, ROTATION
 from foldrank.graph.linear.weights import add_initializer, set_initializer
-from foldrank.graph.view.decoder import Block, Decoder, Linear, View
-from foldrank.graph.view.residual import Ends, ends_of, gain_of, obstacles
+from foldrank.graph.view.decoder import Decoder, Linear, View
+from foldrank.graph.view.residual import Ends, ends_of, gain_of, ways
 from foldrank.passes.base import Change, Effect, GraphPass, Receipt, Stage, Work
 from foldrank.passes.proof import prove, source_digests
 from foldrank.passes.turning import Turn
@@ -90,39 +89,19 @@ class RotateWeights(GraphPass):
             Change(", ".join(map(str, linear.sites)), 0, 0, "turned with the stream") for linear in linears))
 
     def _found(self, graph: ir.Graph, decoder: Decoder) -> _Found:
-        found = _Found()
-        flowing = stream(graph, (value for block in decoder.blocks for value in block.past))
-        for number, branch in self.rotation.branches:
-            if (block := decoder.by_number.get(number)) is None:
-                found.reasons.append(f"block {number} is not in the graph")
-            else:
-                self._branch(graph, block, branch, flowing, found)
+        found, width = _Found(), self.rotation.width
+        around, found.reasons = ways(graph, decoder, self.rotation.branches, width)
+        for way in around:
+            for linear in way.readers:
+                gain = gain_of(linear, way.together)
+                if isinstance(gain, str):
+                    found.reasons.append(gain)
+                elif gain.width != width:
+                    found.reasons.append(f"{linear.sites[0]}: its norm has {gain.width} gains, not {width}")
+                else:
+                    found.readers[linear] = found.gains[gain.place] = gain
+            found.writers[way.last] = None
         return found
-
-    def _branch(self, graph: ir.Graph, block: Block, branch: Branch, flowing: set[ir.Node], found: _Found) -> None:
-        """Both branches of a block may read one norm, so all that is turned in it counts."""
-        own = {role for number, held in self.rotation.branches if number == block.number for role in BRANCHES[held]}
-        together = [linear for linear in block.linears if set(linear.roles) <= own - set(LAST.values())]
-        readers = [linear for linear in together if set(linear.roles) & set(BRANCHES[branch])]
-        last, width = block.by_role.get(LAST[branch]), self.rotation.width
-        there = {role for linear in readers for role in linear.roles}
-        if last is None or len(last.roles) > 1 or not there >= set(BRANCHES[branch]) - {"gate", LAST[branch]}:
-            found.reasons.append(f"block {block.number}: its {branch} is not made of plain matrices")
-            return
-        found.reasons += obstacles(graph, block, branch, last, flowing)
-        if any(tensor_at(place).shape.numpy() != (width,) for place in last.biases):
-            found.reasons.append(f"{last.sites[0]}: its bias is not one of {width} numbers")
-        odd = [linear for linear in readers if linear.shape[0] != width] + [last] * (last.shape[1] != width)
-        found.reasons += [f"{one.sites[0]}: is {list(one.shape)}, of no stream of {width} channels" for one in odd]
-        for linear in readers:
-            gain = gain_of(linear, together)
-            if isinstance(gain, str):
-                found.reasons.append(gain)
-            elif gain.width != width:
-                found.reasons.append(f"{linear.sites[0]}: its norm has {gain.width} gains, not {width}")
-            else:
-                found.readers[linear] = found.gains[gain.place] = gain
-        found.writers[last] = None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ METHODS = {
         "llm_drop", "finercut", "ffn_skip",
         "svd", "fwsvd", "asvd", "svd_llm", "svd_llm_v2", "basis_sharing", "welore", "afm", "recursive",
         "width", "flap", "cfsp",
-        "rotate", "auto", "quantize", "layerwise", "adapter",
+        "pre_rmsnorm", "rotate", "auto", "quantize", "layerwise", "adapter",
     )
 }
 """Every method by the name `--method` gives it, as `module:attribute`."""

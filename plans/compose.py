@@ -57,8 +57,8 @@ LEAST_TOKENS = 16
 
 _DOES = {
     Phase.BLOCKS: "fold blocks", Phase.BRANCHES: "drop branches", Phase.WIDTHS: "narrow MLPs",
-    Phase.ROTATION: "rotate the stream", Phase.WEIGHTS: "replace weights", Phase.SHARING: "share weights",
-    Phase.STORAGE: "store in few bits", Phase.BESIDE: "add pairs beside",
+    Phase.NORMS: "change norms", Phase.ROTATION: "rotate the stream", Phase.WEIGHTS: "replace weights",
+    Phase.SHARING: "share weights", Phase.STORAGE: "store in few bits", Phase.BESIDE: "add pairs beside",
 }
 """What methods do, in the order in which they come."""
 

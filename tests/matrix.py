@@ -66,6 +66,11 @@ def plans(model: Model) -> Iterator[tuple[str, Edit]]:
     if model.rotates:
         yield "rotated", lambda m: m.rotate()
     fold = _fold((2, 3))
+    if model.centres:
+        yield "pre_rmsnorm", lambda m: [
+            fold(m), m.drop(0, "attention"), m.drop(last - 1, "mlp"),
+            *(m.narrow(i, channels, down=True, bias=True) for i, channels in _channels(m) if i == 1),
+            m.bias("block.04.o").centre().rotate()]
     yield "all kinds", lambda m: [
         fold(m), m.drop(0, "attention"), m.drop(last - 1, "mlp"),
         *(m.narrow(i, channels, down=True, bias=True) for i, channels in _channels(m) if i == 1),

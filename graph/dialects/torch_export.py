@@ -13,6 +13,7 @@ import onnx_ir as ir
 from foldrank.graph.dialects import Dialect
 from foldrank.graph.dialects.modules import ATTENTION_AND_UP, LINEAR_OPERATORS, SCOPES
 from foldrank.graph.linear.beside import result_of
+from foldrank.graph.linear.linears import bias_of
 from foldrank.model.modules import is_attention, is_interleaved, roles_of_module
 
 _WORD = re.compile(r"[\w.]+")
@@ -60,8 +61,11 @@ def _packed(node: ir.Node) -> tuple[str, ...] | None:
 
 
 def _scopes_of_parts(node: ir.Node) -> list[tuple[int, str] | None]:
-    """ort_fusions pack linears that read one input, without a scope: where each part of the result is read."""
-    users = result_of(node).consumers() if node.op_type in LINEAR_OPERATORS else ()
+    """ort_fusions pack linears that read one input, without a scope: where each part of the result, which a bias of all
+    of it may stand before, is read."""
+    bias = bias_of(node) if node.op_type in LINEAR_OPERATORS else None
+    result = bias[0].outputs[0] if bias is not None and bias[0] is not node else result_of(node)
+    users = result.consumers() if node.op_type in LINEAR_OPERATORS else ()
     if len(users) != 1 or users[0].op_type != "Split":
         return []
     return [next((scope for reader in part.consumers() if (scope := _scope(reader))), None)

@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from foldrank.graph.linear.linears import Place, initializer_at, is_vector, tensor_at
+from foldrank.graph.linear.marks import CENTRE, PART
 from foldrank.graph.linear.norms import NORMS, norm_parameters
 from foldrank.graph.linear.weights import Array, read
 
@@ -51,14 +52,20 @@ class Gain:
         """Whether the norm takes no mean away."""
         if self.slot is None:
             return "Simplified" in self.node.op_type or self.node.op_type == "RMSNormalization"
-        normed = _maker(self.node.inputs[1 - self.slot])
-        return normed is not None and not any(
-            maker.op_type == "Sub" for value in normed.inputs if (maker := _maker(value)) is not None)
+        return maker_of(self.node.inputs[1 - self.slot]) is not None and self.minus is None
+
+    @property
+    def minus(self) -> ir.Node | None:
+        """The Sub that takes the mean away in a norm taken apart."""
+        normed = maker_of(self.node.inputs[1 - self.slot]) if self.slot is not None else None
+        makers = [maker_of(value) for value in normed.inputs] if normed is not None else []
+        return next((maker for maker in makers if maker is not None and maker.op_type == "Sub"
+                     and maker.metadata_props.get(PART) != CENTRE), None)
 
 
 def gain_behind(value: ir.Value | None) -> Gain | None:
     """The gain by which a value was multiplied last, as norms do; None where it comes from no norm."""
-    node = _maker(value)
+    node = maker_of(value)
     if node is None or node.op_type not in ("Mul", *NORMS):
         return None
     if node.op_type in NORMS:
@@ -102,7 +109,7 @@ def readers_of(value: ir.Value) -> list[ir.Node]:
     return found
 
 
-def _maker(value: ir.Value | None) -> ir.Node | None:
+def maker_of(value: ir.Value | None) -> ir.Node | None:
     """What makes the numbers of a value, whatever their layout."""
     node = value.producer() if value is not None else None
     while node is not None and node.op_type in LAYOUT:

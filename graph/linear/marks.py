@@ -22,6 +22,9 @@ ROLES = "foldrank.roles"
 ROTATION = "rotation"
 """The part of a MatMul that turns the stream, before the first block or behind the last."""
 
+CENTRE = "centre"
+"""The part of the Sub that takes the mean off what enters the first block."""
+
 BESIDE = "beside"
 """The part of an Add of a pair beside a linear; those of the pair's own nodes begin with it."""
 

@@ -17,9 +17,9 @@ from foldrank.errors import GraphNotRecognized
 from foldrank.graph.dialects.modules import SCOPES
 from foldrank.graph.view.decoder import Decoder, View
 
-_BIAS = {"SkipLayerNormalization": 4, "SkipSimplifiedLayerNormalization": 3}
+BIAS = {"SkipLayerNormalization": 4, "SkipSimplifiedLayerNormalization": 3}
 """Merged norms, and the input slot of the bias. First come residual and branch, in any order, then the norm's own."""
-_SUM = 3
+SUM = 3
 """Output slot of the sum. Slots 1 and 2 are for training."""
 _EPSILON = 1e-12
 """Where the operator names none."""
@@ -54,7 +54,7 @@ def without_sum(graph: ir.Graph, merged: ir.Node, value: ir.Value) -> ir.Node:
     norm = _plain(merged, value)
     graph.insert_before(merged, norm)
     merged.outputs[0].replace_all_uses_with(norm.outputs[0])
-    for total in merged.outputs[_SUM:]:
+    for total in merged.outputs[SUM:]:
         total.replace_all_uses_with(value)
     graph.remove(merged, safe=True)
     return norm
@@ -65,15 +65,15 @@ def merge_sum(graph: ir.Graph, norm: ir.Node) -> ir.Node | None:
     the plain one's place, and give it; None where that is not so, or the sum is read before."""
     total = norm.inputs[0]
     source = total.producer() if total is not None else None
-    if source is None or total is None or source.op_type != f"Skip{norm.op_type}" or total.index() != _SUM \
+    if source is None or total is None or source.op_type != f"Skip{norm.op_type}" or total.index() != SUM \
             or source.outputs[0].uses() or source.outputs[0].is_graph_output():
         return None
     place = {node: i for i, node in enumerate(graph)}
     if any(place[reader] < place[norm] for reader in total.consumers()):
         return None
-    bias = _BIAS[source.op_type]
+    bias = BIAS[source.op_type]
     own = [*norm.inputs[1:], *[None] * (bias - 1 - len(norm.inputs))]
-    olds = {0: norm.outputs[0], **({_SUM: total} if len(total.consumers()) > 1 else {})}
+    olds = {0: norm.outputs[0], **({SUM: total} if len(total.consumers()) > 1 else {})}
     merged = ir.Node("com.microsoft", source.op_type, _trimmed([*source.inputs[:2], *own, *source.inputs[bias:]]),
                      [ir.AttrFloat32("epsilon", norm.attributes.get_float("epsilon", _EPSILON))],
                      num_outputs=max(olds) + 1, name=norm.name, metadata_props=dict(norm.metadata_props))
@@ -88,8 +88,8 @@ def merge_sum(graph: ir.Graph, norm: ir.Node) -> ir.Node | None:
 
 
 def _merged(graph: ir.Graph) -> list[ir.Node]:
-    return [node for node in graph if node.op_type in _BIAS
-            and not any(v.uses() or v.is_graph_output() for v in node.outputs[1:_SUM])]
+    return [node for node in graph if node.op_type in BIAS
+            and not any(v.uses() or v.is_graph_output() for v in node.outputs[1:SUM])]
 
 
 def _kinds(view: View) -> float:
@@ -103,12 +103,12 @@ def _kinds(view: View) -> float:
 def _take_apart(graph: ir.Graph, merged: ir.Node, place: dict[ir.Node, int]) -> ir.Node:
     """What is made last of the two values added is the branch: it was computed from the other."""
     residual, branch = sorted(merged.inputs[:2], key=lambda value: _place_of(value, place))
-    bias = merged.inputs[_BIAS[merged.op_type] :]
+    bias = merged.inputs[BIAS[merged.op_type] :]
     sums = [_sum([branch, value], branch, merged, "biased") for value in bias if value is not None]
     sums.append(_sum([residual, sums[0].outputs[0] if sums else branch], branch, merged, "sum"))
     norm = _plain(merged, sums[-1].outputs[0])
     place |= dict.fromkeys((*sums, norm), place[merged])
-    olds = [merged.outputs[0], *merged.outputs[_SUM:]]
+    olds = [merged.outputs[0], *merged.outputs[SUM:]]
     news = [norm.outputs[0], sums[-1].outputs[0]][: len(olds)]
     ir.convenience.replace_nodes_and_values(graph, merged, [merged], [*sums, norm], olds, news)
     return norm
@@ -117,7 +117,7 @@ def _take_apart(graph: ir.Graph, merged: ir.Node, place: dict[ir.Node, int]) -> 
 def _plain(merged: ir.Node, value: ir.Value) -> ir.Node:
     """The norm of a merged norm, of this value."""
     epsilon = merged.attributes.get_float("epsilon", _EPSILON)
-    own = _trimmed(merged.inputs[2 : _BIAS[merged.op_type]])
+    own = _trimmed(merged.inputs[2 : BIAS[merged.op_type]])
     norm = ir.Node("", merged.op_type.removeprefix("Skip"), [value, *own],
                    [ir.AttrInt64("axis", -1), ir.AttrFloat32("epsilon", epsilon)],
                    name=merged.name, metadata_props=dict(merged.metadata_props))

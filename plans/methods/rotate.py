@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass as settings_dataclass
 
-from foldrank.edits.base import BRANCHES, Branch, Phase
+from foldrank.edits.base import Phase
 from foldrank.edits.rotate_stream import RotateStream
 from foldrank.plans.method import Method, Result, Task
 from foldrank.plans.models.decoder import Decoder
@@ -29,10 +29,10 @@ class Settings:
 
 def run(task: Task, settings: Settings) -> Result:
     """Rotate the model. Raises SourceError where its norms do not let it be."""
-    width = len(task.decoder.table)
-    attention, mlp = (_having(task.decoder, branch) for branch in BRANCHES)
-    edit = RotateStream(width, random_signs(width, task.seed), attention, mlp)
-    return Result(apply_edits([edit], task.decoder, {}), (edit,), kept=1.0)
+    decoder = task.decoder
+    width, branches = decoder.width, (decoder.having("attention"), decoder.having("mlp"))
+    edit = RotateStream(width, random_signs(width, task.seed), *branches)
+    return Result(apply_edits([edit], decoder, {}), (edit,), kept=1.0)
 
 
 METHOD = Method("rotate", Settings, run, phase=Phase.ROTATION)
@@ -46,8 +46,3 @@ def rotates(decoder: Decoder) -> bool:
 def random_signs(width: int, seed: int) -> str:
     """Of so many channels, as the edit writes them."""
     return np.packbits(np.random.default_rng(seed).integers(0, 2, width, dtype=np.uint8)).tobytes().hex()
-
-
-def _having(decoder: Decoder, branch: Branch) -> tuple[int, ...]:
-    """Numbers of the blocks that have the branch."""
-    return tuple(block.number for block in decoder.blocks if set(block.roles) & set(BRANCHES[branch]))

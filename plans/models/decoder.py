@@ -7,8 +7,7 @@ keep the dtype the checkpoint stores; a block is widened to float32 for as long 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from foldrank.edits.base import BRANCHES, LAST, Branch
 from foldrank.plans.models.block import Block, widened
 from foldrank.plans.models.capture import Arguments, block_arguments, first_input, last_state, logits_of
 from foldrank.plans.models.families import FAMILIES, Family
 from foldrank.plans.models.loading import load_model
+from foldrank.plans.models.meanwhile import other_module, other_weight
 
 if TYPE_CHECKING:
     from foldrank.model.checkpoint import Checkpoint
@@ -40,6 +41,7 @@ class Decoder:
     _head: Tensor | None = None
     _table: Tensor | None = None
     _rotation: Tensor | None = None
+    _final: tuple[str, nn.Module] | None = None
 
     @classmethod
     def of(cls, model: Any) -> Decoder:
@@ -94,8 +96,10 @@ class Decoder:
 
     def embed(self, ids_NT: np.ndarray) -> Tensor:
         """Input of the first block [N, T, C]."""
-        with _other_table(self.model, self._table):
+        with other_weight(self.model.get_input_embeddings(), self._table):
             found = first_input(self.model, self.family.layers, torch.from_numpy(ids_NT).to(self.device))
+        if self._final is not None:
+            found = found - found.mean(-1, keepdim=True)
         return self._turned(found)
 
     def run(self, block: Block, hidden_NTC: Tensor) -> Tensor:
@@ -108,11 +112,12 @@ class Decoder:
 
     def norm(self, hidden_NTC: Tensor) -> Tensor:
         """The last hidden state after the final norm."""
-        return last_state(self.model, self.family.layers, self._turned(hidden_NTC))
+        with other_module(self.model, self._final):
+            return last_state(self.model, self.family.layers, self._turned(hidden_NTC))
 
     def logits(self, hidden_NTC: Tensor) -> Tensor:
         """Logits [N, T, V] of the last block's output."""
-        with _other_head(self.model, self._head):
+        with other_weight(self.model.get_output_embeddings(), self._head), other_module(self.model, self._final):
             return logits_of(self.model, self.family.layers, self._turned(hidden_NTC))
 
     @property
@@ -148,6 +153,16 @@ class Decoder:
         the last."""
         return replace(self, _rotation=matrix_CC)
 
+    @property
+    def centred(self) -> bool:
+        """Whether the stream has no mean."""
+        return self._final is not None
+
+    def with_centring(self, path: str, norm: nn.Module) -> Decoder:
+        """The same model, which takes the mean off what enters the first block, with another norm at the path of the
+        final one."""
+        return replace(self, _final=(path, norm))
+
     def _turned(self, hidden_NTC: Tensor) -> Tensor:
         """To what the blocks know, or back."""
         return hidden_NTC if self._rotation is None else hidden_NTC @ self._rotation.to(hidden_NTC.dtype)
@@ -168,6 +183,16 @@ class Decoder:
     def block(self, number: int) -> Block:
         """The block of this source number."""
         return next(block for block in self.blocks if block.number == number)
+
+    @property
+    def width(self) -> int:
+        """Channels of the stream; the table of words may have fewer."""
+        block = self.blocks[0]
+        return block.weight(next(role for role in LAST.values() if role in block.roles)).shape[1]
+
+    def having(self, branch: Branch) -> tuple[int, ...]:
+        """Numbers of the blocks that have the branch."""
+        return tuple(block.number for block in self.blocks if set(block.roles) & set(BRANCHES[branch]))
 
     def with_blocks(self, blocks: Sequence[Block]) -> Decoder:
         """The same model with another row of blocks."""
@@ -200,29 +225,6 @@ def load_decoder(checkpoint: Checkpoint, *, device: str = "cpu") -> Decoder:
     for parameter in decoder.around:
         parameter.data = widened(parameter.data)
     return decoder
-
-
-def _other_head(model: Any, head_IO: Tensor | None) -> AbstractContextManager[None]:
-    """The model with this matrix before its logits, for a while."""
-    return _other_weight(model.get_output_embeddings(), head_IO)
-
-
-def _other_table(model: Any, table_CV: Tensor | None) -> AbstractContextManager[None]:
-    """The model with this table of words, for a while."""
-    return _other_weight(model.get_input_embeddings(), table_CV)
-
-
-@contextmanager
-def _other_weight(module: Any, turned: Tensor | None) -> Iterator[None]:
-    if turned is None:
-        yield
-        return
-    own = module.weight
-    module.weight = nn.Parameter(turned.T.to(own.device), requires_grad=False)
-    try:
-        yield
-    finally:
-        module.weight = own
 
 
 def _call(module: nn.Module, tensors: dict[str, Tensor], hidden: Tensor, arguments: Arguments) -> Tensor:

@@ -103,6 +103,10 @@ class Model:
     """Of weights that several blocks read: as they were, and as they are stored in one way."""
     turning: list[torch.Tensor] = field(default_factory=list)
     """What the stream is multiplied by where it enters the blocks, and again where it leaves them."""
+    centring: list[nn.Module] = field(default_factory=list)
+    """What norms a stream of no mean behind the blocks."""
+    norms: dict[tuple[int, str], nn.Module] = field(default_factory=dict)
+    """RMS norms that were put before branches, by block and branch."""
 
     @classmethod
     def of(cls, model: Any, arrays: Mapping[str, np.ndarray], stored: torch.dtype) -> Model:
@@ -194,7 +198,7 @@ class Model:
                   for number, layer in sorted(self.layers.items())),
             Matrix(_shape(self.head), few_bits=self.few_bits.get(id(self.head))), self.tied,
             queries, kv_heads(config) or queries, head_size(config) or 0, self.few_bits.get(id(self.table)),
-            next((len(matrix) for matrix in self.turning), None),
+            next((len(matrix) for matrix in self.turning), None), bool(self.centring),
         )
 
     def _matrix(self, layer: Layer, role: str) -> Matrix:
@@ -208,18 +212,33 @@ class Model:
     def turn(self, matrix_CC: torch.Tensor) -> None:
         """Multiply what enters the first block, and what enters the final norm, by a matrix that is its own inverse.
         Raises PlanMismatch where no final norm is found."""
-        parent, _ = stack(self.whole)
-        final = next((module for name in _FINAL if (module := getattr(parent, name, None)) is not None), None)
-        if final is None:
-            raise PlanMismatch(type(self.whole).__name__, f"has no final norm among {', '.join(_FINAL)}", "plan again")
-
         def turned(_module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
             hidden, *rest = given
             return hidden @ matrix_CC.to(hidden), *rest
 
-        for module in (self.layers[min(self.layers)].module, final):
+        for module in (self.layers[min(self.layers)].module, self.final()):
             module.register_forward_pre_hook(turned)
         self.turning.append(matrix_CC)
+
+    def centre(self, norm: nn.Module) -> None:
+        """Take the mean of what enters the first block away; another norm behind the blocks."""
+        def centred(_module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+            hidden, *rest = given
+            return hidden - hidden.mean(-1, keepdim=True), *rest
+
+        self.final()
+        parent, _ = stack(self.whole)
+        setattr(parent, next(name for name in _FINAL if hasattr(parent, name)), norm)
+        self.layers[min(self.layers)].module.register_forward_pre_hook(centred)
+        self.centring.append(norm)
+
+    def final(self) -> nn.Module:
+        """The norm behind the blocks. Raises PlanMismatch where none is found."""
+        parent, _ = stack(self.whole)
+        for name in _FINAL:
+            if isinstance(found := getattr(parent, name, None), nn.Module):
+                return found
+        raise PlanMismatch(type(self.whole).__name__, f"has no final norm among {', '.join(_FINAL)}", "plan again")
 
     def put_together(self) -> nn.Module:
         """The model with the blocks that are left, numbered for the cache; lists of the config by block follow."""

@@ -20,13 +20,15 @@ _BEHIND = ("pre_feedforward_layernorm", "post_feedforward_layernorm")
 
 def edit(rotation: RotateStream, model: Model) -> None:
     """Gains become nothing, in the norm's own terms."""
-    if (width := model.table.embedding_dim) != rotation.width:
+    if (width := model.whole.config.hidden_size) != rotation.width:
         raise PlanMismatch("the stream", f"has {width} channels, the plan turns {rotation.width}", "plan again")
     matrix = _matrix(rotation)
-    for number in rotation.attention:
-        _turn(rotation, model.layers[number], "attention", matrix)
-    for number in rotation.mlp:
-        _turn(rotation, model.layers[number], "mlp", matrix)
+    layers = [(model.layers[number], branch, _norm(model, number, branch)) for number, branch in rotation.branches]
+    gains = [norm.weight.double() - _nothing(norm) + 1 for _, _, norm in layers]
+    for (layer, branch, _), gain in zip(layers, gains, strict=True):
+        _turn(layer, branch, gain, matrix)
+    for _, _, norm in layers:
+        norm.weight.fill_(_nothing(norm))
     model.turn(matrix)
 
 
@@ -40,14 +42,19 @@ def _matrix(rotation: RotateStream) -> torch.Tensor:
     return torch.from_numpy((np.cos(angles) + np.sin(angles)) / math.sqrt(n) * np.outer(signs, signs))
 
 
-def _turn(rotation: RotateStream, layer: Layer, branch: str, matrix: torch.Tensor) -> None:
-    norm: Any = getattr(layer.module, _NORMS[branch], None)
-    around = [name for name in _BEHIND if hasattr(layer.module, name)]
+def _norm(model: Model, number: int, branch: str) -> Any:
+    """The RMS norm before a branch: the one that an edit put there, or the family's own."""
+    module = model.layers[number].module
+    if (put := model.norms.get((number, branch))) is not None:
+        return put
+    norm: Any = getattr(module, _NORMS[branch], None)
+    around = [name for name in _BEHIND if hasattr(module, name)]
     if norm is None or around or getattr(norm, "bias", None) is not None or "RMS" not in type(norm).__name__:
-        what = f"has no RMS norm before its {branch} alone"
-        raise PlanMismatch(type(layer.module).__name__, what, "plan again")
-    nothing = _nothing(norm)
-    gain = norm.weight.double() - nothing + 1
+        raise PlanMismatch(type(module).__name__, f"has no RMS norm before its {branch} alone", "plan again")
+    return norm
+
+
+def _turn(layer: Layer, branch: str, gain: torch.Tensor, matrix: torch.Tensor) -> None:
     for role in _READERS[branch]:
         if role in layer.places:
             linear = layer.linear(role)
@@ -56,7 +63,6 @@ def _turn(rotation: RotateStream, layer: Layer, branch: str, matrix: torch.Tenso
     writer.weight.copy_(matrix @ writer.weight.double())
     if writer.bias is not None:
         writer.bias.copy_(writer.bias.double() @ matrix)
-    norm.weight.fill_(nothing)
 
 
 def _nothing(norm: Any) -> float:

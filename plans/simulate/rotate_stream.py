@@ -15,10 +15,12 @@ from foldrank.edits.rotate_stream import RotateStream
 from foldrank.errors import SourceError
 from foldrank.plans.models.block import Block, widened
 from foldrank.plans.models.decoder import Decoder
+from foldrank.plans.models.rms import RmsNorm
 
 BEFORE: Mapping[str, Branch] = {"input_layernorm": "attention", "post_attention_layernorm": "mlp"}
 """The norms of a block that can be turned: one before each branch, none behind."""
 _WAY_OUT = "plan this model without rotate"
+_FIRST = "plan pre_rmsnorm before rotate: it makes RMS norms of LayerNorms before branches"
 
 
 def simulated(edit: RotateStream, decoder: Decoder, arrays: Mapping[str, np.ndarray]) -> Decoder:
@@ -80,16 +82,22 @@ def turnable(block: Block) -> bool:
 
 
 def _norms(block: Block) -> dict[Branch, tuple[str, float]]:
-    """Of each branch its norm's tensor, and what the norm adds to it before it multiplies (1 in Gemma)."""
+    """Of each branch its norm's tensor, and what the norm adds to it before it multiplies (1 in Gemma). Where another
+    edit put RMS norms there, one alone serves both branches."""
     found = {path: branch for path, branch in block.family.norms.items() if f"{path}.weight" in block.tensors}
+    modules = {path: block.module.get_submodule(path) for path in found}
+    put = bool(found) and all(isinstance(module, RmsNorm) for module in modules.values())
     norms: dict[Branch, tuple[str, float]] = {}
-    for path, branch in found.items() if found == BEFORE else ():
-        rest = next(_rests(block.module.get_submodule(path), block.tensors[f"{path}.weight"]), None)
+    for path, branch in found.items() if put or found == BEFORE else ():
+        rest = next(_rests(modules[path], block.tensors[f"{path}.weight"]), None)
         if rest is not None and f"{path}.bias" not in block.tensors:
             norms[branch] = f"{path}.weight", rest
+    if put and len(norms) == 1:
+        norms = dict.fromkeys(BRANCHES, *norms.values())
     if len(norms) < len(BRANCHES):
         what = f"{type(block.module).__name__} is not two branches with one RMS norm before each and none behind"
-        raise SourceError(f"block {block.number}", f"{what}, so the stream cannot be rotated", _WAY_OUT)
+        way_out = _FIRST if any(isinstance(module, nn.LayerNorm) for module in modules.values()) else _WAY_OUT
+        raise SourceError(f"block {block.number}", f"{what}, so the stream cannot be rotated", way_out)
     return norms
 
 

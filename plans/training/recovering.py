@@ -72,7 +72,7 @@ def suited(plan: Plan, roles: Sequence[str]) -> Kind:
     if plan.at_sites:
         return "factors"
     stored = frozenset[Part]().union(*(e.touch.writes for e in plan.edits if e.phase is Phase.STORAGE))
-    alone = all(edit.phase in (Phase.ROTATION, Phase.STORAGE) for edit in plan.edits)
+    alone = all(edit.phase in (Phase.NORMS, Phase.ROTATION, Phase.STORAGE) for edit in plan.edits)
     return "scales" if alone and parts_of(range(plan.document.source.blocks), roles) <= stored else "lora"
 
 

@@ -115,9 +115,9 @@ def _check_seen(plan: Plan, kind: Kind, target: Target) -> None:
     it seen that blocks share what is trained."""
     if any(edit.phase is Phase.SHARING for edit in plan.edits):
         raise ValueError("recovery does not see that blocks share weights; plan without it, or do not recover")
-    if target != "logits" and any(edit.phase is Phase.ROTATION for edit in plan.edits):
-        raise ValueError(f"recovery towards {target}: features of a rotated stream are none of the dense model's; take "
-                         "logits")
+    if target != "logits" and any(edit.phase in (Phase.NORMS, Phase.ROTATION) for edit in plan.edits):
+        raise ValueError(f"recovery towards {target}: features of a stream that was rotated or has lost its mean are "
+                         "none of the dense model's; take logits")
     beside = [edit for edit in plan.edits if isinstance(edit, BesideEdit)]
     if any(edit.factors != names_of(edit.site) for edit in beside):
         raise ValueError("recovery does not see the adapter beside the weights; recover first, then add it")

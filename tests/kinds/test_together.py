@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Collection
 from itertools import combinations
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from foldrank.passes.pipeline import transform
 from foldrank.passes.write import write_model
 from foldrank.runtime.quantizer import quantize
 
-TOLD = ("fold", "drop", "slice", "rotate", "replace", "low_rank", "share", "quantize", "beside")
+TOLD = ("fold", "drop", "slice", "centre", "rotate", "replace", "low_rank", "share", "quantize", "beside")
 """In the order of phases."""
 
 
@@ -32,6 +33,8 @@ def asked(maker: PlanMaker, kinds: tuple[str, ...], form: Form = "nbits") -> Pla
         maker.drop(0, "attention").drop(3, "mlp").drop(2 if "fold" in kinds else 1, "attention")
     if "slice" in kinds:
         maker.slice(2, tuple(range(0, 80, 2)), down=True, bias=True).slice(4, tuple(range(5, 70)))
+    if "centre" in kinds:
+        maker.centre()
     if "rotate" in kinds:
         maker.rotate(4)
     if "replace" in kinds:
@@ -46,6 +49,11 @@ def asked(maker: PlanMaker, kinds: tuple[str, ...], form: Form = "nbits") -> Pla
         maker.beside("block.02.gate_up" if "gate" in maker.blocks[2] else "block.02.up", 5).beside("block.02.down", 6)
         maker.beside("block.04.k", 3).beside("block.04.up", 48).beside("block.05.qkv", 4).beside("block.05.o", 9)
     return maker
+
+
+def layer_of(kinds: Collection[str]) -> str:
+    """LayerNorms where they are to become RMS norms."""
+    return "op" if "centre" in kinds else ""
 
 
 def proves(source: Written, maker: PlanMaker) -> None:
@@ -69,7 +77,8 @@ CASES = [(pair, style) for i, pair in enumerate(PAIRS) for style in (STYLES if A
 @pytest.mark.parametrize(("kinds", "style", "form"), [
     *((*case, "nbits") for case in CASES), *((TOLD, style, "nbits") for style in STYLES), (TOLD, "genai", "qdq")])
 def test_a_graph_computes_what_kinds_ask_for_together(kinds: tuple[str, ...], style: str, form: Form) -> None:
-    shape = Shape(blocks=6, biased=True, packed=style == "genai", gated="quantize" not in kinds or style == "genai")
+    shape = Shape(blocks=6, biased=True, packed=style == "genai", gated="quantize" not in kinds or style == "genai",
+                  layer=layer_of(kinds))
     decoder = random_decoder(shape, seed=7)
     proves(Written(decoder, style), asked(PlanMaker(decoder, "0" * 64), kinds, form))
 
@@ -77,5 +86,6 @@ def test_a_graph_computes_what_kinds_ask_for_together(kinds: tuple[str, ...], st
 @law(4)
 @given(st.sets(st.sampled_from(TOLD), min_size=3), st.sampled_from(["genai", "optimum", "torch"]), st.integers(0, 99))
 def test_any_of_them_together(kinds: set[str], style: str, seed: int) -> None:
-    decoder = random_decoder(Shape(blocks=6, tied=bool(seed % 2), packed=seed % 3 == 0), seed=seed)
+    shape = Shape(blocks=6, tied=bool(seed % 2), packed=seed % 3 == 0, layer=layer_of(kinds))
+    decoder = random_decoder(shape, seed=seed)
     proves(Written(decoder, style), asked(PlanMaker(decoder, "0" * 64), tuple(k for k in TOLD if k in kinds)))

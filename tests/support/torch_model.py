@@ -21,6 +21,7 @@ from foldrank.edits.add_bias import AddBias
 from foldrank.edits.drop_branch import DropBranch
 from foldrank.edits.fold_blocks import FoldBlocks
 from foldrank.edits.low_rank import LowRank
+from foldrank.edits.pre_rmsnorm import PreRmsnorm
 from foldrank.edits.replace_weight import ReplaceWeight
 from foldrank.edits.rotate_stream import RotateStream
 from foldrank.edits.slice_mlp import Channels, SliceMlp
@@ -150,11 +151,24 @@ class Model:
         """The stream is turned and logits stay, so nothing is done here. No edit of weights may follow."""
         width = self.model.config.hidden_size
         signs = signs or np.packbits(np.random.default_rng(width).random(width) < 0.5).tobytes().hex()
-        gone = {(edit.block, edit.branch) for edit in self.edits if isinstance(edit, DropBranch)}
-        held = [tuple(b for b in range(len(self.original)) if b not in self.gone and (b, branch) not in gone)
-                for branch in ("attention", "mlp")]
-        self.edits.append(RotateStream(width, signs, *held))
+        self.edits.append(RotateStream(width, signs, *self._held()))
         return self
+
+    @property
+    def centres(self) -> bool:
+        """Whether blocks have LayerNorms."""
+        return any(isinstance(module, torch.nn.LayerNorm) for module in self.layers[0].children())
+
+    def centre(self) -> Model:
+        """LayerNorms become RMS norms and logits stay, so nothing is done here. No edit of weights may follow."""
+        self.edits.append(PreRmsnorm(self.model.config.hidden_size, *self._held()))
+        return self
+
+    def _held(self) -> list[tuple[int, ...]]:
+        """Blocks that have each branch."""
+        gone = {(edit.block, edit.branch) for edit in self.edits if isinstance(edit, DropBranch)}
+        return [tuple(b for b in range(len(self.original)) if b not in self.gone and (b, branch) not in gone)
+                for branch in ("attention", "mlp")]
 
     def low_rank(self, site: str, rank: int) -> Model:
         """A random pair."""

@@ -24,6 +24,7 @@ KINDS: Final = (
     "drop_branch",
     "slice_mlp",
     "add_bias",
+    "pre_rmsnorm",
     "rotate_stream",
     "replace_weight",
     "low_rank",

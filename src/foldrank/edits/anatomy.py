@@ -87,7 +87,8 @@ class Anatomy:
     """Blocks from the input on; the head, None where it is no plain matrix; whether it is the embedding table, and in
     which few bits that is stored (in words, where no edit stores so), None where it is of floats. `rotated`: the width
     of the square matrix that turns the stream where it enters the blocks, and back behind them (in words, where it is
-    not so by half), None where it is as the source has it."""
+    not so by half), None where it is as the source has it. `centred`: whether the stream's mean is taken away where it
+    enters the blocks, and by no norm of theirs any more (in words, where that is so by half)."""
 
     blocks: tuple[BlockAnatomy, ...]
     head: Matrix | None
@@ -97,6 +98,7 @@ class Anatomy:
     head_size: int
     embedding: FewBits | str | None = None
     rotated: int | str | None = None
+    centred: bool | str = False
     by_number: Mapping[int, BlockAnatomy] = field(init=False, repr=False, compare=False)
     owners: Mapping[Site, Site] = field(init=False, repr=False)
     """Of every single-role site that reads a weight which a block before it reads too, the first that does."""
@@ -178,7 +180,7 @@ class Anatomy:
         for site in sorted({*self.owners, *other.owners}):
             if self.owners.get(site) != other.owners.get(site):
                 yield f"{site}: reads {' against '.join(f'that of {a.owners.get(site, site)}' for a in (self, other))}"
-        for name in ("head", "tied", "heads", "kv_heads", "head_size", "embedding", "rotated"):
+        for name in ("head", "tied", "heads", "kv_heads", "head_size", "embedding", "rotated", "centred"):
             if getattr(self, name) != getattr(other, name):
                 yield f"{name}: {getattr(self, name)} against {getattr(other, name)}"
 

@@ -52,11 +52,12 @@ class Phase(enum.IntEnum):
     BLOCKS = 0
     BRANCHES = 1
     WIDTHS = 2
-    ROTATION = 3
-    WEIGHTS = 4
-    SHARING = 5
-    STORAGE = 6
-    BESIDE = 7
+    NORMS = 3
+    ROTATION = 4
+    WEIGHTS = 5
+    SHARING = 6
+    STORAGE = 7
+    BESIDE = 8
 
 
 @dataclass(frozen=True)

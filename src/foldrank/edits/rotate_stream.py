@@ -7,23 +7,24 @@ it enters the first block, and back behind the last one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from pydantic.dataclasses import dataclass
 
-from foldrank.edits.anatomy import Anatomy, Matrix
-from foldrank.edits.base import BRANCHES, LAST, STRICT, Branch, Edit, Phase, Table, Touch, parts_of
+from foldrank.edits.anatomy import Anatomy
+from foldrank.edits.base import BRANCHES, STRICT, Phase, Table, Touch, parts_of
+from foldrank.edits.stream import StreamEdit
 
 
 @dataclass(frozen=True, config=STRICT)
-class RotateStream(Edit):
+class RotateStream(StreamEdit):
     """The stream of `width` channels is turned by Q = D H D, which is symmetric and its own inverse.
 
     H is the discrete Hartley transform, H[j, k] = (cos t + sin t) / sqrt(width) with t = 2 pi j k / width. D is
     diagonal; its signs are the bits of `signs`, hexadecimal, the first digit's highest bit the first channel's: 1 is a
-    minus. Zeros fill the last byte. `attention` and `mlp`: numbers of all blocks that have the branch.
+    minus. Zeros fill the last byte.
     """
 
     width: int
@@ -42,17 +43,7 @@ class RotateStream(Edit):
                              f"{self.signs!r:.40}")
         if int(self.signs, 16) % (1 << 4 * digits - self.width):
             raise ValueError(f"rotation: there are signs behind the last of {self.width} channels")
-        for numbers in (self.attention, self.mlp):
-            if numbers != tuple(sorted(set(numbers))) or min(numbers, default=0) < 0:
-                raise ValueError(f"rotation: blocks {numbers} do not ascend")
-        if not self.attention and not self.mlp:
-            raise ValueError("rotation: of no block")
-
-    @property
-    def branches(self) -> Iterator[tuple[int, Branch]]:
-        """Blocks by number, each with a branch that it has."""
-        held: Mapping[Branch, tuple[int, ...]] = {"attention": self.attention, "mlp": self.mlp}
-        return ((number, branch) for branch, numbers in held.items() for number in numbers)
+        self.check_numbers()
 
     @property
     def touch(self) -> Touch:
@@ -65,18 +56,7 @@ class RotateStream(Edit):
         whole and once."""
         if anatomy.rotated is not None:
             raise ValueError("the stream is rotated already")
-        there = {(block.number, branch) for block in anatomy.blocks for branch in block.branches}
-        if odd := sorted(there ^ set(self.branches)):
-            number, branch = odd[0]
-            what = "is left out of the rotation" if odd[0] in there else "is not there to be rotated"
-            raise ValueError(f"block {number}: its {branch} {what}; the stream is rotated whole")
-        for block in anatomy.blocks:
-            if block.unread:
-                raise ValueError(f"block {block.number}: {', '.join(sorted(block.unread))} cannot be read")
-            for role, matrix in block.matrices.items():
-                if matrix != Matrix(matrix.shape) or matrix.shape[role in LAST.values()] != self.width:
-                    raise ValueError(f"block.{block.number:02d}.{role}: is {matrix}, no matrix of floats of a stream "
-                                     f"of {self.width}")
+        self.check_whole(anatomy)
         blocks = tuple(replace(block, matrices={role: replace(matrix, stored=None)
                                                 for role, matrix in block.matrices.items()})
                        for block in anatomy.blocks)
@@ -90,10 +70,6 @@ class RotateStream(Edit):
     def sentence(self) -> str:
         """In words."""
         return f"The residual stream of {self.width} channels is rotated between embedding and final norm."
-
-    def row(self) -> dict[str, Any]:
-        """Its width, and whose branches."""
-        return {"width": self.width, "attention": list(self.attention), "mlp": list(self.mlp)}
 
     def facts(self, hash_of: Callable[[Sequence[str]], str]) -> dict[str, Any]:
         """Its signs."""

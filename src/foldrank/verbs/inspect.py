@@ -79,6 +79,7 @@ def _graph(path: Path) -> dict[str, Any]:
         "bytes": sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None),
         "tied": anatomy.tied, "tables": _tables(anatomy),
         **({} if anatomy.rotated is None else {"rotated": anatomy.rotated}),
+        **({"centred": anatomy.centred} if anatomy.centred else {}),
         "opset": model.graph.opset_imports.get(""), "ir_version": model.ir_version,
     }
 

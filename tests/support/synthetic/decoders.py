@@ -36,6 +36,9 @@ class Shape:
     all_biased: bool = False
     form: str = "matmul"
     """How the standard writer stores weights."""
+    layer: str = ""
+    """How LayerNorms are written: an `op`, merged with the sum before it where the genai writer writes it, or taken
+    `apart`. Empty: norms are RMS norms, as those of q and k always are."""
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -62,8 +65,8 @@ class Shape:
 
 @dataclass
 class Decoder:
-    """Weights as stored. `blocks[i]`: roles, `bias.<role>`, `norm.<number>`, `norm.q` and `norm.k`; a branch without
-    its roles adds nothing."""
+    """Weights as stored. `blocks[i]`: roles, `bias.<role>`, `norm.<number>`, `norm.q` and `norm.k`, of LayerNorms
+    `beta.<number>`; a branch without its roles adds nothing."""
 
     shape: Shape
     blocks: list[dict[str, np.ndarray]]
@@ -73,33 +76,46 @@ class Decoder:
     windows: list[int] = field(default_factory=list)
     turn: np.ndarray | None = None
     """What the stream is multiplied by before the blocks, and again behind them."""
+    beta: np.ndarray | None = None
+    """What the final norm adds."""
+    centred: bool = False
+    """Whether the mean is taken off what enters the blocks."""
 
     def logits(self, ids: np.ndarray) -> np.ndarray:
         """Logits [T, vocab] of one sequence, float64 throughout."""
         turn = np.eye(self.shape.width) if self.turn is None else self.turn
-        x = self.embedding.astype(np.float64)[ids] @ turn
+        x = self.embedding.astype(np.float64)[ids]
+        x = (x - x.mean(-1, keepdims=True) if self.centred else x) @ turn
         for block in self.blocks:
             x = _block(x, {name: value.astype(np.float64) for name, value in block.items()}, self.shape)
-        return rms(x @ turn, self.norm.astype(np.float64)) @ self.head.astype(np.float64)
+        last = _normed(x @ turn, self.norm.astype(np.float64), self.beta, self.shape)
+        return last @ self.head.astype(np.float64)
 
 
 def _block(x: np.ndarray, w: dict[str, np.ndarray], s: Shape) -> np.ndarray:
-    gains = [w[f"norm.{i}"] for i in range(NORMS[s.norms])]
+    def norm(i: int, y: np.ndarray) -> np.ndarray:
+        return _normed(y, w[f"norm.{i}"], w.get(f"beta.{i}"), s)
+
     match s.norms:
         case "before":
-            x = x + _attention(rms(x, gains[0]), w, s)
-            return x + _mlp(rms(x, gains[1]), w)
+            x = x + _attention(norm(0, x), w, s)
+            return x + _mlp(norm(1, x), w)
         case "after":
-            x = x + rms(_attention(x, w, s), gains[0])
-            return x + rms(_mlp(x, w), gains[1])
+            x = x + norm(0, _attention(x, w, s))
+            return x + norm(1, _mlp(x, w))
         case "both":
-            x = x + rms(_attention(rms(x, gains[0]), w, s), gains[1])
-            return x + rms(_mlp(rms(x, gains[2]), w), gains[3])
+            x = x + norm(1, _attention(norm(0, x), w, s))
+            return x + norm(3, _mlp(norm(2, x), w))
         case "sum":
-            x = rms(x + _attention(x, w, s), gains[0])
-            return rms(x + _mlp(x, w), gains[1])
+            x = norm(0, x + _attention(x, w, s))
+            return norm(1, x + _mlp(x, w))
         case _:
-            return x + _attention(rms(x, gains[0]), w, s) + _mlp(rms(x, gains[1]), w)
+            return x + _attention(norm(0, x), w, s) + _mlp(norm(1, x), w)
+
+
+def _normed(x: np.ndarray, gain: np.ndarray, beta: np.ndarray | None, s: Shape) -> np.ndarray:
+    found = rms(x - x.mean(-1, keepdims=True) if s.layer else x, gain)
+    return found if beta is None else found + beta.astype(np.float64)
 
 
 def rms(x: np.ndarray, gain: np.ndarray) -> np.ndarray:
@@ -162,7 +178,11 @@ def random_decoder(shape: Shape, seed: int = 0) -> Decoder:
         block |= {f"bias.{r}": draw(shape.linear(r)[1], scale=0.3) for r in shape.biases}
         if shape.qk_norm:
             block |= {f"norm.{r}": draw(shape.head_size, scale=0.2, around=1.0) for r in "qk"}
+        if shape.layer:
+            block |= {f"beta.{i}": draw(shape.width, scale=0.3) for i in range(NORMS[shape.norms])}
         blocks.append(block)
     head = draw(shape.width, shape.vocab, scale=0.3)
     embedding = head.T.copy() if shape.tied else draw(shape.vocab, shape.width)
-    return Decoder(shape, blocks, head, embedding, draw(shape.width, scale=0.2, around=1.0), [-1] * shape.blocks)
+    norm = draw(shape.width, scale=0.2, around=1.0)
+    beta = draw(shape.width, scale=0.3) if shape.layer else None
+    return Decoder(shape, blocks, head, embedding, norm, [-1] * shape.blocks, beta=beta)

@@ -28,9 +28,8 @@ def write_graph(decoder: Decoder, path: Path) -> None:
     for i, block in enumerate(decoder.blocks):
         residual, branch = _block(w, s, i, block, residual, branch, lengths, total, decoder.windows[i])
     name = f"/model/layers.{s.blocks}/final_norm_layernorm/SkipLayerNorm"
-    gain = w.weight(f"model.layers.{s.blocks}.final_norm_layernorm.weight", decoder.norm)
-    last = w.node("SkipSimplifiedLayerNormalization", name, [residual, branch, gain], domain="com.microsoft",
-                  epsilon=EPSILON)
+    own = _parameters(w, f"model.layers.{s.blocks}.final_norm_layernorm", decoder.norm, decoder.beta)
+    last = w.node(f"Skip{_norm(s)}", name, [residual, branch, *own], domain="com.microsoft", epsilon=EPSILON)
     w.node("MatMul", "/lm_head/MatMul", [last, "lm_head.MatMul.weight"], ["logits"])
     model = helper.make_model(
         helper.make_graph(w.nodes, "main_graph", inputs(s, w.element), outputs(s, w.element), w.weights),
@@ -39,6 +38,15 @@ def write_graph(decoder: Decoder, path: Path) -> None:
     if s.blocks % 2:  # as foldrank finishes it for the CPU
         assert take_left_padding(model.graph, 22)
     onnx.save(model, path, save_as_external_data=True, location=f"{path.name}.data", size_threshold=0)
+
+
+def _norm(s: Shape) -> str:
+    return "LayerNormalization" if s.layer else "SimplifiedLayerNormalization"
+
+
+def _parameters(w: Writer, name: str, gain: np.ndarray, beta: np.ndarray | None) -> list[str]:
+    gains = [w.weight(f"{name}.weight", gain)]
+    return gains if beta is None else [*gains, w.weight(f"{name}.bias", beta)]
 
 
 def _mask(w: Writer) -> tuple[str, str]:
@@ -66,18 +74,19 @@ def _block(
         bias = w.weight(f"{weight}.{group}.{label}.Add.bias", np.concatenate([block[f"bias.{r}"] for r in names]))
         return w.node("Add", f"{node}/{group}/{label}/Add", [y, bias])
 
-    def skip_norm(label: str, gain: str, x: str, y: str) -> tuple[str, str]:
+    def own(label: str, number: int) -> list[str]:
+        return _parameters(w, f"{weight}.{label}", block[f"norm.{number}"], block.get(f"beta.{number}"))
+
+    def skip_norm(label: str, number: int, x: str, y: str) -> tuple[str, str]:
         name = f"{node}/{label}/SkipLayerNorm"
-        gain = w.weight(f"{weight}.{label}.weight", block[gain])
         outputs = [f"{node}/{label}/output_0", "", "", f"{node}/{label}/output_3"]
-        w.node("SkipSimplifiedLayerNormalization", name, [x, y, gain], outputs, "com.microsoft", epsilon=EPSILON)
+        w.node(f"Skip{_norm(s)}", name, [x, y, *own(label, number)], outputs, "com.microsoft", epsilon=EPSILON)
         return outputs[0], outputs[3]
 
     if branch:
-        normed, residual = skip_norm("input_layernorm", "norm.0", residual, branch)
+        normed, residual = skip_norm("input_layernorm", 0, residual, branch)
     else:
-        gain = w.weight(f"{weight}.input_layernorm.weight", block["norm.0"])
-        normed = w.node("SimplifiedLayerNormalization", f"{node}/input_layernorm/LayerNorm", [residual, gain],
+        normed = w.node(_norm(s), f"{node}/input_layernorm/LayerNorm", [residual, *own("input_layernorm", 0)],
                         epsilon=EPSILON, axis=-1, stash_type=1)
     if s.packed:
         qkv = [linear(normed, "attn", "qkv", "qkv_proj"), "", ""]
@@ -92,7 +101,7 @@ def _block(
         kv_num_heads=s.kv_heads, do_rotary=1, rotary_interleaved=0, local_window_size=window,
     )
     normed, residual = skip_norm(
-        "post_attention_layernorm", "norm.1", residual, linear(attended, "attn", "o", "o_proj"))
+        "post_attention_layernorm", 1, residual, linear(attended, "attn", "o", "o_proj"))
     gate, up = (linear(normed, "mlp", role, f"{role}_proj") for role in ("gate", "up"))
     sigmoid = w.node("Sigmoid", f"{node}/mlp/act_fn/Sigmoid", [gate])
     act = w.node("Mul", f"{node}/mlp/act_fn/Mul", [gate, sigmoid])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from foldrank.digests import WeightDigest, combine
@@ -10,6 +12,7 @@ from foldrank.edits.add_low_rank import AddLowRank
 from foldrank.edits.drop_branch import DropBranch
 from foldrank.edits.fold_blocks import FoldBlocks
 from foldrank.edits.low_rank import LowRank
+from foldrank.edits.pre_rmsnorm import PreRmsnorm
 from foldrank.edits.quantize_embedding import QuantizeEmbedding
 from foldrank.edits.quantize_head import QuantizeHead
 from foldrank.edits.quantize_weight import QuantizeWeight
@@ -33,6 +36,7 @@ class PlanMaker:
         self.drops: list[DropBranch] = []
         self.slices: list[SliceMlp] = []
         self.biases: list[AddBias] = []
+        self.centrings: list[PreRmsnorm] = []
         self.rotations: list[RotateStream] = []
         self.turn: np.ndarray | None = None
         self.edits: list[LowRank | ReplaceWeight] = []
@@ -46,7 +50,7 @@ class PlanMaker:
 
     def __repr__(self) -> str:
         slices = [(e.block, str(e.channels), e.down, e.bias) for e in self.slices]
-        edits = [*self.folds, *self.drops, *slices, *self.rotations, *self.shares,
+        edits = [*self.folds, *self.drops, *slices, *self.centrings, *self.rotations, *self.shares,
                  *((str(e.site), getattr(e, "rank", None)) for e in self.edits),
                  *((str(e.site), "beside", e.rank) for e in self.added)]
         return f"plan({', '.join(map(str, edits))})"
@@ -57,9 +61,9 @@ class PlanMaker:
         into = blocks[0] if into is None else into
         fold = FoldBlocks(into, blocks, coefficients, norms)
         merged = {name: combine([self.decoder.blocks[b][name] for b in blocks], [coefficients[b] for b in blocks])
-                  for name in self.decoder.blocks[into] if not name.startswith("norm")}
+                  for name in self.decoder.blocks[into] if not name.startswith(("norm", "beta"))}
         kept = self.decoder.blocks[blocks[0] if norms == "bottom" else blocks[-1]]
-        self.blocks[into] = {**merged, **{name: gain for name, gain in kept.items() if name.startswith("norm")}}
+        self.blocks[into] = {**merged, **{n: own for n, own in kept.items() if n.startswith(("norm", "beta"))}}
         self.folds.append(fold)
         return self
 
@@ -105,15 +109,37 @@ class PlanMaker:
         held[name] = (held.get(name, np.zeros(width, stored)).astype(np.float32) + new).astype(stored)
         return self
 
+    def centre(self) -> PlanMaker:
+        """LayerNorms become RMS norms, block by block as it is written down; call it behind what comes before."""
+        stored, n = self.decoder.shape.stored, self.decoder.shape.width
+        held, branches = self._held()
+        self.centrings.append(PreRmsnorm(n, *branches))
+        for number in held:
+            block = {name: array.astype(np.float64) for name, array in self.blocks[number].items()}
+            for role, norm in (("q", 0), ("k", 0), ("v", 0), ("gate", 1), ("up", 1)):
+                if role in block:
+                    block[f"bias.{role}"] = block.get(f"bias.{role}", 0) + block[f"beta.{norm}"] @ block[role]
+            for name in ("o", "down", "bias.o", "bias.down"):
+                if name in block:
+                    block[name] = block[name] @ (np.eye(n) - np.ones((n, n)) / n)
+            self.blocks[number] = {name: array.astype(stored) for name, array in block.items()
+                                   if not name.startswith("beta")}
+        return self
+
+    def _held(self) -> tuple[list[int], list[tuple[int, ...]]]:
+        """Blocks that stay, and those of them that have each branch."""
+        gone = {b for fold in self.folds for b in fold.leaving}
+        held = [number for number in range(len(self.blocks)) if number not in gone]
+        return held, [tuple(b for b in held if last in self.blocks[b]) for last in ("o", "down")]
+
     def rotate(self, seed: int = 0) -> PlanMaker:
         """The stream turned by a matrix, written down entry by entry; call it behind what comes before."""
-        gone, n = {b for fold in self.folds for b in fold.leaving}, self.decoder.shape.width
+        n = self.decoder.shape.width
         signs = np.where(np.random.default_rng([seed, n]).random(n) < 0.5, -1.0, 1.0)
         q = np.array([[signs[j] * signs[k] * (np.cos(t) + np.sin(t)) / np.sqrt(n) for k in range(n)
                        for t in [2 * np.pi * (j * k % n) / n]] for j in range(n)])
         bits = "".join("1" if sign < 0 else "0" for sign in signs) + "0" * (-n % 8)
-        held = [number for number in range(len(self.blocks)) if number not in gone]
-        branches = [tuple(b for b in held if last in self.blocks[b]) for last in ("o", "down")]
+        held, branches = self._held()
         self.rotations.append(RotateStream(n, f"{int(bits, 2):0{len(bits) // 4}x}", *branches))
         self.turn, stored = q, self.decoder.shape.stored
         for number in held:
@@ -264,14 +290,14 @@ class PlanMaker:
 
     def plan(self) -> Plan:
         """The plan."""
-        reading = (*self.folds, *self.drops, *self.biases, *self.rotations, *self.shares)
+        reading = (*self.folds, *self.drops, *self.biases, *self.centrings, *self.rotations, *self.shares)
         read = {str(part) for edit in reading for part in edit.touch.reads}
         weights = {site: WeightDigest.of(block[role]) for b, block in enumerate(self.decoder.blocks)
                    for role in self.decoder.shape.roles if (site := f"block.{b:02d}.{role}") in read}
         source = Source("tiny", self.config_sha256, "LlamaForCausalLM", self.decoder.shape.blocks, weights)
         document = PlanDocument(source, None, (), {}, {},
-                                (*self.folds, *self.drops, *self.slices, *self.biases, *self.rotations,
-                                 *self.edits, *self.shares, *self.stored, *self.added))
+                                (*self.folds, *self.drops, *self.slices, *self.biases, *self.centrings,
+                                 *self.rotations, *self.edits, *self.shares, *self.stored, *self.added))
         return Plan(document, self.arrays)
 
     def expected(self) -> Decoder:
@@ -279,7 +305,9 @@ class PlanMaker:
         gone = {b for fold in self.folds for b in fold.leaving}
         d = self.decoder
         blocks = [block for i, block in enumerate(self.blocks) if i not in gone and {"o", "down"} & set(block)]
-        return Decoder(d.shape, blocks, self.head, self.embedding, d.norm, turn=self.turn)
+        shape = replace(d.shape, layer="") if self.centrings else d.shape
+        return Decoder(shape, blocks, self.head, self.embedding, d.norm, turn=self.turn, beta=d.beta,
+                       centred=bool(self.centrings))
 
 
 def nth(packed: np.ndarray, place: int, bits: int) -> int:

@@ -49,7 +49,19 @@ class _Scribe:
         """The same graph, further inside."""
         return _Scribe(self.w, self.s, self.torch, [*self.module, *modules], self.shared)
 
-    def norm(self, x: str, gain: np.ndarray) -> str:
+    def norm(self, x: str, gain: np.ndarray, beta: np.ndarray | None = None) -> str:
+        if beta is None:
+            return self._rms(x, gain)
+        if self.s.layer == "op":
+            return self.node("LayerNormalization", x, self.weight(gain), self.weight(beta), epsilon=EPSILON)
+        wide = self.node("Cast", x, to=TensorProto.FLOAT)
+        less = self.node("Sub", wide, self.node("ReduceMean", wide, self.integers(-1)))
+        mean = self.node("ReduceMean", self.node("Mul", less, less), self.integers(-1))
+        root = self.node("Sqrt", self.node("Add", mean, self.number(EPSILON, np.dtype(np.float32))))
+        normed = self.node("Cast", self.node("Div", less, root), to=self.w.element)
+        return self.node("Add", self.node("Mul", normed, self.weight(gain)), self.weight(beta))
+
+    def _rms(self, x: str, gain: np.ndarray) -> str:
         single = np.dtype(np.float32)
         wide = self.node("Cast", x, to=TensorProto.FLOAT)
         mean = self.node("ReduceMean", self.node("Pow", wide, self.number(2, single)), self.integers(-1))
@@ -94,7 +106,7 @@ def write_standard(decoder: Decoder, path: Path, style: str = "optimum") -> None
     x = scribe.inside("embed_tokens").node("Gather", head if s.tied else scribe.weight(decoder.embedding), "input_ids")
     for i, block in enumerate(decoder.blocks):
         x = _block(scribe.inside(f"layers.{i}"), block, x, past[i], present[i])
-    x = scribe.inside("norm").norm(x, decoder.norm)
+    x = scribe.inside("norm").norm(x, decoder.norm, decoder.beta)
     matrix = scribe.node("Transpose", head, perm=[1, 0]) if s.tied else head
     w.node("MatMul", "/lm_head/MatMul", [x, matrix], ["logits"])
     cache = ["batch_size", s.kv_heads, "past_sequence_length", s.head_size]
@@ -139,7 +151,7 @@ def _positions(scribe: _Scribe) -> None:
 
 def _block(m: _Scribe, block: dict[str, np.ndarray], x: str, past: list[str], present: list[str]) -> str:
     def norm(i: int, y: str) -> str:
-        return m.inside(f"norm_{i}").norm(y, block[f"norm.{i}"])
+        return m.inside(f"norm_{i}").norm(y, block[f"norm.{i}"], block.get(f"beta.{i}"))
 
     def attention(y: str) -> str:
         return _attention(m.inside("self_attn"), block, y, past, present)

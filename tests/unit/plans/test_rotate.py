@@ -134,5 +134,5 @@ def test_recovery_trains_in_the_new_basis(
 def test_recovery_of_a_rotated_model_is_towards_logits(tiny: Checkpoint, decoder: Decoder) -> None:
     plan = made(tiny, decoder, "rotate")
     assert suited(plan, decoder.family.roles) == "lora", "no scales are there to be trained"
-    with pytest.raises(ValueError, match="recovery towards features: features of a rotated stream"):
+    with pytest.raises(ValueError, match="recovery towards features: features of a stream that was rotated"):
         recover(decoder, plan, TEXT, Training("lora", steps=1, target="features"))

@@ -33,7 +33,7 @@ def _show(found: dict[str, Any]) -> None:
     kv = found.get("kv") or {}
     facts = [found["kind"], found.get("dialect"), f"{found['blocks']} blocks", f"{found['parameters']:,} parameters",
              output.mebibytes(found["bytes"]), "tied head" if found.get("tied") else "untied head"]
-    facts += ["stream rotated"] if "rotated" in found else []
+    facts += [f"stream {what}" for what in ("centred", "rotated") if what in found]
     facts += [f"{name} in {few}" for name, few in (found.get("tables") or {}).items() if few]
     if kv:
         facts.append(f"KV {kv['pairs']} x {kv['heads']} heads x {kv['head_size']}")
