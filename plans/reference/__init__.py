@@ -58,6 +58,16 @@ def reference_model(
     return apart.put_together()
 
 
+def round_rotary(model: Any, stored: str) -> None:
+    """Round RoPE's cosines and sines, in place, to what a graph stores of them (fp16, bf16)."""
+    def rounded(_module: Any, _given: Any, tables: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return tuple(table.to(NAMES[stored]).to(table.dtype) for table in tables)
+
+    for module in model.modules():
+        if type(module).__name__.endswith("RotaryEmbedding"):
+            module.register_forward_hook(rounded)
+
+
 def block_weights(model: Any) -> dict[str, np.ndarray]:
     """W [in, out], float32, of every site of the first and the last block, by site."""
     layers = take_apart(model, ends=True)
