@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from foldrank.graph.linear.matrices import dequantized_weight
+from foldrank.graph.linear.norms import NORMS
 from foldrank.tolerances import INT8
 
 _ROUNDS_ACTIVATIONS = 4
@@ -34,13 +35,21 @@ def rounds_activations(node: ir.Node) -> bool:
     return (found := dequantized_weight(node)) is not None and found.blocked
 
 
-def stores_rotary_tables(model: ir.Model) -> bool:
-    """Whether RoPE's cosines and sines are numbers of the graph's, in its floats, and not computed by it."""
-    return rotary_rows(model) is not None
+def epsilons(model: ir.Model) -> set[float]:
+    """What norms add to the variance, where it is an attribute of their operators."""
+    return {node.attributes["epsilon"].as_float() for node in model.graph
+            if node.op_type in NORMS and "epsilon" in node.attributes}
+
+
+def wide_norms(model: ir.Model) -> bool:
+    """Whether norms read gains in float32, whatever floats there are besides."""
+    gains = (node.inputs[NORMS[node.op_type][0]] for node in model.graph if node.op_type in NORMS)
+    return any(gain is not None and gain.const_value is not None and gain.const_value.dtype == ir.DataType.FLOAT
+               for gain in gains)
 
 
 def rotary_rows(model: ir.Model) -> int | None:
-    """Positions that these tables have, the fewest; None where there are none."""
+    """Positions that tables of RoPE's cosines and sines have, the fewest; None where the graph computes them."""
     slots = {"GroupQueryAttention": (7, 8), "RotaryEmbedding": (2, 3)}
     tables = (node.inputs[slot] for node in model.graph for slot in slots.get(node.op_type, ())
               if slot < len(node.inputs))

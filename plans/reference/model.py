@@ -213,9 +213,11 @@ class Model:
         if final is None:
             raise PlanMismatch(type(self.whole).__name__, f"has no final norm among {', '.join(_FINAL)}", "plan again")
 
+        stored_CC = matrix_CC.to(self.stored)
+
         def turned(_module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
             hidden, *rest = given
-            return hidden @ matrix_CC.to(hidden), *rest
+            return hidden @ stored_CC.to(hidden), *rest
 
         for module in (self.layers[min(self.layers)].module, final):
             module.register_forward_pre_hook(turned)

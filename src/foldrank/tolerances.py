@@ -13,6 +13,10 @@ GRAPH_PROOF_NOISES = 4.0
 """Such a model may be so many times PyTorch's own float32 noise away: a random Gemma's graph is 2.8e-5 off where
 PyTorch's float32 is 1.1e-5 off its float64; for others that noise is 2e-6 to 1.1e-5."""
 
+GREEDY_TIE = 1e-2
+"""Of the largest logit: so near may two tokens be that arithmetic coarser than float32 takes either, read at once or
+one by one: 1e-3 in fp16."""
+
 INT8 = "int8"
 """The precision of a graph that rounds activations to that."""
 

@@ -10,16 +10,19 @@ from typing import Any
 
 import onnx_ir as ir
 
+from foldrank import strictjson
 from foldrank.bundle.bundle import Bundle
 from foldrank.bundle.genai_settings import NAME
 from foldrank.edits.anatomy import Anatomy
 from foldrank.errors import BundleError, GraphNotRecognized
 from foldrank.graph.anatomy import read_anatomy
 from foldrank.graph.dataflow.cache import axes, kv_pairs
-from foldrank.graph.precision import rotary_rows
+from foldrank.graph.precision import epsilons, rotary_rows
 from foldrank.graph.view.skip_norms import read_apart
 from foldrank.model import facts
+from foldrank.model.checkpoint import Checkpoint
 from foldrank.model.token_ids import TOKEN_IDS, token_ids
+from foldrank.verified import sha256_of
 
 _SHOWN = 5
 Told = tuple[str, Any, Any]
@@ -65,12 +68,36 @@ def _genai(bundle: Bundle, graph: ir.Model) -> Iterator[tuple[str, list[Told]]]:
     yield NAME, [(f"model.{key}", model.get(key), ids.get(key)) for key in TOKEN_IDS]
 
 
+def refuse_other_files(bundle: Bundle, checkpoint: Checkpoint) -> None:
+    """Raise BundleError where configs or tokenizer are not those of the checkpoint that the bundle was made from, but
+    for what an edit changes: how many blocks there are and how wide their MLPs."""
+    odd = []
+    for name in ("config.json", "generation_config.json"):
+        told, path = bundle.json(name), checkpoint.path / name
+        source = strictjson.read_foreign(path) if path.is_file() else {}
+        odd += [f"{name}: {key} is {value}, the checkpoint's {source[key]}" for key, value in _plain(told).items()
+                if key in source and key not in (*facts.BLOCKS, facts.mlp_key(source)) and source[key] != value]
+    name = "tokenizer.json"
+    entry = bundle.manifest.files.get(name)
+    if entry is None or entry.sha256 != sha256_of(checkpoint.path / name):
+        odd.append(f"{name} is not the checkpoint's")
+    if odd:
+        raise BundleError(bundle.path, " | ".join(odd[:_SHOWN]), "export or apply again")
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    """Keys whose values are no list by blocks and no part of their own."""
+    return {key: value for key, value in config.items() if isinstance(value, str | int | float)
+            or key in TOKEN_IDS} if isinstance(config, dict) else {}
+
+
 def _config(bundle: Bundle, graph: ir.Model) -> Iterator[tuple[str, list[Told]]]:
     """What everybody else is told."""
     config, name = bundle.json("config.json"), "config.json"
     tables, context = rotary_rows(graph), facts.context_length(config)
     yield name, [
         ("vocab_size", facts.vocabulary(config), _words(graph)),
+        ("epsilon", facts.epsilon(config), next((eps for eps in epsilons(graph) if not _near(eps, config)), None)),
         ("context", _above(context, tables), f"at most {tables}, the rows of RoPE's tables"),
     ]
     try:
@@ -99,6 +126,12 @@ def _width(anatomy: Anatomy) -> int | None:
     widths = {block.matrices[role].shape[0]
               for block in anatomy.blocks for role in ("q", "up") if role in block.matrices}
     return widths.pop() if len(widths) == 1 else None
+
+
+def _near(epsilon: float, config: Any) -> bool:
+    """Whether an epsilon, a float32, is the config's."""
+    told = facts.epsilon(config)
+    return told is not None and abs(epsilon - told) <= 1e-6 * told
 
 
 def _above(told: Any, most: Any) -> int | None:

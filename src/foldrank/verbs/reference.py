@@ -8,7 +8,7 @@ from typing import Any
 
 from foldrank.bundle.bundle import Bundle
 from foldrank.errors import SourceError
-from foldrank.graph.precision import floats_of, precision_of, stores_rotary_tables
+from foldrank.graph.precision import floats_of, precision_of, rotary_rows, wide_norms
 from foldrank.graph.safe.load import load_model
 from foldrank.graph.view.dequantized import matrices
 from foldrank.model.checkpoint import Checkpoint
@@ -20,6 +20,7 @@ from foldrank.verbs.own_noise import own_limit
 from foldrank.verbs.planned import planned_numbers
 from foldrank.verbs.rounded import GivenBits
 from foldrank.verbs.torch_logits import logits_of
+from foldrank.verbs.untouched import source_digests, weights_kept
 
 _FLOAT64_WEIGHTS = 32_000_000
 
@@ -47,13 +48,15 @@ def reference_of(bundle: Bundle, checkpoint: Checkpoint, dense: Bundle | None = 
     came with weights of few bits, the reference holds what those stand for, read from it. Raises PlanMismatch,
     PlanFormatError, GraphNotRecognized, BundleError.
     """
-    from foldrank.plans.reference import reference_model, round_rotary
+    from foldrank.plans.reference import reference_model
+    from foldrank.plans.reference.stored import Stored
 
     plan, graph = None if bundle.plan is None else Plan.read(bundle.plan), load_model(bundle.model)
     dtype, given, floats = _dtype(checkpoint), GivenBits.of(bundle, graph, plan, dense), floats_of(graph)
-    network = reference_model(checkpoint, plan, dtype, stored=floats, rounded_weights=matrices(given.source))
-    if floats != "fp32" and stores_rotary_tables(graph):
-        round_rotary(network, floats)
+    stored = Stored(floats, rotary=rotary_rows(graph) is not None, norms=not wide_norms(graph))
+    source: dict[str, str] = {}
+    network = reference_model(checkpoint, plan, dtype, stored=stored, rounded_weights=matrices(given.source),
+                              seen=lambda model: source.update(source_digests(model, floats)))
     applied = ", no plan" if plan is None else ", plan applied there"
     count = sum(len(linear.sites) for linear in given.source)
     held = f", dequantised: {count} weights of {given.source_name}" if count else ""
@@ -63,7 +66,7 @@ def reference_of(bundle: Bundle, checkpoint: Checkpoint, dense: Bundle | None = 
         return own_limit(value, GRAPH_PROOF_FP32, network, ids)
 
     return Known(logits_of(network), described, precision_of(graph), checkpoint, given.kept(plan),
-                 None if plan is None else planned_numbers(graph, plan), allowed=allowed)
+                 None if plan is None else planned_numbers(graph, plan), weights_kept(graph, plan, source), allowed)
 
 
 def dense_model(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> Any:

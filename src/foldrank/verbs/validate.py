@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from foldrank.bundle.bundle import Bundle, source_differs
+from foldrank.bundle.genai_settings import NAME
 from foldrank.errors import BundleError, SourceError
 from foldrank.graph.safe.load import load_model
 from foldrank.model.checkpoint import Checkpoint
@@ -20,10 +21,11 @@ from foldrank.reports.validate import FORM, NOT_RUN, GraphProof, HeldOut, Valida
 from foldrank.runtime.decoding.decoder import OrtDecoder
 from foldrank.runtime.proof import quality, validation
 from foldrank.runtime.proof.graph_proof import Tokens, prove
+from foldrank.runtime.proof.greedy import greedy, offered
 from foldrank.runtime.proof.ways import ways_of
 from foldrank.runtime.providers.fallback import provider_for
 from foldrank.runtime.providers.provider import Provider
-from foldrank.verbs.agreement import refuse_disagreement
+from foldrank.verbs.agreement import refuse_disagreement, refuse_other_files
 from foldrank.verbs.proving_windows import full_context, proving
 from foldrank.verbs.reading import held_out
 from foldrank.verbs.reference import Known, reference_of
@@ -65,6 +67,8 @@ def validate(
     engine = provider_for(provider, provider_options, allow_fallback=allow_fallback)
     if proof and known is None:
         known = reference_of(small, _checkpoint(small, model, **trust), dense)
+    if proof and known is not None and known.checkpoint is not None:
+        refuse_other_files(small, known.checkpoint)
     ids_NT = windows.ids
     decoder = _decoder(small, engine, threads)
     graph = NOT_RUN
@@ -160,6 +164,12 @@ def proof_of(
         ways.decoder, known.logits, ids, described=known.described + ways.described, precision=ways.precision,
         beside=ways.beside, long_1T=long_1T, sides=_sides(bundle),
         allowed=lambda value: known.allowed(value, [ids[:2]]), progress=progress)
+    settings = bundle.json(NAME)
+    if isinstance(settings, dict) and offered(decoder):
+        ends = settings["model"].get("eos_token_id")
+        by_genai = greedy(decoder, ids[0], ends if isinstance(ends, list) else [] if ends is None else [ends],
+                          coarse=ways.beside is not None)
+        found = replace(found, checks=[*(found.checks or []), by_genai], passed=found.passed and by_genai.passed)
     held = all(kept is None or kept.passed for kept in (known.kept, known.planned, known.weights))
     return replace(found, few_bits_kept=known.kept, numbers_planned=known.planned, weights_kept=known.weights,
                    passed=bool(found.passed) and held)
