@@ -173,13 +173,13 @@ def test_a_single_scale_one_percent_off_is_seen(folded: Bundle, dense: Bundle, p
     """Too little for any logit to tell; the numbers themselves do."""
     block = plan.of(FoldBlocks)[0].into
     spoiled = changed(folded, f"layers.{block}/self_attn/o_proj", 2, _one)
-    assert GivenBits.of(spoiled, plan, dense).kept(plan) == WeightsKept(
+    assert GivenBits.of(spoiled, load_model(spoiled.model), plan, dense).kept(plan) == WeightsKept(
         compared=29, differ=[f"block.{block:02d}.o"], passed=False)
 
 
 def test_the_reference_must_be_of_the_graph_that_was_folded(folded: Bundle, dense_5m: Path, plan: Plan) -> None:
     with pytest.raises(BundleError, match=r"came with weights in few bits, .*give the dense bundle that the plan"):
-        GivenBits.of(folded, plan, Bundle.open(dense_5m))
+        GivenBits.of(folded, load_model(folded.model), plan, Bundle.open(dense_5m))
 
 
 def test_low_rank_over_few_bits_is_refused_by_name(dense: Bundle, tiny_models: Path, tmp_path: Path) -> None:

@@ -28,6 +28,8 @@ class Files:
     folder: Path
     model: onnx.ModelProto = field(init=False)
     data: bytearray = field(init=False)
+    inside: dict[str, np.ndarray[Any, Any]] = field(init=False, default_factory=dict)
+    """Numbers that lie in the graph's own file."""
 
     def __post_init__(self) -> None:
         self.model = onnx.load(self.folder / "model.onnx", load_external_data=False)
@@ -36,6 +38,8 @@ class Files:
     def array(self, name: str) -> np.ndarray[Any, Any]:
         """The numbers of an initializer, which may be written to."""
         found = next(t for t in self.model.graph.initializer if t.name == name)
+        if not found.external_data:
+            return self.inside.setdefault(name, onnx.numpy_helper.to_array(found).copy())
         place = {entry.key: int(entry.value) for entry in found.external_data if entry.key != "location"}
         whole = np.frombuffer(self.data, np.uint8)[place["offset"] : place["offset"] + place["length"]]
         return whole.view(_DTYPES[found.data_type]).reshape(tuple(found.dims))
@@ -46,6 +50,9 @@ class Files:
 
     def seal(self) -> None:
         """Write graph and numbers, and make the manifest's digests fit every file."""
+        for tensor in self.model.graph.initializer:
+            if tensor.name in self.inside:
+                tensor.CopyFrom(onnx.numpy_helper.from_array(self.inside[tensor.name], tensor.name))
         (self.folder / "model.onnx").write_bytes(self.model.SerializeToString())
         (self.folder / "model.onnx.data").write_bytes(self.data)
         path = self.folder / "manifest.json"

@@ -70,13 +70,14 @@ def _genai(bundle: Bundle, graph: ir.Model) -> Iterator[tuple[str, list[Told]]]:
 
 def refuse_other_files(bundle: Bundle, checkpoint: Checkpoint) -> None:
     """Raise BundleError where configs or tokenizer are not those of the checkpoint that the bundle was made from, but
-    for what an edit changes: how many blocks there are and how wide their MLPs."""
-    odd = []
+    for what an edit or an export changes: how many blocks there are, how wide their MLPs, whether the head is the
+    table."""
+    odd, free = [], {*facts.BLOCKS, facts.mlp_key(checkpoint.config), "tie_word_embeddings"}
     for name in ("config.json", "generation_config.json"):
         told, path = bundle.json(name), checkpoint.path / name
         source = strictjson.read_foreign(path) if path.is_file() else {}
         odd += [f"{name}: {key} is {value}, the checkpoint's {source[key]}" for key, value in _plain(told).items()
-                if key in source and key not in (*facts.BLOCKS, facts.mlp_key(source)) and source[key] != value]
+                if key in source and key not in free and source[key] != value]
     name = "tokenizer.json"
     entry = bundle.manifest.files.get(name)
     if entry is None or entry.sha256 != sha256_of(checkpoint.path / name):

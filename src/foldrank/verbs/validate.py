@@ -117,7 +117,8 @@ def fault_of(
     ids = proving(ids_NT, int(ids_NT.max()) + 1, 0)[:2]
     found = prove(ways.decoder, sound.logits, ids, described=sound.described, precision=ways.precision,
                   beside=ways.beside, sides=_sides(dense), allowed=lambda value: sound.allowed(value, [ids]))
-    return "plan" if found.passed else "export"
+    kept = sound.weights is None or sound.weights.passed
+    return "plan" if found.passed and kept else "export"
 
 
 def _check_pair(small: Bundle, dense: Bundle) -> None:
