@@ -53,6 +53,6 @@ def rotary_rows(model: ir.Model) -> int | None:
     slots = {"GroupQueryAttention": (7, 8), "RotaryEmbedding": (2, 3)}
     tables = (node.inputs[slot] for node in model.graph for slot in slots.get(node.op_type, ())
               if slot < len(node.inputs))
-    rows = [int(table.const_value.shape[0]) for table in tables
+    rows = [int(table.const_value.shape.numpy()[0]) for table in tables
             if table is not None and table.const_value is not None]
     return min(rows, default=None)
