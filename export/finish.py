@@ -16,10 +16,10 @@ from foldrank import strictjson
 from foldrank.errors import ExportError
 from foldrank.export.anonymous import make_anonymous, name_axes
 from foldrank.export.left_padding import take_left_padding
-from foldrank.export.token_ids import TOKEN_IDS, token_ids
 from foldrank.model.checkpoint import Checkpoint
 from foldrank.model.licence import licence_files
 from foldrank.model.readable import readable
+from foldrank.model.token_ids import TOKEN_IDS, token_ids
 
 _CACHE = ("past_key_values.", "present.")
 _TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json",
@@ -69,7 +69,7 @@ def _set_head_size(port: Any, head_size: int) -> None:
 
 def finish_files(folder: Path, checkpoint: Checkpoint, provider: str) -> None:
     """Settings of onnxruntime-genai, config, generation config and the checkpoint's own tokenizer and licence files."""
-    ids = token_ids(checkpoint)
+    ids = token_ids(checkpoint.path, checkpoint.config)
     context = _finish_genai_config(folder / "genai_config.json", provider, ids)
     with readable(checkpoint) as source:
         _copy_config(source / "config.json", folder)

@@ -27,8 +27,6 @@ HEAD = "head"
 _OURS = "quantize"
 """What the pass that stores a plan's weights in few bits calls itself."""
 _PACKED_BITS = (2, 4, 8)
-_ROUNDS_ACTIVATIONS = 4
-"""MatMulNBits' accuracy_level at which activations are rounded to int8."""
 
 
 @dataclass(frozen=True)
@@ -87,15 +85,6 @@ def matrices(linears: Iterable[Rounded]) -> Iterator[tuple[str, Array]]:
     """(site, W) of all, one linear's weight in memory at a time."""
     for linear in linears:
         yield from linear.matrices()
-
-
-def rounds_activations(linears: Iterable[Rounded]) -> bool:
-    """Whether a runtime computes any of them with activations rounded to int8: where accuracy_level says so, and where
-    ONNX Runtime makes MatMulNBits of a DequantizeLinear itself, at that level by default."""
-    levels = (linear.node.attributes.get("accuracy_level") if linear.node.op_type == "MatMulNBits" else None
-              for linear in linears)
-    return any(level is not None and level.as_int() == _ROUNDS_ACTIVATIONS for level in levels) or any(
-        (found := dequantized_weight(linear.node)) is not None and found.blocked for linear in linears)
 
 
 def matrix(node: ir.Node) -> Array:

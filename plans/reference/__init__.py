@@ -7,7 +7,7 @@ model family gives them (float32 inside), also in a float64 reference.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -21,33 +21,41 @@ from foldrank.edits.base import EMBEDDING, HEAD, Part
 from foldrank.errors import InvariantBroken, PlanMismatch
 from foldrank.planfile.plan import Plan
 from foldrank.plans.models.loading import load_model
-from foldrank.plans.models.rounding import NAMES
 from foldrank.plans.reference.model import Model, matrix_of, take_apart
+from foldrank.plans.reference.stored import Stored
 from foldrank.sites import Site
 
 if TYPE_CHECKING:
     from foldrank.model.checkpoint import Checkpoint
 
+AS_TRAINED = Stored()
+"""In float32: no number is rounded."""
 _OTHER_GRAPH = "give the checkpoint that the graph was made from"
 
 
 def reference_model(
-    checkpoint: Checkpoint, plan: Plan | None, dtype: torch.dtype = torch.float32, *, stored: str = "fp32",
-    rounded_weights: Iterable[tuple[str, np.ndarray]] = (),
+    checkpoint: Checkpoint, plan: Plan | None, dtype: torch.dtype = torch.float32, *, stored: Stored = AS_TRAINED,
+    rounded_weights: Iterable[tuple[str, np.ndarray]] = (), seen: Callable[[Model], None] | None = None,
 ) -> nn.Module:
     """A transformers causal language model with the plan applied; blocks renumbered, so that its cache works.
 
-    `stored` (fp32, fp16, bf16) is the dtype of the graph to be proved: what is rounded to few bits there was rounded to
-    that before. `rounded_weights`: (site, or "head", and W [in, out]) that the plan's source graph holds in place of
-    the checkpoint's. Raises PlanMismatch where the plan was made for another checkpoint.
+    `stored`: how the graph to be proved stores floats: they are rounded as there, before edits and after, but for those
+    of few bits. `rounded_weights`: (site, or "head", and W [in, out]) that the plan's source
+    graph holds in place of the checkpoint's. `seen` is shown the model before any of that. Raises PlanMismatch where
+    the plan was made for another checkpoint.
     """
     model = load_model(checkpoint, dtype=dtype)
+    if seen is not None:
+        seen(Model.of(model, {}, stored.dtype))
+    stored.round_rotary(model)
     if plan is None:
+        stored.round(model)
         put_weights(model, rounded_weights)
         return model
-    apart = Model.of(model, plan.arrays, NAMES[stored])
+    apart = Model.of(model, plan.arrays, stored.dtype)
     _check_source(checkpoint, apart, plan)
-    _put(apart, rounded_weights)
+    stored.round(model)
+    given = [_linear_of(apart, site) for site in _put(apart, rounded_weights)]
     source = apart.anatomy()
     with torch.no_grad():
         for edit in plan.edits:
@@ -55,6 +63,7 @@ def reference_model(
     if odd := list(apart.anatomy().differences(plan.anatomy(source))):
         raise InvariantBroken("anatomy", f"the reference is not what the plan leaves: {'; '.join(odd[:3])}",
                               "report this as a bug of foldrank")
+    stored.round(model, {*apart.few_bits, *map(id, given)})
     return apart.put_together()
 
 
@@ -82,7 +91,7 @@ def _put(apart: Model, weights: Iterable[tuple[str, np.ndarray]]) -> dict[str, f
     for site, weight_IO in weights:
         if site == HEAD:
             apart.own_head()
-        linear = apart.head if site == HEAD else _linear_at(apart, Site.parse(site))
+        linear = _linear_of(apart, site)
         new = torch.from_numpy(np.ascontiguousarray(weight_IO.T)).to(linear.weight.dtype)
         if new.shape != linear.weight.shape:
             raise PlanMismatch(site, f"the graph's weight is {weight_IO.shape}, the checkpoint's "
@@ -91,6 +100,11 @@ def _put(apart: Model, weights: Iterable[tuple[str, np.ndarray]]) -> dict[str, f
             moved[site] = float(torch.dist(new, linear.weight) / linear.weight.norm().clamp_min(1e-30))
             linear.weight.copy_(new)
     return moved
+
+
+def _linear_of(apart: Model, site: str) -> nn.Linear:
+    found: nn.Linear = apart.head if site == HEAD else _linear_at(apart, Site.parse(site))
+    return found
 
 
 def _linear_at(apart: Model, site: Site) -> nn.Linear:

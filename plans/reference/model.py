@@ -212,9 +212,11 @@ class Model:
     def turn(self, matrix_CC: torch.Tensor) -> None:
         """Multiply what enters the first block, and what enters the final norm, by a matrix that is its own inverse.
         Raises PlanMismatch where no final norm is found."""
+        stored_CC = matrix_CC.to(self.stored)
+
         def turned(_module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
             hidden, *rest = given
-            return hidden @ matrix_CC.to(hidden), *rest
+            return hidden @ stored_CC.to(hidden), *rest
 
         for module in (self.layers[min(self.layers)].module, self.final()):
             module.register_forward_pre_hook(turned)

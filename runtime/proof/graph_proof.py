@@ -1,7 +1,8 @@
 """The graph proof: the ONNX graph computes what the plan says, against a reference that never saw the graph.
 
-Four questions: the reference's logits; the same from the cache, token by token; the same beside padding; the same in a
-batch. Quality plays no part here. Axes: B rows, T tokens, V vocabulary.
+Its questions: the reference's logits; the same at the full context; the same from the cache, token by token; beside
+padding; in a batch; and where the graph's own arithmetic is coarser than float32, the same in float32. Quality plays no
+part here. Axes: B rows, T tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from numpy.typing import NDArray
 
 from foldrank.graph.view.padding import Side
 from foldrank.progress import SILENT, Progress, track
-from foldrank.reports.validate import Check, GraphProof
+from foldrank.reports.validate import Check, GraphProof, Measure
 from foldrank.runtime.decoding.batch import padded
 from foldrank.runtime.decoding.decoder import OrtDecoder
 from foldrank.runtime.proof.compare import Array, Comparison
-from foldrank.tolerances import GRAPH_PROOF_FP32, GRAPH_PROOF_KL_NATS
+from foldrank.tolerances import GRAPH_PROOF_FP32, GRAPH_PROOF_KL_NATS, GRAPH_PROOF_MOST, IN_FLOAT32
 
 Tokens = NDArray[np.int64]
 Reference = Callable[[Tokens], Array]
@@ -34,6 +35,8 @@ class Compared(Protocol):
     """Two sides' logits as `compare.Comparison` tells of them, or as far as a self-test can."""
 
     @property
+    def positions(self) -> int: ...
+    @property
     def relative_error(self) -> float: ...
     @property
     def kl_nats(self) -> float: ...
@@ -46,6 +49,8 @@ class Criterion:
 
     precision: str
     """fp32, fp16, bf16, or int8 where activations are rounded to that."""
+    allowed: float = GRAPH_PROOF_FP32
+    """Largest relative error in fp32."""
 
     @property
     def coarse(self) -> bool:
@@ -53,9 +58,14 @@ class Criterion:
         return self.precision in GRAPH_PROOF_KL_NATS
 
     @property
+    def measure(self) -> Measure:
+        """What the limit is one of."""
+        return "kl_nats" if self.coarse else "max_relative_error"
+
+    @property
     def limit(self) -> float:
         """Largest relative error, or mean KL in nats."""
-        return GRAPH_PROOF_KL_NATS.get(self.precision, GRAPH_PROOF_FP32)
+        return GRAPH_PROOF_KL_NATS.get(self.precision, self.allowed)
 
     def value(self, found: Compared) -> float:
         """What the limit is held against."""
@@ -63,31 +73,58 @@ class Criterion:
 
     def agreement(self, found: Compared) -> float:
         """Argmax agreement, ties within the tolerance aside."""
-        return found.argmax_agreement(GRAPH_PROOF_FP32)
+        return found.argmax_agreement(GRAPH_PROOF_MOST if self.coarse else self.limit)
 
     def passed(self, found: Compared) -> bool:
         """Whether both sides are the same."""
         return self.value(found) <= self.limit and (self.coarse or self.agreement(found) == 1.0)
 
+    def check(self, name: str, found: Compared) -> Check:
+        """As a report has it."""
+        return Check(name=name, positions=found.positions, value=self.value(found), limit=self.limit,
+                     measure=self.measure, argmax_agreement=self.agreement(found), passed=self.passed(found))
+
+
+@dataclass(frozen=True)
+class Beside:
+    """The same graph opened in another arithmetic, looked at on its first positions: one check, `name`."""
+
+    name: str
+    decoder: OrtDecoder
+    precision: str
+
+
+Allowed = Callable[[float], float]
+"""The limit of fp32 for a model whose largest error is that."""
+
 
 def prove(
     decoder: OrtDecoder, reference: Reference, ids_NT: Tokens, *, described: str, precision: str,
-    sides: Sequence[Side] = ("right",), progress: Progress = SILENT,
+    beside: Beside | None = None, long_1T: Tokens | None = None, sides: Sequence[Side] = ("right",),
+    allowed: Allowed = lambda _: GRAPH_PROOF_FP32, progress: Progress = SILENT,
 ) -> GraphProof:
     """The `graph` part of validate.json for windows of token ids [N, T], T at least 8, N at least 2.
 
-    `described` names the reference, `precision` is the graph's, `sides` are where its rows may be padded. Logits of a
-    few windows at a time are held. Raises ValidationFailed on NaN.
+    `described` names the reference, `precision` is the decoder's, `beside` the same graph in another, `long_1T` one
+    window as long as the context. `sides` are where rows may be padded. Logits of a few windows at a time are held.
+    Raises ValidationFailed on NaN.
     """
-    criterion = Criterion(precision)
-    logits = _against_reference(decoder, reference, ids_NT, progress)
-    checks = {
+    logits, other = _against_reference(decoder, beside, reference, ids_NT, progress)
+    found = {
         "reference": logits,
+        **({} if long_1T is None else {"full_context": _whole(decoder, beside, reference, long_1T, other)}),
         "cached_decode": _cached(decoder, ids_NT[:2]),
         **{_NAMES[side]: beside_padding(decoder, ids_NT[:2], side) for side in sides},
         "batch": _batched(decoder, ids_NT[:2]),
     }
-    padded_errors = [checks[_NAMES[side]].relative_error for side in sides]
+    errors = [compared.relative_error for compared in found.values()] if precision == "fp32" else []
+    if beside is not None and beside.precision == "fp32":
+        errors.append(other.relative_error)
+    limit = allowed(max(errors, default=0.0))
+    criterion = Criterion(precision, limit)
+    checks = [criterion.check(name, compared) for name, compared in found.items()]
+    if beside is not None:
+        checks.append(Criterion(beside.precision, limit).check(beside.name, other))
     return GraphProof(
         reference=described,
         positions=logits.positions,
@@ -95,17 +132,13 @@ def prove(
         argmax_agreement=criterion.agreement(logits),
         kl_nats=logits.kl_nats,
         largest_logit=logits.largest_logit,
-        cached_decode_error=checks["cached_decode"].relative_error,
-        padded_error=max(padded_errors, default=None),
-        batch_error=checks["batch"].relative_error,
-        measure="kl_nats" if criterion.coarse else "max_relative_error",
+        cached_decode_error=found["cached_decode"].relative_error,
+        padded_error=max((found[_NAMES[side]].relative_error for side in sides), default=None),
+        batch_error=found["batch"].relative_error,
+        measure=criterion.measure,
         limit=criterion.limit,
-        checks=[
-            Check(name=name, positions=found.positions, value=criterion.value(found),
-                  argmax_agreement=criterion.agreement(found), passed=criterion.passed(found))
-            for name, found in checks.items()
-        ],
-        passed=all(map(criterion.passed, checks.values())),
+        checks=checks,
+        passed=all(check.passed for check in checks),
     )
 
 
@@ -114,13 +147,31 @@ def rows_at_once(tokens: int, vocabulary: int) -> int:
     return max(1, min(8, _LOGITS_AT_ONCE // (tokens * vocabulary)))
 
 
-def _against_reference(decoder: OrtDecoder, reference: Reference, ids_NT: Tokens, progress: Progress) -> Comparison:
+def _against_reference(
+    decoder: OrtDecoder, beside: Beside | None, reference: Reference, ids_NT: Tokens, progress: Progress
+) -> tuple[Comparison, Comparison]:
+    """Of the graph on all windows, and of what stands beside it on the first, with the reference asked once."""
     found = Comparison(str(decoder.session.model))
+    other = Comparison(found.what if beside is None else f"{found.what} ({beside.name})")
     rows = rows_at_once(ids_NT.shape[1], decoder.prefill(ids_NT[:1, :1]).shape[-1])
     starts = range(0, len(ids_NT), rows)
     for start in track(starts, "graph proof", len(starts), progress):
         ids_BT = ids_NT[start : start + rows]
-        found.add(reference(ids_BT), decoder.prefill(ids_BT))
+        wanted_BTV = reference(ids_BT)
+        found.add(wanted_BTV, decoder.prefill(ids_BT))
+        if beside is not None and other.positions < IN_FLOAT32:
+            other.add(wanted_BTV, beside.decoder.prefill(ids_BT))
+    return found, other
+
+
+def _whole(
+    decoder: OrtDecoder, beside: Beside | None, reference: Reference, ids_1T: Tokens, other: Comparison
+) -> Comparison:
+    found = Comparison(f"{decoder.session.model} at {ids_1T.shape[1]} tokens")
+    wanted_1TV = reference(ids_1T)
+    found.add(wanted_1TV, decoder.prefill(ids_1T))
+    if beside is not None:
+        other.add(wanted_1TV, beside.decoder.prefill(ids_1T))
     return found
 
 

@@ -72,9 +72,9 @@ def open_session(
     threads = threads or default_threads()
     graph: str | bytes = str(model.absolute())
     if not rounds:
-        from foldrank.graph.accuracy import without_rounding  # reads graphs, as above
+        from foldrank.graph.accuracy import in_float32  # reads graphs, as above
 
-        graph, settings = without_rounding(model), {**(settings or {}), **_in_floats(model.absolute())}
+        graph, settings = in_float32(model), {**(settings or {}), **_in_floats(model.absolute())}
     options = _options(ort, threads, spinning, settings or {})
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile)

@@ -16,7 +16,7 @@ from foldrank.cli import main
 from foldrank.errors import BundleError, SourceError
 from foldrank.plans.texts import load_text
 from foldrank.runtime.decoding.decoder import OrtDecoder
-from foldrank.runtime.proof.selftest import FILE, SelfTest
+from foldrank.runtime.proof.selftest import FILE, Said, SelfTest
 from foldrank.runtime.providers.provider import resolve
 from foldrank.verbs.reference import Known
 from foldrank.verbs.run import run
@@ -103,10 +103,10 @@ def known() -> Known:
 
 def test_a_self_test_opens_with_it_and_asks_for_no_token_without_a_row(bundle: Bundle, tmp_path: Path) -> None:
     small = Bundle.open(shutil.copytree(bundle.path, tmp_path / "copy"))
-    made = SelfTest.read(add_selftest(small, known(), 0).path / FILE)
+    made = SelfTest.read(add_selftest(small, known(), 0).path / FILE).short
     assert (made.ids[:, 0] == BOS).all()
-    assert BOS not in made.ids[:, 1:]
-    beyond = SelfTest.of(np.full((1, 4), ROWS), known().logits, "chance")
+    assert BOS not in made.ids[:2, 1:]
+    beyond = SelfTest(Said.of(np.full((1, 4), ROWS), known().logits), "chance")
     small = Bundle.open(small.path).with_files({FILE: beyond.bytes()})
     with pytest.raises(BundleError, match="asks for the token 4096, the model's embedding table has 4,096 rows"):
         selftest(small)

@@ -20,7 +20,7 @@ from foldrank.graph.safe.load import load_model
 from foldrank.graph.view.dequantized import matrix, rounded_linears
 from foldrank.model.checkpoint import Checkpoint
 from foldrank.planfile.plan import Plan
-from foldrank.reports.validate import FewBitsKept, GraphProof
+from foldrank.reports.validate import GraphProof, WeightsKept
 from foldrank.runtime.decoding.decoder import OrtDecoder
 from foldrank.runtime.proof.graph_proof import prove
 from foldrank.runtime.providers.provider import resolve
@@ -149,7 +149,7 @@ def test_a_fold_of_it_is_proved(folded: Bundle, dense: Bundle, plan: Plan, tiny_
     assert (found.passed, found.measure) == (True, "max_relative_error")
     assert found.max_relative_error is not None
     assert found.max_relative_error < 1e-5
-    assert found.few_bits_kept == FewBitsKept(compared=4 * 7 + 1, differ=[], passed=True)
+    assert found.few_bits_kept == WeightsKept(compared=4 * 7 + 1, differ=[], passed=True)
     assert "dequantised: 43 weights of dense" in found.reference
 
 
@@ -173,13 +173,13 @@ def test_a_single_scale_one_percent_off_is_seen(folded: Bundle, dense: Bundle, p
     """Too little for any logit to tell; the numbers themselves do."""
     block = plan.of(FoldBlocks)[0].into
     spoiled = changed(folded, f"layers.{block}/self_attn/o_proj", 2, _one)
-    assert GivenBits.of(spoiled, plan, dense).kept(plan) == FewBitsKept(
+    assert GivenBits.of(spoiled, load_model(spoiled.model), plan, dense).kept(plan) == WeightsKept(
         compared=29, differ=[f"block.{block:02d}.o"], passed=False)
 
 
 def test_the_reference_must_be_of_the_graph_that_was_folded(folded: Bundle, dense_5m: Path, plan: Plan) -> None:
     with pytest.raises(BundleError, match=r"came with weights in few bits, .*give the dense bundle that the plan"):
-        GivenBits.of(folded, plan, Bundle.open(dense_5m))
+        GivenBits.of(folded, load_model(folded.model), plan, Bundle.open(dense_5m))
 
 
 def test_low_rank_over_few_bits_is_refused_by_name(dense: Bundle, tiny_models: Path, tmp_path: Path) -> None:

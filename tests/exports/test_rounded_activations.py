@@ -1,8 +1,7 @@
-"""A graph that rounds activations to int8: where that alone moves logits too far, its weights are judged without."""
+"""A graph that rounds activations to int8: its weights are judged without."""
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +13,8 @@ from foldrank.bundle.bundle import Bundle
 from foldrank.model.checkpoint import Checkpoint
 from foldrank.reports.validate import GraphProof
 from foldrank.runtime.decoding.decoder import OrtDecoder
-from foldrank.runtime.proof import graph_proof
 from foldrank.runtime.providers.provider import resolve
-from foldrank.tolerances import GRAPH_PROOF_FP32, INT8
+from foldrank.tolerances import GRAPH_PROOF_FP32, GRAPH_PROOF_KL_NATS, INT8
 from foldrank.verbs.reference import Known, reference_of
 from foldrank.verbs.selftest import add_selftest
 from foldrank.verbs.validate import proof_of
@@ -39,7 +37,7 @@ def known(small: Bundle, specs_5m: Path) -> Known:
 @pytest.fixture(autouse=True)
 def few_positions(monkeypatch: pytest.MonkeyPatch) -> None:
     """How many are looked at is asked elsewhere."""
-    monkeypatch.setattr(importlib.import_module("foldrank.verbs.validate"), "MIN_POSITIONS", 512)
+    monkeypatch.setattr("foldrank.verbs.proving_windows.MIN_POSITIONS", 512)
 
 
 def _graph(small: Bundle, known: Known) -> GraphProof:
@@ -47,27 +45,26 @@ def _graph(small: Bundle, known: Known) -> GraphProof:
     return proof_of(small, known, decoder, np.random.default_rng(3).integers(0, 4000, (4, 128)), seed=0)
 
 
-def test_a_right_graph_passes_whatever_rounding_does(
-    small: Bundle, known: Known, dense_5m: Path, specs_5m: Path, monkeypatch: pytest.MonkeyPatch
+def test_its_weights_are_judged_without_rounding_and_its_kernels_with(
+    small: Bundle, known: Known, dense_5m: Path, specs_5m: Path
 ) -> None:
-    """And another model's weights fail both times."""
+    """Another model's weights fail both."""
     assert known.precision == INT8
-    assert _graph(small, known).measure == "kl_nats"
-    monkeypatch.setitem(graph_proof.GRAPH_PROOF_KL_NATS, INT8, 1e-9)
     found = _graph(small, known)
     assert (found.passed, found.measure, found.limit) == (True, "max_relative_error", GRAPH_PROOF_FP32)
-    assert found.reference is not None
     assert found.reference.endswith("activations not rounded")
+    checks = {check.name: check for check in found.checks or ()}
+    assert (checks["rounded"].measure, checks["rounded"].limit) == ("kl_nats", GRAPH_PROOF_KL_NATS[INT8])
+    assert GRAPH_PROOF_FP32 < checks["rounded"].value < 0.01
     other = replace(reference_of(Bundle.open(dense_5m), Checkpoint.open(specs_5m)), precision=INT8)
     assert _graph(small, other).passed is False
 
 
-def test_its_self_test_passes_likewise(small: Bundle, known: Known, monkeypatch: pytest.MonkeyPatch) -> None:
-    tested = add_selftest(small, known, seed=0)
-    assert foldrank.selftest(tested)["precision"] == INT8
-    monkeypatch.setitem(graph_proof.GRAPH_PROOF_KL_NATS, INT8, 1e-9)
-    found = foldrank.selftest(tested)
+def test_so_is_its_self_test(small: Bundle, known: Known) -> None:
+    found = foldrank.selftest(add_selftest(small, known, seed=0))
     assert (found["precision"], found["verdict"]) == ("fp32", "pass")
+    assert [check["name"] for check in found["checks"]][3:] == [
+        f"{name}, rounded" for name in ("prefill", "cached_decode", "full_context")]
 
 
 def test_only_rounding_is_left_out(small: Bundle, known: Known) -> None:

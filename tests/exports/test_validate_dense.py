@@ -95,7 +95,7 @@ def proof(specs_5m: Path) -> Proof:
 def checked(bundle: Bundle, dense: Bundle, **options: Any) -> dict[str, Any]:
     """On fewer positions than a user gets."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("foldrank.verbs.validate.MIN_POSITIONS", 1024)
+        patched.setattr("foldrank.verbs.proving_windows.MIN_POSITIONS", 1024)
         return validate(bundle, reference=dense, **{"tokens": 1024, "threads": 1, **options})
 
 
@@ -104,7 +104,7 @@ def test_a_dense_bundle_passes_both_and_writes_what_it_returns(copy: Bundle, den
     graph, quality = found["graph"], found["quality"]
     assert graph["passed"] is True
     assert graph["positions"] >= 1024  # asked for here; all that a user gets are in test_whole_way
-    assert graph["max_relative_error"] <= 1e-5  # measured 1.2e-6; the limit is 1e-4
+    assert graph["max_relative_error"] <= 1e-5  # measured 1.2e-6
     assert graph["argmax_agreement"] == 1.0
     assert max(graph[k] for k in ("cached_decode_error", "padded_error", "batch_error")) <= 1e-5
     assert (quality["perplexity_ratio"], quality["kl_nats"], quality["top1_agreement"]) == (1.0, 0.0, 1.0)
@@ -131,7 +131,7 @@ def test_a_weight_that_is_one_percent_off_fails_the_proof(copy: Bundle, proof: P
     found = proof(scaled(copy, name, 1.01))
     assert found.passed is False
     assert found.max_relative_error is not None
-    assert found.max_relative_error > 5e-4  # five times the limit
+    assert found.max_relative_error > 1e-4  # ten times the limit
 
 
 def test_two_blocks_in_each_others_place_fail_the_proof_and_the_verdict(copy: Bundle, dense: Bundle) -> None:

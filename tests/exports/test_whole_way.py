@@ -34,7 +34,7 @@ def test_the_graph_computes_what_the_plan_says(made: tuple[Path, Path, dict]) ->
     graph = made[2]["validate"]["graph"]
     assert graph["passed"] is True
     assert graph["positions"] >= 10_000
-    assert graph["max_relative_error"] <= 1e-4
+    assert graph["max_relative_error"] <= 1e-5
     assert graph["argmax_agreement"] == 1.0
 
 

@@ -25,7 +25,7 @@ from foldrank.graph.view.decoder import read_decoder
 from foldrank.passes.pipeline import transform
 from foldrank.passes.write import write_model
 from foldrank.planfile.plan import Plan
-from foldrank.reports.validate import FewBitsKept
+from foldrank.reports.validate import WeightsKept
 from foldrank.sites import Site
 from foldrank.verbs.planned import planned_numbers
 
@@ -116,7 +116,7 @@ def test_one_other_number_or_scale_is_found(style: str, form: Form, part: int, t
     plan = maker.plan()
     model, _ = transform(load_model(Written(decoder, style).write(tmp_path / "dense")), plan)
     count = len(maker.stored) + 3  # q, k, v: A and B each
-    assert planned_numbers(model, plan) == FewBitsKept(compared=count, differ=[], passed=True)
+    assert planned_numbers(model, plan) == WeightsKept(compared=count, differ=[], passed=True)
     for node in (n for n in model.graph if few_bits(n) is not None and "block.01" in n.metadata_props[SITE]):
         numbers, others = stored_as(node)
         value = (numbers, *others)[part]

@@ -11,6 +11,9 @@ from typing import Any
 BLOCKS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 """Keys under which a config counts its blocks."""
 
+EPSILONS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "layernorm_epsilon", "norm_epsilon", "norm_eps")
+"""Keys under which a config says what norms add to the variance."""
+
 _CONTEXT = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length", "max_seq_len", "seq_length")
 _HEADS = ("num_attention_heads", "n_head", "n_heads")
 _UNGROUPED = ("gpt2", "opt", "gpt_neox")
@@ -73,6 +76,13 @@ def mlp_key(config: Mapping[str, Any]) -> str:
     the hidden width."""
     held = (key for key in _MLP_WIDTH if key in config)
     return next(held, _MLP_KEYS.get(str(config.get("model_type")), _MLP_WIDTH[0]))
+
+
+def epsilon(config: Any) -> float | None:
+    """What norms add to the variance; None where no key tells."""
+    text = text_config(config) if isinstance(config, Mapping) else {}
+    found = (text.get(key) for key in EPSILONS)
+    return next((float(value) for value in found if isinstance(value, int | float)), None)
 
 
 def vocabulary(config: Any) -> int | None:

@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from foldrank.model.facts import EPSILONS
 from foldrank.model.tensorfile import StoredTensor
 
-_EPSILONS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "layernorm_epsilon", "norm_epsilon", "norm_eps")
 _COUNTS = ("hidden_size", "n_embd", "num_attention_heads", "n_head", "num_key_value_heads", "num_kv_heads", "head_dim",
            "intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", "vocab_size", "max_position_embeddings",
            "n_positions", "word_embed_proj_dim", "original_max_position_embeddings")
@@ -32,7 +32,7 @@ def implausible(text: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) ->
 
 
 def _numbers(text: Mapping[str, Any]) -> Iterator[str]:
-    for key in _EPSILONS:
+    for key in EPSILONS:
         if key in text and not (_is_number(text[key]) and 0 < text[key] < 1):
             yield f"{key} is {text[key]!r}, not between 0 and 1"
     for key in _COUNTS:

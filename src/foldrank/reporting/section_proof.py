@@ -9,12 +9,17 @@ from foldrank.reporting.parts import Cell, Part, Section, Table, not_there, tabl
 from foldrank.reports.validate import Check, GraphProof
 
 _RESULT = ("passed", "failed", "not run")
+_MEASURES = {"kl_nats": "mean KL in nats", "max_relative_error": "largest relative error"}
 _CHECKS = {
     "reference": "against the reference",
     "cached_decode": "token by token with the cache, against one pass",
     "padded": "rows padded on the right, against the same rows alone",
     "padded_left": "rows padded on the left, against the same rows alone",
     "batch": "rows in a batch, against the same rows alone",
+    "full_context": "one window as long as the context, against the reference",
+    "in_float32": "all arithmetic in float32, against the reference",
+    "rounded": "activations rounded as the graph asks, against the reference",
+    "genai_greedy": "greedy tokens of onnxruntime-genai, against the likeliest",
 }
 
 
@@ -43,6 +48,9 @@ def _summary(found: GraphProof) -> Table:
     if kept := found.numbers_planned:
         name = f"{kept.compared:,} weights whose numbers are planned, bit for bit"
         rows.append([name, outcome(kept.passed, _RESULT)])
+    if kept := found.weights_kept:
+        name = f"{kept.compared:,} weights that no edit touches, bit for bit the checkpoint's"
+        rows.append([name, outcome(kept.passed, _RESULT)])
     if found.kl_nats is not None:
         rows.append(["mean KL (reference, graph)", figures.nats(found.kl_nats)])
     if found.limit is not None:
@@ -57,13 +65,16 @@ def _checks(checks: list[Check], found: GraphProof) -> Table:
             _CHECKS.get(check.name, check.name),
             figures.whole(check.positions),
             figures.error(check.value),
+            figures.error(check.limit),
+            _MEASURES[check.measure or found.measure or "max_relative_error"],
             figures.percent(check.argmax_agreement, 2),
             outcome(check.passed, _RESULT),
         ]
         for check in checks
     ]
-    return table(("check", "positions", _measure(found), "same likeliest token", "result"), "lrrrl", rows)
+    headings = ("check", "positions", "found", "limit", "measured", "same likeliest token", "result")
+    return table(headings, "lrrrlrl", rows)
 
 
 def _measure(found: GraphProof) -> str:
-    return "mean KL in nats" if found.measure == "kl_nats" else "largest relative error"
+    return _MEASURES[found.measure or "max_relative_error"]

@@ -16,19 +16,25 @@ Measure = Literal["max_relative_error", "kl_nats"]
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
 class Check(Part):
-    """One question of the graph proof: `value` is held against the proof's limit."""
+    """One question of the graph proof: `value` is held against `limit`, in older reports the proof's."""
 
     name: str
     positions: int
     value: float
     argmax_agreement: float
     passed: bool
+    limit: float | None = None
+    measure: Measure | None = None
+
+    def absent(self) -> Iterable[str]:
+        """What older reports do not have."""
+        return ("limit", "measure") if self.measure is None else ()
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
-class FewBitsKept(Part):
-    """Whether weights in few bits are held bit for bit, as they came or as they were planned: how many were compared,
-    the first that differ."""
+class WeightsKept(Part):
+    """Whether weights are held bit for bit, as they came or as they were planned: how many were compared, the first
+    that differ."""
 
     compared: int
     differ: list[str]
@@ -39,7 +45,8 @@ class FewBitsKept(Part):
 class GraphProof(Part):
     """The graph against an independent reference: errors over the largest logit, KL in nats. `passed` is null where the
     proof was not run. `few_bits_kept`: weights that came in few bits; `numbers_planned`: those whose numbers the plan
-    holds. `fault`: what is to blame for one that failed, the "export" or the "plan"."""
+    holds; `weights_kept`: those that no edit touches, as the checkpoint has them. `fault`: what is to blame for one
+    that failed, the "export" or the "plan"."""
 
     reference: str
     positions: int
@@ -54,8 +61,9 @@ class GraphProof(Part):
     measure: Measure | None = None
     limit: float | None = None
     checks: list[Check] | None = None
-    few_bits_kept: FewBitsKept | None = None
-    numbers_planned: FewBitsKept | None = None
+    few_bits_kept: WeightsKept | None = None
+    numbers_planned: WeightsKept | None = None
+    weights_kept: WeightsKept | None = None
     fault: str | None = None
 
     def absent(self) -> Iterable[str]:
@@ -69,6 +77,8 @@ class GraphProof(Part):
             yield "few_bits_kept"
         if self.numbers_planned is None:
             yield "numbers_planned"
+        if self.weights_kept is None:
+            yield "weights_kept"
 
     @property
     def value(self) -> float | None:

@@ -16,8 +16,9 @@ import psutil
 
 from foldrank.digests import WeightDigest
 from foldrank.errors import FoldrankError, NotWritable, SourceError
+from foldrank.graph.precision import precision_of
 from foldrank.graph.safe.load import load_model
-from foldrank.graph.view.dequantized import rounded_linears, rounds_activations
+from foldrank.graph.view.dequantized import rounded_linears
 from foldrank.graph.view.padding import Side, padding_sides
 from foldrank.graph.view.stored import stored_weights
 from foldrank.installed import missing
@@ -28,7 +29,7 @@ from foldrank.runtime.decoding.decoder import OrtDecoder, Tokens
 from foldrank.runtime.proof.compare import Comparison
 from foldrank.runtime.proof.graph_proof import Criterion, Reference, beside_padding
 from foldrank.runtime.providers.provider import load_onnxruntime, resolve
-from foldrank.tolerances import EXPORT_PROOF_FP32, EXPORT_PROOF_KL_NATS, INT8
+from foldrank.tolerances import EXPORT_PROOF_KL_NATS, GRAPH_PROOF_FP32
 from foldrank.verbs.export_anatomy import misfits
 from foldrank.verbs.export_window import Window, window_of
 from foldrank.verbs.own_noise import own_limit
@@ -93,13 +94,13 @@ class ExportProof:
                     raise
                 return {"passed": None, "reason": error.what}
         checked = self._digests(remedy)
-        window, precision, extra = window_of(self._checkpoint), self._dtype, dict[str, Any]()
-        if linears := rounded_linears(load_model(folder / "model.onnx")):
+        graph = load_model(folder / "model.onnx")
+        window, precision, extra = window_of(self._checkpoint), precision_of(graph), dict[str, Any]()
+        if linears := rounded_linears(graph):
             if self._checkpoint.architecture not in FAMILIES:
                 return {"passed": None, "reason": "its weights have few bits, and this family is not read"}
             model, self._model = self._model, None
             extra = rounded_reference(self._checkpoint, model, linears, window)
-            precision = INT8 if rounds_activations(linears) else precision
         else:
             model = self._model
         try:
@@ -169,7 +170,7 @@ def _logits(
     short_BT, long_BT = (random.integers(0, vocabulary, shape) for shape in ((2, window.short), (1, window.long)))
     rows_BT = random.integers(0, vocabulary, (2, min(window.long, window.scaled_from or _ROW, _ROW)))
     criterion = Criterion(precision)
-    limit = EXPORT_PROOF_KL_NATS.get(precision, EXPORT_PROOF_FP32)
+    limit = EXPORT_PROOF_KL_NATS.get(precision, GRAPH_PROOF_FP32)
     checks = {f"against PyTorch on {window.short} tokens": _compared(decoder, reference, short_BT)}
     if window.long > window.short:
         checks[f"against PyTorch on {window.long} tokens"] = _compared(decoder, reference, long_BT)

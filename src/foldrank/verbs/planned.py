@@ -20,7 +20,7 @@ from foldrank.graph.linear.matrices import Dequantized, dequantized_weight, few_
 from foldrank.graph.linear.weights import read
 from foldrank.graph.view.skip_norms import read_apart
 from foldrank.planfile.plan import Plan
-from foldrank.reports.validate import FewBitsKept
+from foldrank.reports.validate import WeightsKept
 from foldrank.sites import Site
 
 _SHOWN = 5
@@ -29,7 +29,7 @@ Key = tuple[str, str]
 """A single-role site, or `head`, and which matrix of it: "A" or "B" of a pair, "" a weight."""
 
 
-def planned_numbers(model: ir.Model, plan: Plan) -> FewBitsKept | None:
+def planned_numbers(model: ir.Model, plan: Plan) -> WeightsKept | None:
     """Whether the graph has the plan's numbers, scales and zero points; None where it holds none."""
     wanted = {key: numbers for edit in plan.edits if isinstance(edit, StorageEdit) for key, numbers in _of(edit)}
     if not wanted:
@@ -42,7 +42,7 @@ def planned_numbers(model: ir.Model, plan: Plan) -> FewBitsKept | None:
         if planned and not _same(node, planned[:1] if keys[0][1] == "A" else planned, plan.arrays):
             differ.append(" ".join((",".join(site for site, _ in keys), keys[0][1])).strip())
     differ += [" ".join(key).strip() for key in wanted if key not in met]
-    return FewBitsKept(compared=len(wanted), differ=differ[:_SHOWN], passed=not differ)
+    return WeightsKept(compared=len(wanted), differ=differ[:_SHOWN], passed=not differ)
 
 
 def _of(edit: StorageEdit) -> Iterator[tuple[Key, Numbers]]:

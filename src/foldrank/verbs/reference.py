@@ -2,42 +2,45 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from foldrank.bundle.bundle import Bundle
 from foldrank.errors import SourceError
+from foldrank.graph.precision import floats_of, precision_of, rotary_rows, wide_norms
 from foldrank.graph.safe.load import load_model
 from foldrank.graph.view.dequantized import matrices
 from foldrank.model.checkpoint import Checkpoint
 from foldrank.planfile.plan import Plan
-from foldrank.reports.validate import FewBitsKept
-from foldrank.runtime.proof.graph_proof import Reference
-from foldrank.tolerances import INT8
+from foldrank.reports.validate import WeightsKept
+from foldrank.runtime.proof.graph_proof import Reference, Tokens
+from foldrank.tolerances import GRAPH_PROOF_FP32
+from foldrank.verbs.own_noise import own_limit
 from foldrank.verbs.planned import planned_numbers
 from foldrank.verbs.rounded import GivenBits
 from foldrank.verbs.torch_logits import logits_of
+from foldrank.verbs.untouched import source_digests, weights_kept
 
 _FLOAT64_WEIGHTS = 32_000_000
 
 
 @dataclass(frozen=True)
 class Known:
-    """Logits of the reference, what it is called, and the precision in which the graph computes: the bundle's dtype, or
-    int8 where it rounds activations to that. `kept`: whether weights of few bits that came with the source graph are in
-    the bundle as they were there; `planned`: whether the numbers that its plan holds are. None where there are none."""
+    """Logits of the reference, what it is called, and the precision that the graph itself computes in (fp32, fp16,
+    bf16, or int8 where it rounds activations to that). `allowed`: fp32's limit for this model where a graph is so far
+    from it on these tokens. `kept`: whether weights of few bits that came with the source graph are in the bundle as
+    they were there; `planned`: whether the numbers that its plan holds are; None where there are none. `weights`:
+    whether those that no edit touches are the checkpoint's."""
 
     logits: Reference
     described: str
     precision: str
     checkpoint: Checkpoint | None = None
-    kept: FewBitsKept | None = None
-    planned: FewBitsKept | None = None
-
-    def in_floats(self, bundle: Bundle) -> Known:
-        """What judges the same graph where it takes activations as they are: its weights alone, by the stricter
-        limit. Where rounding activations moves a model's logits far, nothing else tells whether its graph is right."""
-        return replace(self, precision=bundle.manifest.dtype, described=f"{self.described}, activations not rounded")
+    kept: WeightsKept | None = None
+    planned: WeightsKept | None = None
+    weights: WeightsKept | None = None
+    allowed: Callable[[float, Sequence[Tokens]], float] = lambda *_: GRAPH_PROOF_FP32
 
 
 def reference_of(bundle: Bundle, checkpoint: Checkpoint, dense: Bundle | None = None) -> Known:
@@ -46,18 +49,24 @@ def reference_of(bundle: Bundle, checkpoint: Checkpoint, dense: Bundle | None = 
     PlanFormatError, GraphNotRecognized, BundleError.
     """
     from foldrank.plans.reference import reference_model
+    from foldrank.plans.reference.stored import Stored
 
-    plan = None if bundle.plan is None else Plan.read(bundle.plan)
-    dtype, given = _dtype(checkpoint), GivenBits.of(bundle, plan, dense)
-    network = reference_model(checkpoint, plan, dtype, stored=bundle.manifest.dtype,
-                              rounded_weights=matrices(given.source))
+    plan, graph = None if bundle.plan is None else Plan.read(bundle.plan), load_model(bundle.model)
+    dtype, given, floats = _dtype(checkpoint), GivenBits.of(bundle, graph, plan, dense), floats_of(graph)
+    stored = Stored(floats, rotary=rotary_rows(graph) is not None, norms=not wide_norms(graph))
+    source: dict[str, str] = {}
+    network = reference_model(checkpoint, plan, dtype, stored=stored, rounded_weights=matrices(given.source),
+                              seen=lambda model: source.update(source_digests(model, floats)))
     applied = ", no plan" if plan is None else ", plan applied there"
     count = sum(len(linear.sites) for linear in given.source)
     held = f", dequantised: {count} weights of {given.source_name}" if count else ""
     described = f"{checkpoint.name} in PyTorch, {str(dtype).removeprefix('torch.')}{held}{applied}"
-    rounding = given.rounds_activations or (plan is not None and plan.rounds_activations)
-    return Known(logits_of(network), described, INT8 if rounding else bundle.manifest.dtype, checkpoint,
-                 given.kept(plan), None if plan is None else planned_numbers(load_model(bundle.model), plan))
+
+    def allowed(value: float, ids: Sequence[Tokens]) -> float:
+        return own_limit(value, GRAPH_PROOF_FP32, network, ids)
+
+    return Known(logits_of(network), described, precision_of(graph), checkpoint, given.kept(plan),
+                 None if plan is None else planned_numbers(graph, plan), weights_kept(graph, plan, source), allowed)
 
 
 def dense_model(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> Any:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
 from foldrank.bundle.bundle import Bundle
 from foldrank.edits.anatomy import Anatomy
@@ -14,12 +15,12 @@ from foldrank.edits.base import Phase
 from foldrank.errors import BundleError, NotWritable, PassRefused
 from foldrank.graph.anatomy import read_anatomy
 from foldrank.graph.safe.load import load_model
-from foldrank.graph.view.dequantized import HEAD, Rounded, matrices, rounded_linears, rounds_activations
+from foldrank.graph.view.dequantized import HEAD, Rounded, matrices, rounded_linears
 from foldrank.graph.view.skip_norms import read_apart
 from foldrank.model.checkpoint import Checkpoint
 from foldrank.planfile.plan import Plan
 from foldrank.plans.request import Request
-from foldrank.reports.validate import FewBitsKept
+from foldrank.reports.validate import WeightsKept
 from foldrank.runtime.proof.compare import Comparison
 from foldrank.sites import Site
 from foldrank.tolerances import ROUNDED_WEIGHT
@@ -40,9 +41,10 @@ class GivenBits:
     """Of the graph that the plan was applied to, where that holds such weights."""
 
     @classmethod
-    def of(cls, bundle: Bundle, plan: Plan | None, dense: Bundle | None) -> GivenBits:
-        """Raises BundleError where the bundle holds such weights and `dense` is not what they were taken from."""
-        held = tuple(rounded_linears(load_model(bundle.model)))
+    def of(cls, bundle: Bundle, graph: ir.Model, plan: Plan | None, dense: Bundle | None) -> GivenBits:
+        """`graph` is the bundle's. Raises BundleError where it holds such weights and `dense` is not what they were
+        taken from."""
+        held = tuple(rounded_linears(graph))
         if plan is None:
             return cls(held, held, bundle.path.name)
         if not held:
@@ -54,12 +56,7 @@ class GivenBits:
             raise BundleError(bundle.path, what, "give the dense bundle that the plan was applied to")
         return cls(held, source, dense.path.name if dense else "", read_anatomy(read_apart(model)))
 
-    @property
-    def rounds_activations(self) -> bool:
-        """Whether they are computed with activations rounded to int8."""
-        return rounds_activations(self.held)
-
-    def kept(self, plan: Plan | None) -> FewBitsKept | None:
+    def kept(self, plan: Plan | None) -> WeightsKept | None:
         """Whether the bundle holds them bit for bit as the source graph does; None where there are none, or no plan."""
         if plan is None or self.anatomy is None:
             return None
@@ -68,7 +65,7 @@ class GivenBits:
         came_from = {block.number: block.copies for block in after.blocks if block.copies is not None}
         differ = [linear.sites for linear in self.held
                   if (old := there.get(_before(linear.sites, came_from))) is None or not linear.same_as(old)]
-        return FewBitsKept(compared=len(self.held), differ=[",".join(sites) for sites in differ[:_SHOWN]],
+        return WeightsKept(compared=len(self.held), differ=[",".join(sites) for sites in differ[:_SHOWN]],
                            passed=not differ)
 
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from foldrank.bundle.bundle import Bundle, source_differs
+from foldrank.bundle.genai_settings import NAME
 from foldrank.errors import BundleError, SourceError
+from foldrank.graph.safe.load import load_model
 from foldrank.model.checkpoint import Checkpoint
-from foldrank.model.facts import vocabulary
+from foldrank.model.facts import context_length, vocabulary
 from foldrank.model.places import place_of
 from foldrank.plans.texts import load_tokenizer
 from foldrank.progress import SILENT, Progress
@@ -21,9 +21,12 @@ from foldrank.reports.validate import FORM, NOT_RUN, GraphProof, HeldOut, Valida
 from foldrank.runtime.decoding.decoder import OrtDecoder
 from foldrank.runtime.proof import quality, validation
 from foldrank.runtime.proof.graph_proof import Tokens, prove
+from foldrank.runtime.proof.greedy import greedy, offered
+from foldrank.runtime.proof.ways import ways_of
 from foldrank.runtime.providers.fallback import provider_for
 from foldrank.runtime.providers.provider import Provider
-from foldrank.tolerances import INT8, MIN_POSITIONS
+from foldrank.verbs.agreement import refuse_disagreement, refuse_other_files
+from foldrank.verbs.proving_windows import full_context, proving
 from foldrank.verbs.reading import held_out
 from foldrank.verbs.reference import Known, reference_of
 from foldrank.verbs.safely import refuse_unsafe
@@ -57,12 +60,15 @@ def validate(
     small = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     dense = reference if isinstance(reference, Bundle) else Bundle.open(reference)
     _check_pair(small, dense)
-    refuse_unsafe(small, dense)
+    refuse_unsafe(dense)
+    refuse_disagreement(small, load_model(small.model))
     trust = {"offline": offline, "trust_remote_code": trust_remote_code}
     windows = held_out(small.path, small.json("config.json"), text, tokens=tokens, seed=seed, bos=bos)
     engine = provider_for(provider, provider_options, allow_fallback=allow_fallback)
     if proof and known is None:
         known = reference_of(small, _checkpoint(small, model, **trust), dense)
+    if proof and known is not None and known.checkpoint is not None:
+        refuse_other_files(small, known.checkpoint)
     ids_NT = windows.ids
     decoder = _decoder(small, engine, threads)
     graph = NOT_RUN
@@ -107,9 +113,12 @@ def fault_of(
     if known.checkpoint is None:
         return None
     sound = reference_of(dense, known.checkpoint)
-    found = prove(_decoder(dense, engine, threads), sound.logits, _enough(ids_NT, int(ids_NT.max()) + 1, 0)[:2],
-                  described=sound.described, precision=sound.precision, sides=_sides(dense))
-    return "plan" if found.passed else "export"
+    ways = ways_of(_decoder(dense, engine, threads), sound.precision)
+    ids = proving(ids_NT, int(ids_NT.max()) + 1, 0)[:2]
+    found = prove(ways.decoder, sound.logits, ids, described=sound.described, precision=ways.precision,
+                  beside=ways.beside, sides=_sides(dense), allowed=lambda value: sound.allowed(value, [ids]))
+    kept = sound.weights is None or sound.weights.passed
+    return "plan" if found.passed and kept else "export"
 
 
 def _check_pair(small: Bundle, dense: Bundle) -> None:
@@ -137,37 +146,36 @@ def _checkpoint(bundle: Bundle, model: str | Path | None, **trust: Any) -> Check
     return checkpoint
 
 
-def _decoder(bundle: Bundle, engine: Provider, threads: int | None, *, rounds: bool = True) -> OrtDecoder:
+def _decoder(bundle: Bundle, engine: Provider, threads: int | None) -> OrtDecoder:
     """Threads spin within a run only: several sessions and PyTorch share the cores here."""
-    return OrtDecoder.open(bundle.path, engine, threads=threads, spinning="in_runs", rounds=rounds)
+    return OrtDecoder.open(bundle.path, engine, threads=threads, spinning="in_runs")
 
 
 def proof_of(
     bundle: Bundle, known: Known, decoder: OrtDecoder, ids_NT: Tokens, *, seed: int, progress: Progress = SILENT
 ) -> GraphProof:
-    """Of the bundle as `decoder` opened it; where that rounds activations and fails, of the same graph without."""
-    ids = _enough(ids_NT, vocabulary(bundle.json("config.json")) or int(ids_NT.max()) + 1, seed)
-
-    def by(judge: Known, opened: OrtDecoder) -> GraphProof:
-        return prove(opened, judge.logits, ids, described=judge.described, precision=judge.precision,
-                     sides=_sides(bundle), progress=progress)
-
-    found, session = by(known, decoder), decoder.session
-    if not found.passed and known.precision == INT8:
-        found = by(known.in_floats(bundle), _decoder(bundle, session.provider, session.threads, rounds=False))
-    held = all(kept is None or kept.passed for kept in (known.kept, known.planned))
-    return replace(found, few_bits_kept=known.kept, numbers_planned=known.planned, passed=bool(found.passed) and held)
+    """Of the bundle as `decoder` opened it, and of its graph in float32 where its own arithmetic is coarser. `ids_NT`:
+    windows of text; random tokens are added."""
+    config = bundle.json("config.json")
+    words = vocabulary(config) or int(ids_NT.max()) + 1
+    ids, ways = proving(ids_NT, words, seed), ways_of(decoder, known.precision)
+    weights = sum(tensor.size for tensor in known.checkpoint.tensors.values()) if known.checkpoint else 0
+    long_1T = full_context(context_length(config), words, weights, ids.shape[1], seed)
+    found = prove(
+        ways.decoder, known.logits, ids, described=known.described + ways.described, precision=ways.precision,
+        beside=ways.beside, long_1T=long_1T, sides=_sides(bundle),
+        allowed=lambda value: known.allowed(value, [ids[:2]]), progress=progress)
+    settings = bundle.json(NAME)
+    if isinstance(settings, dict) and offered(decoder):
+        ends = settings["model"].get("eos_token_id")
+        by_genai = greedy(decoder, ids[0], ends if isinstance(ends, list) else [] if ends is None else [ends],
+                          coarse=ways.beside is not None)
+        found = replace(found, checks=[*(found.checks or []), by_genai], passed=found.passed and by_genai.passed)
+    held = all(kept is None or kept.passed for kept in (known.kept, known.planned, known.weights))
+    return replace(found, few_bits_kept=known.kept, numbers_planned=known.planned, weights_kept=known.weights,
+                   passed=bool(found.passed) and held)
 
 
 def _sides(bundle: Bundle) -> list[Literal["left", "right"]]:
     """Where the bundle lets rows be padded; one that does not tell, as older ones did not, on the right."""
     return ["right"] if bundle.manifest.padding is None else bundle.manifest.padding
-
-
-def _enough(ids_NT: Tokens, vocabulary: int, seed: int) -> Tokens:
-    """At least MIN_POSITIONS tokens in two windows or more; where the text is short, random ones are added."""
-    window = ids_NT.shape[1]
-    wanted = max(2, -(-MIN_POSITIONS // window))
-    extra = max(0, wanted - len(ids_NT))
-    random = np.random.default_rng(seed).integers(0, vocabulary, (extra, window))
-    return np.concatenate([ids_NT[:wanted], random])

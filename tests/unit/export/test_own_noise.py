@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from foldrank.tolerances import EXPORT_PROOF_NOISES, GRAPH_PROOF_FP32
+from foldrank.tolerances import GRAPH_PROOF_MOST, GRAPH_PROOF_NOISES
 from foldrank.verbs.own_noise import own_limit
 
 IDS = [np.arange(24).reshape(2, 12)]
@@ -37,10 +37,10 @@ def test_a_model_that_amplifies_rounding_is_allowed_some_times_that(dtype: torch
     with torch.no_grad():
         table = model.table.double()
         noise = (((table.float() + 100.0) - 100.0).double() - ((table + 100.0) - 100.0)).abs().max() / table.max()
-    assert own_limit(2e-5, 1e-5, model, IDS) == pytest.approx(EXPORT_PROOF_NOISES * float(noise), rel=0.1)
+    assert own_limit(2e-5, 1e-5, model, IDS) == pytest.approx(GRAPH_PROOF_NOISES * float(noise), rel=0.1)
     assert model.table.dtype == dtype
 
 
 def test_it_is_never_above_the_limit_of_validate_and_never_below_the_fixed_one() -> None:
-    assert own_limit(2e-5, 1e-5, Amplifying(1e5), IDS) == GRAPH_PROOF_FP32
+    assert own_limit(2e-5, 1e-5, Amplifying(1e5), IDS) == GRAPH_PROOF_MOST
     assert own_limit(2e-5, 1e-5, Amplifying(0.0), IDS) == 1e-5

@@ -5,18 +5,20 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from foldrank.bundle.bundle import Bundle
 from foldrank.errors import BundleError, ValidationFailed
 from foldrank.model.checkpoint import Checkpoint
 from foldrank.runtime.proof.compare import kl_divergence, log_softmax
-from foldrank.runtime.proof.selftest import FILE, LIKELIEST, Seen, SelfTest, precision_of
+from foldrank.runtime.proof.selftest import FILE, LIKELIEST, Said, Seen, SelfTest
+from foldrank.runtime.proof.ways import precision_on
 from foldrank.runtime.providers.provider import Provider
 from foldrank.verbs.reference import reference_of
 from foldrank.verbs.selftest import add_selftest, selftest
@@ -28,11 +30,12 @@ def logits_of(ids: np.ndarray) -> np.ndarray:
 
 
 IDS = np.random.default_rng(0).integers(0, 50, (3, 6))
-MADE = SelfTest.of(IDS, logits_of, "by hand")
+SAID = Said.of(IDS, logits_of)
+MADE = SelfTest(SAID, "by hand", Said.of(IDS[:1], logits_of, 2), text="a b", text_ids=np.array([5, 7]))
 
 
 def seen(logits: np.ndarray) -> Seen:
-    found = Seen(MADE)
+    found = Seen(SAID)
     found.add(0, logits)
     return found
 
@@ -40,12 +43,15 @@ def seen(logits: np.ndarray) -> Seen:
 def test_what_was_stored_comes_back(tmp_path: Path) -> None:
     (tmp_path / "t").write_bytes(MADE.bytes())
     read = SelfTest.read(tmp_path / "t")
-    assert read.reference == "by hand"
-    assert all(np.array_equal(getattr(read, name), getattr(MADE, name))
-               for name in ("ids", "top_ids", "top_logits", "log_sum_exp"))
+    assert (read.reference, read.limit, read.text, read.text_ids.tolist()) == ("by hand", 1e-5, "a b", [5, 7])
+    for part in ("short", "long"):
+        assert all(np.array_equal(getattr(getattr(read, part), entry.name), getattr(getattr(MADE, part), entry.name))
+                   for entry in fields(Said))
     wanted = logits_of(IDS)
-    assert np.array_equal(read.top_ids[..., 0], wanted.argmax(-1))
-    assert read.top_ids.shape == (3, 6, LIKELIEST)
+    assert np.array_equal(read.short.top_ids[..., 0], wanted.argmax(-1))
+    assert read.short.top_ids.shape == (3, 6, LIKELIEST)
+    assert read.long is not None
+    assert (read.long.ids.shape, read.long.kept) == ((1, 6), 2)
 
 
 def test_equal_logits_have_no_error() -> None:
@@ -58,11 +64,19 @@ def test_equal_logits_have_no_error() -> None:
 
 def test_errors_of_likely_tokens_and_of_the_rest_are_both_seen() -> None:
     likely, rest = logits_of(IDS), logits_of(IDS)
-    likely[1, 2, MADE.top_ids[1, 2, 3]] += 0.5
+    likely[1, 2, SAID.top_ids[1, 2, 3]] += 0.5
     rest[0, 0, logits_of(IDS)[0, 0].argmin()] += 20
     assert seen(likely).relative_error == pytest.approx(0.5 / seen(likely).largest_logit, rel=1e-3)
     assert seen(rest).relative_error > 1e-2
     assert seen(rest).argmax_agreement(1e-4) < 1.0
+
+
+def test_two_unlikely_tokens_in_each_others_place_are_seen() -> None:
+    """The likeliest and the sum over all stay as they were."""
+    spoiled = logits_of(IDS)
+    first, second = spoiled[2, 3].argsort()[:2]
+    spoiled[2, 3, [first, second]] = spoiled[2, 3, [second, first]] + [0.5, 0.0]
+    assert seen(spoiled).relative_error > 1e-3
 
 
 def test_the_coarse_kl_is_below_the_whole_and_near_it() -> None:
@@ -80,17 +94,20 @@ def test_nan_is_an_error_and_not_a_number() -> None:
         seen(broken)
 
 
-@pytest.mark.parametrize("change", ["shape", "schema", "missing", "garbage"])
+@pytest.mark.parametrize("change", ["shape", "schema", "missing", "garbage", "limit"])
 def test_what_is_no_self_test_is_refused(tmp_path: Path, change: str) -> None:
-    tensors = {"ids": MADE.ids, "top_ids": MADE.top_ids, "top_logits": MADE.top_logits, "log_sum_exp": MADE.log_sum_exp}
-    schema = {"schema": "foldrank.selftest/1"}
+    (tmp_path / "whole").write_bytes(MADE.bytes())
+    with safe_open(tmp_path / "whole", framework="np") as file:
+        told, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if change == "shape":
-        tensors["top_ids"] = MADE.top_ids[:, :-1].copy()
+        tensors["short.top_ids"] = tensors["short.top_ids"][:, :-1].copy()
     elif change == "schema":
-        schema = {"schema": "another"}
+        told["schema"] = "another"
     elif change == "missing":
-        del tensors["ids"]
-    save_file(tensors, tmp_path / "t", metadata=schema)
+        del tensors["short.sums"]
+    elif change == "limit":
+        told["limit"] = "0.5"
+    save_file(tensors, tmp_path / "t", metadata=told)
     if change == "garbage":
         (tmp_path / "t").write_bytes(b"x" * 40)
     with pytest.raises(BundleError):
@@ -98,17 +115,11 @@ def test_what_is_no_self_test_is_refused(tmp_path: Path, change: str) -> None:
 
 
 def test_products_of_a_gpu_have_the_bits_of_tf32_unless_told_otherwise() -> None:
-    assert precision_of("fp32", Provider("cpu")) == "fp32"
-    assert precision_of("fp32", Provider("cuda")) == "fp16"
-    assert precision_of("fp32", Provider("cuda", {"use_tf32": "0"})) == "fp32"
-    assert precision_of("bf16", Provider("cuda")) == "bf16"
-    assert precision_of("fp32", Provider("cpu"), int8=True) == "int8"
-
-
-def test_a_bundle_that_rounds_activations_says_so_in_its_self_test(tmp_path: Path) -> None:
-    for int8 in (True, False):
-        (tmp_path / "test").write_bytes(SelfTest.of(IDS, logits_of, "by hand", int8=int8).bytes())
-        assert SelfTest.read(tmp_path / "test").int8 is int8
+    assert precision_on(Provider("cpu"), "fp32") == "fp32"
+    assert precision_on(Provider("cuda"), "fp32") == "fp16"
+    assert precision_on(Provider("cuda", {"use_tf32": "0"}), "fp32") == "fp32"
+    assert precision_on(Provider("cuda"), "bf16") == "bf16"
+    assert precision_on(Provider("cpu"), "int8") == "int8"
 
 
 @pytest.fixture(scope="module")
@@ -121,15 +132,16 @@ def tested(specs_5m: Path, dense_5m: Path, tmp_path_factory: pytest.TempPathFact
 def test_a_bundle_passes_where_it_was_made(tested: Bundle) -> None:
     found = selftest(tested)
     assert found["verdict"] == "pass"
-    assert [check["name"] for check in found["checks"]] == ["prefill", "cached_decode"]
-    assert [check["positions"] for check in found["checks"]] == [256, 256]
-    assert all(check["value"] < 1e-4 for check in found["checks"])
+    assert [check["name"] for check in found["checks"]] == ["prefill", "cached_decode", "full_context"]
+    assert [check["positions"] for check in found["checks"]] == [256, 256, 64]
+    assert all(check["value"] < 1e-5 for check in found["checks"])
+    assert found["tokenizer"] is True
     assert Bundle.open(tested.path).manifest.files[FILE].bytes < 50_000
 
 
 def test_a_wrong_reference_fails(tested: Bundle) -> None:
     test = SelfTest.read(tested.path / FILE)
-    other = replace(test, top_logits=test.top_logits + np.float32(0.02))
+    other = replace(test, short=replace(test.short, top_logits=test.short.top_logits + np.float32(0.002)))
     wrong = tested.with_files({FILE: other.bytes()})
     assert selftest(wrong)["verdict"] == "fail"
     tested.with_files({FILE: test.bytes()})

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from foldrank.export.finish import finish_files
-from foldrank.export.token_ids import token_ids
 from foldrank.model.checkpoint import Checkpoint
+from foldrank.model.token_ids import token_ids
 
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
@@ -34,12 +34,16 @@ def add(path: Path, **values: Any) -> None:
     path.write_text(json.dumps(held | values))
 
 
+def told(folder: Path) -> dict[str, Any]:
+    return token_ids(folder, json.loads((folder / "config.json").read_text()))
+
+
 def vocabulary(folder: Path, model: dict[str, Any], added: list[dict[str, Any]]) -> None:
     (folder / "tokenizer.json").write_text(json.dumps({"model": model, "added_tokens": added}))
 
 
 def test_where_no_file_tells_there_are_no_ids(silent: Path) -> None:
-    assert token_ids(Checkpoint.open(silent)) == {}
+    assert told(silent) == {}
 
 
 @pytest.mark.parametrize("name", ["tokenizer_config.json", "special_tokens_map.json"])
@@ -54,22 +58,22 @@ def test_the_tokenizers_files_tell_where_the_configs_do_not(
 ) -> None:
     vocabulary(silent, model, added)
     add(silent / name, eos_token=token)
-    assert token_ids(Checkpoint.open(silent)) == {"eos_token_id": 7, "pad_token_id": 7}
+    assert told(silent) == {"eos_token_id": 7, "pad_token_id": 7}
 
 
 def test_a_token_that_the_tokenizer_does_not_hold_is_no_id(silent: Path) -> None:
     vocabulary(silent, {"vocab": {"a": 0}}, [])
     add(silent / "tokenizer_config.json", eos_token="</s>", bos_token=None)
-    assert token_ids(Checkpoint.open(silent)) == {}
+    assert told(silent) == {}
 
 
 def test_generation_config_goes_before_config_and_the_end_of_a_turn_stands_beside_both(silent: Path) -> None:
     vocabulary(silent, {"vocab": {"a": 0}}, [{"id": 9, "content": "<|im_end|>"}])
     add(silent / "config.json", bos_token_id=3, eos_token_id=4)
     add(silent / "generation_config.json", eos_token_id=[5, 6])
-    assert token_ids(Checkpoint.open(silent)) == {"bos_token_id": 3, "eos_token_id": [5, 6], "pad_token_id": 5}
+    assert told(silent) == {"bos_token_id": 3, "eos_token_id": [5, 6], "pad_token_id": 5}
     add(silent / "tokenizer_config.json", eos_token="<|im_end|>")
-    assert token_ids(Checkpoint.open(silent))["eos_token_id"] == [9, 5, 6]
+    assert told(silent)["eos_token_id"] == [9, 5, 6]
 
 
 @pytest.mark.parametrize("told", [{}, {"eos_token_id": 4}])

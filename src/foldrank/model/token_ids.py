@@ -1,4 +1,4 @@
-"""The ids of the tokens that begin, end and pad a text: as the checkpoint's files tell them, never a class's default.
+"""The ids of the tokens that begin, end and pad a text: as a checkpoint's or bundle's files tell them, not a default.
 
 generation_config.json before config.json before the tokenizer's own files. Knows JSON; loads no tokenizer.
 """
@@ -11,23 +11,24 @@ from typing import Any
 
 from foldrank import strictjson
 from foldrank.errors import SourceError
-from foldrank.model.checkpoint import Checkpoint
+from foldrank.model import facts
 
 TOKEN_IDS = {"bos_token_id": "bos_token", "eos_token_id": "eos_token", "pad_token_id": "pad_token"}
 """Keys of configs, and what the tokenizer's files call the same token. The builder fills them from class defaults."""
 
 
-def token_ids(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What is told, by key; a key that no file tells is not there. Raises SourceError on a file that is not JSON.
+def token_ids(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint's or bundle's folder and its config.json tell, by key; a key that no file tells is not
+    there. Raises SourceError on a file that is not JSON.
 
     The tokenizer's end-of-text token ends a text beside those that the configs name: a chat model ends its turn with
     it. Padding, where nothing is named, is the end of text.
     """
-    generation = _json(checkpoint.path / "generation_config.json")
-    tokenizer = _of_tokenizer(checkpoint.path)
+    generation = _json(folder / "generation_config.json")
+    tokenizer = _of_tokenizer(folder)
     found: dict[str, Any] = {}
     for key in TOKEN_IDS:
-        told = (held.get(key) for held in (generation, checkpoint.text_config, checkpoint.config, tokenizer))
+        told = (held.get(key) for held in (generation, facts.text_config(config), config, tokenizer))
         value = next((value for value in told if value is not None), None)
         if value is not None:
             found[key] = value
