@@ -1,8 +1,8 @@
 """Operators as their schemas have them: known by name, with as many inputs and outputs, attributes of the right type.
 
 The standard's schemas come with onnx. Those of com.microsoft, and of what ONNX Runtime adds to the standard domain
-(LayerNormalization before opset 17, for one), lie in contrib.json, taken from ONNX Runtime by `of_onnxruntime`, so that
-a graph can be judged where no runtime is installed.
+(LayerNormalization before opset 17, for one), lie in contrib.json, taken from ONNX Runtime by
+tests/support/operator_table.py, so that a graph can be judged where no runtime is installed.
 """
 
 from __future__ import annotations
@@ -73,28 +73,3 @@ def _contrib() -> Mapping[tuple[str, str], Schema]:
     return {(domain, name): Schema(tuple(one["inputs"]), tuple(one["outputs"]), one["attributes"],
                                    frozenset(one["required"]))
             for domain, operators in held.items() for name, one in operators.items()}
-
-
-def of_onnxruntime() -> str:
-    """What contrib.json holds, from the ONNX Runtime that is installed: `python -m foldrank.graph.safe.schemas`."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as runtime
-
-    first: dict[str, int] = {}
-    for schema in onnx.defs.get_all_schemas_with_history():
-        if schema.domain == "":
-            first[schema.name] = min(schema.since_version, first.get(schema.name, schema.since_version))
-    found: dict[str, dict[str, Any]] = {"": {}, "com.microsoft": {}}
-    for schema in sorted(runtime.get_all_operator_schema(), key=lambda one: (one.domain, one.name, one.since_version)):
-        if schema.domain in found and (schema.domain or schema.since_version < first.get(schema.name, 1 << 30)):
-            told = Schema.of(schema)
-            found[schema.domain][schema.name] = {
-                "inputs": told.inputs, "outputs": told.outputs, "attributes": dict(sorted(told.attributes.items())),
-                "required": sorted(told.required)}
-    lines = (f" {json.dumps(domain)}: {{\n" + ",\n".join(
-        f"  {json.dumps(name)}: {json.dumps(one)}" for name, one in operators.items()) + "\n }"
-        for domain, operators in found.items())
-    return "{\n" + ",\n".join(lines) + "\n}\n"
-
-
-if __name__ == "__main__":
-    print(of_onnxruntime(), end="")
