@@ -35,8 +35,8 @@ _LAYOUT = ("Reshape", "Identity", "Cast")
 
 
 def passes(edits: tuple[DropBranch, ...], work: Work) -> Iterator[tuple[Stage, GraphPass]]:
-    """When blocks have left: weights of two branches apart, then branches leave."""
-    yield Stage.REMOVAL, DivideLinears(frozenset(edit.block for edit in edits))
+    """Weights of two branches apart, so that no later edit of one changes the other; branches leave behind blocks."""
+    yield Stage.CONTENT, DivideLinears(frozenset(edit.block for edit in edits))
     yield Stage.REMOVAL, DropBranches(edits, work.weights, work.source, work.edited)
 
 
