@@ -8,8 +8,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 _KINDS: Final = (
     (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a FIFO"), (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a device"),
@@ -21,7 +22,7 @@ class NotPlain(OSError):
     """What lies there is no plain file; `strerror` says what it is."""
 
 
-def open_plain(path: Path | str, *, follow: bool = True) -> BinaryIO:
+def open_plain(path: Path | str, *, follow: bool = True) -> BufferedReader:
     """The file, opened to be read. `follow`: through a link too, as the hub's cache has them.
 
     Raises OSError, of which NotPlain is what is no file or, without `follow`, a link.

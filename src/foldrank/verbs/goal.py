@@ -3,10 +3,11 @@
 Every goal is a budget and a short recovery behind it. Where the provider computes with weights in few bits, the measure
 is the plain 4-bit model, what one would otherwise take: fewer bytes than that, as many, or less time, by a cost table
 that is measured on this machine first. Elsewhere it is the dense model; few bits as standard operators, which such a
-provider may take, are to be asked for: `quantize:form=qdq`. `auto` chooses all the rest, but for as many bytes: there
+provider may take, are to be asked for: `quantize:form=qdq`. `auto` chooses all the rest, but for bytes: for as many,
 4-bit rounding with its scales trained came out better than `auto` with its scales trained, for a fifth of the planning
 (SmolLM2-135M: 1.046 and 1.057 times the dense perplexity), and rounding in another basis (`rotate`, where the norms let
-it be) better still, before any training (1.042). What a method takes is told in passes of the calibration text through
+it be) better still, before any training (1.042). For fewer, blocks of 64 under one scale in that basis take 94.5 % of
+the bytes at 1.062; `auto` took 88.5 % at 1.127. What a method takes is told in passes of the calibration text through
 the model, as this machine runs them.
 """
 
@@ -23,7 +24,7 @@ TABLE: Final = "{table}"
 ROTATE: Final = "rotate"
 
 FEW_BITS: Final = {
-    "small": ("auto:of_int4=0.9,effort=low",),
+    "small": (ROTATE, "quantize:bits=4,block_size=64"),
     "balanced": (ROTATE, "quantize:bits=4"),
     "fast": (f"auto:of_int4=0.85,cost_table={TABLE},effort=low",),
 }
