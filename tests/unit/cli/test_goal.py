@@ -20,7 +20,7 @@ def test_every_goal_is_a_method_that_its_provider_can_run(provider: str) -> None
         *before, method = methods_of(goal, provider)
         request = parse(method.replace(TABLE, "costs.json"))
         few, rounds = provider != "tensorrt", request.method.name == "quantize"
-        assert rounds == (few and goal == "balanced")
+        assert rounds == (few and goal != "fast")
         assert [parse(other).method.name for other in before] == ["rotate"] * rounds
         assert methods_of(goal, provider, rotates=False) == (method,)
         assert rounds or request.settings.stores == few
@@ -34,7 +34,7 @@ def test_recovery_has_what_planning_and_judging_leave() -> None:
     assert (free.recover, free.minutes, free.tokens) == ("scales", 15, 20_480)
     assert free.methods == ("rotate", "quantize:bits=4")
     for goal, left_min, minutes in (("balanced", 40, 15), ("balanced", 8, 1.5), ("balanced", 6.5, None),
-                                    ("balanced", 5, None), ("small", 29, 6.8), ("small", 19, None)):
+                                    ("balanced", 5, None), ("fast", 29, 6.8), ("fast", 19, None)):
         found = choice(goal, "cpu", **pace, left_s=60 * left_min)
         assert (found.recover, found.minutes) == ("scales" if minutes else None, minutes)
         assert ("more than the minutes given leave" in found.told) == (left_min in (5, 19))
