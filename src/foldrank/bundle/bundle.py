@@ -79,12 +79,14 @@ class Bundle:
     manifest: Manifest
 
     @classmethod
-    def open(cls, folder: Path | str, *, digest: Callable[[Path], str] = sha256_of) -> Bundle:
-        """Read the manifest and prove every file against it. `digest` gives a file's sha256: one taken earlier of the
-        file in its present state does for most. Raises SourceError (no folder, or unreadable), BundleError."""
+    def open(cls, folder: Path | str, *, digest: Callable[[Path], str] | None = None) -> Bundle:
+        """Read the manifest and prove every file against it. `digest` gives a file's sha256; by default one
+        that was taken earlier of the file in its present state does. Raises SourceError (no folder, or unreadable),
+        BundleError."""
         folder = Path(folder).expanduser().absolute()
         if not folder.is_dir():
             raise SourceError(folder, "no such folder", "give a bundle that `foldrank export` or `apply` wrote")
+        digest = digest or sha256_of
         try:
             manifest = _proven(folder, digest)
         except (BundleError, OSError):  # another run may be writing: its files move while they are looked at

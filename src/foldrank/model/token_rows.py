@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from foldrank.errors import CheckpointRefused
+from foldrank.errors import SourceError
 
 
 def check_rows(
@@ -22,4 +22,4 @@ def check_rows(
         return
     token = int(found[found >= rows][0])
     what = f"token {spell(token)!r} has the id {token}, the model's embedding table has {rows:,} rows"
-    raise CheckpointRefused(where, what, "leave that token out, or take the tokenizer that the model was trained with")
+    raise SourceError(where, what, "leave that token out, or take the tokenizer that the model was trained with")

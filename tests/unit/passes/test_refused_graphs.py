@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from refusing import DECODER, graph_of, made, node, refuses
 
 from foldrank.errors import GraphNotRecognized, PassRefused
@@ -32,6 +32,8 @@ def test_quantised_linear_is_named(tmp_path: Path) -> None:
     def quantise(proto: onnx.ModelProto) -> None:
         found = node(proto, "/model/layers.2/mlp/up_proj/MatMul")
         found.op_type, found.domain = "MatMulNBits", "com.microsoft"
+        found.input.append(found.input[1])
+        found.attribute.extend(helper.make_attribute(name, 32) for name in ("K", "N", "block_size"))
 
     model = graph_of(DECODER, tmp_path, quantise)
     refuses(model, made().low_rank("block.02.up", 5).plan(), PassRefused, "block.02.up", "MatMulNBits")
