@@ -94,14 +94,15 @@ class Beside:
     precision: str
 
 
-Allowed = Callable[[float], float]
-"""The limit of fp32 for a model whose largest error is that."""
+Allowed = Callable[[float, Tokens], float]
+"""The limit of fp32 for a model whose largest error is that, which it makes at these tokens [B, T]: what amplifies
+rounding does so at some tokens a hundred times more than at others."""
 
 
 def prove(
     decoder: OrtDecoder, reference: Reference, ids_NT: Tokens, *, described: str, precision: str,
     beside: Beside | None = None, long_1T: Tokens | None = None, sides: Sequence[Side] = ("right",),
-    allowed: Allowed = lambda _: GRAPH_PROOF_FP32, progress: Progress = SILENT,
+    allowed: Allowed = lambda *_: GRAPH_PROOF_FP32, progress: Progress = SILENT,
 ) -> GraphProof:
     """The `graph` part of validate.json for windows of token ids [N, T], T at least 8, N at least 2.
 
@@ -109,7 +110,7 @@ def prove(
     window as long as the context. `sides` are where rows may be padded. Logits of a few windows at a time are held.
     Raises ValidationFailed on NaN.
     """
-    logits, other = _against_reference(decoder, beside, reference, ids_NT, progress)
+    logits, other, worst_BT = _against_reference(decoder, beside, reference, ids_NT, progress)
     found = {
         "reference": logits,
         **({} if long_1T is None else {"full_context": _whole(decoder, beside, reference, long_1T, other)}),
@@ -120,7 +121,7 @@ def prove(
     errors = [compared.relative_error for compared in found.values()] if precision == "fp32" else []
     if beside is not None and beside.precision == "fp32":
         errors.append(other.relative_error)
-    limit = allowed(max(errors, default=0.0))
+    limit = allowed(max(errors, default=0.0), worst_BT)
     criterion = Criterion(precision, limit)
     checks = [criterion.check(name, compared) for name, compared in found.items()]
     if beside is not None:
@@ -149,19 +150,21 @@ def rows_at_once(tokens: int, vocabulary: int) -> int:
 
 def _against_reference(
     decoder: OrtDecoder, beside: Beside | None, reference: Reference, ids_NT: Tokens, progress: Progress
-) -> tuple[Comparison, Comparison]:
-    """Of the graph on all windows, and of what stands beside it on the first, with the reference asked once."""
+) -> tuple[Comparison, Comparison, Tokens]:
+    """Of the graph on all windows, and of what stands beside it on the first, with the reference asked once; and the
+    windows with the largest error."""
     found = Comparison(str(decoder.session.model))
     other = Comparison(found.what if beside is None else f"{found.what} ({beside.name})")
     rows = rows_at_once(ids_NT.shape[1], decoder.prefill(ids_NT[:1, :1]).shape[-1])
-    starts = range(0, len(ids_NT), rows)
+    starts, worst_BT = range(0, len(ids_NT), rows), ids_NT[:rows]
     for start in track(starts, "graph proof", len(starts), progress):
         ids_BT = ids_NT[start : start + rows]
-        wanted_BTV = reference(ids_BT)
+        wanted_BTV, before = reference(ids_BT), found.largest_error
         found.add(wanted_BTV, decoder.prefill(ids_BT))
+        worst_BT = ids_BT if found.largest_error > before else worst_BT
         if beside is not None and other.positions < IN_FLOAT32:
             other.add(wanted_BTV, beside.decoder.prefill(ids_BT))
-    return found, other
+    return found, other, worst_BT
 
 
 def _whole(

@@ -116,7 +116,8 @@ def fault_of(
     ways = ways_of(_decoder(dense, engine, threads), sound.precision)
     ids = proving(ids_NT, int(ids_NT.max()) + 1, 0)[:2]
     found = prove(ways.decoder, sound.logits, ids, described=sound.described, precision=ways.precision,
-                  beside=ways.beside, sides=_sides(dense), allowed=lambda value: sound.allowed(value, [ids]))
+                  beside=ways.beside, sides=_sides(dense),
+                  allowed=lambda value, worst_BT: sound.allowed(value, [worst_BT]))
     kept = sound.weights is None or sound.weights.passed
     return "plan" if found.passed and kept else "export"
 
@@ -164,7 +165,7 @@ def proof_of(
     found = prove(
         ways.decoder, known.logits, ids, described=known.described + ways.described, precision=ways.precision,
         beside=ways.beside, long_1T=long_1T, sides=_sides(bundle),
-        allowed=lambda value: known.allowed(value, [ids[:2]]), progress=progress)
+        allowed=lambda value, worst_BT: known.allowed(value, [worst_BT]), progress=progress)
     settings = bundle.json(NAME)
     if isinstance(settings, dict) and offered(decoder):
         ends = settings["model"].get("eos_token_id")
