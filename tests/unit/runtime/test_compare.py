@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foldrank.errors import ValidationFailed
-from foldrank.runtime.proof.compare import Comparison, check_finite, kl_divergence, log_softmax, pieces
+from foldrank.runtime.proof.compare import Comparison, check_finite, kl_divergence, kl_of_logits, log_softmax, pieces
 
 LOGITS = np.random.default_rng(0).normal(size=(7, 11)).astype(np.float32) * 5
 
@@ -42,6 +42,16 @@ def test_kl_of_two_coins_is_the_closed_form() -> None:
     found = kl_divergence(np.log([[p, 1 - p]]), np.log([[q, 1 - q]]))[0]
     assert found == pytest.approx(wanted, rel=1e-12)
     assert found != pytest.approx(wanted * 1.01, rel=1e-12)
+
+
+@pytest.mark.parametrize("apart", [1e-5, 1e-3, 9e-3, 2e-2, 3.0])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_kl_of_logits_is_the_definition_near_and_far(apart: float, dtype: type) -> None:
+    wanted = LOGITS.astype(dtype)
+    found = wanted + np.random.default_rng(2).normal(size=LOGITS.shape).astype(dtype) * dtype(apart)
+    pairs = [[slow_log_softmax(row) for row in logits.astype(float).tolist()] for logits in (wanted, found)]
+    slow = [math.fsum(math.exp(p) * (p - q) for p, q in zip(*rows, strict=True)) for rows in zip(*pairs, strict=True)]
+    np.testing.assert_allclose(kl_of_logits(wanted, found), slow, rtol=1e-5, atol=5e-15)
 
 
 @given(st.integers(1, 50), st.integers(2, 9))
