@@ -35,6 +35,9 @@ from foldrank.sites import Site
 LEAST = 0.25
 """Share of its channels that every MLP keeps: losses are no forecast far from the model that they were taken on."""
 
+LOSS_TOKENS = 8_192
+"""Text that the losses which share the budget are taken on: they are compared among blocks, nothing is fitted to them."""
+
 CURVATURE_WINDOWS = 4
 
 BACK = 0.25
@@ -100,6 +103,7 @@ def _by_loss(task: Task, settings: Settings) -> Chosen:
 def _losses(task: Task, settings: Settings, least: Chosen) -> dict[int, dict[int, float]]:
     """By block and width: mean squared error of down's output, over the text as the uncompressed model sees it."""
     decoder, align = task.decoder, settings.align
+    ids = task.ids[: max(1, LOSS_TOKENS // task.ids.shape[1])]
 
     def step(block: Block, states: States) -> tuple[Finding, States]:
         found, output = moments(decoder, block, states["hidden"])
@@ -108,8 +112,8 @@ def _losses(task: Task, settings: Settings, least: Chosen) -> dict[int, dict[int
         values = {"widths": list(path.widths), "losses": list(path.losses)}
         return Finding(values=values), {"hidden": output}
 
-    shelf = task.shelf.under(f"losses {align} {settings.bias}")
-    findings = walk(decoder.blocks, shelf, lambda: {"hidden": decoder.embed(task.ids)}, over_mlps(decoder, step),
+    shelf = task.shelf.under(f"losses {align} {settings.bias} {len(ids)}")
+    findings = walk(decoder.blocks, shelf, lambda: {"hidden": decoder.embed(ids)}, over_mlps(decoder, step),
                     stage="widths", device=decoder.device, progress=task.progress)
     found = {number: findings[number].values for number in least}
     return {number: dict(zip(held["widths"], held["losses"], strict=True)) for number, held in found.items()}
@@ -119,12 +123,14 @@ def _cut(task: Task, settings: Settings, widths: Chosen) -> list[Slicing]:
     """Channels, down and bias of every block, from the bottom up."""
     decoder, sequential = task.decoder, settings.inputs == "sequential"
     parts = _parts(len(task.ids))
+    cut = {block.number: width for block in decoder.blocks if (width := widths.get(block.number))
+           and width < len(block.weight("down"))}
 
     def step(block: Block, states: States) -> tuple[Finding, States]:
         hidden, aims = states["hidden"], states.get("original")
         read = [moments(decoder, block, hidden[part], aims if aims is None else aims[part], settings.toward)
                 for part in parts]
-        kept, down, bias = _sliced(block, [found for found, _ in read], widths[block.number], settings)
+        kept, down, bias = _sliced(block, [found for found, _ in read], cut[block.number], settings)
         named = {"kept": kept, "down": down, "bias": bias}
         tensors = {name: tensor for name, tensor in named.items() if tensor is not None}
         uncut = torch.cat([output for _, output in read])
@@ -136,9 +142,9 @@ def _cut(task: Task, settings: Settings, widths: Chosen) -> list[Slicing]:
         return {"hidden": hidden, **({"original": hidden} if settings.toward else {})}
 
     shelf = task.shelf.under(f"cut {settings} {sorted(widths.items())}")
-    findings = walk(decoder.blocks, shelf, start, over_mlps(decoder, step), stage="slice", device=decoder.device,
+    findings = walk(decoder.blocks, shelf, start, over_mlps(decoder, step, cut), stage="slice", device=decoder.device,
                     progress=task.progress)
-    found = {number: findings[number].tensors for number in widths}
+    found = {number: findings[number].tensors for number in cut}
     return [Slicing(number, held["kept"], held.get("down"), held.get("bias")) for number, held in found.items()]
 
 
@@ -153,8 +159,6 @@ def _sliced(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Channels that stay, and what becomes of down: fitted to all windows, as much as held on those kept back."""
     weight = block.weight("down")
-    if width == len(weight):
-        return torch.arange(width, device=weight.device), None, None
     whole = parts[0].joined(parts[1]) if len(parts) > 1 else parts[0]
     fitting, *held = [found.centred() if settings.bias else found for found in (whole, *parts)]
     kept, down = order(fitting, weight, settings.align, width).kept(width), None

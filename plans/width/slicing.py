@@ -5,7 +5,7 @@ Knows nothing of how channels were chosen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,10 +49,10 @@ def mlps_of(blocks: Iterable[Block]) -> tuple[Mlp, ...]:
         for block in blocks if "down" in block.roles)
 
 
-def over_mlps(decoder: Decoder, step: Step) -> Step:
-    """The step, for a walk on which blocks without an MLP are only run."""
+def over_mlps(decoder: Decoder, step: Step, numbers: Container[int] | None = None) -> Step:
+    """The step on blocks of these numbers, or on all with an MLP, for a walk on which the others are only run."""
     def passing(block: Block, states: States) -> tuple[Finding, States]:
-        if "down" in block.roles:
+        if block.number in numbers if numbers is not None else "down" in block.roles:
             return step(block, states)
         return Finding(), {name: decoder.run(block, hidden) for name, hidden in states.items()}
 
