@@ -28,6 +28,8 @@ Reference = Callable[[Tokens], Array]
 
 _NAMES: dict[Side, str] = {"right": "padded", "left": "padded_left"}
 _DECODED = 48
+_TOGETHER = 256
+"""Tokens of the two rows that are asked for from the cache, beside padding and in a batch."""
 _LOGITS_AT_ONCE = 1 << 23
 
 
@@ -111,12 +113,14 @@ def prove(
     Raises ValidationFailed on NaN.
     """
     logits, other, worst_BT = _against_reference(decoder, beside, reference, ids_NT, progress)
+    ids_2T = ids_NT[:2, :_TOGETHER]
+    together_2TV = decoder.prefill(ids_2T)
     found = {
         "reference": logits,
         **({} if long_1T is None else {"full_context": _whole(decoder, beside, reference, long_1T, other)}),
-        "cached_decode": _cached(decoder, ids_NT[:2]),
-        **{_NAMES[side]: beside_padding(decoder, ids_NT[:2], side) for side in sides},
-        "batch": _batched(decoder, ids_NT[:2]),
+        "cached_decode": _cached(decoder, ids_2T, together_2TV),
+        **{_NAMES[side]: beside_padding(decoder, ids_2T, side) for side in sides},
+        "batch": _batched(decoder, ids_2T, together_2TV),
     }
     errors = [compared.relative_error for compared in found.values()] if precision == "fp32" else []
     if beside is not None and beside.precision == "fp32":
@@ -178,12 +182,11 @@ def _whole(
     return found
 
 
-def _cached(decoder: OrtDecoder, ids_BT: Tokens) -> Comparison:
+def _cached(decoder: OrtDecoder, ids_BT: Tokens, whole_BTV: Array) -> Comparison:
     """A prompt, then one token at a time, then (row by row) the rest at once, against everything at once."""
     tokens = ids_BT.shape[1]
     prompt = max(1, tokens // 4)
     decoded = min(prompt + _DECODED, tokens - 1)
-    whole_BTV = decoder.prefill(ids_BT)
     found = Comparison(f"{decoder.session.model} with its cache")
     found.add(whole_BTV[:, :prompt], decoder.prefill(ids_BT[:, :prompt]))
     for at in range(prompt, decoded):
@@ -207,9 +210,8 @@ def beside_padding(decoder: OrtDecoder, ids_BT: Tokens, side: Side) -> Compariso
     return found
 
 
-def _batched(decoder: OrtDecoder, ids_BT: Tokens) -> Comparison:
+def _batched(decoder: OrtDecoder, ids_BT: Tokens, together_BTV: Array) -> Comparison:
     """Rows together against each alone."""
-    together_BTV = decoder.prefill(ids_BT)
     found = Comparison(f"{decoder.session.model} in a batch")
     for row in range(len(ids_BT)):
         found.add(decoder.prefill(ids_BT[row : row + 1]), together_BTV[row : row + 1])
