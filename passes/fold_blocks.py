@@ -116,9 +116,10 @@ def _writes(fold: FoldBlocks, decoder: Decoder) -> Iterator[_Write]:
     """(node, slot, tensor) for every initializer of the lowest block that changes."""
     low = decoder.by_number[fold.blocks[0]]
     sources = [decoder.by_number[b] for b in (fold.sources or fold.blocks[:1])]
-    coefficients = [fold.coefficients[b.number] for b in sources]
     unchanged = [b.number for b in sources] == [low.number] and fold.is_copy
     for i, linear in enumerate(low.linears if not unchanged else ()):
+        shares = fold.of(linear.sites[0].roles[0])
+        coefficients = [shares[b.number] for b in sources]
         yield *linear.place, _merged([b.linears[i].tensor for b in sources], coefficients)
         for j, bias in enumerate(linear.biases):  # blocks of one kind have them at the same places
             yield *bias, _merged([tensor_at(b.linears[i].biases[j]) for b in sources], coefficients)
@@ -132,7 +133,8 @@ def _writes(fold: FoldBlocks, decoder: Decoder) -> Iterator[_Write]:
 
 def _merged(tensors: list[ir.TensorProtocol], coefficients: list[float]) -> ir.TensorProtocol:
     """One weight with coefficient 1 is taken as it lies on disk."""
-    return tensors[0] if coefficients == [1.0] else combination(tensors, coefficients)
+    terms = [(tensor, share) for tensor, share in zip(tensors, coefficients, strict=True) if share]
+    return terms[0][0] if [share for _, share in terms] == [1.0] else combination(tensors, coefficients)
 
 
 def _apply(graph: ir.Graph, decoder: Decoder, fold: FoldBlocks, writes: list[_Write]) -> Change:
@@ -145,9 +147,7 @@ def _apply(graph: ir.Graph, decoder: Decoder, fold: FoldBlocks, writes: list[_Wr
             for node in block.nodes:
                 node.metadata_props[BLOCK] = str(number)
     before = sum(_bytes(decoder.by_number[b]) for b in fold.blocks)
-    terms = " + ".join(f"{fold.coefficients[b]:g} x {b}" for b in fold.sources) or "nothing"
-    return Change(f"block.{fold.into:02d}", before, _bytes(low),
-                  f"blocks {fold.blocks[0]} to {fold.blocks[-1]} become {terms}; norm gains of {fold.norm_source}")
+    return Change(f"block.{fold.into:02d}", before, _bytes(low), fold.sentence())
 
 
 def _bytes(block: Block) -> int:

@@ -70,11 +70,12 @@ def _edit(task: Task, site: Site, pair: Pair) -> LowRank:
 def replaced_digests(source: Sequence[Block], block: Block, roles: Sequence[str]) -> tuple[WeightDigest, ...]:
     """Digests of what a graph holds at a site: of the source's weights, or of what a fold leaves there."""
     named = {other.number: other for other in source}
-    origin = block.origin or ((block.number, 1.0),)
-    return tuple(
-        WeightDigest.of_combination([named[b].weight(role).cpu().numpy() for b, _ in origin], [c for _, c in origin])
-        for role in roles
-    )
+
+    def digest(role: str) -> WeightDigest:
+        terms = block.origin.get(role, {block.number: 1.0})
+        return WeightDigest.of_combination([named[b].weight(role).cpu().numpy() for b in terms], [*terms.values()])
+
+    return tuple(digest(role) for role in roles)
 
 
 def _arrays(site: Site, pair: Pair) -> dict[str, np.ndarray]:

@@ -1,10 +1,11 @@
 """SLM, sliding layer merging: neighbouring blocks that change the last hidden state little become one block.
 
-arXiv 2502.19159 (later titled Sliding-Window Merging). A window low..high is merged by one of four rules; W stands for
+arXiv 2502.19159 (later titled Sliding-Window Merging). A window low..high is merged by one of five rules; W stands for
 each of the seven projections and biases:
     top     W_high                                   (what the released code does)
     rdsc    W_low + sum_j (W_j - W_low)              (what the paper says; grows with the window)
     mean    the average                              bottom  W_low (plain removal)
+    learned windows as of `top`, then coefficients by distillation, of what reads one input each (`depth/learning.py`)
 Criterion: cosine of the last hidden state after the final norm (or of the logits), original against candidate, per
 sample, averaged.
 
@@ -26,6 +27,7 @@ from pydantic.dataclasses import dataclass as settings_dataclass
 from foldrank.edits.base import Phase
 from foldrank.edits.fold_blocks import FoldBlocks
 from foldrank.errors import SourceError
+from foldrank.plans.depth.learning import learned
 from foldrank.plans.depth.prefix import Bounding, PrefixCache
 from foldrank.plans.depth.windows import Bounds, Loop, Outcome, Search, Window, merge_windows, search_threshold
 from foldrank.plans.method import Method, Result, Task
@@ -34,7 +36,7 @@ from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.shelf import Figures
 from foldrank.plans.simulate import apply_edits
 
-Rule = Literal["top", "rdsc", "mean", "bottom"]
+Rule = Literal["top", "rdsc", "mean", "bottom", "learned"]
 
 
 @settings_dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
@@ -81,7 +83,7 @@ def coefficients(rule: Rule, low: int, high: int) -> dict[int, float]:
     """Weight of each block of the window in the merged projections."""
     window = range(low, high + 1)
     match rule:
-        case "top":
+        case "top" | "learned":
             return {j: float(j == high) for j in window}
         case "bottom":
             return {j: float(j == low) for j in window}
@@ -135,9 +137,15 @@ def merged(task: Task, settings: Settings, loop: Loop, name: str) -> Result:
             threshold, outcome = found.threshold, _reached(found, count, target, name, settings)
         task.progress.finish(name)
     folds = tuple(fold(window, settings) for window in sorted(outcome.windows))
+    predicted, diagnostics = _predicted(outcome, threshold, name), _diagnostics(outcome)
+    if settings.rule == "learned" and folds:
+        told = learned(decoder, folds, task.ids, seed=task.seed, progress=task.progress)
+        folds, losses = told.folds, [loss for _, loss in told.curve]
+        predicted |= {f"{name}.kl_before": losses[0], f"{name}.kl_after": min(losses)}
+        diagnostics |= {"slm_learning": [{"step": step, "kl_nats": loss} for step, loss in told.curve]}
     return Result(
         decoder=apply_edits(folds, decoder, {}), edits=folds, kept=1 - outcome.removed / count,
-        predicted=_predicted(outcome, threshold, name), diagnostics=_diagnostics(outcome),
+        predicted=predicted, diagnostics=diagnostics,
     )
 
 

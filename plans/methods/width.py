@@ -36,7 +36,7 @@ LEAST = 0.25
 """Share of its channels that every MLP keeps: losses are no forecast far from the model that they were taken on."""
 
 LOSS_TOKENS = 8_192
-"""Text that the losses which share the budget are taken on: they are compared among blocks, nothing is fitted to them."""
+"""Text for the losses that share the budget: blocks are compared by them, nothing is fitted to them."""
 
 CURVATURE_WINDOWS = 4
 

@@ -34,8 +34,8 @@ class Pair:
 class Block:
     """One decoder block as it is now. `tensors` holds every parameter by the module's own names.
 
-    `origin`: what it was folded from, source numbers with coefficients; empty: itself. `pairs`: of the roles whose
-    weights are a product A B.
+    `origin`: what the weights of each role were folded from, source numbers with coefficients; empty: itself.
+    `pairs`: of the roles whose weights are a product A B.
     """
 
     number: int
@@ -43,7 +43,7 @@ class Block:
     module: nn.Module
     tensors: Mapping[str, Tensor]
     family: Family
-    origin: tuple[tuple[int, float], ...] = ()
+    origin: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     pairs: Mapping[Roles, Pair] = field(default_factory=dict)
     beside: Mapping[Roles, Pair] = field(default_factory=dict)
     """Pairs that stand beside what is there; the tensors are the sums."""

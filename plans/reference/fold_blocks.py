@@ -13,13 +13,15 @@ def edit(fold: FoldBlocks, model: Model) -> None:
     """Write the combination into block `into`. Sums run over copies taken before the first write."""
     layers = model.layers
     into, weights = layers[fold.into].module, {}
+    roles = {layers[fold.into].linear(role): role for role in layers[fold.into].places}
     for name, parameter in into.named_parameters():
-        if not isinstance(into.get_submodule(name.rpartition(".")[0]), nn.Linear):  # the gains of a norm
+        linear = into.get_submodule(name.rpartition(".")[0])
+        if not isinstance(linear, nn.Linear):  # the gains of a norm
             weights[name] = layers[fold.norm_source].module.get_parameter(name).detach().clone()
             continue
         total = torch.zeros_like(parameter, dtype=torch.float64)
-        for number in fold.blocks:
-            total += fold.coefficients[number] * layers[number].module.get_parameter(name).detach().to(torch.float64)
+        for number, share in fold.of(roles[linear]).items():
+            total += share * layers[number].module.get_parameter(name).detach().to(torch.float64)
         weights[name] = total.to(parameter.dtype)
     for name, parameter in into.named_parameters():
         parameter.copy_(weights[name])

@@ -30,15 +30,15 @@ def merge(blocks: Sequence[Block], fold: FoldBlocks) -> Block:
     norms, into = named[fold.norm_source], named[fold.into]
     tensors: dict[str, Tensor] = {}
     for name in into.tensors:
-        if _is_projection(into.family, name):
-            tensors[name] = _combined([part.tensors[name] for part in parts], fold)
+        if (role := role_of(into.family, name)) is not None:
+            tensors[name] = _combined([part.tensors[name] for part in parts], fold.of(role))
         else:
             tensors[name] = norms.tensors[name]
-    return replace(into, tensors=tensors, origin=tuple((b, fold.coefficients[b]) for b in fold.blocks))
+    return replace(into, tensors=tensors, origin={role: fold.of(role) for role in into.family.roles})
 
 
-def _combined(tensors: Sequence[Tensor], fold: FoldBlocks) -> Tensor:
-    coefficients = [fold.coefficients[number] for number in fold.blocks]
+def _combined(tensors: Sequence[Tensor], terms: Mapping[int, float]) -> Tensor:
+    coefficients = [*terms.values()]
     for coefficient, tensor in zip(coefficients, tensors, strict=True):
         if coefficient == 1.0 and sum(c != 0.0 for c in coefficients) == 1:
             return tensor  # shared, not copied
@@ -46,5 +46,6 @@ def _combined(tensors: Sequence[Tensor], fold: FoldBlocks) -> Tensor:
     return torch.from_numpy(found).to(tensors[0].device)
 
 
-def _is_projection(family: Family, name: str) -> bool:
-    return any(name.startswith(f"{path}.") for path in family.linears)
+def role_of(family: Family, name: str) -> str | None:
+    """The first role of the projection that a block's tensor belongs to; None: it is a norm's."""
+    return next((roles[0] for path, roles in family.linears.items() if name.startswith(f"{path}.")), None)

@@ -54,7 +54,7 @@ def _as_told(task: Task, span: Span, fitted: Fitted) -> Block:
     pairs = {roles: Pair(a, b) for roles, (a, b) in fitted.pairs.items()}
     origin = task.decoder.block(span.low).origin
     if (fold := span.fold) is not None:
-        origin = tuple((number, fold.coefficients[number]) for number in fold.blocks)
+        origin = {role: fold.of(role) for role in fitted.block.family.roles}
     return replace(fitted.block, origin=origin, pairs=pairs)
 
 

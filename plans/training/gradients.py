@@ -139,7 +139,7 @@ class Gradients:
     def _matches(self) -> dict[int, int]:
         """Source number of every block left -> that of the dense block whose output it is to have: itself, or the last
         of those folded into it; the last block left has the dense model's last."""
-        found = {block.number: max([block.number, *(number for number, _ in block.origin)])
+        found = {block.number: max([block.number, *(number for terms in block.origin.values() for number in terms)])
                  for block in self.stored.folded.blocks}
         return found | {self.stored.numbers[-1]: self.source.blocks[-1].number}
 

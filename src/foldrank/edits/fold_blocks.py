@@ -8,23 +8,34 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from foldrank.edits.anatomy import Anatomy
 from foldrank.edits.base import STRICT, Edit, Phase, Table, Touch, parts_of
+from foldrank.sites import PACKED
+
+Input = Literal["qkv", "o", "gate_up", "down"]
+"""What a block's projections read: those of one input may be one matrix in a model or a graph."""
+
+INPUTS: dict[Input, tuple[str, ...]] = {
+    "qkv": PACKED["qkv"], "o": ("o",), "gate_up": PACKED["gate_up"], "down": ("down",)}
+"""Roles of the projections that read it."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class FoldBlocks(Edit):
     """Block `into` gets the linear combination of the named blocks' projections (and biases); the others leave.
 
-    `norms` tells whose norm gains the merged block keeps: those of the lowest ("bottom") or highest ("top") block.
+    `by_input`: other coefficients for the projections that read one input. `norms` tells whose norm gains the merged
+    block keeps: those of the lowest ("bottom") or highest ("top") block.
     """
 
     into: int
     blocks: tuple[int, ...]
     coefficients: dict[int, float]
     norms: Literal["bottom", "top"] = "bottom"
+    by_input: dict[Input, dict[int, float]] = Field(default_factory=dict, exclude_if=lambda found: not found)
     kind: Literal["fold_blocks"] = "fold_blocks"
     phase: ClassVar[Phase] = Phase.BLOCKS
     listed: ClassVar[str] = "folds"
@@ -36,15 +47,22 @@ class FoldBlocks(Edit):
             raise ValueError(f"blocks {self.blocks} are not two or more neighbours in ascending order")
         if self.blocks[0] < 0 or self.into not in self.blocks:
             raise ValueError(f"into {self.into} is not among blocks {self.blocks}")
-        if set(self.coefficients) != set(self.blocks):
-            raise ValueError(f"coefficients must name exactly the blocks {self.blocks}")
-        if not all(math.isfinite(c) for c in self.coefficients.values()):
-            raise ValueError("coefficients must be finite")
+        for found in (self.coefficients, *self.by_input.values()):
+            if set(found) != set(self.blocks):
+                raise ValueError(f"coefficients must name exactly the blocks {self.blocks}")
+            if not all(math.isfinite(c) for c in found.values()):
+                raise ValueError("coefficients must be finite")
+
+    def of(self, role: str) -> dict[int, float]:
+        """Coefficients, by block in ascending order, of the projections of a role."""
+        read = next(name for name, roles in INPUTS.items() if role in roles)
+        found = self.by_input.get(read, self.coefficients)
+        return {number: found[number] for number in self.blocks}
 
     @property
     def sources(self) -> tuple[int, ...]:
         """The blocks whose projections enter the combination, ascending."""
-        return tuple(b for b in self.blocks if self.coefficients[b] != 0.0)
+        return tuple(b for b in self.blocks if any(found[b] != 0.0 for _, found in self._terms()))
 
     @property
     def leaving(self) -> tuple[int, ...]:
@@ -59,7 +77,7 @@ class FoldBlocks(Edit):
     @property
     def is_copy(self) -> bool:
         """Whether the merged block is one of the blocks as it stands, but for its norms."""
-        return [self.coefficients[b] for b in self.sources] == [1.0]
+        return not self.by_input and [self.coefficients[b] for b in self.sources] == [1.0]
 
     @property
     def touch(self) -> Touch:
@@ -82,26 +100,38 @@ class FoldBlocks(Edit):
         """`Blocks 5 to 7 were folded into one: projections of block 7, norms of the bottom block.`"""
         first, last = self.blocks[0], self.blocks[-1]
         span = f"Blocks {first} to {last}" if len(self.blocks) > 2 else f"Blocks {first} and {last}"
-        terms = [f"{_factor(self.coefficients[b])}block {b}" for b in self.sources]
-        return (f"{span} were folded into one: projections of {' + '.join(terms) or 'no block'}, "
-                f"norms of the {self.norms} block.")
+        terms = "; ".join(
+            (f"{', '.join(INPUTS[name])} " if name else "") + "of "
+            + (" + ".join(f"{_factor(found[b])}block {b}" for b in self.blocks if found[b]) or "no block")
+            for name, found in self._terms())
+        return f"{span} were folded into one: projections {terms}, norms of the {self.norms} block."
 
     def row(self) -> dict[str, Any]:
         """Its fields."""
+        by_input = {name: {str(b): c for b, c in found.items()} for name, found in self.by_input.items()}
         return {"into": self.into, "blocks": list(self.blocks), "norms": self.norms,
-                "coefficients": {str(b): c for b, c in self.coefficients.items()}}
+                "coefficients": {str(b): c for b, c in self.coefficients.items()},
+                **({"by_input": by_input} if by_input else {})}
 
     def facts(self, hash_of: Callable[[Sequence[str]], str]) -> dict[str, Any]:
         """One, of its block."""
         span = f"{self.blocks[0]}..{self.blocks[-1]} norms {self.norms}"
-        return {f"fold into block.{self.into:02d}": f"{span} weights {self.coefficients}"}
+        weights = f"{self.coefficients}" + "".join(f" {name} {found}" for name, found in self.by_input.items())
+        return {f"fold into block.{self.into:02d}": f"{span} weights {weights}"}
 
     @classmethod
     def table(cls, edits: Sequence[FoldBlocks]) -> Table:
         """A row each."""
         return Table("folds", ("into", "blocks", "weights of", "norms of"), [
             (str(e.into), f"{e.blocks[0]}..{e.blocks[-1]}",
-             " ".join(f"{e.coefficients[b]:+g}*{b}" for b in e.sources), str(e.norm_source)) for e in edits])
+             "; ".join(f"{name and f'{name} '}{' '.join(f'{found[b]:+.4g}*{b}' for b in e.blocks if found[b])}"
+                       for name, found in e._terms()), str(e.norm_source)) for e in edits])
+
+    def _terms(self) -> list[tuple[Input | Literal[""], dict[int, float]]]:
+        """Coefficients by the input whose projections they are for; one line for all where they are the same."""
+        if not self.by_input:
+            return [("", self.coefficients)]
+        return [(name, self.by_input.get(name, self.coefficients)) for name in INPUTS]
 
 
 def _factor(share: float) -> str:

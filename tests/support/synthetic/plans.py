@@ -56,11 +56,17 @@ class PlanMaker:
         return f"plan({', '.join(map(str, edits))})"
 
     def fold(self, blocks: tuple[int, ...], coefficients: dict[int, float], into: int | None = None,
-             norms: str = "bottom") -> PlanMaker:
+             norms: str = "bottom", by_input: dict[str, dict[int, float]] | None = None) -> PlanMaker:
         """Merge neighbours; `into` is the lowest where not given."""
-        into = blocks[0] if into is None else into
-        fold = FoldBlocks(into, blocks, coefficients, norms)
-        merged = {name: combine([self.decoder.blocks[b][name] for b in blocks], [coefficients[b] for b in blocks])
+        into, by_input = blocks[0] if into is None else into, by_input or {}
+        fold = FoldBlocks(into, blocks, coefficients, norms, by_input)
+        read = {"q": "qkv", "k": "qkv", "v": "qkv", "gate": "gate_up", "up": "gate_up"}
+
+        def shares(name: str) -> list[float]:
+            role = name.rpartition(".")[2]
+            return [by_input.get(read.get(role, role), coefficients)[b] for b in blocks]
+
+        merged = {name: combine([self.decoder.blocks[b][name] for b in blocks], shares(name))
                   for name in self.decoder.blocks[into] if not name.startswith(("norm", "beta"))}
         kept = self.decoder.blocks[blocks[0] if norms == "bottom" else blocks[-1]]
         self.blocks[into] = {**merged, **{n: own for n, own in kept.items() if n.startswith(("norm", "beta"))}}
