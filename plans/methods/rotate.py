@@ -17,8 +17,10 @@ from pydantic.dataclasses import dataclass as settings_dataclass
 from foldrank.edits.base import Phase
 from foldrank.edits.rotate_stream import RotateStream
 from foldrank.plans.method import Method, Result, Task
+from foldrank.plans.methods import pre_rmsnorm
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.simulate import apply_edits
+from foldrank.plans.simulate.pre_rmsnorm import centrable
 from foldrank.plans.simulate.rotate_stream import turnable
 
 
@@ -38,9 +40,11 @@ def run(task: Task, settings: Settings) -> Result:
 METHOD = Method("rotate", Settings, run, phase=Phase.ROTATION)
 
 
-def rotates(decoder: Decoder) -> bool:
-    """Whether the norms of its blocks let the stream be rotated."""
-    return all(turnable(block) for block in decoder.blocks)
+def turning(decoder: Decoder) -> tuple[str, ...]:
+    """The methods that rotate the stream, in their order; none where the model's norms do not let it be."""
+    if all(turnable(block) for block in decoder.blocks):
+        return (METHOD.name,)
+    return (pre_rmsnorm.METHOD.name, METHOD.name) if centrable(decoder) else ()
 
 
 def random_signs(width: int, seed: int) -> str:

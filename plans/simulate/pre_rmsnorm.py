@@ -20,13 +20,21 @@ from foldrank.plans.models.rms import RmsNorm
 _WAY_OUT = "plan this model without pre_rmsnorm"
 
 
+def centrable(decoder: Decoder) -> bool:
+    """Whether its norms let the stream be without a mean."""
+    try:
+        _final(decoder)
+        return all(_norms(block, post=_post(decoder)) for block in decoder.blocks)
+    except SourceError:
+        return False
+
+
 def simulated(edit: PreRmsnorm, decoder: Decoder, arrays: Mapping[str, np.ndarray]) -> Decoder:
     """The decoder with a stream of no mean. Raises SourceError where its norms are not LayerNorms before branches."""
     branches: dict[int, list[Branch]] = {}
     for number, branch in edit.branches:
         branches.setdefault(number, []).append(branch)
-    post = getattr(decoder.model.config, "do_layer_norm_before", True) is False
-    blocks = [centred(block, branches[block.number], post=post) for block in decoder.blocks]
+    blocks = [centred(block, branches[block.number], post=_post(decoder)) for block in decoder.blocks]
     path, final = _final(decoder)
     return decoder.with_blocks(blocks).with_centring(path, RmsNorm(final.weight, final.bias, final.eps))
 
@@ -50,6 +58,10 @@ def centred(block: Block, branches: Iterable[Branch], *, post: bool = False) -> 
         setattr(module, path, RmsNorm(old.weight.detach(), None, old.eps))
     kept = {name: tensor for name, tensor in made.tensors.items() if name.removesuffix(".bias") not in norms.values()}
     return replace(made, module=module, tensors=kept)
+
+
+def _post(decoder: Decoder) -> bool:
+    return getattr(decoder.model.config, "do_layer_norm_before", True) is False
 
 
 def _without_mean(rows: Tensor) -> Tensor:

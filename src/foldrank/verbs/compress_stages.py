@@ -21,7 +21,7 @@ from foldrank.digests import sha256_file
 from foldrank.disk.staging import staged_folder, write_atomically
 from foldrank.disk.unfinished import Stages
 from foldrank.model.checkpoint import Checkpoint
-from foldrank.plans.methods.rotate import rotates
+from foldrank.plans.methods.rotate import turning
 from foldrank.plans.models.decoder import load_decoder
 from foldrank.plans.pace import seconds_of_a_token
 from foldrank.plans.resume import code_version
@@ -88,7 +88,7 @@ class Way:
         def make() -> None:
             decoder = load_decoder(self.checkpoint, device=device)
             found = choice(goal, provider, token_s=seconds_of_a_token(decoder, windows.ids),
-                           calibration=windows.ids.size, left_s=left_s, rotates=rotates(decoder))
+                           calibration=windows.ids.size, left_s=left_s, turning=turning(decoder))
             write_atomically(place, strictjson.dumps(asdict(found)).encode())
 
         found = self.stages.once("goal", [*self._from, goal, provider, list(of), dict(self.texts), device], make,

@@ -5,14 +5,15 @@ is the plain 4-bit model, what one would otherwise take: fewer bytes than that, 
 that is measured on this machine first. Elsewhere it is the dense model; few bits as standard operators, which such a
 provider may take, are to be asked for: `quantize:form=qdq`. `auto` chooses all the rest, but for bytes: for as many,
 4-bit rounding with its scales trained came out better than `auto` with its scales trained, for a fifth of the planning
-(SmolLM2-135M: 1.046 and 1.057 times the dense perplexity), and rounding in another basis (`rotate`, where the norms let
-it be) better still, before any training (1.042). For fewer, blocks of 64 under one scale in that basis take 94.5 % of
-the bytes at 1.062; `auto` took 88.5 % at 1.127. What a method takes is told in passes of the calibration text through
-the model, as this machine runs them.
+(SmolLM2-135M: 1.046 and 1.057 times the dense perplexity), and rounding in another basis (`rotate`, behind
+`pre_rmsnorm` where norms are LayerNorms) better still, before any training (1.042). For fewer, blocks of 64 under one
+scale in that basis take 94.5 % of the bytes at 1.062; `auto` took 88.5 % at 1.127. What a method takes is told in
+passes of the calibration text through the model, as this machine runs them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -69,13 +70,14 @@ class Choice:
     told: str
 
 
-def methods_of(goal: str, provider: str, *, rotates: bool = True) -> tuple[str, ...]:
+def methods_of(goal: str, provider: str, *, turning: Sequence[str] = (ROTATE,)) -> tuple[str, ...]:
     """What `--method` would say, with `TABLE` where a cost table is to be measured first. `provider`: its short name.
-    `rotates`: whether the model's norms let its stream be rotated. Raises ValueError on a goal there is not."""
+    `turning`: the methods that rotate the model's stream, none where it cannot be. Raises ValueError on a goal there is
+    not."""
     if goal not in GOALS:
         raise ValueError(f"goal {goal!r}: known are {', '.join(GOALS)}")
     methods = (FEW_BITS if provider in HAVE_FEW_BITS else FLOATS)[goal]
-    return tuple(method for method in methods if rotates or method != ROTATE)
+    return tuple(one for method in methods for one in (turning if method == ROTATE else (method,)))
 
 
 def kind_behind(provider: str) -> str | None:
@@ -84,14 +86,15 @@ def kind_behind(provider: str) -> str | None:
 
 
 def choice(
-    goal: str, provider: str, *, token_s: float, calibration: int, left_s: float | None = None, rotates: bool = True
+    goal: str, provider: str, *, token_s: float, calibration: int, left_s: float | None = None,
+    turning: Sequence[str] = (ROTATE,),
 ) -> Choice:
     """Its methods, and recovery in what planning and judging are expected to leave of the time.
 
     `token_s`: seconds of a token through the blocks (`plans/pace.py`), of which there are `calibration` to plan on.
-    `left_s`: for all but proofs and bench; None where time is not limited. `rotates` as in `methods_of`.
+    `left_s`: for all but proofs and bench; None where time is not limited. `turning` as in `methods_of`.
     """
-    methods = methods_of(goal, provider, rotates=rotates)
+    methods = methods_of(goal, provider, turning=turning)
     tokens = MOST_TOKENS if left_s is None else held_out_tokens(left_s, token_s)
     planning_s = (PASSES[methods[-1].partition(":")[0]] + FINISHING_PASSES) * token_s * calibration
     takes_s = planning_s + QUALITY * token_s * tokens

@@ -22,7 +22,9 @@ def test_every_goal_is_a_method_that_its_provider_can_run(provider: str) -> None
         few, rounds = provider != "tensorrt", request.method.name == "quantize"
         assert rounds == (few and goal != "fast")
         assert [parse(other).method.name for other in before] == ["rotate"] * rounds
-        assert methods_of(goal, provider, rotates=False) == (method,)
+        assert methods_of(goal, provider, turning=()) == (method,)
+        centred = ("pre_rmsnorm", "rotate")
+        assert methods_of(goal, provider, turning=centred) == (*(centred if rounds else ()), method)
         assert rounds or request.settings.stores == few
         assert rounds or (request.settings.cost_table is not None) == (goal == "fast")
 

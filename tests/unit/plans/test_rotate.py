@@ -16,7 +16,7 @@ from foldrank.edits.rotate_stream import RotateStream
 from foldrank.model.checkpoint import Checkpoint
 from foldrank.plans.compose import calibration_windows, parse_all, plan_of, run_all
 from foldrank.plans.method import Task
-from foldrank.plans.methods.rotate import METHOD, Settings, random_signs, rotates, run
+from foldrank.plans.methods.rotate import METHOD, Settings, random_signs, run, turning
 from foldrank.plans.models.decoder import Decoder, load_decoder
 from foldrank.plans.reference import reference_model
 from foldrank.plans.simulate import apply_edits
@@ -56,9 +56,13 @@ def test_signs_are_drawn_from_the_seed() -> None:
     assert RotateStream(12, random_signs(12, 0), (0,), (0,))
 
 
-@pytest.mark.parametrize(("family", "can"), [("gemma", True), ("gemma2", False), ("gpt2", False)])
-def test_whether_norms_let_the_stream_be_rotated_is_known_beforehand(family: str, can: bool, tmp_path: Path) -> None:
-    assert rotates(load_decoder(Checkpoint.open(save(TINY[family], tmp_path / family)))) == can
+@pytest.mark.parametrize(("family", "methods"), [
+    ("gemma", ("rotate",)), ("gemma2", ()),
+    *((family, ("pre_rmsnorm", "rotate")) for family in ("gpt2", "opt", "gptneox"))])
+def test_what_rotates_the_stream_is_known_beforehand(family: str, methods: tuple[str, ...], tmp_path: Path) -> None:
+    decoder = load_decoder(Checkpoint.open(save(TINY[family], tmp_path / family)))
+    assert turning(decoder) == methods
+    assert not methods or run_all(decoder, parse_all(methods), TEXT[:2], 0)
 
 
 def test_it_turns_the_branches_that_are_left(decoder: Decoder) -> None:
