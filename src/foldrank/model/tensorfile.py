@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import struct
 from dataclasses import dataclass
+from io import BufferedReader
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,8 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     """Every tensor by name. Raises SourceError: truncated, holes or overlaps, sizes that disagree, unknown dtypes."""
     refuse_pointer(path)
     try:
-        size, header, base = _header(path)
+        with open_plain(path) as file:
+            size, header, base = header_of(file, _MAX_HEADER)
         tensors = {
             name: _entry(path, base, name, entry) for name, entry in header.items() if name != "__metadata__"
         }
@@ -66,14 +68,14 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     return tensors
 
 
-def _header(path: Path) -> tuple[int, dict[str, Any], int]:
-    """The file's size, what its header says, and where that ends."""
-    with open_plain(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        (length,) = struct.unpack("<Q", file.read(8))
-        if length > min(_MAX_HEADER, size - 8):
-            raise ValueError(f"it claims {length} bytes, the file has {size}")
-        header = strictjson.loads(file.read(length).decode("utf-8"))
+def header_of(file: BufferedReader, most: int) -> tuple[int, dict[str, Any], int]:
+    """The file's size, what its header of at most so many bytes says, and where that ends. Raises ValueError (JsonError
+    among them), struct.error and OSError."""
+    size = os.fstat(file.fileno()).st_size
+    (length,) = struct.unpack("<Q", file.read(8))
+    if length > min(most, size - 8):
+        raise ValueError(f"it claims {length} bytes, the file has {size}")
+    header = strictjson.loads(file.read(length).decode("utf-8"))
     if not isinstance(header, dict):
         raise ValueError("not an object")
     return size, header, 8 + length

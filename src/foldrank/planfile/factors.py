@@ -18,8 +18,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from foldrank import strictjson
 from foldrank.errors import PlanFormatError
+from foldrank.model.tensorfile import header_of
 from foldrank.plainfile import open_plain, why_not
 from foldrank.verified import sha256_of
 
@@ -58,16 +58,18 @@ class FactorFile(Mapping[str, np.ndarray]):
         """Check size, digest and header. Raises PlanFormatError."""
         try:
             with open_plain(path, follow=False) as file:
-                seen = os.fstat(file.fileno()).st_size
+                if os.fstat(file.fileno()).st_size != size or sha256_of(path) != sha256:
+                    raise PlanFormatError(path, "differs from what plan.json says (sha256)", "plan again")
+                _, header, base = header_of(file, _MAX_HEADER)
         except OSError as error:
             raise PlanFormatError(path, why_not(error), "plan again") from None
-        if seen != size or sha256_of(path) != sha256:
-            raise PlanFormatError(path, "differs from what plan.json says (sha256)", "plan again")
+        except (ValueError, struct.error) as error:
+            raise PlanFormatError(path, f"bad safetensors header: {error}", "plan again") from None
+        header.pop("__metadata__", None)
         try:
-            header, base = _header(path, size)
             shapes, offsets = _layout(header, size - base)
             in_bytes = frozenset(name for name, entry in header.items() if entry["dtype"] == "U8")
-        except (strictjson.JsonError, ValueError, KeyError, TypeError, struct.error) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise PlanFormatError(path, f"bad safetensors header: {error}", "plan again") from None
         return cls(path, base, shapes, offsets, in_bytes)
 
@@ -86,18 +88,6 @@ class FactorFile(Mapping[str, np.ndarray]):
 
     def __len__(self) -> int:
         return len(self.shapes)
-
-
-def _header(path: Path, size: int) -> tuple[dict[str, Any], int]:
-    with open_plain(path, follow=False) as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        if length > min(_MAX_HEADER, size - 8):
-            raise ValueError("header longer than the file")
-        header = strictjson.loads(file.read(length).decode("utf-8"))
-    if not isinstance(header, dict):
-        raise ValueError("not an object")
-    header.pop("__metadata__", None)
-    return header, 8 + length
 
 
 def _layout(header: dict[str, Any], size: int) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
