@@ -18,8 +18,9 @@ from pathlib import Path
 from foldrank.disk.renaming import exchange, rename_new, restore
 from foldrank.errors import SourceError
 
+_PARTIAL = ".partial"
 _NEWBORN_S = 5.0
-"""Age below which a stage without a lock may belong to a run that is about to take it."""
+"""Age below which a draft without a lock may belong to a run that is about to take it."""
 
 
 @contextlib.contextmanager
@@ -47,7 +48,7 @@ def workspace(target: Path | str) -> Iterator[Path]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _sweep(target)
-        stage = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+        stage = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=_PARTIAL, dir=target.parent))
         lock = locked(stage)
         stage.chmod(0o755)
         yield stage
@@ -72,9 +73,11 @@ def check_output(target: Path | str, *, force: bool = False) -> None:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file beside its place, sync it, rename it."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+    """Write a file beside its place, sync it, rename it. What killed runs left beside that place goes first."""
+    _remove_abandoned(path)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=_PARTIAL, delete=False) as file:
         try:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -141,9 +144,9 @@ def move_into_place(stage: Path, target: Path, *, force: bool = False) -> None:
     sync_file(target.parent)
 
 
-def locked(folder: Path) -> int | None:
-    """Descriptor that holds the folder's lock until it is closed, or None where another process holds it."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def locked(path: Path) -> int | None:
+    """Descriptor that holds the lock of a folder or file until it is closed, or None where another process holds it."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -155,10 +158,24 @@ def locked(folder: Path) -> int | None:
 def _sweep(target: Path) -> None:
     """Undo what runs towards the same target left that were killed: nobody locks it."""
     restore(target)
-    for stage in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
-        if time.time() - stage.stat().st_mtime > _NEWBORN_S and (lock := locked(stage)) is not None:
-            shutil.rmtree(stage, ignore_errors=True)
-            os.close(lock)
+    _remove_abandoned(target)
+
+
+def _remove_abandoned(target: Path) -> None:
+    """Remove the drafts of a file or folder that nobody holds any more. Several runs may do so at once."""
+    for draft in target.parent.glob(f".{glob.escape(target.name)}.*{_PARTIAL}"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - draft.lstat().st_mtime <= _NEWBORN_S or draft.is_symlink():
+                continue
+            if (lock := locked(draft)) is None:
+                continue
+            try:
+                if draft.is_dir():
+                    shutil.rmtree(draft, ignore_errors=True)
+                else:
+                    draft.unlink()
+            finally:
+                os.close(lock)
 
 
 def _plain(target: Path, error: OSError) -> SourceError:
