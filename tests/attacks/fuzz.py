@@ -26,6 +26,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -236,18 +237,21 @@ def inputs(seed: int, targets: Sequence[str]) -> Iterator[tuple[str, bytes]]:
         number += 1
 
 
-def run(room: Path, seconds: float, seed: int, targets: Sequence[str] = tuple(TARGETS)) -> Log:
-    """Inputs for so long, in a process that a crash may end: then another goes on behind the input that did it."""
-    log, began, source = Log(seed), time.monotonic(), inputs(seed, targets)
+def run(
+    room: Path, seconds: float, seed: int, targets: Sequence[str] = tuple(TARGETS), *, most: int | None = None
+) -> Log:
+    """Inputs for so long, or so many, in a process that a crash may end: then another goes on behind the input that
+    did it."""
+    log, began, source = Log(seed), time.monotonic(), islice(inputs(seed, targets), most)
     with few_positions():
-        while (left := seconds - (time.monotonic() - began)) > 0:
-            _spell(room, source, left, log)
+        while (left := seconds - (time.monotonic() - began)) > 0 and _spell(room, source, left, log):
+            continue
     log.seconds = time.monotonic() - began
     return log
 
 
-def _spell(room: Path, source: Iterator[tuple[str, bytes]], seconds: float, log: Log) -> None:
-    """One child's inputs, until the time is up, it ends or hangs."""
+def _spell(room: Path, source: Iterator[tuple[str, bytes]], seconds: float, log: Log) -> bool:
+    """One child's inputs, until the time is up, none is left, it ends or hangs; whether there may be more."""
     (asks, asked), (answers, answered) = os.pipe(), os.pipe()
     child = os.fork()
     if child == 0:
@@ -261,8 +265,8 @@ def _spell(room: Path, source: Iterator[tuple[str, bytes]], seconds: float, log:
     os.close(answered)
     end = time.monotonic() + seconds
     with open(asked, "w") as orders, open(answers) as told:
-        while time.monotonic() < end:
-            name, data = next(source)
+        while time.monotonic() < end and (one := next(source, None)) is not None:
+            name, data = one
             print(name, data.hex(), file=orders, flush=True)
             ready, _, _ = select.select([told], [], [], WAIT_S)
             if line := told.readline() if ready else "":
@@ -273,8 +277,9 @@ def _spell(room: Path, source: Iterator[tuple[str, bytes]], seconds: float, log:
             what = f"crashed: {ended}" if ready else f"took more than {WAIT_S:.0f} s"
             log.note({"target": name, "data": data.hex(), "verb": Draw(data).of(TARGETS[name].verbs), "code": ended,
                       "what": what})
-            return
+            return True
     os.waitpid(child, 0)
+    return False
 
 
 @contextlib.contextmanager
@@ -297,7 +302,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--log", type=Path)
     parser.add_argument("--target", action="append", choices=list(TARGETS), help="default: all")
-    parser.add_argument("--guided", action="store_true")
     parser.add_argument("--case", nargs=2, metavar=("TARGET", "HEX"))
     asked = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as made:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import glob
+import logging
 import os
 import shutil
 import tempfile
@@ -141,7 +142,17 @@ def move_into_place(stage: Path, target: Path, *, force: bool = False) -> None:
         if stage.is_symlink() or not stage.is_dir():  # it was swapped for a file since the check: give it back
             exchange(stage, target)
             raise SourceError(target, "is not a folder", "choose another -o") from None
-    sync_file(target.parent)
+    sync_standing(target.parent)
+
+
+def sync_standing(folder: Path) -> None:
+    """fsync a folder in which something new stands, whole and in sync. Where that fails it stands all the same: that is
+    said, and is no error, which would claim that nothing was left."""
+    try:
+        sync_file(folder)
+    except OSError as error:
+        logging.getLogger("foldrank").warning(
+            "%s: what was written stands, but may be gone after a power cut: %s", folder, error.strerror or error)
 
 
 def locked(path: Path) -> int | None:
