@@ -24,8 +24,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,10 @@ TARGETS: dict[str, Target] = {
     "checkpoint": Target("model/config.json", _json, ("inspect model", "inspect model", "plan")),
     "recipe": Target("recipe.json", _json, ("recipe",)),
 }
+_WAITING = ("report", "run", "validate")
+LIGHT = {name: replace(TARGETS[name], verbs=tuple(verb for verb in TARGETS[name].verbs if verb not in _WAITING))
+         for name in ("plan", "factors", "manifest", "genai config", "config", "graph")}
+"""Without the verbs that wait for a large library first."""
 _RECIPE = {"methods": ["slm:keep=0.9", "dipsvd:keep=0.8"], "calibration_tokens": 512, "seed": 1, "bos": "auto",
            "recover": None, "max_perplexity_increase": "5%"}
 _PLANNING = ("--method", "shortgpt:keep=0.7", "--calibration-tokens", "512", "-q")
@@ -125,6 +129,18 @@ def make_room(folder: Path) -> None:
             _, said, code = _spoken([*words, "-q"])
         if code:
             raise RuntimeError(f"{words[0]}: {said}")
+
+
+def make_light_room(folder: Path) -> None:
+    """A random decoder's bundle and a plan of a fold and two pairs, for LIGHT: no checkpoint, so torch is not needed,
+    and what is applied is not proved."""
+    from synthetic import PlanMaker, Shape, random_decoder, write_bundle
+
+    decoder = random_decoder(Shape(blocks=3), seed=5)
+    dense = write_bundle(decoder, folder / "dense")
+    made = PlanMaker(decoder, dense.manifest.source["config_sha256"]).fold((0, 1), {0: 0.0, 1: 1.0})
+    (folder / "plan").mkdir()
+    made.low_rank("block.02.down", 9).low_rank("block.00.qkv", 11).plan().write(folder / "plan")
 
 
 def words_of(verb: str) -> list[str]:
@@ -153,9 +169,9 @@ def words_of(verb: str) -> list[str]:
     return [verb, "dense"]
 
 
-def attempt(room: Path, name: str, data: bytes) -> dict[str, Any]:
+def attempt(room: Path, name: str, data: bytes, targets: Mapping[str, Target] = TARGETS) -> dict[str, Any]:
     """One input: what was tried and how it ended; `what` says what is wrong with that, or nothing."""
-    target, draw = TARGETS[name], Draw(data)
+    target, draw = targets[name], Draw(data)
     verb = draw.of(target.verbs)
     with tempfile.TemporaryDirectory(prefix="foldrank-fuzz-") as made:
         here = Path(made) / "room"
@@ -175,7 +191,7 @@ def make_fit(room: Path, changed: str) -> None:
     folder, _, name = changed.partition("/")
     content = (room / changed).read_bytes()
     entry = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-    with contextlib.suppress(ValueError, TypeError, AttributeError, KeyError, RecursionError):
+    with contextlib.suppress(ValueError, TypeError, AttributeError, KeyError, RecursionError, OSError):
         if folder == "dense" and name != "manifest.json":
             manifest = json.loads((room / "dense" / "manifest.json").read_text())
             manifest["files"][name] = entry
@@ -204,7 +220,7 @@ def _judged(verb: str) -> tuple[int, str]:
         return code, f"refused after {took:.1f} s: {lines[0]}"
     if code == 4 and grown > MEMORY:
         return code, f"refused with {grown >> 20} MiB: {lines[0]}"
-    if verb == "apply" and code == 0:
+    if verb == "apply" and code == 0 and Path("model").exists():
         _, said, proved = _spoken(["validate", "out", "--reference", "dense", "--model", "model", "--text",
                                    "words.txt", "-q"])
         told = json.loads(Path("out/reports/validate.json").read_text())["graph"] if proved == 1 else said
@@ -238,29 +254,35 @@ def inputs(seed: int, targets: Sequence[str]) -> Iterator[tuple[str, bytes]]:
 
 
 def run(
-    room: Path, seconds: float, seed: int, targets: Sequence[str] = tuple(TARGETS), *, most: int | None = None
+    room: Path, seconds: float, seed: int, targets: Mapping[str, Target] = TARGETS, *, most: int | None = None
 ) -> Log:
     """Inputs for so long, or so many, in a process that a crash may end: then another goes on behind the input that
     did it."""
-    log, began, source = Log(seed), time.monotonic(), islice(inputs(seed, targets), most)
+    log, began, source = Log(seed), time.monotonic(), islice(inputs(seed, list(targets)), most)
     with few_positions():
-        while (left := seconds - (time.monotonic() - began)) > 0 and _spell(room, source, left, log):
+        while (left := seconds - (time.monotonic() - began)) > 0 and _spell(room, source, left, log, targets):
             continue
     log.seconds = time.monotonic() - began
     return log
 
 
-def _spell(room: Path, source: Iterator[tuple[str, bytes]], seconds: float, log: Log) -> bool:
+def _spell(
+    room: Path, source: Iterator[tuple[str, bytes]], seconds: float, log: Log, targets: Mapping[str, Target]
+) -> bool:
     """One child's inputs, until the time is up, none is left, it ends or hangs; whether there may be more."""
     (asks, asked), (answers, answered) = os.pipe(), os.pipe()
     child = os.fork()
     if child == 0:
-        os.close(asked)
-        with open(asks) as orders, open(answered, "w") as told:
-            for line in orders:
-                name, data = line.rsplit(maxsplit=1)
-                print(json.dumps(attempt(room, name, bytes.fromhex(data))), file=told, flush=True)
-        os._exit(0)
+        code = 99  # the fuzzer's own fault
+        try:
+            os.close(asked)
+            with open(asks) as orders, open(answered, "w") as told:
+                for line in orders:
+                    name, data = line.rsplit(maxsplit=1)
+                    print(json.dumps(attempt(room, name, bytes.fromhex(data), targets)), file=told, flush=True)
+            code = 0
+        finally:
+            os._exit(code)
     os.close(asks)
     os.close(answered)
     end = time.monotonic() + seconds
@@ -272,10 +294,11 @@ def _spell(room: Path, source: Iterator[tuple[str, bytes]], seconds: float, log:
             if line := told.readline() if ready else "":
                 log.note(json.loads(line))
                 continue
-            os.kill(child, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, 0 if ready else signal.SIGKILL)
             ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
             what = f"crashed: {ended}" if ready else f"took more than {WAIT_S:.0f} s"
-            log.note({"target": name, "data": data.hex(), "verb": Draw(data).of(TARGETS[name].verbs), "code": ended,
+            log.note({"target": name, "data": data.hex(), "verb": Draw(data).of(targets[name].verbs), "code": ended,
                       "what": what})
             return True
     os.waitpid(child, 0)
@@ -311,7 +334,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             with few_positions():
                 print(json.dumps(attempt(room, asked.case[0], bytes.fromhex(asked.case[1])), indent=1))
             return
-        log = run(room, 60 * asked.minutes, asked.seed, asked.target or tuple(TARGETS))
+        log = run(room, 60 * asked.minutes, asked.seed, {name: TARGETS[name] for name in asked.target or TARGETS})
     if asked.log:
         asked.log.write_text(log.text())
     print(log.text())
