@@ -137,7 +137,7 @@ def _content(node: ir.Node) -> Code:
 
 def _plain(attribute: ir.Attr) -> str:
     if attribute.type == ir.AttributeType.TENSOR:
-        return _tensor_text(attribute.as_tensor())
+        return _tensor_text(attribute.value)  # as_tensor() asks it for every member of a protocol: a tenth of a proof
     return repr(attribute.value)
 
 

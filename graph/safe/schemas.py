@@ -60,6 +60,8 @@ def schema_of(domain: str, operator: str, opset: int) -> Schema | None:
 
 @cache
 def _standard(operator: str, opset: int) -> Schema | None:
+    if not 0 < opset < 1 << 31:  # onnx takes no other number
+        return None
     try:
         found = onnx.defs.get_schema(operator, opset, "")
     except onnx.defs.SchemaError:

@@ -92,7 +92,10 @@ class GenaiDecoder:
         parameters.set_search_options(
             do_sample=False, batch_size=rows, max_length=self.capacity, min_length=self.capacity
         )
-        self._generator, self._fresh = self._library.Generator(self.model, parameters), rows
+        try:
+            self._generator, self._fresh = self._library.Generator(self.model, parameters), rows
+        except RuntimeError as error:
+            raise cannot_run(self._folder, error) from None
 
     def first(self, prompt_BT: Tokens) -> Tokens:
         """Forget everything, read prompts of equal length, give each row's likeliest next token [B]."""
@@ -101,7 +104,10 @@ class GenaiDecoder:
             self.prepare(rows)
         self._fresh = 0
         ids = np.ascontiguousarray(prompt_BT, dtype=np.int32)
-        self._generator.append_tokens(ids if rows > 1 else ids[0])
+        try:
+            self._generator.append_tokens(ids if rows > 1 else ids[0])
+        except RuntimeError as error:
+            raise cannot_run(self._folder, error) from None
         return self.next()
 
     def next(self) -> Tokens:
@@ -113,6 +119,12 @@ class GenaiDecoder:
         """Greedy continuation [B, tokens] in which end of text never occurs."""
         steps = [self.first(prompt_BT), *(self.next() for _ in range(tokens - 1))]
         return np.stack(steps, axis=1)
+
+
+def cannot_run(folder: Path, error: RuntimeError) -> SourceError:
+    """What the library says of a bundle that it has opened."""
+    what = f"onnxruntime-genai cannot run it: {' '.join(str(error).split())[:400]}"
+    return SourceError(folder, what, "`foldrank validate` tells what does not fit; export or apply again")
 
 
 def _view(folder: Path, ours: Mapping[str, Any]) -> Path:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from foldrank.errors import SourceError
 from foldrank.model.token_rows import check_rows
-from foldrank.runtime.decoding.genai import GenaiDecoder
+from foldrank.runtime.decoding.genai import GenaiDecoder, cannot_run
 from foldrank.runtime.providers.provider import Provider, load_genai
 
 
@@ -81,15 +81,18 @@ def with_genai(
         options |= {"temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p,
                     "random_seed": sampling.seed}
     parameters.set_search_options(**options)
-    generator, stream = library.Generator(model, parameters), tokenizer.create_stream()
-    started = time.perf_counter()
-    generator.append_tokens(given)
     new: list[int] = []
-    while not generator.is_done():
-        generator.generate_next_token()
-        new.append(int(generator.get_next_tokens()[0]))
-        if told is not None:
-            told(stream.decode(new[-1]))
+    try:
+        generator, stream = library.Generator(model, parameters), tokenizer.create_stream()
+        started = time.perf_counter()
+        generator.append_tokens(given)
+        while not generator.is_done():
+            generator.generate_next_token()
+            new.append(int(generator.get_next_tokens()[0]))
+            if told is not None:
+                told(stream.decode(new[-1]))
+    except RuntimeError as error:
+        raise cannot_run(folder, error) from None
     return Generated(len(given), new, tokenizer.decode(np.asarray(new, np.int32)), time.perf_counter() - started,
                      "onnxruntime-genai")
 

@@ -105,13 +105,17 @@ def position_losses(dense: OrtDecoder, ids_NT: Tokens) -> Array:
 
 
 def greedy_prefix(dense: OrtDecoder, small: OrtDecoder, ids_NT: Tokens, progress: Progress = SILENT) -> Greedy:
-    """How many tokens both write alike before they part, for prompts from the start of the first windows."""
+    """How many tokens both write alike before they part, for prompts from the start of the first windows. As many are
+    written at once as their logits stay small: a token of one row costs a run over all weights."""
     prompt = max(1, min(_PROMPT, ids_NT.shape[1] // 2))
     continued = min(_CONTINUED, ids_NT.shape[1] - prompt)
-    prompts = list(ids_NT[:_PROMPTS, None, :prompt])
-    written = [(dense.generate(p, continued)[0], small.generate(p, continued)[0])
-               for p in track(prompts, "greedy prefix", len(prompts), progress)]
-    return Greedy([p[0] for p in prompts], [first for first, _ in written], [second for _, second in written],
+    prompts_PT = ids_NT[:_PROMPTS, :prompt]
+    rows = rows_at_once(prompt, dense.prefill(prompts_PT[:1, :1]).shape[-1])
+    starts = range(0, len(prompts_PT), rows)
+    written = [both for start in track(starts, "greedy prefix", len(starts), progress)
+               for both in zip(*(side.generate(prompts_PT[start : start + rows], continued)
+                                 for side in (dense, small)), strict=True)]
+    return Greedy(list(prompts_PT), [first for first, _ in written], [second for _, second in written],
                   [common_prefix(*both) for both in written], prompt, continued)
 
 

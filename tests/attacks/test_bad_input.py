@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from nightly import NIGHTLY
 
 from foldrank.cli import main
 from foldrank.runtime.providers.provider import Provider
@@ -52,10 +53,12 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def plan(specs_5m: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from foldrank.verbs.plan import plan
+    from foldrank.benchmarks.speed_plans import fold_plan
+    from foldrank.model.checkpoint import Checkpoint
 
     target = tmp_path_factory.mktemp("plan") / "plan"
-    plan(specs_5m, target, methods=["slm:keep=0.9", "dipsvd:keep=0.9"], calibration_tokens=2048)
+    target.mkdir()
+    fold_plan(Checkpoint.open(specs_5m), 4).write(target)
     return target
 
 
@@ -203,7 +206,7 @@ def _one_mebibyte_files() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("stop", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=NIGHTLY)])
 def test_an_interrupt_in_the_middle_leaves_nothing(specs_5m: Path, tmp_path: Path, stop: signal.Signals) -> None:
     run = subprocess.Popen(
         [sys.executable, "-m", "foldrank", "compress", str(specs_5m), "--method", "slm:keep=0.75", "-o",

@@ -87,6 +87,7 @@ BROKEN = {
     "no opset": (lambda m: m.ClearField("opset_import"), "no opset"),
     "opset 0": (_set("opset_import.0.version", 0), "opset 0"),
     "opset 9999": (_set("opset_import.0.version", 9999), "opset 9999"),
+    "opset beyond 31 bits": (_set("opset_import.0.version", 1 << 31), "opset 2147483648"),
     "opset twice": (lambda m: m.opset_import.append(m.opset_import[0]), "twice"),
     "domain": (_set("opset_import.1.domain", "evil"), "evil"),
     "node domain": (_set("graph.node.3.domain", "ai.onnx.ml"), "not allowed"),

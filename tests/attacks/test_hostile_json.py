@@ -18,7 +18,7 @@ _KEYS = ",".join(f'"k{i}":0' for i in range(400_000))
 
 BOMBS = {
     "400,000 keys, the last one twice": ("{" + _KEYS + ',"k399999":1}', "'k399999' stands twice"),
-    "400,000 keys, the first one twice": ('{"k0":1,' + _KEYS + "}", "'k0' stands twice"),
+    "many keys, the first one twice": ('{"k0":1,' + _KEYS[: _KEYS.index(',"k9999"')] + "}", "'k0' stands twice"),
     "4 million empty lists": ("[" + ",".join(["[]"] * 4_000_000) + "]", "more than 1,048,576 values"),
     "4 million numbers": ("[" + ",".join(["0"] * 4_000_000) + "]", "more than 1,048,576 values"),
     "200,000 levels": ("[" * 200_000, "nested deeper than 64 levels"),

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import every_call
 import pytest
+from every_verb import Verb, attack, twice
+from every_verb_known import verbs
 from nightly import NIGHTLY
+from synthetic import PlanMaker, Shape, random_decoder, write_bundle
 
 from foldrank.bundle.bundle import Bundle, seal
 from foldrank.disk import renaming, staging
@@ -205,10 +207,41 @@ def test_a_journal_behind_a_link_writes_nothing_outside(tmp_path: Path) -> None:
     assert not list((tmp_path / "outside").iterdir())
 
 
+STRACE = pytest.mark.skipif(shutil.which("strace") is None, reason="strace counts the calls and strikes")
+
+
+@STRACE
+@pytest.mark.parametrize("mode", ["kill", "full"])
+def test_a_verb_struck_at_calls_of_any_library_leaves_old_or_new(mode: str, tmp_path: Path) -> None:
+    """A folder of several files and one file, each at a few of its calls; all verbs at night."""
+    decoder = random_decoder(Shape(blocks=3), seed=5)
+    dense, planned = write_bundle(decoder, tmp_path / "dense"), tmp_path / "plan"
+    planned.mkdir()
+    maker = PlanMaker(decoder, dense.manifest.source["config_sha256"]).fold((0, 1), {0: 0.0, 1: 1.0})
+    maker.low_rank("block.02.down", 9).plan().write(planned)
+    folder = Verb(lambda place: ["apply", str(dense.path), str(planned), "-o", str(place / "out"), "-q"], Bundle.open)
+    file = Verb(lambda place: ["sbom", str(dense.path), "-o", str(place / "out")], Path.read_bytes)
+    assert attack(mode, "apply", folder, tmp_path / "a" / "place", force=True, every=30, first=3) > 1
+    assert attack(mode, "sbom", file, tmp_path / "b" / "place", force=True, every=2) > 1
+
+
 @NIGHTLY
-@pytest.mark.skipif(shutil.which("strace") is None, reason="strace counts the calls and kills")
-@pytest.mark.parametrize("verb", ["export", "plan", "apply", "package", "report"])
-def test_a_verb_killed_at_calls_of_any_library_leaves_old_or_new(verb: str, tmp_path: Path) -> None:
-    with every_call.verbs() as known:
-        run, good = known[verb]
-        assert every_call.attack(verb, run, good, tmp_path / verb, force=True, every=17) > 5
+@STRACE
+@pytest.mark.parametrize("mode", ["kill", "full"])
+def test_every_verb_that_writes_struck_leaves_old_or_new(mode: str, tmp_path: Path) -> None:
+    with verbs() as known:
+        for name, verb in known.items():
+            for force in (True,) if verb.inside is not None or not verb.forced else (False, True):
+                place = tmp_path / name / str(force) / "place"
+                assert attack(mode, name, verb, place, force=force, every=25 if name in SLOW else 5) > 0
+
+
+SLOW = ("compress", "export", "validate", "cost-table")
+
+
+@NIGHTLY
+def test_two_runs_on_one_output_at_once_leave_one_whole(tmp_path: Path) -> None:
+    with verbs() as known:
+        for name, verb in known.items():
+            for lag_s in (0.0, 0.05, 0.5):
+                twice(name, verb, tmp_path / name / str(lag_s) / "place", force=verb.forced, lag_s=lag_s)

@@ -30,7 +30,7 @@ def folded(dense_5m: Path, specs_5m: Path, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture(scope="module")
 def report(folded: Path, dense_5m: Path) -> dict[str, Any]:
     """Two short prompts, the workers started once: what is asked here does not hang on how much is measured."""
-    short = replace(QUICK, workloads=(Workload(16, 1, 8), Workload(32, 1, 8)), launches=1)
+    short = replace(QUICK, workloads=(Workload(16, 1, 4), Workload(32, 1, 4)), launches=1, reading_s=0.01)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("foldrank.verbs.bench.QUICK", short)
         return bench(folded, baseline=dense_5m, quick=True, min_speedup=ASKED)

@@ -78,14 +78,15 @@ def window(blocks: int, length: int, where: str) -> tuple[int, ...]:
 
 FOLDS = [(2, "start", "top"), (2, "middle", "mean"), (2, "end", "top"), (4, "start", "mean"), (4, "middle", "top"),
          (4, "end", "mean")]
-"""Blocks, where they lie, and which of them the merged one is like; at night the other likeness too."""
+"""Blocks, where they lie, and which of them the merged one is like."""
+CASES = [
+    pytest.param(family, length, where, likeness, marks=[] if likeness == like and (i + j) % 2 == 0 else [NIGHTLY])
+    for i, family in enumerate(UNIFORM) for j, (length, where, like) in enumerate(FOLDS) for likeness in ("top", "mean")
+]
+"""Every second fold of each family, so that each is tried on two or three; at night all, and of either likeness."""
 
 
-@pytest.mark.parametrize(("length", "where", "like"), [
-    *FOLDS,
-    *(pytest.param(length, where, "mean" if like == "top" else "top", marks=NIGHTLY) for length, where, like in FOLDS),
-])
-@pytest.mark.parametrize("family", UNIFORM)
+@pytest.mark.parametrize(("family", "length", "where", "like"), CASES)
 def test_folds(tiny_models: Path, tmp_path: Path, family: str, length: int, where: str, like: str) -> None:
     blocks = window(FAMILIES[family], length, where)
     if like == "top":

@@ -21,7 +21,7 @@ def made(root: Path, specs_5m: Path, tmp_path_factory: pytest.TempPathFactory) -
     folder = tmp_path_factory.mktemp("whole")
     found = subprocess.run(
         [sys.executable, str(root / "tests" / "support" / "short_bench.py"), "compress", str(specs_5m), "--method",
-         "slm:keep=0.75", "--method", "dipsvd:keep=0.8", "--calibration-tokens", "8192",
+         "slm:keep=0.75", "--method", "dipsvd:keep=0.8", "--calibration-tokens", "2048",
          "--dense", str(folder / "dense"), "-o", str(folder / "small"), "--json",
          "--save-recipe", str(folder / "recipe.yaml")],
         capture_output=True, text=True, env=ENVIRONMENT, cwd=folder, timeout=540,

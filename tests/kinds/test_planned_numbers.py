@@ -64,7 +64,7 @@ def loosened(packed: np.ndarray, bits: int, count: int) -> np.ndarray:
 ], ids=str)
 def test_a_graph_holds_the_plans_numbers(style: str, packed: bool, storage: FewBits, tmp_path: Path) -> None:
     """Blocks of 32 are not full: weights have 48 and 80 inputs."""
-    decoder = random_decoder(Shape(packed=packed), seed=5)
+    decoder = random_decoder(Shape(blocks=3, packed=packed), seed=5)
     maker = PlanMaker(decoder, "0" * 64).hold(storage)
     model, _ = transform(load_model(Written(decoder, style).write(tmp_path / "dense")), maker.plan())
     (tmp_path / "small").mkdir()
@@ -111,7 +111,7 @@ def test_onnx_dequantises_the_plans_numbers(bits: Literal[4, 8], symmetric: bool
 @pytest.mark.parametrize("form", ["nbits", "qdq"])
 @pytest.mark.parametrize("part", [0, 1])
 def test_one_other_number_or_scale_is_found(style: str, form: Form, part: int, tmp_path: Path) -> None:
-    decoder = random_decoder(Shape(packed=style == "genai"), seed=5)
+    decoder = random_decoder(Shape(blocks=3, packed=style == "genai"), seed=5)
     maker = PlanMaker(decoder, "0" * 64).low_rank("block.01.qkv", 11).hold(FewBits(4, 16, True, 0, form))
     plan = maker.plan()
     model, _ = transform(load_model(Written(decoder, style).write(tmp_path / "dense")), plan)
@@ -135,7 +135,7 @@ def test_one_other_number_or_scale_is_found(style: str, form: Form, part: int, t
 @pytest.mark.parametrize("style", ["genai", "optimum"])
 @pytest.mark.parametrize("form", ["nbits", "qdq"])
 def test_pairs_are_held_factor_by_factor(style: str, form: Form, tmp_path: Path) -> None:
-    decoder = random_decoder(Shape(packed=style == "genai"), seed=5)
+    decoder = random_decoder(Shape(blocks=3, packed=style == "genai"), seed=5)
     maker = PlanMaker(decoder, "0" * 64).low_rank("block.01.qkv", 11).low_rank("block.02.down", 16)
     maker.hold(FewBits(4, 16, True, 0, form))
     model, _ = transform(load_model(Written(decoder, style).write(tmp_path / "dense")), maker.plan())

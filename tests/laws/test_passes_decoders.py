@@ -64,7 +64,7 @@ def contents(model: ir.Model) -> Counter[str]:
     return Counter(hashlib.sha256(t.tobytes() + str(tuple(t.shape)).encode()).hexdigest() for t in tensors)
 
 
-@law(24)
+@law(16)
 @given(planned(), st.integers(0, 9))
 def test_graph_computes_what_the_plan_says_prefilled_and_cached(case: tuple[Written, PlanMaker], seed: int) -> None:
     source, maker = case
@@ -80,7 +80,7 @@ def test_graph_computes_what_the_plan_says_prefilled_and_cached(case: tuple[Writ
         assert worst(run_onnx(wide, ids, (4, 1, 6)), expected) < 1e-4
 
 
-@law(24)
+@law(12)
 @given(written())
 def test_sites_cover_every_weight_once_and_boundaries_correspond(source: Written) -> None:
     shape = source.decoder.shape
@@ -104,7 +104,7 @@ def test_sites_cover_every_weight_once_and_boundaries_correspond(source: Written
         assert [len(values) for values in decoder.boundaries] == [1] + [crossing] * shape.blocks
 
 
-@law(10)
+@law(6)
 @given(written())
 def test_an_empty_plan_leaves_every_initializer(source: Written) -> None:
     with tempfile.TemporaryDirectory() as name:
@@ -116,7 +116,7 @@ def test_an_empty_plan_leaves_every_initializer(source: Written) -> None:
         assert [n.op_type for n in after.graph] == [n.op_type for n in before.graph]
 
 
-@law(10)
+@law(6)
 @given(planned(), st.randoms(use_true_random=False))
 def test_edits_of_disjoint_sites_commute(case: tuple[Written, PlanMaker], random: object) -> None:
     source, maker = case

@@ -18,7 +18,8 @@ from foldrank.plans.solver.settings import Settings
 
 
 def solved(decoder: Decoder, ids: np.ndarray, **options: Any) -> Result:
-    settings = Settings(**{"effort": "low", "align": 1, "width_align": 4, **options})
+    """In steps of four: with a choice for every rank the programs take three times as long."""
+    settings = Settings(**{"effort": "low", "align": 4, "width_align": 4, **options})
     return run(Task(decoder, ids, 0, source=decoder), settings)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import importlib
 import os
 import sys
@@ -18,6 +20,8 @@ from foldrank.words import one_line
 VERBS = ("doctor", "inspect", "export", "plan", "apply", "validate", "bench", "report", "compress", "run", "diff",
          "selftest", "package", "verify", "sign", "sbom")
 INTERRUPTED = 130
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+"""A disk that takes no more, wherever that is met: standard output and scratch folders lie on disks too."""
 
 _EXTRAS = {
     "torch": "torch", "transformers": "torch", "onnxruntime": "cpu", "onnxruntime_genai": "cpu", "matplotlib": "report",
@@ -71,6 +75,8 @@ def _run(arguments: list[str]) -> int:
     verbose = any(a == "--verbose" or (a.startswith("-v") and set(a[1:]) == {"v"}) for a in arguments)
     try:
         code = cli.main(arguments, prog_name="foldrank", standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except click.UsageError as error:
         return _fail(_usage_line(error), 2, verbose)
@@ -87,10 +93,22 @@ def _run(arguments: list[str]) -> int:
         left = "; ".join(notes(error)) or "nothing half-written was left; run the same command again"
         return _fail(f"interrupted: {left}", INTERRUPTED, verbose)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_stdout()
         return 0
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            return _our_bug(error, verbose)
+        where = error.filename or "standard output"
+        _drop_stdout()
+        return _fail(f"{where}: cannot be written: {error.strerror}; make room and run it again", 3, verbose)
     except Exception as error:  # noqa: BLE001 - the one place: whatever is left is our bug
         return _our_bug(error, verbose)
+
+
+def _drop_stdout() -> None:
+    """What waits to be written there could not be: the interpreter would fail on it once more at its end."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # none, or one without a descriptor
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _our_bug(error: Exception, verbose: bool) -> int:

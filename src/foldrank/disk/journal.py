@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from foldrank.disk.staging import sync_file, sync_tree
+from foldrank.disk.staging import sync_file, sync_standing, sync_tree
 from foldrank.errors import BundleError, SourceError
 
 _WRITING, _NEXT = ".writing", ".next"
@@ -65,7 +65,8 @@ def locked(folder: Path, *, wait_s: float = _WAIT_S) -> Iterator[None]:
 
 
 def replace_files(folder: Path, data: Mapping[str, bytes]) -> None:
-    """Write the files, all or none, under the lock. Raises OSError; then the folder is as it was."""
+    """Write the files, all or none, under the lock. Raises OSError; then the folder is as it was. Once they count, a
+    full disk keeps them from their places at most, and whoever comes next moves them there."""
     writing = folder / _WRITING
     finish(folder)
     try:
@@ -78,8 +79,9 @@ def replace_files(folder: Path, data: Mapping[str, bytes]) -> None:
     except OSError:
         shutil.rmtree(writing, ignore_errors=True)
         raise
-    sync_file(folder)
-    finish(folder)
+    sync_standing(folder)
+    with contextlib.suppress(OSError):
+        finish(folder)
 
 
 def finish(folder: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import glob
+import logging
 import os
 import shutil
 import tempfile
@@ -18,8 +19,9 @@ from pathlib import Path
 from foldrank.disk.renaming import exchange, rename_new, restore
 from foldrank.errors import SourceError
 
+_PARTIAL = ".partial"
 _NEWBORN_S = 5.0
-"""Age below which a stage without a lock may belong to a run that is about to take it."""
+"""Age below which a draft without a lock may belong to a run that is about to take it."""
 
 
 @contextlib.contextmanager
@@ -47,7 +49,7 @@ def workspace(target: Path | str) -> Iterator[Path]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _sweep(target)
-        stage = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+        stage = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=_PARTIAL, dir=target.parent))
         lock = locked(stage)
         stage.chmod(0o755)
         yield stage
@@ -72,9 +74,11 @@ def check_output(target: Path | str, *, force: bool = False) -> None:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file beside its place, sync it, rename it."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+    """Write a file beside its place, sync it, rename it. What killed runs left beside that place goes first."""
+    _remove_abandoned(path)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=_PARTIAL, delete=False) as file:
         try:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -138,12 +142,22 @@ def move_into_place(stage: Path, target: Path, *, force: bool = False) -> None:
         if stage.is_symlink() or not stage.is_dir():  # it was swapped for a file since the check: give it back
             exchange(stage, target)
             raise SourceError(target, "is not a folder", "choose another -o") from None
-    sync_file(target.parent)
+    sync_standing(target.parent)
 
 
-def locked(folder: Path) -> int | None:
-    """Descriptor that holds the folder's lock until it is closed, or None where another process holds it."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync_standing(folder: Path) -> None:
+    """fsync a folder in which something new stands, whole and in sync. Where that fails it stands all the same: that is
+    said, and is no error, which would claim that nothing was left."""
+    try:
+        sync_file(folder)
+    except OSError as error:
+        logging.getLogger("foldrank").warning(
+            "%s: what was written stands, but may be gone after a power cut: %s", folder, error.strerror or error)
+
+
+def locked(path: Path) -> int | None:
+    """Descriptor that holds the lock of a folder or file until it is closed, or None where another process holds it."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -155,10 +169,24 @@ def locked(folder: Path) -> int | None:
 def _sweep(target: Path) -> None:
     """Undo what runs towards the same target left that were killed: nobody locks it."""
     restore(target)
-    for stage in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
-        if time.time() - stage.stat().st_mtime > _NEWBORN_S and (lock := locked(stage)) is not None:
-            shutil.rmtree(stage, ignore_errors=True)
-            os.close(lock)
+    _remove_abandoned(target)
+
+
+def _remove_abandoned(target: Path) -> None:
+    """Remove the drafts of a file or folder that nobody holds any more. Several runs may do so at once."""
+    for draft in target.parent.glob(f".{glob.escape(target.name)}.*{_PARTIAL}"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - draft.lstat().st_mtime <= _NEWBORN_S or draft.is_symlink():
+                continue
+            if (lock := locked(draft)) is None:
+                continue
+            try:
+                if draft.is_dir():
+                    shutil.rmtree(draft, ignore_errors=True)
+                else:
+                    draft.unlink()
+            finally:
+                os.close(lock)
 
 
 def _plain(target: Path, error: OSError) -> SourceError:

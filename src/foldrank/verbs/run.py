@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from foldrank.bundle.bundle import Bundle
+from foldrank.graph.safe.load import load_model
 from foldrank.installed import missing
 from foldrank.model.facts import vocabulary
 from foldrank.plans.encoding import Prompts, opening_of
@@ -17,7 +18,7 @@ from foldrank.runtime.decoding.genai import OFFERED
 from foldrank.runtime.decoding.generate import Generated, Sampling, with_genai
 from foldrank.runtime.providers.fallback import provider_for
 from foldrank.runtime.providers.provider import Provider
-from foldrank.verbs.safely import refuse_unsafe
+from foldrank.verbs.agreement import refuse_disagreement
 
 
 def run(
@@ -40,7 +41,7 @@ def run(
     """
     _check(prompt, max_new_tokens, stream)
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    refuse_unsafe(opened)
+    refuse_disagreement(opened, load_model(opened.model))
     options: dict[str, Any] = {
         "tokens": max_new_tokens, "sampling": Sampling(temperature, top_k, top_p, seed), "threads": threads,
         "context": opened.json("genai_config.json")["model"]["context_length"], "told": stream,

@@ -210,14 +210,11 @@ class PlanMaker:
         numbers = rng.integers(0, 256, packed).astype(np.uint8)
         scales = (rng.standard_normal(scaled) / (2 ** (bits - 1) * np.sqrt(n_in))).astype(np.float32)
         zeros = rng.integers(0, 256, zeroed).astype(np.uint8)
-        dtype = self.decoder.shape.stored
-        matrix = np.zeros(shape)
-        for column in range(n_out):
-            for row in range(n_in):
-                block, place = divmod(row, storage.block_size)
-                zero = 2 ** (bits - 1) if storage.symmetric else nth(zeros[column], block, bits)
-                step = nth(numbers[column, block], place, bits) - zero
-                matrix[row, column] = step * float(scales[column, block].astype(dtype))
+        blocks = scales.shape[1]
+        middles = np.full((n_out, blocks), 2 ** (bits - 1)) if storage.symmetric else loose(zeros, bits)[:, :blocks]
+        steps = loose(numbers, bits) - middles[..., None]  # [out, blocks, places]
+        stored = scales.astype(self.decoder.shape.stored).astype(np.float64)
+        matrix = (steps * stored[..., None]).reshape(n_out, -1)[:, :n_in].T.copy()
         names = Numbers(f"{name}.numbers", f"{name}.scales", None if storage.symmetric else f"{name}.zeros")
         found = {names.numbers: numbers, names.scales: scales, f"{name}.zeros": zeros}
         self.arrays |= {key: array for key, array in found.items() if key != f"{name}.zeros" or names.zeros}
@@ -322,16 +319,19 @@ def nth(packed: np.ndarray, place: int, bits: int) -> int:
     return int(packed[place // each]) >> bits * (place % each) & 2**bits - 1
 
 
+def loose(packed: np.ndarray, bits: int) -> np.ndarray:
+    """All numbers of packed bytes [..., bytes], as `nth` gives each."""
+    numbers = packed[..., None].astype(np.int64) >> bits * np.arange(8 // bits) & 2**bits - 1
+    return numbers.reshape(*packed.shape[:-1], -1)
+
+
 def naive_rounded(weight: np.ndarray, storage: FewBits) -> np.ndarray:
-    """What symmetric few bits can say of W [in, out], value by value: the largest magnitude of a block is the end of
-    the range."""
+    """What symmetric few bits can say of W [in, out]: the largest magnitude of a block is the end of the range."""
     found, half = weight.copy(), 2 ** (storage.bits - 1)
     for start in range(0, len(weight), storage.block_size):
-        for column in range(weight.shape[1]):
-            values = weight[start : start + storage.block_size, column]
-            scale = np.float32(values[np.abs(values).argmax()] / -half)
-            if scale:
-                steps = values * np.float32(1 / scale) + half
-                steps = np.clip(np.trunc(steps + np.copysign(0.5, steps)), 0, 2 * half - 1) - half
-                found[start : start + storage.block_size, column] = steps * scale
+        values = weight[start : start + storage.block_size]
+        scales = (values[np.abs(values).argmax(axis=0), np.arange(values.shape[1])] / -half).astype(np.float32)
+        steps = values * (1 / np.where(scales, scales, 1).astype(np.float32)) + half
+        steps = np.clip(np.trunc(steps + np.copysign(0.5, steps)), 0, 2 * half - 1) - half
+        found[start : start + storage.block_size] = np.where(scales, steps * scales, values)
     return found

@@ -13,7 +13,7 @@ import torch
 from click.testing import CliRunner
 from tiny_families import TINY, save
 
-from foldrank.benchmarks import quality_decode, quality_recovered
+from foldrank.benchmarks import quality, quality_decode, quality_judge, quality_recovered
 from foldrank.benchmarks.quality import main, run_cell
 from foldrank.benchmarks.quality_cells import Cell, cells
 from foldrank.benchmarks.quality_judge import Judge
@@ -23,6 +23,7 @@ from foldrank.benchmarks.quality_recovered import Recoveries
 from foldrank.bundle.bundle import Bundle
 from foldrank.graph.safe.load import load_model
 from foldrank.planfile.plan import Plan
+from foldrank.plans.compose import calibration_windows
 from foldrank.reports.bench import Speedup
 
 
@@ -61,7 +62,12 @@ def test_figures_are_those_of_the_models_own_logits(specs_5m: Path) -> None:
     assert found["top1_agreement"] == (dense.argmax(-1) == small.argmax(-1)).mean()
 
 
-def test_cells_that_are_there_are_not_run_again(specs_5m: Path, tmp_path: Path) -> None:
+def test_cells_that_are_there_are_not_run_again(
+    specs_5m: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quality_judge, "TOKENS", 1024)
+    monkeypatch.setattr(quality, "calibration_windows", lambda checkpoint, text, tokens, seed: calibration_windows(
+        checkpoint, text, 1024, seed))
     path = tmp_path / "quality.json"
     key = Cell(specs_5m.name, "slm", 0.9, 0).key
     path.write_text(json.dumps({"cells": {key: {"perplexity_ratio": 7.0}}}))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from nightly import NIGHTLY
 
 from foldrank.edits.low_rank import LowRank
 from foldrank.edits.quantize_weight import QuantizeWeight
@@ -26,8 +27,10 @@ from tests.support.solving import solved, stored_numbers
 MakeModel = Callable[..., Any]
 
 
-@pytest.mark.parametrize("keep", [0.95, 0.7, 0.4])
-@pytest.mark.parametrize("architecture", ["llama", "qwen2"])
+@pytest.mark.parametrize(("architecture", "keep"), [
+    ("llama", 0.95), ("qwen2", 0.4),
+    *(pytest.param(*case, marks=NIGHTLY) for case in (("llama", 0.7), ("llama", 0.4), ("qwen2", 0.95), ("qwen2", 0.7))),
+])
 def test_the_budget_is_never_exceeded_and_used_up_to_a_rank(
     make_model: MakeModel, ids: np.ndarray, keep: float, architecture: str
 ) -> None:

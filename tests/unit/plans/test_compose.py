@@ -15,8 +15,8 @@ from foldrank.edits.low_rank import LowRank
 from foldrank.errors import PlanMismatch, SourceError
 from foldrank.model.checkpoint import Checkpoint
 from foldrank.planfile.plan import Plan
-from foldrank.plans.compose import make_plan, parse_all, run_all
-from foldrank.plans.models.decoder import load_decoder
+from foldrank.plans.compose import calibration_windows, make_plan, parse_all, plan_of, run_all, usable
+from foldrank.plans.models.decoder import Decoder, load_decoder
 from foldrank.plans.reference import reference_model
 from foldrank.sites import ROLES
 from foldrank.verbs.plan import plan as plan_verb
@@ -35,6 +35,15 @@ def made(specs_5m: Path, tmp_path_factory: pytest.TempPathFactory) -> Plan:
 @pytest.fixture(scope="session")
 def checkpoint(specs_5m: Path) -> Checkpoint:
     return Checkpoint.open(specs_5m)
+
+
+@pytest.fixture(scope="session")
+def again(checkpoint: Checkpoint) -> tuple[Decoder, Plan]:
+    """The same a second time: the decoder as the planner left it, and the plan."""
+    decoder = load_decoder(checkpoint)
+    windows = usable(decoder, calibration_windows(checkpoint, None, 1024, 0))
+    runs = run_all(decoder, parse_all(METHODS), windows.ids, 0, opening=windows.opening)
+    return runs[-1].result.decoder, plan_of(checkpoint, decoder, windows, runs)
 
 
 def test_plan_records_what_was_asked_reached_and_predicted(made: Plan, checkpoint: Checkpoint) -> None:
@@ -68,12 +77,10 @@ def test_diagnostics_are_what_the_report_draws(made: Plan) -> None:
     assert {"low", "high", "similarity", "accepted"} == set(found["slm_trace"][0])
 
 
-def test_reference_computes_what_the_planner_simulated(made: Plan, checkpoint: Checkpoint, ids: np.ndarray) -> None:
-    decoder = load_decoder(checkpoint)
-    from foldrank.plans.compose import calibration_windows
-
-    text = calibration_windows(checkpoint, None, 1024, 0).ids
-    simulated = run_all(decoder, parse_all(METHODS), text, 0)[-1].result.decoder
+def test_reference_computes_what_the_planner_simulated(
+    made: Plan, again: tuple[Decoder, Plan], checkpoint: Checkpoint, ids: np.ndarray
+) -> None:
+    simulated, _ = again
     for dtype, tolerance in ((torch.float32, 1e-4), (torch.float64, 1e-4)):
         model = reference_model(checkpoint, made, dtype)
         with torch.no_grad():
@@ -112,10 +119,10 @@ def test_methods_see_the_model_as_left_before_and_folds_come_first(made: Plan) -
     assert {e.site.block for e in made.of(LowRank)} <= set(made.surviving_blocks)
 
 
-def test_plan_is_the_same_twice(specs_5m: Path, made: Plan, checkpoint: Checkpoint) -> None:
-    again = make_plan(checkpoint, METHODS, calibration_tokens=1024)
-    assert again.edits == made.edits
-    for name, array in again.arrays.items():
+def test_plan_is_the_same_twice(made: Plan, again: tuple[Decoder, Plan]) -> None:
+    _, plan = again
+    assert plan.edits == made.edits
+    for name, array in plan.arrays.items():
         np.testing.assert_allclose(array, made.arrays[name], atol=1e-5)
 
 
@@ -164,16 +171,17 @@ def test_an_output_that_exists_is_refused_early(specs_5m: Path, tmp_path: Path) 
 
 @pytest.mark.parametrize("cached", [True, False])
 def test_a_disk_that_fills_up_is_one_clear_error_and_leaves_nothing(
-    specs_5m: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch,
+    tiny_models: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch,
     cached: bool,
 ) -> None:
     monkeypatch.setenv("FOLDRANK_NO_CACHE", "" if cached else "1")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
     try:
         with pytest.raises(SourceError, match="cannot be written"):
-            plan_verb(specs_5m, tmp_path / "plan", methods=["dipsvd:keep=0.7"], calibration_tokens=1024)
+            plan_verb(tiny_models / "llama" / "checkpoint", tmp_path / "plan", methods=["dipsvd:keep=0.7"],
+                      calibration_tokens=1024)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(tmp_path.iterdir()) == []

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import cycle
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from nightly import NIGHTLY
 from tiny_families import EXPERTS, TINY, save
 
 from foldrank.benchmarks.planning import naive_similarity
@@ -31,6 +33,9 @@ METHODS = {
     "joint": ["slm:keep=0.84,rule=mean,norms=top,windows=2,tokens=64", "dipsvd:keep=0.4,align=1,ratios=uniform"],
     "split": ["slm:keep=0.84,rule=rdsc,windows=2,tokens=64", "dipsvd:keep=0.4,align=1,ratios=uniform,packed=split"],
 }
+PAIRS = [pytest.param(family, packed, marks=[] if even == (packed == "split") else [NIGHTLY])
+         for even, family in zip(cycle([True, False]), TINY, strict=False) for packed in METHODS]
+"""Each family with one packing, in turn; at night with both."""
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +96,7 @@ def test_headers_planner_and_reference_tell_one_anatomy(made: Callable[[str], Ch
     assert found.head.shape == planned.head.shape
 
 
-@pytest.mark.parametrize("packed", METHODS)
-@pytest.mark.parametrize("family", TINY)
+@pytest.mark.parametrize(("family", "packed"), PAIRS)
 def test_the_reference_computes_what_the_planner_simulated_and_its_cache_works(
     made: Callable[[str], Checkpoint], family: str, packed: str, ids: np.ndarray
 ) -> None:
