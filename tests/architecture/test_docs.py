@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-PAGES = ("SECURITY.md", "docs/supply-chain.md", "docs/serve.md", "docs/package.md", "docs/ci.md")
+PAGES = ("SECURITY.md", "docs/supply-chain.md", "docs/serve.md", "docs/package.md", "docs/ci.md", "docs/recipes.md")
 
 
 @pytest.mark.parametrize("page", PAGES)

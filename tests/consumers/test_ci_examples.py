@@ -25,6 +25,7 @@ def test_a_workflow_fits_its_systems_schema(name: str, schema: str, root: Path) 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_the_commands_run_and_their_results_are_read(tiny_models: Path, root: Path, tmp_path: Path) -> None:
     """GitLab's script as its runner runs it, in one shell; the second time the first bundle is the release before."""
     script = yaml.safe_load((root / "examples/ci/gitlab.yml").read_text())["compress-and-judge"]["script"]

@@ -113,6 +113,8 @@ calibration: Callable[[F], F] = _stack(
     click.option("--calibration-from", type=PATH, metavar="CORPUS", help="Instead, documents of this text that are"),
     click.option("--like", type=PATH, metavar="TEXT", help="like the documents of this one."),
     click.option("--recipe", type=PATH, help="YAML with these options; options given beside it win."),
+    click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
+                 help="Repeatable: another value in the recipe, e.g. seed=1, methods.dipsvd.keep=0.8."),
     click.option("--save-recipe", type=PATH, help="Write the options of this run as YAML."),
 )
 recovering: Callable[[F], F] = _stack(
