@@ -15,7 +15,9 @@ import numpy as np
 
 from foldrank.graph.view.padding import Side
 from foldrank.runtime.decoding.decoder import OrtDecoder, Tokens
-from foldrank.runtime.decoding.generate import Generated, Sampling, Tokenizer, Told, check_prompts, choose
+from foldrank.runtime.decoding.generate import Generated, Tokenizer, Told
+from foldrank.runtime.decoding.prompts import check_prompts
+from foldrank.runtime.decoding.sampling import Sampling, choose
 from foldrank.runtime.providers.provider import Provider
 from foldrank.runtime.sessions.session import Session
 

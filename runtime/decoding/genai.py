@@ -39,7 +39,7 @@ class GenaiDecoder:
         library loaded and reads the tokenizer from; it goes when this object does."""
         self._gone = weakref.finalize(self, shutil.rmtree, view, ignore_errors=True)
         self.model, self.capacity = model, capacity
-        self._library, self._folder = library, folder
+        self._library, self.folder = library, folder
         self._generator: Any = None
         self._fresh = 0
 
@@ -83,7 +83,7 @@ class GenaiDecoder:
             return self._library.Tokenizer(self.model)
         except RuntimeError as error:
             what = f"onnxruntime-genai cannot read its tokenizer: {' '.join(str(error).split())[:400]}"
-            raise SourceError(self._folder, what, "save the tokenizer as transformers writes it, and export again"
+            raise SourceError(self.folder, what, "save the tokenizer as transformers writes it, and export again"
                               ) from None
 
     def prepare(self, rows: int) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_VERBS = ("apply", "bench", "compress", "diff", "doctor", "inspect", "package", "plan", "report", "run", "sbom",
-          "selftest", "sign", "validate", "verify")
+_VERBS = ("apply", "bench", "compress", "diff", "doctor", "inspect", "package", "plan", "push", "report", "run", "sbom",
+          "selftest", "serve", "sign", "validate", "verify")
 
 __all__ = [*_VERBS, "export"]
 

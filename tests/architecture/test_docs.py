@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+PAGES = ("SECURITY.md", "docs/supply-chain.md", "docs/serve.md", "docs/package.md", "docs/ci.md", "docs/recipes.md")
 
-@pytest.mark.parametrize("page", ["SECURITY.md", "docs/supply-chain.md"])
+
+@pytest.mark.parametrize("page", PAGES)
 def test_files_and_links_that_a_page_names_are_there(page: str, root: Path) -> None:
     text = (root / page).read_text(encoding="utf-8")
     named = re.findall(r"`((?:tests|src|graph|\.ci|docs)/[\w./-]+)`", text)

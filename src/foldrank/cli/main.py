@@ -18,7 +18,7 @@ from foldrank.errors import FoldrankError
 from foldrank.words import one_line
 
 VERBS = ("doctor", "inspect", "export", "plan", "apply", "validate", "bench", "report", "compress", "run", "diff",
-         "selftest", "package", "verify", "sign", "sbom")
+         "selftest", "package", "serve", "push", "verify", "sign", "sbom")
 INTERRUPTED = 130
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 """A disk that takes no more, wherever that is met: standard output and scratch folders lie on disks too."""
@@ -26,6 +26,8 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 _EXTRAS = {
     "torch": "torch", "transformers": "torch", "onnxruntime": "cpu", "onnxruntime_genai": "cpu", "matplotlib": "report",
     "jinja2": "report", "model_signing": "sign", "OpenSSL": "sign", "cryptography": "sign",
+    "fastapi": "serve", "starlette": "serve", "uvicorn": "serve", "mlflow": "mlflow", "pandas": "mlflow",
+    "huggingface_hub": "hub",
 }
 """Which extra of the package brings a library that a base install lacks."""
 

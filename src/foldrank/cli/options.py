@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -54,6 +55,20 @@ def _pairs(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]
     return pairs
 
 
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12,
+          "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+
+
+def _bytes(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:
+    """`100MB`, `95.5MiB` or a number."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGT]I?|)B?", value.strip().upper())
+    if found is None:
+        raise click.BadParameter(f"{value!r} is not a number of bytes, such as 100MB or 95.5MiB")
+    return int(float(found[1]) * _UNITS[found[2]])
+
+
 class _HomePath(click.Path):
     """A path whose `~` is the home folder, also where no shell saw it: in quotes, after `=`, from a program."""
 
@@ -98,6 +113,8 @@ calibration: Callable[[F], F] = _stack(
     click.option("--calibration-from", type=PATH, metavar="CORPUS", help="Instead, documents of this text that are"),
     click.option("--like", type=PATH, metavar="TEXT", help="like the documents of this one."),
     click.option("--recipe", type=PATH, help="YAML with these options; options given beside it win."),
+    click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
+                 help="Repeatable: another value in the recipe, e.g. seed=1, methods.dipsvd.keep=0.8."),
     click.option("--save-recipe", type=PATH, help="Write the options of this run as YAML."),
 )
 recovering: Callable[[F], F] = _stack(
@@ -129,4 +146,23 @@ bos: Callable[[F], F] = click.option(
 )
 speed_gate: Callable[[F], F] = click.option(
     "--min-speedup", type=click.FloatRange(min=0, min_open=True), help="Gate on decode, e.g. 1.2."
+)
+release: Callable[[F], F] = _stack(
+    click.option("--against-release", type=PATH, metavar="DIR",
+                 help="Gates: no worse than this bundle, which was released, by the same report of its own."),
+    click.option("--release-slack", callback=_share, default="2%", show_default=True, metavar="SHARE",
+                 help="How much worse is no worse."),
+)
+release_quality: Callable[[F], F] = _stack(
+    click.option("--max-kl", type=click.FloatRange(min=0), metavar="NATS", help="Gate on mean KL from dense."),
+    click.option("--max-bytes", callback=_bytes, metavar="BYTES", help="Gate on graph and weights, e.g. 100MB."),
+    click.option("--max-task-drop", callback=_share, metavar="SHARE",
+                 help="Gate on the accuracy that any task lost; with --tasks."),
+)
+release_speed: Callable[[F], F] = _stack(
+    click.option("--max-memory", callback=_bytes, metavar="BYTES", help="Gate on peak resident memory, e.g. 2GiB."),
+    click.option("--max-p95-ttft-ms", type=click.FloatRange(min=0), metavar="MS",
+                 help="Gate on the 95th percentile of times to the first token, at batch 1."),
+    click.option("--max-p95-tpot-ms", type=click.FloatRange(min=0), metavar="MS",
+                 help="Gate on the 95th percentile of times per token, at batch 1."),
 )

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from foldrank.cli import options as shared
 from foldrank.cli import output
 from foldrank.edits import KINDS, class_of
 from foldrank.planfile.plan import Plan
-from foldrank.recipe import Recipe, read_recipe
+from foldrank.recipe import Recipe, altered, read_recipe
 
 
 def given(name: str, value: Any) -> Any:
@@ -19,9 +21,12 @@ def given(name: str, value: Any) -> Any:
     return None if origin is click.core.ParameterSource.DEFAULT else value
 
 
-def choose(recipe: Path | None, save: Path | None, **typed: Any) -> Recipe:
-    """Options of the command line over those of the recipe; written to `save`. Without methods: a usage error."""
-    fields = options(read_recipe(recipe)) if recipe else {}
+def choose(recipe: Path | None, settings: Sequence[str], save: Path | None, **typed: Any) -> Recipe:
+    """Options of the command line over those of the recipe with `settings`; written to `save`. Without methods: a usage
+    error."""
+    if settings and recipe is None:
+        raise click.UsageError("--set changes a recipe; give --recipe too", click.get_current_context())
+    fields = options(shared.usage(altered, read_recipe(recipe), settings)) if recipe else {}
     for one, other in (("goal", "methods"), ("methods", "goal")):
         if typed.get(one):
             fields.pop(other, None)

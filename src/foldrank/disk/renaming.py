@@ -22,10 +22,16 @@ _TAKEN = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}
 
 
 def rename_new(stage: Path, target: Path) -> None:
-    """Rename a folder to a place where nothing is. Raises FileExistsError where something is, OSError otherwise."""
+    """Rename a folder, or a file, to a place where nothing is. Raises FileExistsError where something is, OSError
+    otherwise."""
     try:
-        if not _renameat2(stage, target, _NOREPLACE):
+        if _renameat2(stage, target, _NOREPLACE):
+            return
+        if stage.is_dir():
             os.rename(stage, target)
+        else:  # the plain rename of a file would destroy what stands there
+            os.link(stage, target)
+            stage.unlink()
     except OSError as error:
         if error.errno in _TAKEN:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None

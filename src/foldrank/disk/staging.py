@@ -112,6 +112,31 @@ def write_output(path: Path | str, data: bytes, *, force: bool = False) -> Path:
     return path
 
 
+@contextlib.contextmanager
+def staged_file(target: Path | str, *, force: bool = False) -> Iterator[Path]:
+    """Give the path of a file to be written beside its place; on success sync it and rename it there, else remove it.
+
+    Raises SourceError where the target exists (without `force`) or the disk is full.
+    """
+    target = Path(target).expanduser().absolute()
+    check_file_output(target, force=force)
+    with workspace(target) as stage:
+        path = stage / target.name
+        yield path
+        path.chmod(0o644)
+        sync_file(path)
+        if force:
+            check_file_output(target, force=True)
+            os.replace(path, target)
+        else:
+            try:
+                rename_new(path, target)
+            except FileExistsError:
+                what = "appeared while this ran"
+                raise SourceError(target, what, "choose another -o, or --force to replace it") from None
+        sync_file(target.parent)
+
+
 def sync_tree(folder: Path) -> None:
     """fsync every file and folder below, and the folder itself."""
     for directory, _, names in os.walk(folder, topdown=False):

@@ -18,6 +18,7 @@ from foldrank.errors import SourceError
 from foldrank.plans.solver.costs import CostTable
 from foldrank.progress import SILENT, Progress
 from foldrank.reports.bench import FORM
+from foldrank.reports.limits import SpeedLimits
 from foldrank.runtime.providers.fallback import provider_for
 from foldrank.runtime.providers.provider import resolve
 from foldrank.runtime.sessions.session import default_threads
@@ -30,15 +31,15 @@ def bench(
     allow_fallback: bool = False, min_speedup: float | None = None, seed: int = 0,
     pairs: int | None = None, quick: bool = False, engines: Sequence[str] = ENGINES, threads: int | None = None,
     against: Sequence[str] = (), gguf: Path | str | None = None, budget_s: float | None = None,
-    progress: Progress = SILENT,
+    limits: SpeedLimits | None = None, progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Measure the bundle against its dense baseline, write reports/bench.json into it, return its content.
 
     `quick`: batch 1 and short prompts only (`workload.QUICK`); `pairs` at least 20; `threads` default: physical cores.
     `budget_s`: seconds after which no further prompt and engine is begun; the first of both is measured whole.
     `against`: peers measured in the same run (`benchmarks/peers.py`). `gguf`: the file that llama.cpp runs; default:
-    the one that the checkpoint was read from. `min_speedup`: gate on decoding at batch 1; a
-    miss is in `gates` and `verdict`, not an exception.
+    the one that the checkpoint was read from. `min_speedup`: gate on decoding at batch 1,
+    `limits`: further ones; a miss is in `gates` and `verdict`, not an exception.
     Raises BundleError, ProviderUnavailable, SourceError; ValueError on fewer pairs or an unknown engine.
     """
     if not engines or not set(engines) <= set(ENGINES):
@@ -60,6 +61,9 @@ def bench(
         compressed, dense, on, profile, threads=threads or default_threads(), seed=seed, min_speedup=min_speedup,
         peers=against, gguf=file, budget_s=budget_s, progress=progress,
     )
+    if limits is not None:
+        gates = [*result.gates, *limits.gates(result)]
+        result = replace(result, gates=gates, verdict="pass" if all(gate.passed for gate in gates) else "fail")
     compressed.with_files({FORM.file: FORM.data(result)})
     return FORM.document(result)
 

@@ -15,7 +15,8 @@ from foldrank.plans.encoding import Prompts, opening_of
 from foldrank.plans.texts import load_tokenizer
 from foldrank.runtime.decoding.batch import with_onnxruntime
 from foldrank.runtime.decoding.genai import OFFERED
-from foldrank.runtime.decoding.generate import Generated, Sampling, with_genai
+from foldrank.runtime.decoding.generate import Generated, with_genai
+from foldrank.runtime.decoding.sampling import Sampling
 from foldrank.runtime.providers.fallback import provider_for
 from foldrank.runtime.providers.provider import Provider
 from foldrank.verbs.agreement import refuse_disagreement

@@ -16,6 +16,7 @@ from foldrank.model.facts import context_length, vocabulary
 from foldrank.model.places import place_of
 from foldrank.plans.texts import load_tokenizer
 from foldrank.progress import SILENT, Progress
+from foldrank.reports.limits import QualityLimits
 from foldrank.reports.tasks import Sample
 from foldrank.reports.validate import FORM, NOT_RUN, GraphProof, HeldOut, Validation
 from foldrank.runtime.decoding.decoder import OrtDecoder
@@ -44,17 +45,20 @@ def validate(
     allow_fallback: bool = False,
     max_perplexity_increase: str | float | None = None, min_top1_agreement: float | None = None, seed: int = 0,
     proof: bool = True, tokens: int = 20_480, bos: str = "auto", threads: int | None = None, offline: bool = False,
-    trust_remote_code: bool = False, known: Known | None = None, tasks: bool = False, progress: Progress = SILENT,
+    trust_remote_code: bool = False, known: Known | None = None, tasks: bool = False,
+    limits: QualityLimits | None = None, progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Prove the graph, measure quality on `tokens` tokens of held-out text, write reports/validate.json, return it.
 
     `reference`: the dense bundle. `model`: the checkpoint, by default where the bundle says it came from. `known`: what
     `reference_of` gave, where the caller has built it already; then no checkpoint is opened. `tasks`: run those of
-    `verbs/tasks.py` on both, through lm-eval. A failed gate is in the
+    `verbs/tasks.py` on both, through lm-eval. `limits`: further gates. A failed gate is in the
     result (`verdict`), not raised. Raises SourceError, BundleError, PlanMismatch, ProviderUnavailable,
     ValidationFailed (NaN in the logits).
     """
     limit = validation.share(max_perplexity_increase)
+    if limits is not None and limits.max_task_drop is not None and not tasks:
+        raise ValueError("a gate on tasks needs tasks: give --tasks too")
     if tasks:
         check_tasks()
     small = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
@@ -91,6 +95,9 @@ def validate(
         text=HeldOut(name=windows.text.name, sha256=windows.text.sha256, bos=windows.opening.bos),
         versions=versions(), placement=decoder.session.placement, tasks=done,
     )
+    if limits is not None:
+        gates = [*gates, *limits.gates(report, small)]
+        report = replace(report, gates=gates, verdict=validation.verdict(gates))
     small.with_files({FORM.file: FORM.data(report)})
     return FORM.document(report)
 

@@ -16,7 +16,8 @@ from foldrank.errors import SourceError
 from foldrank.plans.texts import load_tokenizer
 from foldrank.runtime.decoding.batch import batches, continued, padded, padding_side, with_onnxruntime
 from foldrank.runtime.decoding.decoder import OrtDecoder
-from foldrank.runtime.decoding.generate import Sampling, check_prompts, choose
+from foldrank.runtime.decoding.prompts import check_prompts
+from foldrank.runtime.decoding.sampling import Sampling, choose
 from foldrank.runtime.providers.provider import resolve
 from foldrank.verbs.run import run
 

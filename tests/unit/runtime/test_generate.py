@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from foldrank.errors import SourceError
-from foldrank.runtime.decoding.generate import Sampling, check_prompts, choose
+from foldrank.runtime.decoding.prompts import check_prompts
+from foldrank.runtime.decoding.sampling import Sampling, choose
 
 LOGITS = np.log(np.array([0.1, 0.5, 0.15, 0.25]))
 

@@ -1,6 +1,12 @@
 """package: the layout of another tool, whole or not at all, with the weights as they were."""
 
+import hashlib
 import json
+import os
+import shutil
+import tarfile
+import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +22,8 @@ import foldrank
 from foldrank.bundle.bundle import Bundle, seal
 from foldrank.cli.main import cli
 from foldrank.digests import sha256_file
-from foldrank.errors import BundleError, ExportError, SourceError
-from foldrank.verbs.formats import FORMATS, transformers_js, writer
+from foldrank.errors import BundleError, ExportError, ProviderUnavailable, SourceError
+from foldrank.verbs.formats import FORMATS, transformers_js
 from foldrank.verbs.package import package
 
 
@@ -99,13 +105,13 @@ def test_what_the_format_cannot_hold_is_refused_and_leaves_nothing(bundle: Bundl
     (bundle.path / "config.json").unlink()
     with pytest.raises(BundleError, match=r"no config\.json"):
         package(resealed(bundle.path), tmp_path / "js", format="transformers.js")
-    with pytest.raises(ValueError, match=r"no format 'triton'; one of transformers\.js"):
-        package(bundle.path, tmp_path / "js", format="triton")
+    with pytest.raises(ValueError, match=r"no format 'tgz'; one of transformers\.js, triton"):
+        package(bundle.path, tmp_path / "js", format="tgz")
     assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
 
 
 def test_every_format_of_the_table_can_be_imported_and_is_in_the_help() -> None:
-    assert all(callable(writer(name)) for name in FORMATS)
+    assert all(callable(kind.writer()) for kind in FORMATS.values())
     help_text = " ".join(CliRunner().invoke(cli, ["package", "--help"]).output.split())
     assert all(name in help_text for name in FORMATS)
 
@@ -116,3 +122,111 @@ def test_the_command_line_prints_one_json_object(bundle: Bundle, tmp_path: Path)
     found: dict[str, Any] = json.loads(done.stdout)
     assert (done.exit_code, found["format"], found["output"]) == (0, "transformers.js", str(tmp_path / "js"))
     assert len(found["files"]) == 6
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_zip_unpacks_to_the_bundle(bundle: Bundle, tmp_path: Path) -> None:
+    found = package(bundle, tmp_path / "one.zip", format="zip")
+    archive = tmp_path / "one.zip"
+    assert found["files"] == {"one.zip": {"sha256": sha256_file(archive), "bytes": archive.stat().st_size}}
+    with zipfile.ZipFile(archive) as held:
+        assert held.testzip() is None
+        held.extractall(tmp_path / "again")
+    assert files_of(tmp_path / "again") == files_of(bundle.path)
+    foldrank.verify(tmp_path / "again")
+
+
+def test_an_oci_layout_holds_the_bundles_files_under_their_digests(bundle: Bundle, tmp_path: Path) -> None:
+    package(bundle, tmp_path / "one.tar", format="oci")
+    with tarfile.open(tmp_path / "one.tar") as tar:
+        held = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
+    assert json.loads(held["oci-layout"]) == {"imageLayoutVersion": "1.0.0"}
+    blobs = {name.rpartition("/")[2]: data for name, data in held.items() if name.startswith("blobs/sha256/")}
+    assert all(hashlib.sha256(data).hexdigest() == digest for digest, data in blobs.items())
+    [entry] = json.loads(held["index.json"])["manifests"]
+    manifest = json.loads(blobs[entry["digest"].removeprefix("sha256:")])
+    assert entry["size"] == len(blobs[entry["digest"].removeprefix("sha256:")])
+    layers = {layer["annotations"]["org.opencontainers.image.title"]: layer for layer in manifest["layers"]}
+    wanted = files_of(bundle.path)
+    assert {name: blobs[layer["digest"].removeprefix("sha256:")] for name, layer in layers.items()} == wanted
+    assert {name: layer["size"] for name, layer in layers.items()} == {n: len(data) for n, data in wanted.items()}
+    assert blobs[manifest["config"]["digest"].removeprefix("sha256:")] == b"{}"
+
+
+@pytest.mark.parametrize("format", ["zip", "oci"])
+def test_one_file_has_the_same_bytes_wherever_and_whenever(
+    format: str, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(bundle.path, tmp_path / "elsewhere" / "named otherwise", copy_function=shutil.copyfile)
+    for path in (tmp_path / "elsewhere").rglob("*"):
+        os.utime(path, (1, 1))
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    package(bundle, tmp_path / "a", format=format)
+    package(tmp_path / "elsewhere" / "named otherwise", tmp_path / "b", format=format)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_file_that_exists_stays_without_force_and_none_lands_in_the_bundle(bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    with pytest.raises(SourceError, match="exists already"):
+        package(bundle, tmp_path / "mine", format="zip")
+    assert (tmp_path / "mine").read_text() == "mine"
+    package(bundle, tmp_path / "mine", format="zip", force=True)
+    assert zipfile.is_zipfile(tmp_path / "mine")
+    with pytest.raises(SourceError, match="lies in the bundle"):
+        package(bundle, bundle.path / "one.zip", format="zip")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bundle", "mine"]
+
+
+def test_what_changes_while_it_is_copied_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    opened = Bundle.open(bundle.path)
+    (bundle.path / "config.json").write_text("{}")
+    for format in ("zip", "oci", "docker"):
+        with pytest.raises(BundleError, match="changed while"):
+            package(opened, tmp_path / "out", format=format)
+    assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_docker_serves_the_bundle_after_its_checks(bundle: Bundle, tmp_path: Path) -> None:
+    package(bundle, tmp_path / "image", format="docker")
+    assert files_of(tmp_path / "image" / "bundle") == files_of(bundle.path)
+    entry = tmp_path / "image" / "entry.sh"
+    assert os.access(entry, os.X_OK)
+    commands = [line for line in entry.read_text().splitlines() if line.startswith(("foldrank", "exec"))]
+    assert [line.replace("exec ", "").split()[1] for line in commands] == ["verify", "serve"]
+    for line in commands:  # the options that it gives are the command's
+        verb = cli.get_command(None, line.replace("exec ", "").split()[1])  # type: ignore[arg-type]
+        known = {option for parameter in verb.params for option in parameter.opts}  # type: ignore[union-attr]
+        assert {word for word in line.split() if word.startswith("--")} <= known
+    dockerfile = (tmp_path / "image" / "Dockerfile").read_text()
+    assert "USER foldrank" in dockerfile
+    assert f"=={foldrank.__version__}" in dockerfile
+
+
+def test_ort_format_computes_what_the_bundle_does(bundle: Bundle, tmp_path: Path) -> None:
+    ort = pytest.importorskip("onnxruntime")
+    package(bundle, tmp_path / "ort", format="ort")
+    assert (tmp_path / "ort" / "model.ort").read_bytes()[4:8] == b"ORTM"
+    logits = []
+    for path in (bundle.model, tmp_path / "ort" / "model.ort"):
+        session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        feeds = {"input_ids": np.array([[1, 2, 3]]), "attention_mask": np.ones((1, 3), np.int64)}
+        feeds |= {i.name: np.zeros((1, Shape().kv_heads, 0, Shape().head_size), np.float32)
+                  for i in session.get_inputs() if i.name.startswith("past")}
+        logits.append(session.run(["logits"], {i.name: feeds[i.name] for i in session.get_inputs()})[0])
+    assert np.abs(logits[0] - logits[1]).max() <= 1e-5 * np.abs(logits[0]).max()
+    assert "GroupQueryAttention" in (tmp_path / "ort" / "required_operators.config").read_text()
+    assert str(tmp_path) not in (tmp_path / "ort" / "required_operators.config").read_text()
+
+
+def test_a_missing_library_is_named_with_its_extra(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("foldrank.installed._installed", lambda name: name != "mlflow")
+    with pytest.raises(ProviderUnavailable, match=r"mlflow: is not installed; pip install 'foldrank\[mlflow\]'"):
+        package(bundle, tmp_path / "out", format="mlflow")
+    assert [p.name for p in tmp_path.iterdir()] == ["bundle"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from foldrank.cli import options, output, progress, results
+from foldrank.cli import ci, options, output, progress, results
 
 
 @click.command("bench")
@@ -26,17 +26,26 @@ from foldrank.cli import options, output, progress, results
 @options.provider
 @options.fallback
 @options.speed_gate
+@options.release_speed
+@options.release
 @click.option("--pairs", type=click.IntRange(min=20), default=None, help="Interleaved pairs a row.")
 @options.seed
+@ci.options
 @options.reporting
 @click.pass_context
 def command(
     ctx: click.Context, bundle: Path, baseline: Path | None, cost_table: Path | None, provider: str | None,
-    provider_options: dict[str, str], allow_fallback: bool, min_speedup: float | None, pairs: int | None, seed: int,
-    cost_tokens: int, against: tuple[str, ...], gguf: Path | None, as_json: bool, quiet: bool, verbose: bool,
+    provider_options: dict[str, str], allow_fallback: bool, min_speedup: float | None,
+    max_memory: int | None, max_p95_ttft_ms: float | None, max_p95_tpot_ms: float | None, against_release: Path | None,
+    release_slack: float, pairs: int | None, seed: int,
+    cost_tokens: int, against: tuple[str, ...], gguf: Path | None,
+    junit: Path | None, annotations: str | None, as_json: bool, quiet: bool, verbose: bool,
 ) -> None:
     """Measure speed and memory, paired and interleaved with the dense bundle in one run."""
+    from foldrank.bundle.bundle import Bundle
     from foldrank.reports.bench import FORM
+    from foldrank.reports.cases import of_bench
+    from foldrank.reports.limits import SpeedLimits
     from foldrank.verbs.bench import bench
     from foldrank.verbs.bench import cost_table as measure_table
 
@@ -53,12 +62,16 @@ def command(
             output.say(f"{len(table.timings)} shapes timed: {cost_table}")
             results.show_costs(table)
         return
-    with progress.shown(quiet) as shown:
+    with ci.told("bench", junit, annotations) as told, progress.shown(quiet) as shown:
+        limits = SpeedLimits(
+            max_memory_bytes=max_memory, max_p95_first_ms=max_p95_ttft_ms, max_p95_token_ms=max_p95_tpot_ms,
+            slack=release_slack, release=None if against_release is None else Bundle.open(against_release))
         found = options.usage(
             bench, bundle, baseline=baseline, min_speedup=min_speedup, pairs=pairs, allow_fallback=allow_fallback,
-            against=against, gguf=gguf, progress=shown, **on,
+            against=against, gguf=gguf, limits=limits, progress=shown, **on,
         )
-    report = FORM.parse(found)
+        report = FORM.parse(found)
+        told.cases = of_bench(report)
     if as_json:
         output.emit_json(found)
     else:

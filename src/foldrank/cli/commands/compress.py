@@ -34,7 +34,8 @@ from foldrank.cli import options, output, plans, progress, results
 def command(
     ctx: click.Context, model: str, output_: Path, force: bool, methods: tuple[str, ...], goal: str | None,
     minutes: float | None, calibration: Path | None, calibration_tokens: int | None, calibration_from: Path | None,
-    like: Path | None, recipe: Path | None, save_recipe: Path | None, recover: str | None,
+    like: Path | None, recipe: Path | None, settings: tuple[str, ...],
+    save_recipe: Path | None, recover: str | None,
     recover_text: Path | None, recover_tokens: int | None, recover_steps: int | None, recover_minutes: float | None,
     recover_target: str | None, recover_select: str | None, recover_lisa: int | None, bos: str | None,
     exporter: str | None, dtype: str | None, provider: str | None, provider_options: dict[str, str], text: Path | None,
@@ -47,7 +48,7 @@ def command(
     from foldrank.verbs.compress import compress
 
     chosen = plans.choose(
-        recipe, save_recipe, methods=methods, goal=goal, minutes=minutes, calibration=calibration,
+        recipe, settings, save_recipe, methods=methods, goal=goal, minutes=minutes, calibration=calibration,
         calibration_tokens=calibration_tokens, calibration_from=calibration_from, like=like,
         recover=recover, recover_text=recover_text, recover_tokens=recover_tokens, recover_steps=recover_steps,
         recover_minutes=recover_minutes, recover_target=recover_target, recover_select=recover_select,

@@ -11,7 +11,9 @@ from foldrank.cli import options, output, progress
 
 @click.command("package")
 @click.argument("bundle", type=options.PATH)
-@click.option("--format", "format_", required=True, help="Whose layout: transformers.js.")
+@click.option("--format", "format_", required=True,
+              help="Whose layout: transformers.js, triton (a model repository), mlflow (a pyfunc), ort (ORT format), "
+                   "docker (a folder to build); or one file: zip, oci (an image layout, for registries).")
 @options.output
 @options.reporting
 def command(
@@ -25,5 +27,5 @@ def command(
     if as_json:
         output.emit_json(found)
     else:
-        size = sum(entry["bytes"] for entry in found["files"].values())
-        output.say(f"{output_}: {found['format']}, {len(found['files'])} files, {output.mebibytes(size)}")
+        size, count = sum(entry["bytes"] for entry in found["files"].values()), len(found["files"])
+        output.say(f"{output_}: {found['format']}, {count} file{'s' if count > 1 else ''}, {output.mebibytes(size)}")

@@ -22,7 +22,7 @@ from foldrank.cli import options, output, plans, progress
 def command(
     model: str, output_: Path, force: bool, methods: tuple[str, ...], calibration: Path | None,
     calibration_tokens: int | None, calibration_from: Path | None, like: Path | None, recipe: Path | None,
-    save_recipe: Path | None, recover: str | None,
+    settings: tuple[str, ...], save_recipe: Path | None, recover: str | None,
     recover_text: Path | None, recover_tokens: int | None, recover_steps: int | None, recover_minutes: float | None,
     recover_target: str | None, recover_select: str | None, recover_lisa: int | None, bos: str | None, offline: bool,
     trust_remote_code: bool, device: str, seed: int, as_json: bool, quiet: bool, verbose: bool,
@@ -30,7 +30,7 @@ def command(
     """Compute a compression plan for a checkpoint from calibration text."""
     from foldrank.verbs.plan import plan
 
-    chosen = plans.choose(recipe, save_recipe, methods=methods, calibration=calibration,
+    chosen = plans.choose(recipe, settings, save_recipe, methods=methods, calibration=calibration,
                           calibration_tokens=calibration_tokens, calibration_from=calibration_from, like=like,
                           seed=plans.given("seed", seed), recover=recover,
                           recover_text=recover_text, recover_tokens=recover_tokens, recover_steps=recover_steps,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from foldrank.cli import options, output, progress, results
+from foldrank.cli import ci, options, output, progress, results
 
 
 @click.command("validate")
@@ -15,33 +15,46 @@ from foldrank.cli import options, output, progress, results
 @click.option("--model", help="The checkpoint, for the graph proof; default: where the bundle says it came from.")
 @click.option("--proof/--no-proof", default=True, help="Whether to run the graph proof.")
 @options.quality_gates
+@options.release_quality
+@options.release
 @options.tasks
 @options.bos
 @options.provider
 @options.fallback
 @options.source
 @options.seed
+@ci.options
 @options.reporting
 @click.pass_context
 def command(
     ctx: click.Context, bundle: Path, reference: Path, model: str | None, proof: bool, text: Path | None,
-    max_perplexity_increase: float | None, min_top1_agreement: float | None, tasks: bool, bos: str | None,
+    max_perplexity_increase: float | None, min_top1_agreement: float | None, max_kl: float | None,
+    max_bytes: int | None, max_task_drop: float | None, against_release: Path | None, release_slack: float,
+    tasks: bool, bos: str | None,
     provider: str | None,
     provider_options: dict[str, str], allow_fallback: bool, offline: bool, trust_remote_code: bool, seed: int,
-    as_json: bool, quiet: bool, verbose: bool,
+    junit: Path | None, annotations: str | None, as_json: bool, quiet: bool, verbose: bool,
 ) -> None:
     """Prove that the graph computes what the plan says, and measure what that cost in quality."""
+    from foldrank.bundle.bundle import Bundle
+    from foldrank.reports.cases import of_validation
+    from foldrank.reports.limits import QualityLimits
     from foldrank.reports.validate import FORM
     from foldrank.verbs.validate import validate
 
-    with progress.shown(quiet) as shown:
+    with ci.told("validate", junit, annotations) as told, progress.shown(quiet) as shown:
+        limits = QualityLimits(
+            max_kl=max_kl, max_bytes=max_bytes, max_task_drop=max_task_drop, slack=release_slack,
+            release=None if against_release is None else Bundle.open(against_release))
         found = options.usage(
             validate, bundle, reference=reference, model=model, text=text, provider=provider or "cpu",
             provider_options=provider_options, allow_fallback=allow_fallback, proof=proof,
             max_perplexity_increase=max_perplexity_increase, min_top1_agreement=min_top1_agreement, bos=bos or "auto",
-            seed=seed, tasks=tasks, offline=offline, trust_remote_code=trust_remote_code, progress=shown,
+            seed=seed, tasks=tasks, offline=offline, trust_remote_code=trust_remote_code, limits=limits,
+            progress=shown,
         )
-    report = FORM.parse(found)
+        report = FORM.parse(found)
+        told.cases = of_validation(report)
     if as_json:
         output.emit_json(found)
     else:

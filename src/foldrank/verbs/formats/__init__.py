@@ -4,23 +4,44 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from foldrank.bundle.bundle import Bundle, FileEntry
 from foldrank.progress import Progress
 
-FORMATS = {
-    "transformers.js": "foldrank.verbs.formats.transformers_js:write",
-}
-"""Each function fills an empty folder from a bundle and gives the digests that it took while writing."""
-
 Writer = Callable[[Bundle, Path, Progress], dict[str, FileEntry]]
 
 
-def writer(name: str) -> Writer:
-    """The function that writes a format. Raises ValueError where there is no such format."""
+@dataclass(frozen=True)
+class Format:
+    """Who writes it: `module:function`, which fills an empty folder, or where `file` writes that one file, and gives
+    the digests that it took on the way."""
+
+    by: str
+    file: bool = False
+
+    def writer(self) -> Writer:
+        """The function."""
+        module, function = self.by.split(":")
+        found: Writer = getattr(importlib.import_module(f"foldrank.verbs.formats.{module}"), function)
+        return found
+
+
+FORMATS = {
+    "transformers.js": Format("transformers_js:write"),
+    "triton": Format("triton:write"),
+    "mlflow": Format("mlflow:write"),
+    "ort": Format("ort:write"),
+    "docker": Format("docker:write"),
+    "zip": Format("zipped:write", file=True),
+    "oci": Format("oci:write", file=True),
+}
+"""A new format is a module beside this one and a line here."""
+
+
+def format_of(name: str) -> Format:
+    """The format of a name. Raises ValueError where there is none."""
     if name not in FORMATS:
         raise ValueError(f"no format {name!r}; one of {', '.join(FORMATS)}")
-    module, function = FORMATS[name].split(":")
-    found: Writer = getattr(importlib.import_module(module), function)
-    return found
+    return FORMATS[name]

@@ -6,7 +6,6 @@ which transformers.js calls dtype fp32 whatever the weights are; without that en
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +13,14 @@ from foldrank import strictjson
 from foldrank.bundle.bundle import Bundle, FileEntry
 from foldrank.errors import BundleError, ExportError
 from foldrank.graph.safe.load import load_model
-from foldrank.model.licence import is_licence
 from foldrank.passes.shards import write_shards
-from foldrank.progress import Progress
+from foldrank.progress import SILENT, Progress
 from foldrank.reporting.card import packaged_card
 from foldrank.reporting.snippets import transformers_js
+from foldrank.verbs.formats import copied
 
 SHARD_BYTES = 2_000_000_000
 """A browser holds no buffer of 2 GiB."""
-_TOKENIZER = ("generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-              "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja")
 _ENTRY = "transformers.js_config"
 
 
@@ -37,10 +34,7 @@ def write(bundle: Bundle, folder: Path, progress: Progress) -> dict[str, FileEnt
     model = load_model(bundle.model)
     written = write_shards(model, folder / "onnx" / "model.onnx", most_bytes=SHARD_BYTES, progress=progress)
     known = {f"onnx/{name}": entry for name, entry in written.items()}
-    for name, entry in bundle.manifest.files.items():
-        if name in _TOKENIZER or ("/" not in name and is_licence(name)):
-            shutil.copyfile(bundle.path / name, folder / name)
-            known[name] = entry
+    known |= copied.copy(bundle, copied.beside(bundle), folder, SILENT)
     config = bundle.json("config.json")
     if not isinstance(config, dict):
         raise BundleError(bundle.path, "has no config.json, by which transformers.js knows a model", "export again")
