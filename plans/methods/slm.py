@@ -49,7 +49,7 @@ class Merging:
     blocks: Annotated[int, Field(ge=1)] | None = None
     protect_first: Annotated[int, Field(ge=0)] = 1
     protect_last: Annotated[int, Field(ge=0)] = 1
-    windows: Annotated[int, Field(ge=1)] = 16
+    windows: Annotated[int, Field(ge=1)] = 8
     tokens: Annotated[int, Field(ge=2)] = 128
 
     def __post_init__(self) -> None:
