@@ -26,12 +26,17 @@ def front(data: dict[str, Any]) -> str:
     rows = [
         (f"`{row['method']}`", f"{row['keep']:.3f}", f"{row['bytes'] / 1e6:,.1f} MB",
          f"{row['perplexity_over_dense']:.3f}", f"{math.log(row['perplexity_over_dense']):.3f}",
-         f"{(row['planning_cpu_s'] if 'planning_cpu_s' in row else row['recovery_cpu_s']) / 60:.1f}")
+         _minutes(row.get("planning_cpu_s", row.get("recovery_cpu_s"))))
         for row in sorted(data["rows"], key=lambda row: (row["bytes"], row["perplexity_over_dense"]))
     ]
-    most = max(row["peak_rss_bytes"] for row in data["rows"]) / 2**30
+    most = max(row.get("peak_rss_bytes", 0) for row in data["rows"]) / 2**30
     columns = ("method", "block weights kept", "all weights", "perplexity over dense", "nats", "CPU minutes")
     return f"{_texts(data)} The process had {most:.1f} GiB at most.\n\n{table(columns, rows)}"
+
+
+def _minutes(seconds: float | None) -> str:
+    """A row that was judged from its plan alone, made elsewhere, has none."""
+    return "-" if seconds is None else f"{seconds / 60:.1f}"
 
 
 def draws(data: dict[str, Any]) -> str:

@@ -27,7 +27,9 @@ Reference = Callable[[Tokens], Array]
 """Logits [B, T, V] of token ids [B, T], float32 or float64."""
 
 _NAMES: dict[Side, str] = {"right": "padded", "left": "padded_left"}
-_DECODED = 48
+_DECODED, _DECODED_TOGETHER = 48, 4
+"""Single tokens of one row, as most users decode, and of two at once: another kernel, where a few bits are unpacked for
+every step."""
 _TOGETHER = 256
 """Tokens of the two rows that are asked for from the cache, beside padding and in a batch."""
 _LOGITS_AT_ONCE = 1 << 23
@@ -119,7 +121,7 @@ def prove(
         "reference": logits,
         **({} if long_1T is None else {"full_context": _whole(decoder, beside, reference, long_1T, other)}),
         "cached_decode": _cached(decoder, ids_2T, together_2TV),
-        **{_NAMES[side]: beside_padding(decoder, ids_2T, side) for side in sides},
+        **_beside_padding(decoder, ids_2T, sides),
         "batch": _batched(decoder, ids_2T, together_2TV),
     }
     errors = [compared.relative_error for compared in found.values()] if precision == "fp32" else []
@@ -183,30 +185,42 @@ def _whole(
 
 
 def _cached(decoder: OrtDecoder, ids_BT: Tokens, whole_BTV: Array) -> Comparison:
-    """A prompt, then one token at a time, then (row by row) the rest at once, against everything at once."""
+    """A prompt, then one token at a time, all rows together and the first alone, then (row by row) the rest at once,
+    against everything at once."""
     tokens = ids_BT.shape[1]
     prompt = max(1, tokens // 4)
-    decoded = min(prompt + _DECODED, tokens - 1)
     found = Comparison(f"{decoder.session.model} with its cache")
-    found.add(whole_BTV[:, :prompt], decoder.prefill(ids_BT[:, :prompt]))
-    for at in range(prompt, decoded):
-        found.add(whole_BTV[:, at : at + 1], decoder.step(ids_BT[:, at : at + 1]))
+    for rows, most in ((len(ids_BT), _DECODED_TOGETHER), (1, _DECODED)):
+        found.add(whole_BTV[:rows, :prompt], decoder.prefill(ids_BT[:rows, :prompt]))
+        for at in range(prompt, min(prompt + most, tokens - 1)):
+            found.add(whole_BTV[:rows, at : at + 1], decoder.step(ids_BT[:rows, at : at + 1]))
     for row in range(len(ids_BT)):  # GroupQueryAttention takes several tokens after a past for one row only
-        decoder.prefill(ids_BT[row : row + 1, :decoded])
-        found.add(whole_BTV[row : row + 1, decoded:], decoder.step(ids_BT[row : row + 1, decoded:]))
+        decoder.prefill(ids_BT[row : row + 1, :prompt])
+        found.add(whole_BTV[row : row + 1, prompt:], decoder.step(ids_BT[row : row + 1, prompt:]))
     return found
 
 
 def beside_padding(decoder: OrtDecoder, ids_BT: Tokens, side: Side) -> Comparison:
     """A short row padded on that side beside a long one, against both alone: prompt, then one decoded token."""
-    rows = [ids_BT[0, :-1], ids_BT[1, : max(1, ids_BT.shape[1] // 2)]]
+    return _beside_padding(decoder, ids_BT, [side])[_NAMES[side]]
+
+
+def _beside_padding(decoder: OrtDecoder, ids_BT: Tokens, sides: Sequence[Side]) -> dict[str, Comparison]:
+    rows, next_BT = [ids_BT[0, :-1], ids_BT[1, : max(1, ids_BT.shape[1] // 2)]], ids_BT[:2, -1:]
+    alone = [(decoder.prefill(row[None])[0], decoder.step(next_BT[number : number + 1])[0])
+             for number, row in enumerate(rows)] if sides else []
+    return {_NAMES[side]: _padded_on(decoder, rows, next_BT, side, alone) for side in sides}
+
+
+def _padded_on(
+    decoder: OrtDecoder, rows: Sequence[Tokens], next_BT: Tokens, side: Side, alone: Sequence[tuple[Array, Array]]
+) -> Comparison:
     prompt_BT, mask_BT = padded([row.tolist() for row in rows], side)
-    next_BT = ids_BT[:2, -1:]
     prompt_BTV, step_BTV = decoder.prefill(prompt_BT, mask_BT), decoder.step(next_BT)
     found = Comparison(f"{decoder.session.model} beside padding on the {side}")
-    for number, row in enumerate(rows):
-        found.add(decoder.prefill(row[None])[0], prompt_BTV[number][mask_BT[number] == 1])
-        found.add(decoder.step(next_BT[number : number + 1])[0], step_BTV[number])
+    for number, (prompt, step) in enumerate(alone):
+        found.add(prompt, prompt_BTV[number][mask_BT[number] == 1])
+        found.add(step, step_BTV[number])
     return found
 
 

@@ -8,8 +8,8 @@ import numpy as np
 from foldrank.runtime.decoding.decoder import Tokens
 from foldrank.tolerances import MIN_POSITIONS
 
-_WORK = 2 * 10**11
-"""Weights times tokens of the long window: some 4 s of two cores for reference and graph."""
+_WORK = 10**11
+"""Weights times tokens of the long window: some 8 s of two cores for reference and graph (4 bits)."""
 _LOGITS = 1 << 26
 """Logits of it: 256 MiB in float32."""
 
