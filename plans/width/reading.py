@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from foldrank.plans.low_rank.grams import cross_gram
 from foldrank.plans.models.block import Block, watch_inputs
 from foldrank.plans.models.decoder import BATCH_TOKENS, Decoder
 from foldrank.plans.width.channels import Moments
@@ -28,7 +29,7 @@ def moments(
     sums: dict[str, Tensor] = {}
     for hidden, wanted in _batches(hidden_NTC, wanted_NTC):
         z, output = read(decoder, block, hidden)
-        _add(sums, "inputs", z.T @ z)
+        _add(sums, "inputs", cross_gram(z, z))
         _add(sums, "mean", z.sum(dim=0))
         if wanted is not None:
             aim, output = read(decoder, block, wanted)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from foldrank.plans.low_rank.grams import cross_gram
+from foldrank.plans.low_rank.grams import cross_gram, gram
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.solver import block_refit
 from foldrank.plans.solver.block_refit import refit
@@ -109,3 +109,14 @@ def test_cross_grams_are_those_of_float64(tokens: int) -> None:
     sizes = np.outer(np.linalg.norm(one.astype(np.float64), axis=0), np.linalg.norm(other.astype(np.float64), axis=0))
     assert found.dtype == torch.float64
     assert (np.abs(found.numpy() - wanted) / sizes).max() < 1e-6
+
+
+@pytest.mark.parametrize("width", [1, 128, 129, 300, 1100])
+def test_a_gram_is_a_product_of_all_columns_with_all(width: int) -> None:
+    """Its own tiles, mirrored: no column is missed, none counted twice."""
+    rows = np.random.default_rng(width).standard_normal((1100, width)).astype(np.float32)
+    wide = rows.astype(np.float64)
+    found, exact = cross_gram(*[torch.from_numpy(rows)] * 2), gram(torch.from_numpy(rows)[None])
+    np.testing.assert_allclose(found, wide.T @ wide, rtol=0, atol=1e-3)
+    np.testing.assert_allclose(exact, wide.T @ wide, rtol=0, atol=1e-9)
+    assert torch.equal(found, found.T)
