@@ -53,7 +53,7 @@ def _sleep(_: list[str]) -> int:
 
 @pytest.mark.parametrize(("fault", "what"), [
     (lambda words: 70, "exit code 70"), (lambda words: 4, "exit code 4 and 0 lines"), (_sleep, "took more than 1 s"),
-    (lambda words: os.kill(os.getpid(), signal.SIGSEGV), "crashed: -11"),
+    (lambda words: os.kill(os.getpid(), signal.SIGKILL), "crashed: -9"),
 ])
 def test_what_must_not_be_is_found_and_the_next_input_is_tried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Callable[[list[str]], int], what: str
