@@ -5,7 +5,8 @@
 Each input is a room of one tiny model, its bundle and its plan with one file changed in structure, digests made to fit
 again three times of four, under one verb, in process. A finding is an exception that no verb means (exit code 70), a
 crash, a refusal of more than REFUSED_S of processor time, more than MEMORY of memory, an input that takes WAIT_S, and a
-plan that is applied though the graph proof fails then. `--case TARGET HEX` runs one input again.
+plan that is applied though the graph proof fails then. `--case TARGET HEX` runs one input again. fuzz_guided.py draws
+the same choices from bytes that coverage leads.
 """
 
 from __future__ import annotations
