@@ -36,7 +36,7 @@ from mutating import Draw
 
 from foldrank.cli import main as command_line
 
-REFUSED_S, MEMORY, WAIT_S, BYTES = 3.0, 256 << 20, 60.0, 96
+REFUSED_S, MEMORY, WAIT_S, BYTES = 3.0, 256 << 20, 300.0, 96
 CODES = (0, 1, 2, 3, 4)
 
 
