@@ -5,17 +5,19 @@ Knows processes. Knows nothing of what the child writes.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
 import subprocess
 from pathlib import Path
 
-from foldrank.errors import NotWritable
+from foldrank.errors import ExportError, NotWritable
 from foldrank.progress import SILENT, Progress
 
 _RAISED = re.compile(r"(?:\w+\.)*\w*(?:Error|Exception|Interrupt|Exit|Warning): .+")
 _LOG_LINES = 400
+_FULL = os.strerror(errno.ENOSPC)
 _QUIET = {
     "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "ORT_DISABLE_TELEMETRY": "1",
     "TQDM_DISABLE": "1", "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8:replace",
@@ -37,13 +39,19 @@ def run_child(
 ) -> None:
     """Run to the end in `folder`, offline. A printed line that starts with `step` is one of `steps`.
 
-    An interrupt ends the child. Raises ExporterFailed naming `who` failed at `where`.
+    An interrupt ends the child. Raises ExporterFailed naming `who` failed at `where`, or ExportError alone where the
+    disk is full, which another exporter would not mend.
     """
     log: list[str] = []
     code = _run(command, folder, log, steps, step, progress)
     if code != 0:
         text = "\n".join(log)
-        raise ExporterFailed(where, f"{who} failed: {_reason(log, code)}", _way_out(text), text)
+        what = f"{who} failed: {_reason(log, code)}"
+        if _FULL in text:  # no exporter finds more room than another
+            full = ExportError(where, what, "make room or choose another -o")
+            full.add_note(text)
+            raise full
+        raise ExporterFailed(where, what, "-v shows its whole log", text)
 
 
 def _run(
@@ -79,9 +87,3 @@ def _reason(log: list[str], code: int) -> str:
     if code < 0:
         return f"ended by {signal.Signals(-code).name}" + (" (out of memory?)" if -code == signal.SIGKILL else "")
     return next((line[:400] for line in reversed(log) if line.strip()), f"exit code {code}")
-
-
-def _way_out(log: str) -> str:
-    if "No space left on device" in log:
-        return "make room or choose another -o"
-    return "-v shows its whole log"

@@ -137,6 +137,8 @@ def _write_configs(bundle: Bundle, plan: Plan, source: Anatomy, stage: Path) -> 
     after = plan.anatomy(source)
     for name, shrink in (("config.json", shrink_config), ("genai_config.json", shrink_genai_config)):
         if (config := _config(bundle, name)) is not None:
+            if name == "genai_config.json" and not isinstance((config.get("model") or {}).get("decoder"), dict):
+                raise BundleError(bundle.path / name, "says nothing of model.decoder", "export again")
             _write_json(stage / name, shrink(config, source, after))
 
 

@@ -114,8 +114,9 @@ def write_hole(size: int, folder: Path) -> Plan:
 
 def spoken(words: Sequence[object], folder: Path) -> dict[str, Any]:
     """A verb in a process of its own: exit code, seconds, and its peak of resident memory."""
-    program = ("import resource, sys\nfrom foldrank.cli.main import _run\ncode = _run(sys.argv[1:])\n"
-               "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)\nsys.exit(code)")
+    program = ("import sys\nfrom foldrank.cli.main import _run\ncode = _run(sys.argv[1:])\n"
+               "peak = next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM:'))\n"
+               "print(peak, file=sys.stderr)\nsys.exit(code)")  # ru_maxrss would be that of whoever started it
     began = time.monotonic()
     done = subprocess.run([sys.executable, "-c", program, *map(str, words)], capture_output=True, text=True,
                           cwd=folder, env=_ENVIRONMENT)

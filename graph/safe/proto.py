@@ -87,7 +87,7 @@ def _names(graph: onnx.GraphProto, outer: frozenset[str]) -> Iterator[str]:
                 yield f"{where} makes {name!r:.80}, a name taken before"
             known.add(name)
     outputs = [v.name for v in graph.output]
-    if len(set(outputs)) != len(outputs) or not set(outputs) <= known:
+    if len(set(outputs)) != len(outputs) or not set(outputs) <= known - {""}:  # a node leaves what is optional unnamed
         yield "its outputs stand twice or nothing makes them"
 
 

@@ -69,7 +69,8 @@ class GenaiDecoder:
     def with_defaults(cls, folder: Path) -> GenaiDecoder:
         """As the library opens a bundle that leaves threads and spinning to it. Raises as `open` does."""
         library, ours = load_genai(), settings(folder / NAME)
-        ours["model"].get("decoder", {}).get("session_options", {}).pop("intra_op_num_threads", None)
+        decoder = ours["model"].get("decoder") or {}
+        (decoder.get("session_options") or {}).pop("intra_op_num_threads", None)
         view = _view(folder, ours)
         try:
             return cls(library.Model(str(view)), library, capacity=1, folder=folder, view=view)

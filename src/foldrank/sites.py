@@ -60,7 +60,14 @@ class Site:
 
     @classmethod
     def __get_pydantic_core_schema__(cls, _source: Any, _handler: GetCoreSchemaHandler) -> Any:
+        def read(value: object) -> Site:
+            if isinstance(value, Site):
+                return value
+            if not isinstance(value, str):
+                raise ValueError(f"{value!r:.40} is no site; a site reads block.07.down")
+            return cls.parse(value)
+
         return core_schema.no_info_plain_validator_function(
-            lambda value: value if isinstance(value, Site) else cls.parse(value),
+            read,
             serialization=core_schema.plain_serializer_function_ser_schema(str, return_schema=core_schema.str_schema()),
         )

@@ -8,9 +8,11 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import mutating
+import onnx
 import pytest
 from mutating import Draw
 from nightly import NIGHTLY
@@ -51,7 +53,7 @@ def _sleep(_: list[str]) -> int:
 
 @pytest.mark.parametrize(("fault", "what"), [
     (lambda words: 70, "exit code 70"), (lambda words: 4, "exit code 4 and 0 lines"), (_sleep, "took more than 1 s"),
-    (lambda words: os.kill(os.getpid(), signal.SIGSEGV), "crashed: -11"),
+    (lambda words: os.kill(os.getpid(), signal.SIGKILL), "crashed: -9"),
 ])
 def test_what_must_not_be_is_found_and_the_next_input_is_tried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Callable[[list[str]], int], what: str
@@ -63,6 +65,36 @@ def test_what_must_not_be_is_found_and_the_next_input_is_tried(
     log = fuzz.run(tmp_path, 600, 0, {"config": fuzz.TARGETS["config"]}, most=2)
     assert [one.what[: len(what)] for one in log.findings] == [what] * 2
     assert json.loads(log.text())["findings"][0]["times"] == 2
+
+
+def _told(change: Callable[[Any], object]) -> Callable[[bytes], bytes]:
+    def changed(held: bytes) -> bytes:
+        tree = json.loads(held)
+        change(tree)
+        return json.dumps(tree).encode()
+
+    return changed
+
+
+def _drawn(change: Callable[[onnx.ModelProto], object]) -> Callable[[bytes], bytes]:
+    def changed(held: bytes) -> bytes:
+        model = onnx.ModelProto()
+        model.ParseFromString(held)
+        change(model)
+        return bytes(model.SerializeToString())
+
+    return changed
+
+
+@pytest.mark.parametrize(("file", "change", "verb"), [
+    ("plan/plan.json", _told(lambda plan: plan["edits"][1].update(site=7)), "apply"),
+    ("plan/plan.json", _told(lambda plan: plan["edits"][1].update(site=["block.00.q"])), "inspect plan"),
+    ("dense/genai_config.json", _told(lambda config: config["model"].pop("decoder")), "apply"),
+    ("dense/genai_config.json", _told(lambda config: config["model"].update(decoder=None)), "apply"),
+    ("dense/model.onnx", _drawn(lambda model: setattr(model.graph.output[1], "name", "")), "apply"),
+], ids=["a site that is a number", "a site that is a list", "no decoder", "a null decoder", "an output without a name"])
+def test_what_was_found_is_refused(room: Path, file: str, change: Callable[[bytes], bytes], verb: str) -> None:
+    assert fuzz.tried(room, file, change, verb) == (4, "")
 
 
 @pytest.mark.parametrize(("outputs", "says"), [

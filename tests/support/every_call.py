@@ -107,6 +107,7 @@ def _traced(work: Callable[[], int], options: list[str]) -> Ended:
     if child == 0:
         code = 99
         try:
+            os.setpgid(0, 0)  # what it starts ends with it where it hangs
             os.close(heard)
             os.dup2(told, 2)
             sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)  # whatever stood there, as in a run of pytest
@@ -134,9 +135,9 @@ def _traced(work: Callable[[], int], options: list[str]) -> Ended:
 
 @contextlib.contextmanager
 def _at_most(process: int) -> Iterator[None]:
-    """A process that hangs is killed: it ends with SIGALRM's exit code then, which no verb has."""
+    """A process that hangs is killed, and what it has started: it ends with SIGALRM's exit code, which no verb has."""
     def kill(*_: object) -> None:
-        os.kill(process, signal.SIGALRM)
+        os.killpg(process, signal.SIGALRM)
 
     old = signal.signal(signal.SIGALRM, kill)
     signal.setitimer(signal.ITIMER_REAL, _WAIT_S)

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from foldrank.bundle.bundle import Bundle
+from foldrank.bundle.genai_settings import NAME
+from foldrank.errors import BundleError
 from foldrank.graph.safe.load import load_model
 from foldrank.installed import missing
 from foldrank.model.facts import vocabulary
@@ -43,9 +45,12 @@ def run(
     _check(prompt, max_new_tokens, stream)
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     refuse_disagreement(opened, load_model(opened.model))
+    context = (opened.json(NAME) or {"model": {}})["model"].get("context_length")
+    if context is None:
+        raise BundleError(opened.path / NAME, "does not tell model.context_length", "export again")
     options: dict[str, Any] = {
         "tokens": max_new_tokens, "sampling": Sampling(temperature, top_k, top_p, seed), "threads": threads,
-        "context": opened.json("genai_config.json")["model"]["context_length"], "told": stream,
+        "context": context, "told": stream,
     }
     engine = provider_for(provider, provider_options, allow_fallback=allow_fallback)
     if not isinstance(prompt, str):
@@ -105,5 +110,5 @@ def _rows(opened: Bundle) -> int | None:
 
 def _ends(opened: Bundle, tokenizer: Any) -> list[int]:
     """The end-of-text tokens: those that onnxruntime-genai would heed, none where no file named one."""
-    ends = opened.json("genai_config.json")["model"].get("eos_token_id", tokenizer.eos_token_id)
+    ends = opened.json(NAME)["model"].get("eos_token_id", tokenizer.eos_token_id)
     return ends if isinstance(ends, list) else [] if ends is None else [ends]
