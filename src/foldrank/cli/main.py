@@ -16,7 +16,7 @@ from foldrank.errors import FoldrankError
 from foldrank.words import one_line
 
 VERBS = ("doctor", "inspect", "export", "plan", "apply", "validate", "bench", "report", "compress", "run", "diff",
-         "selftest", "package", "serve", "push", "verify", "sign", "sbom")
+         "selftest", "sweep", "package", "serve", "push", "verify", "sign", "sbom")
 INTERRUPTED = 130
 
 _EXTRAS = {
