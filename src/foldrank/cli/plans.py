@@ -27,6 +27,7 @@ def choose(recipe: Path | None, settings: Sequence[str], save: Path | None, **ty
     if settings and recipe is None:
         raise click.UsageError("--set changes a recipe; give --recipe too", click.get_current_context())
     fields = options(shared.usage(altered, read_recipe(recipe), settings)) if recipe else {}
+    fields.pop("model", None)
     for one, other in (("goal", "methods"), ("methods", "goal")):
         if typed.get(one):
             fields.pop(other, None)

@@ -24,7 +24,7 @@ _STAGE = "candidates"
 
 
 def sweep(
-    recipe: Recipe | str | Path, model: str | Path, output: str | Path, *, grid: Sequence[str], jobs: int = 1,
+    recipe: Recipe | str | Path, model: str | Path | None, output: str | Path, *, grid: Sequence[str], jobs: int = 1,
     dense: str | Path | None = None, proof: bool = True, tokens: int = 20_480, device: str = "cpu",
     tracking_uri: str | None = None, experiment: str = "foldrank", offline: bool = False,
     trust_remote_code: bool = False, progress: Progress = SILENT,
@@ -34,22 +34,26 @@ def sweep(
     `results.json`, `front.md` and, with matplotlib, `front.svg`.
 
     The same command goes on where an earlier one ended; a result is kept as long as recipe, model, dense bundle and
-    versions are those that it was made with. `dense`: the dense bundle, by default exported once into `output`.
+    versions are those that it was made with. `model` None: the recipe's. `dense`: the dense bundle, by default exported
+    once into `output`.
     `tracking_uri`: an MLflow tracker, one run for each candidate.
 
     Gives `output`, `candidates` (name, changes, bytes, quality, verdict, …), `failed` (errors by name), `front` (names)
     and `done_before`. Raises ValueError (grid), SourceError, BundleError and what `export` raises; a candidate that
     fails does not end the others.
     """
-    tried = candidates(recipe if isinstance(recipe, Recipe) else read_recipe(Path(recipe).expanduser()), grid)
+    base = recipe if isinstance(recipe, Recipe) else read_recipe(Path(recipe).expanduser())
+    model, tried = model or base.model, candidates(base, grid)
+    if model is None:
+        raise ValueError("no checkpoint: give --model, or the recipe a key model")
     if jobs < 1 or tokens < 1:
         raise ValueError("jobs and tokens are 1 or more")
     if tracking_uri is not None:
         require({"mlflow": "mlflow"})
     folder = Path(output).expanduser().absolute()
     trust = {"offline": offline, "trust_remote_code": trust_remote_code}
-    base = _dense(dense, model, folder, tried[0].recipe, trust, progress)
-    tasks = {one.name: _task(one, str(model), base, proof, tokens, device, trust) for one in tried}
+    reference = _dense(dense, model, folder, tried[0].recipe, trust, progress)
+    tasks = {one.name: _task(one, str(model), reference, proof, tokens, device, trust) for one in tried}
     waiting = [name for name, task in tasks.items() if _finished(folder / "candidates" / name, task.key) is None]
     progress.start(_STAGE, len(tasks), len(tasks) - len(waiting))
     try:
@@ -88,7 +92,7 @@ def _task(
     texts = {name: _content(recipe[name]) for name in ("calibration", "calibration_from", "like", "text",
                                                        "recover_text") if recipe[name]}
     weights = {name: entry.sha256 for name, entry in dense.manifest.files.items() if name.startswith("model.onnx")}
-    said = strictjson.dumps([{**recipe, **texts}, source, weights, versions(), proof, tokens, device])
+    said = strictjson.dumps([{**recipe, **texts, "model": None}, source, weights, versions(), proof, tokens, device])
     return Task(hashlib.sha256(said.encode()).hexdigest(), model, str(dense.path), recipe, one.changes, proof, tokens,
                 device, **trust)
 

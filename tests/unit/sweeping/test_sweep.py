@@ -89,8 +89,8 @@ def test_another_seed_model_or_text_is_another_result(bundle: Bundle, tmp_path: 
 def test_an_interrupt_ends_the_children_and_the_next_run_goes_on(bundle: Bundle, tmp_path: Path) -> None:
     program = ("import sys; from foldrank.verbs.sweeping import local; local._PROGRAM = 'made_up_worker'; "
                "from foldrank.cli.main import main; main(sys.argv[1:])")
-    (tmp_path / "recipe.yaml").write_text("methods: ['slm:keep=0.75']\n")
-    arguments = ["sweep", str(tmp_path / "recipe.yaml"), "--model", "model", "--grid", "keep=0.9,0.3", "--dense",
+    (tmp_path / "recipe.yaml").write_text("model: model\nmethods: ['slm:keep=0.75']\n")
+    arguments = ["sweep", str(tmp_path / "recipe.yaml"), "--grid", "keep=0.9,0.3", "--dense",
                  str(bundle.path), "-o", str(tmp_path / "out"), "-q"]
     child = subprocess.Popen([sys.executable, "-c", program, *arguments], stderr=subprocess.PIPE, env=dict(os.environ))
     end = time.monotonic() + 120
@@ -101,4 +101,4 @@ def test_an_interrupt_ends_the_children_and_the_next_run_goes_on(bundle: Bundle,
     left = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert f"made_up_worker {tmp_path}" not in left
     assert json.loads(next((tmp_path / "out").rglob("result.json")).read_text())["changes"] == {"keep": "0.9"}
-    assert swept(bundle, tmp_path, "0.9", recipe=Recipe(methods=RECIPE.methods))["done_before"] == 1
+    assert swept(bundle, tmp_path, "0.9", recipe=Recipe(methods=RECIPE.methods, model="model"))["done_before"] == 1

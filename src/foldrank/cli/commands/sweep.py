@@ -11,7 +11,7 @@ from foldrank.cli import options, output, progress
 
 @click.command("sweep")
 @click.argument("recipe", type=options.PATH)
-@click.option("--model", required=True, help="The checkpoint.")
+@click.option("--model", help="The checkpoint; default: the recipe's `model`.")
 @click.option("--grid", multiple=True, required=True, metavar="KEY=A,B",
               help="Repeatable, an axis each: method=slm,dipsvd; keep=0.9,0.8 (of every method); or a KEY of --set.")
 @click.option("-o", "--output", "output_", type=options.PATH, required=True,
@@ -28,9 +28,9 @@ from foldrank.cli import options, output, progress
 @options.reporting
 @click.pass_context
 def command(
-    ctx: click.Context, recipe: Path, model: str, grid: tuple[str, ...], output_: Path, jobs: int, dense: Path | None,
-    proof: bool, tokens: int, track: str | None, device: str, offline: bool, trust_remote_code: bool, as_json: bool,
-    quiet: bool, verbose: bool,
+    ctx: click.Context, recipe: Path, model: str | None, grid: tuple[str, ...], output_: Path, jobs: int,
+    dense: Path | None, proof: bool, tokens: int, track: str | None, device: str, offline: bool,
+    trust_remote_code: bool, as_json: bool, quiet: bool, verbose: bool,
 ) -> None:
     """Try every combination of a grid over a recipe; the same command goes on where it was interrupted.
 
