@@ -21,7 +21,7 @@ def given(name: str, value: Any) -> Any:
     return None if origin is click.core.ParameterSource.DEFAULT else value
 
 
-def choose(recipe: Path | None, settings: Sequence[str], save: Path | None, **typed: Any) -> Recipe:
+def choose(recipe: Path | None, save: Path | None, *, settings: Sequence[str] = (), **typed: Any) -> Recipe:
     """Options of the command line over those of the recipe with `settings`; written to `save`. Without methods: a usage
     error."""
     if settings and recipe is None:
