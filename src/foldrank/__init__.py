@@ -12,7 +12,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _VERBS = ("apply", "bench", "compress", "diff", "doctor", "inspect", "package", "plan", "push", "report", "run", "sbom",
-          "selftest", "serve", "sign", "validate", "verify")
+          "selftest", "serve", "sign", "sweep", "validate", "verify")
 
 __all__ = [*_VERBS, "export"]
 

@@ -28,6 +28,8 @@ class Recipe:
     """The options of `foldrank plan` and `compress`, each under the option's name; what is left out keeps its default.
     Paths are relative to the recipe."""
 
+    model: Annotated[_Path | None, Field(
+        description="For `foldrank sweep` alone: the checkpoint, where that is not on its command line.")] = None
     methods: Annotated[tuple[str, ...], Field(
         description="NAME or NAME:KEY=VALUE,KEY=VALUE, applied in order, e.g. dipsvd:keep=0.8")] = ()
     goal: Annotated[Literal["small", "balanced", "fast"] | None, Field(description="In the place of methods.")] = None
@@ -147,4 +149,6 @@ def _anchored(recipe: Recipe, folder: Path) -> Recipe:
     for name in ("calibration", "calibration_from", "like", "recover_text", "text"):
         if fields[name] is not None:
             fields[name] = str(folder / fields[name])
+    if fields["model"] is not None and (folder / fields["model"]).exists():  # else it is a hub id
+        fields["model"] = str(folder / fields["model"])
     return Recipe(**fields)

@@ -18,7 +18,7 @@ from foldrank.errors import FoldrankError
 from foldrank.words import one_line
 
 VERBS = ("doctor", "inspect", "export", "plan", "apply", "validate", "bench", "report", "compress", "run", "diff",
-         "selftest", "package", "serve", "push", "verify", "sign", "sbom")
+         "selftest", "sweep", "package", "serve", "push", "verify", "sign", "sbom")
 INTERRUPTED = 130
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 """A disk that takes no more, wherever that is met: standard output and scratch folders lie on disks too."""

@@ -21,12 +21,13 @@ def given(name: str, value: Any) -> Any:
     return None if origin is click.core.ParameterSource.DEFAULT else value
 
 
-def choose(recipe: Path | None, settings: Sequence[str], save: Path | None, **typed: Any) -> Recipe:
+def choose(recipe: Path | None, save: Path | None, *, settings: Sequence[str] = (), **typed: Any) -> Recipe:
     """Options of the command line over those of the recipe with `settings`; written to `save`. Without methods: a usage
     error."""
     if settings and recipe is None:
         raise click.UsageError("--set changes a recipe; give --recipe too", click.get_current_context())
     fields = options(shared.usage(altered, read_recipe(recipe), settings)) if recipe else {}
+    fields.pop("model", None)
     for one, other in (("goal", "methods"), ("methods", "goal")):
         if typed.get(one):
             fields.pop(other, None)

@@ -1,7 +1,7 @@
 """Stops: a text ends before the first of them, in whatever pieces it comes, and nothing of one is ever shown."""
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from foldrank.verbs.serving.stops import Held
@@ -21,6 +21,7 @@ def whole(text: str, stops: list[str]) -> tuple[str, bool]:
     return text, False
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.text("ab", max_size=4), max_size=8), st.lists(st.text("ab", min_size=1, max_size=3), max_size=1))
 def test_pieces_do_not_matter(pieces: list[str], stops: list[str]) -> None:
     assert shown(pieces, stops) == whole("".join(pieces), stops)

@@ -48,7 +48,7 @@ def command(
     from foldrank.verbs.compress import compress
 
     chosen = plans.choose(
-        recipe, settings, save_recipe, methods=methods, goal=goal, minutes=minutes, calibration=calibration,
+        recipe, save_recipe, settings=settings, methods=methods, goal=goal, minutes=minutes, calibration=calibration,
         calibration_tokens=calibration_tokens, calibration_from=calibration_from, like=like,
         recover=recover, recover_text=recover_text, recover_tokens=recover_tokens, recover_steps=recover_steps,
         recover_minutes=recover_minutes, recover_target=recover_target, recover_select=recover_select,

@@ -30,7 +30,7 @@ def command(
     """Compute a compression plan for a checkpoint from calibration text."""
     from foldrank.verbs.plan import plan
 
-    chosen = plans.choose(recipe, settings, save_recipe, methods=methods, calibration=calibration,
+    chosen = plans.choose(recipe, save_recipe, settings=settings, methods=methods, calibration=calibration,
                           calibration_tokens=calibration_tokens, calibration_from=calibration_from, like=like,
                           seed=plans.given("seed", seed), recover=recover,
                           recover_text=recover_text, recover_tokens=recover_tokens, recover_steps=recover_steps,

@@ -42,21 +42,16 @@ class Job:
         """End it before its next token, or before its first where it still waits."""
         self._cancelled.set()
 
-    @property
-    def cancelled(self) -> bool:
-        """Whether nobody wants it any more."""
-        return self._cancelled.is_set()
-
     def write(self) -> None:
         """Write the text, in this thread."""
-        if self.cancelled:
+        if self._cancelled.is_set():
             return
         try:
             for piece in self.begin():
-                if self.cancelled:
+                if self._cancelled.is_set():
                     return
                 self.told(piece)
-                if self.cancelled:
+                if self._cancelled.is_set():
                     return
         except Exception as error:  # noqa: BLE001 - whatever it is belongs to the request that caused it
             self.told(error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
@@ -40,7 +41,7 @@ class Model:
             raise ValueError("the prompt has no tokens")
         if max_tokens < 1 or temperature < 0 or not 0 < top_p <= 1 or top_k < 1:
             raise ValueError("max_tokens and top_k are 1 or more, temperature 0 or more, top_p in (0, 1]")
-        options = {"max_length": len(ids) + max_tokens, "do_sample": temperature > 0}
+        options: dict[str, Any] = {"max_length": len(ids) + max_tokens, "do_sample": temperature > 0}
         if temperature > 0:
             options |= {"temperature": temperature, "top_p": top_p, "top_k": top_k, "random_seed": seed % SEEDS}
         parameters = og.GeneratorParams(self._model)

@@ -10,7 +10,7 @@ import mlflow
 from foldrank_generation import Model
 
 
-class Generator(mlflow.pyfunc.PythonModel):
+class Generator(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
     """What MLflow loads: from code, so nothing is unpickled."""
 
     def load_context(self, context: Any) -> None:
