@@ -29,7 +29,7 @@ def test_values_are_typed_and_defaults_recorded() -> None:
     ("slm:", "is not KEY=VALUE"),
     ("slm", "exactly one of keep, threshold, blocks"),
     ("slm:keep=0.5,blocks=3", "exactly one of keep, threshold, blocks"),
-    ("slm:keep=0.5,rule=median", "rule.*'top', 'rdsc', 'mean' or 'bottom'"),
+    ("slm:keep=0.5,rule=median", "rule.*'top', 'rdsc', 'mean', 'bottom' or 'learned'"),
     ("dipsvd", "keep"),
     ("dipsvd:keep=-0.1", "keep.*greater than 0"),
     ("dipsvd:keep=0.5,align=0", "align.*greater than or equal to 1"),
