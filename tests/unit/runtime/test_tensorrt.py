@@ -211,10 +211,12 @@ def test_doctor_says_which_library_is_missing(tmp_path: Path, monkeypatch: pytes
 def test_run_takes_onnxruntime_genai_only_where_that_offers_the_provider(
     name: str, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bundle = SimpleNamespace(path=Path("bundle"), json=lambda _: {"model": {"context_length": 8, "eos_token_id": 0}})
+    bundle = SimpleNamespace(path=Path("bundle"), model=Path("bundle") / "model.onnx",
+                             json=lambda _: {"model": {"context_length": 8, "eos_token_id": 0}})
     made: dict[str, Any] = {"text": "", "prompt_tokens": 1, "tokens": [1], "seconds": 1.0}
     monkeypatch.setattr(verb, "Bundle", SimpleNamespace)
-    monkeypatch.setattr(verb, "refuse_unsafe", lambda _: None)
+    monkeypatch.setattr(verb, "load_model", lambda _: None)
+    monkeypatch.setattr(verb, "refuse_disagreement", lambda *_: None)
     monkeypatch.setattr(verb, "provider_for", lambda name, *_, **__: Provider(name))
     prompts = SimpleNamespace(tokenizer=SimpleNamespace(eos_token_id=0), encode=lambda _: [1])
     monkeypatch.setattr(verb, "_prompts", lambda *_: prompts)
