@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import os
 import runpy
 import shutil
@@ -112,6 +113,8 @@ class _Room:
     def _judge(self, ended: Ended, before: dict[str, bytes], where: str) -> None:
         if ended.code == 0:
             self.verb.good(self.out)
+        elif ended.code == 4 and f"Errno {errno.ENOSPC}" in ended.said and str(self.place) not in ended.said:
+            return  # a file was opened to be read: caches make some more calls of one run than of another
         elif ended.code != 3 or not every_call.says_no_room(ended):
             raise Broken(f"{where}: ended with {ended.code}: {ended.said}")
         elif self.verb.inside is None:
