@@ -105,7 +105,7 @@ def altered(recipe: Recipe, settings: Iterable[str]) -> Recipe:
             value = yaml.load(text, Loader=_PlainLoader)
         except (yaml.YAMLError, RecursionError) as error:
             raise ValueError(f"{setting!r}: not plain YAML: {' '.join(str(error).split())}") from None
-        fields[field] = _with_setting(fields["methods"], *inner, text) if inner else value
+        fields[field] = _with_setting(fields["methods"], inner[0], inner[1], text) if inner else value
     try:
         return _RECIPE.validate_python(fields)
     except ValidationError as error:

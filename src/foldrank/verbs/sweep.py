@@ -51,7 +51,7 @@ def sweep(
     if tracking_uri is not None:
         require({"mlflow": "mlflow"})
     folder = Path(output).expanduser().absolute()
-    trust = {"offline": offline, "trust_remote_code": trust_remote_code}
+    trust: dict[str, Any] = {"offline": offline, "trust_remote_code": trust_remote_code}
     reference = _dense(dense, model, folder, tried[0].recipe, trust, progress)
     tasks = {one.name: _task(one, str(model), reference, proof, tokens, device, trust) for one in tried}
     waiting = [name for name, task in tasks.items() if _finished(folder / "candidates" / name, task.key) is None]
@@ -67,7 +67,7 @@ def sweep(
 
 
 def _dense(
-    given: str | Path | None, model: str | Path, folder: Path, recipe: Recipe, trust: dict[str, bool],
+    given: str | Path | None, model: str | Path, folder: Path, recipe: Recipe, trust: dict[str, Any],
     progress: Progress,
 ) -> Bundle:
     """The dense bundle: given, left by an earlier run, or exported now."""
@@ -84,7 +84,7 @@ def _dense(
 
 
 def _task(
-    one: Candidate, model: str, dense: Bundle, proof: bool, tokens: int, device: str, trust: dict[str, bool]
+    one: Candidate, model: str, dense: Bundle, proof: bool, tokens: int, device: str, trust: dict[str, Any]
 ) -> Task:
     recipe = {f.name: getattr(one.recipe, f.name) for f in fields(one.recipe)}
     recipe["methods"] = list(one.recipe.methods)

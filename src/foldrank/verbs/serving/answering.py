@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -72,7 +72,7 @@ class Answer:
         for job in self._jobs:
             job.cancel()
 
-    async def deltas(self, gone: Awaitable[Any]) -> AsyncIterator[Delta]:
+    async def deltas(self, gone: Awaitable[Any]) -> AsyncGenerator[Delta, None]:
         """Each text's growth as it comes, until all have ended. Raises Gone when `gone` is done before, and whatever
         a text ended with. However this ends, nothing is written any more afterwards."""
         watch = asyncio.ensure_future(gone)

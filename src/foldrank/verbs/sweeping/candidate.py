@@ -56,7 +56,7 @@ def work(folder: Path) -> dict[str, Any]:
     began = time.monotonic()
     task = Task(**strictjson.read(folder / TASK))
     recipe = Recipe(**{**task.recipe, "methods": tuple(task.recipe["methods"])})
-    trust = {"offline": task.offline, "trust_remote_code": task.trust_remote_code}
+    trust: dict[str, Any] = {"offline": task.offline, "trust_remote_code": task.trust_remote_code}
     if not (folder / "plan").exists():
         plan(task.model, folder / "plan", seed=recipe.seed or 0, bos=recipe.bos or "auto", device=task.device, **trust,
              **{name: getattr(recipe, name) for name in _PLANNING})
