@@ -322,11 +322,13 @@ def few_positions() -> Iterator[None]:
     from foldrank.verbs import proving_windows
 
     before, proving_windows.MIN_POSITIONS = proving_windows.MIN_POSITIONS, 256
+    cached = os.environ.get("FOLDRANK_NO_CACHE")
     os.environ["FOLDRANK_NO_CACHE"] = "1"
     try:
         yield
     finally:
         proving_windows.MIN_POSITIONS = before
+        os.environ["FOLDRANK_NO_CACHE"] = cached or ""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

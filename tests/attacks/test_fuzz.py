@@ -22,7 +22,7 @@ from synthetic.bundles import sealed
 import foldrank
 from foldrank.cli import main as command_line
 from foldrank.errors import BundleError, SourceError
-from foldrank.runtime.decoding import generate
+from foldrank.runtime.decoding import generate, writing
 from foldrank.runtime.providers.provider import resolve
 from tests.attacks import fuzz
 
@@ -120,8 +120,10 @@ def test_what_onnxruntime_genai_says_while_it_runs_is_an_error_of_the_bundle(mon
         GeneratorParams = staticmethod(lambda _: Mock())
         Generator = staticmethod(fails)
 
-    monkeypatch.setattr(generate, "load_genai", Library)
-    monkeypatch.setattr(generate.GenaiDecoder, "open", lambda *_, **__: Mock())
+    monkeypatch.setattr(writing, "load_genai", Library)
+    decoder = Mock(folder=Path("tiny"))
+    decoder.tokenizer().eos_token_ids = [0]
+    monkeypatch.setattr(generate.GenaiDecoder, "open", lambda *_, **__: decoder)
     with pytest.raises(SourceError, match=r"tiny: onnxruntime-genai cannot run it: Invalid output name: present\.5"):
         generate.with_genai(Path("tiny"), "x", resolve("cpu"), tokens=2, sampling=generate.Sampling(), context=9,
                             threads=1, ids=[1, 2])
