@@ -93,7 +93,7 @@ def _merge_in_place(model: Any, low: int, high: int, rule: Rule, norms: str) -> 
 def _merged(weights: list[Tensor], rule: Rule) -> Tensor:
     first, last = weights[0], weights[-1]
     match rule:
-        case "top":
+        case "top" | "learned":
             return last
         case "bottom":
             return first

@@ -72,7 +72,7 @@ def learned(
         part = text[order[(step - 1) * size : step * size]]
         optimizer.zero_grad()
         with torch.enable_grad():
-            model.loss(part, model.wanted(part)).backward()  # type: ignore[no-untyped-call]
+            model.loss(part, model.wanted(part)).backward()
         optimizer.step()
         falling.step()
         progress.advance("coefficients")

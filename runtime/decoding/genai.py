@@ -96,7 +96,7 @@ class GenaiDecoder:
         try:
             self._generator, self._fresh = self._library.Generator(self.model, parameters), rows
         except RuntimeError as error:
-            raise cannot_run(self._folder, error) from None
+            raise cannot_run(self.folder, error) from None
 
     def first(self, prompt_BT: Tokens) -> Tokens:
         """Forget everything, read prompts of equal length, give each row's likeliest next token [B]."""
@@ -108,7 +108,7 @@ class GenaiDecoder:
         try:
             self._generator.append_tokens(ids if rows > 1 else ids[0])
         except RuntimeError as error:
-            raise cannot_run(self._folder, error) from None
+            raise cannot_run(self.folder, error) from None
         return self.next()
 
     def next(self) -> Tokens:
