@@ -42,7 +42,8 @@ def main() -> None:
 
         atheris.Setup(["fuzz_guided", f"-max_total_time={round(60 * asked.minutes)}", f"-seed={asked.seed}",
                        f"-max_len={fuzz.BYTES + 1}", "-len_control=0", f"-timeout={round(fuzz.WAIT_S)}",
-                       "-rss_limit_mb=4096", "-print_final_stats=1", str(asked.corpus or base / "corpus")], one)
+                       "-rss_limit_mb=4096", "-print_final_stats=1", f"-artifact_prefix={base}/",
+                       str(asked.corpus or base / "corpus")], one)
         with fuzz.few_positions():
             atheris.Fuzz()
 

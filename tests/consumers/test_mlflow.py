@@ -34,6 +34,7 @@ def test_it_is_logged_registered_loaded_and_writes_what_the_bundle_does(
     packaged: Path, wanted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.chdir(tmp_path)  # a database keeps artifacts in ./mlruns
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'store.db'}" if _database() else (tmp_path / "store").as_uri())
     mlflow.set_experiment("bundles")
     with mlflow.start_run() as run:
