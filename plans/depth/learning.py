@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from foldrank.edits.fold_blocks import INPUTS, FoldBlocks, Input
+from foldrank.edits.fold_blocks import INPUTS, FoldBlocks, Input, read_by
 from foldrank.plans.models.block import Block, widened
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.models.words import Words
@@ -65,14 +65,14 @@ def learned(
     order = np.concatenate([random.permutation(len(text)) for _ in range(-(-STEPS * size // len(text)))])
     optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
     falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
-    held = [(part, model.wanted(part)) for part in np.array_split(ids_NT[-back:], -(-back // size))]
+    held = [model.dense(part) for part in np.array_split(ids_NT[-back:], -(-back // size))]
     curve, best = [(0, model.measured(held))], model.folds()
     progress.start("coefficients", STEPS)
     for step in range(1, STEPS + 1):
-        part = text[order[(step - 1) * size : step * size]]
+        part = model.dense(text[order[(step - 1) * size : step * size]])
         optimizer.zero_grad()
         with torch.enable_grad():
-            model.loss(part, model.wanted(part)).backward()
+            model.loss(*part).backward()
         optimizer.step()
         falling.step()
         progress.advance("coefficients")
@@ -91,14 +91,16 @@ class _Folded:
     starts: tuple[FoldBlocks, ...]
     shares: Mapping[int, Shares]
     kept: tuple[Block, ...]
-    """The folded model's blocks; those that were folded with the coefficients of the start."""
+    """The folded model's blocks from the lowest fold up; those that were folded with the coefficients of the start."""
 
     @classmethod
     def of(cls, decoder: Decoder, folds: Sequence[FoldBlocks]) -> _Folded:
         shares = {fold.into: {name: torch.tensor([*fold.of(roles[-1]).values()], device=decoder.device,
                                                  dtype=torch.float32, requires_grad=True)
                               for name, roles in INPUTS.items()} for fold in folds}
-        return cls(decoder, tuple(folds), shares, tuple(apply_edits(folds, decoder, {}).blocks))
+        lowest = _lowest(folds)
+        kept = tuple(block for block in apply_edits(folds, decoder, {}).blocks if block.number >= lowest)
+        return cls(decoder, tuple(folds), shares, kept)
 
     def parameters(self) -> list[Tensor]:
         return [share for held in self.shares.values() for share in held.values()]
@@ -110,20 +112,25 @@ class _Folded:
                                     for name, share in self.shares[fold.into].items()})
             for fold in self.starts)
 
-    def wanted(self, ids_NT: np.ndarray) -> Words:
-        """Of the dense model."""
+    def dense(self, ids_NT: np.ndarray) -> tuple[Tensor, Words]:
+        """Of the dense model: what enters the lowest fold [N, T, C], up to where both are the same; and its words."""
+        lowest = _lowest(self.starts)
         with torch.no_grad():
-            return Words.of(self.decoder.logits(self.decoder.forward(ids_NT)))
+            hidden = entering = self.decoder.embed(ids_NT)
+            for block in self.decoder.blocks:
+                entering = hidden if block.number == lowest else entering
+                hidden = self.decoder.run(block, hidden)
+            return entering, Words.of(self.decoder.logits(hidden))
 
-    def measured(self, held: Sequence[tuple[np.ndarray, Words]]) -> float:
+    def measured(self, held: Sequence[tuple[Tensor, Words]]) -> float:
         """Mean KL over windows held back, in nats a token."""
         with torch.no_grad():
-            return sum(float(self.loss(ids, wanted)) * ids.size for ids, wanted in held) / sum(
-                ids.size for ids, _ in held)
+            return sum(float(self.loss(entering, wanted)) * len(wanted) for entering, wanted in held) / sum(
+                len(wanted) for _, wanted in held)
 
-    def loss(self, ids_NT: np.ndarray, wanted: Words) -> Tensor:
+    def loss(self, entering_NTC: Tensor, wanted: Words) -> Tensor:
         """Mean KL(dense || folded) in nats a token."""
-        hidden = self.decoder.embed(ids_NT).detach()
+        hidden = entering_NTC
         for block in self.kept:
             hidden = self.decoder.run(self._made(block), hidden)
         return wanted.divergence(self.decoder.logits(hidden)).mean()
@@ -137,7 +144,12 @@ class _Folded:
         tensors = dict(block.tensors)
         for name in tensors:
             if (role := role_of(block.family, name)) is not None:
-                share = self.shares[fold.into][next(read for read, roles in INPUTS.items() if role in roles)]
+                share = self.shares[fold.into][read_by(role)]
                 tensors[name] = sum((c * widened(part.tensors[name]) for c, part in zip(share, parts, strict=True)),
                                     start=torch.zeros((), device=share.device))
         return replace(block, tensors=tensors)
+
+
+def _lowest(folds: Sequence[FoldBlocks]) -> int:
+    """Block below which folds leave everything as it was."""
+    return min(fold.blocks[0] for fold in folds)

@@ -23,6 +23,11 @@ INPUTS: dict[Input, tuple[str, ...]] = {
 """Roles of the projections that read it."""
 
 
+def read_by(role: str) -> Input:
+    """What a role's projection reads."""
+    return next(name for name, roles in INPUTS.items() if role in roles)
+
+
 @dataclass(frozen=True, config=STRICT)
 class FoldBlocks(Edit):
     """Block `into` gets the linear combination of the named blocks' projections (and biases); the others leave.
@@ -55,8 +60,7 @@ class FoldBlocks(Edit):
 
     def of(self, role: str) -> dict[int, float]:
         """Coefficients, by block in ascending order, of the projections of a role."""
-        read = next(name for name, roles in INPUTS.items() if role in roles)
-        found = self.by_input.get(read, self.coefficients)
+        found = self.by_input.get(read_by(role), self.coefficients)
         return {number: found[number] for number in self.blocks}
 
     @property
