@@ -33,11 +33,21 @@ class Metric:
 
         Any root gives the same factors; eigenvalues below 0 by rounding count as 0.
         """
-        lower, failed = torch.linalg.cholesky_ex(self.matrix)
-        if not int(failed):
-            return lower
+        if self._lower is not None:
+            return self._lower
         values, vectors = torch.linalg.eigh(self.matrix)
         return vectors * values.clamp_min(0.0).sqrt()
+
+    def solve(self, wanted_IX: Tensor) -> Tensor:
+        """M^-1 times this, of an M of full rank; what was factored for it is held."""
+        lower = self._lower
+        return torch.linalg.solve(self.matrix, wanted_IX) if lower is None else torch.cholesky_solve(wanted_IX, lower)
+
+    @cached_property
+    def _lower(self) -> Tensor | None:
+        """Its Cholesky factor, where there is one."""
+        lower, failed = torch.linalg.cholesky_ex(self.matrix)
+        return None if int(failed) else lower
 
 
 def metric(gram_II: Tensor, whitening: Whitening, *, top_share: float, weight: float) -> Metric:

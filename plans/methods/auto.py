@@ -150,7 +150,7 @@ def _best(task: Task, settings: Settings, budget: Budget, layout: Layout, shapes
         ended.append((search, filled(search, search.run(layout, budget.limit), budget.limit)))
     found, state = min(ended, key=lambda pair: pair[1].loss)
     state = exchanged(found, state, budget.limit)
-    return _Chosen(state.layout, original.roots, original.orders, meter, _predicted(found, state),
+    return _Chosen(state.layout, original.roots, original.orders, meter.light(), _predicted(found, state),
                    _diagnostics(found, state, layout, budget.limit))
 
 

@@ -6,14 +6,16 @@ model, X' what it reads in the original, W its weight there. The new weight mini
     |X V - (X' W + D)|^2 + e |V - W|^2            V = (G + e)^-1 (X^T X' W + X^T D + e W),  G = X^T X
 
 where D, for the two sites that write to the residual stream, is how far the compressed stream is behind the original
-(error feed-forward, as in SAES-SVD); elsewhere D = 0. A pair is the best truncation of V under the metric G + e. So the
-sites that stay dense mend what the others lose, at no cost in size. Of a narrower MLP X are the channels that stay, X'
-are all: down makes up for those that left. Without an MLP o makes up for it, without attention down does. Where the
-Fisher matrix F of a site's outputs is known the truncation is best under both, tr(F (V - A B)^T (G + e) (V - A B)):
+(error feed-forward, as in SAES-SVD); elsewhere D = 0. For the one that writes last X' W + D is all that the stream
+lacks, whatever the original's site reads. So the sites that stay dense mend what the others lose, at no cost in size.
+A pair is the best truncation of V under the metric G + e. Of a narrower MLP X are the channels that stay, X' are all:
+down makes up for those that left. Without an MLP o makes up for it, without attention down does. Where the Fisher
+matrix F of a site's outputs is known the truncation is best under both, tr(F (V - A B)^T (G + e) (V - A B)):
 errors count for what they cost in nats.
 
-Cost of a block: it runs once (its original too, where `Original` no longer holds it), two products over all tokens a
-site (float32, summed in float64), one solve [I, I] and one eigenproblem [min(I, O)] a site, in float64.
+Cost of a block: it runs once (its original up to down, where `Original` no longer holds what it reads), two products
+over all tokens a site (float32, summed in float64), a Cholesky factor [I, I] of what sites read and one eigenproblem
+[min(I, O)] a pair, in float64.
 """
 
 from __future__ import annotations
@@ -31,8 +33,8 @@ from foldrank.plans.low_rank.truncation import truncations, weighted_pair
 from foldrank.plans.low_rank.whitening import Metric
 from foldrank.plans.models.block import Block
 from foldrank.plans.simulate.slice_mlp import sliced
-from foldrank.plans.solver.layout import DOWN, GROUPS, Layout, Packed, Roles, Span, branch_of
-from foldrank.plans.solver.original import Original, applied, sites
+from foldrank.plans.solver.layout import DOWN, GROUPS, OUT, Layout, Packed, Roles, Span, branch_of
+from foldrank.plans.solver.original import Original, bias, sites
 from foldrank.progress import SILENT, Progress, track
 
 PRIOR = 4096
@@ -71,7 +73,7 @@ def refit(
         into = sliced(into, original.orders[span.source].kept(span.width))
     if span.dropped is not None:
         into = into.without(span.dropped)
-    states = tuple(original.states[place] for place in (position, position + 1, original.position(span.high) + 1))
+    states = (original.states[position], original.states[original.position(span.high) + 1])
     task = _Task(original, original.inputs(span.source), states, span, source, into, hidden_NTC, prior)
     if like is not None:
         task.take(*like)
@@ -99,13 +101,13 @@ def fit(original: Original, layout: Layout, progress: Progress = SILENT) -> tupl
 class _Task:
     """Fits one block while it runs: `weight` is asked for each site with the input the site is about to read.
 
-    `states`: of the original before the source, after it, and after the span; `source`: the block whose outputs are
-    wanted; `into`: what is left of it, before anything is fit.
+    `states`: of the original before the source and after the span; `source`: the block whose outputs are wanted;
+    `into`: what is left of it, before anything is fit; `written`: what its o writes to the stream [tokens, C].
     """
 
     original: Original
     inputs: Mapping[Roles, Tensor]
-    states: tuple[Tensor, ...]
+    states: tuple[Tensor, Tensor]
     span: Span
     source: Block
     into: Block
@@ -113,7 +115,7 @@ class _Task:
     prior: float
     weights: dict[Roles, Tensor] = field(default_factory=dict)
     pairs: dict[Roles, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    behind: Tensor | None = None
+    written: Tensor | None = None
     last: tuple[Tensor, tuple[Tensor, Tensor, Metric]] | None = None
     crossed: tuple[Tensor, Tensor, Tensor] | None = None
 
@@ -136,9 +138,8 @@ class _Task:
         """V [I, O], float32."""
         if roles not in self.weights:
             self.weights[roles] = self._fit(roles, *self._read(inputs))
-        if roles == ("o",):
-            old, read = self.source.weight("o"), inputs.flatten(0, 1)
-            self.behind = self.inputs[roles] @ old - read @ self.weights[roles]
+        if roles == OUT:
+            self.written = inputs.flatten(0, 1) @ self.weights[roles] + bias(self.source, "o")
         return self.weights[roles]
 
     def _read(self, inputs: Tensor) -> tuple[Tensor, Tensor, Metric]:
@@ -153,45 +154,42 @@ class _Task:
 
     def _fit(self, roles: Roles, read: Tensor, pull: Tensor, metric: Metric) -> Tensor:
         old = torch.cat([self.into.weight(role) for role in roles], dim=1).to(torch.float64)
-        whole = self.source.weight("down").to(torch.float64) if roles == DOWN else old
-        wanted = self.inputs[roles]
-        goal = self._cross(read, wanted) @ whole + pull * old
-        if self.original.additive and roles in (("o",), DOWN):
-            goal += cross_gram(read, self._behind(roles))
-        found = torch.linalg.solve(metric.matrix, goal)
+        goal = self._goal(roles, read, old) + pull * old
+        found = metric.solve(goal)
         rank = self.span.ranks.get(roles)
         if rank is not None:
             pair = self._pair(found, metric, roles, rank)
             self.pairs[roles] = pair
             found = pair[0] @ pair[1]
-        return found.to(torch.float32)
+        return found.to(torch.float32).contiguous()
 
-    def _cross(self, read: Tensor, wanted: Tensor) -> Tensor:
-        """X^T X' [I, I]; computed once for sites that read the same in both models."""
+    def _goal(self, roles: Roles, read: Tensor, old: Tensor) -> Tensor:
+        """X^T times what the site is to write [I, O], float64."""
+        if roles in (OUT, DOWN):
+            return cross_gram(read, self._target(roles))
+        wanted = self.inputs[roles]
         if self.crossed is None or self.crossed[0] is not read or self.crossed[1] is not wanted:
-            self.crossed = (read, wanted, cross_gram(read, wanted))
-        return self.crossed[2]
+            self.crossed = (read, wanted, cross_gram(read, wanted))  # once for sites that read the same in both models
+        return self.crossed[2] @ old
+
+    def _target(self, roles: Roles) -> Tensor:
+        """X' W + D [tokens, C] of a site that writes to the stream."""
+        before, wanted = self.states
+        last = roles == DOWN or "down" not in self.into.roles
+        if self.original.additive and last:
+            lacking = (wanted - self.hidden).flatten(0, 1) - bias(self.source, roles[0])
+            if roles == OUT or "o" not in self.into.roles:
+                return lacking
+            assert self.written is not None, "a block applies o before down"
+            return lacking - self.written
+        target = self.inputs[roles] @ self.source.weight(roles[0])
+        return target + (before - self.hidden).flatten(0, 1) if self.original.additive else target
 
     def _pair(self, found: Tensor, metric: Metric, roles: Roles, rank: int) -> tuple[Tensor, Tensor]:
         root = self.original.roots.get(self.source.number, {}).get(roles)
         if root is None:
             return truncations(found, metric).pair(rank)
         return weighted_pair(found, metric, root.to(torch.float64), rank)
-
-    def _behind(self, roles: Roles) -> Tensor:
-        """What the stream lacks [tokens, C] besides the site's own output in the original."""
-        before, after, wanted = self.states
-        lacking = (before - self.hidden).flatten(0, 1)
-        beyond = (wanted - after).flatten(0, 1)
-        if roles == ("o",):
-            return lacking + beyond + self._given(DOWN) if self.span.dropped == "mlp" else lacking
-        behind = self._given(("o",)) if self.span.dropped == "attention" else self.behind
-        assert behind is not None
-        return lacking + behind + beyond
-
-    def _given(self, roles: Roles) -> Tensor:
-        """What a branch that left added to the stream in the original [tokens, C]."""
-        return applied(self.source, roles, self.inputs[roles])
 
 
 @contextmanager

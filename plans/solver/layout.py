@@ -22,6 +22,7 @@ Roles = tuple[str, ...]
 GROUPS: tuple[Roles, ...] = (("q", "k", "v"), ("o",), ("gate", "up"), ("down",))
 """Roles that read one input, in the order in which a block applies them."""
 
+OUT: Roles = ("o",)
 DOWN: Roles = ("down",)
 
 Shapes = Mapping[Roles, tuple[int, int]]

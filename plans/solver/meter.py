@@ -7,7 +7,7 @@ entropy is. The input of every block is kept, so that a candidate runs only what
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -27,11 +27,12 @@ of 30 blocks of width 576."""
 
 @dataclass(frozen=True)
 class Meter:
-    """`wanted`: what the original says of the windows `ids` [N, T]; `start` [N, T, C]: embeddings of the windows."""
+    """`wanted`: what the original says of the windows `ids` [N, T]; `original`: what each of its blocks reads of them
+    [N, T, C], lowest first: the embeddings alone, or all."""
 
     decoder: Decoder
     ids: np.ndarray
-    start: Tensor
+    original: tuple[Tensor, ...]
     wanted: Words
     windows: slice = field(default_factory=lambda: slice(None))
     """Which of the measuring windows it measures on."""
@@ -39,9 +40,21 @@ class Meter:
     @classmethod
     def of(cls, decoder: Decoder, ids_NT: np.ndarray) -> Meter:
         """Run the original once."""
+        states = [decoder.embed(ids_NT)]
         with torch.no_grad():
-            wanted = Words.joined(Words.of(decoder.logits(decoder.forward(row[None]))) for row in ids_NT)
-        return cls(decoder, ids_NT, decoder.embed(ids_NT), wanted)
+            for block in decoder.blocks:
+                states.append(decoder.run(block, states[-1]))
+            wanted = Words.joined(Words.of(decoder.logits(row[None])) for row in states.pop())
+        return cls(decoder, ids_NT, tuple(states), wanted)
+
+    @property
+    def start(self) -> Tensor:
+        """Embeddings of the windows [N, T, C]."""
+        return self.original[0]
+
+    def light(self) -> Meter:
+        """The same without what the original's blocks read but the first."""
+        return replace(self, original=self.original[:1])
 
     def few(self, windows: int) -> Meter:
         """The same for the first windows only."""
@@ -52,11 +65,19 @@ class Meter:
         return self._on_part(slice(None, None, step))
 
     def _on_part(self, part: slice) -> Meter:
-        return Meter(self.decoder, self.ids[part], self.start[part], self.wanted[part], part)
+        return Meter(self.decoder, self.ids[part], (self.start[part],), self.wanted[part], part)
 
     def inputs(self, blocks: Sequence[Block], known: Sequence[Tensor] = ()) -> tuple[Tensor, ...]:
-        """The input [N, T, C] of every block; those `known` already, lowest first, are not computed again."""
+        """The input [N, T, C] of every block; those `known` already, lowest first, and those of the original's blocks
+        that stand on its own are not computed again."""
         found = list(known) or [self.start]
+        kept = zip(blocks, self.decoder.blocks, self.original, self.original[1:], strict=False)
+        for block, own, read, above in kept:
+            if block is not own:
+                break
+            if found[-1] is read:
+                found.append(above)
+        del found[len(blocks):]
         with torch.no_grad():
             for block in blocks[len(found) - 1 : -1]:
                 found.append(self.decoder.run(block, found[-1]))
@@ -90,7 +111,7 @@ class Meter:
 
     def on(self, decoder: Decoder) -> Meter:
         """The same windows, and the same original, for a model with another head or table of words."""
-        return Meter(decoder, self.ids, decoder.embed(self.ids), self.wanted)
+        return Meter(decoder, self.ids, (decoder.embed(self.ids),), self.wanted)
 
     def whole(self) -> float:
         """Mean KL in nats of this decoder as it is."""

@@ -6,6 +6,7 @@ Axes: N windows, T tokens, C channels, I a site's inputs.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -15,11 +16,15 @@ from torch import Tensor
 
 from foldrank.plans.models.block import Block, watch_inputs
 from foldrank.plans.models.decoder import Decoder
-from foldrank.plans.solver.layout import GROUPS, Packed, Roles, Shapes
+from foldrank.plans.solver.layout import DOWN, GROUPS, OUT, Packed, Roles, Shapes
 from foldrank.plans.width.channels import Order
 
 KEPT = 1 << 27
 """Numbers (float32) that are kept of what sites read in the original: half a gibibyte."""
+
+
+class _Seen(Exception):
+    """All that was to be seen of a block was: the rest of it need not run."""
 
 
 class States(Protocol):
@@ -54,6 +59,7 @@ class Original:
     `roots` (`fisher.output_roots`): what errors at a site's outputs cost, by block number; equal where it has none.
     `streams`: F [C, C] at every block's output, float32 (`above.py`), by block number.
     `orders`: channels of every MLP, those that stay longest first, by block number.
+    `additive`: whether a block adds what o and down write to the stream as it is: not with norms or factors behind.
     """
 
     decoder: Decoder
@@ -64,6 +70,7 @@ class Original:
     orders: Mapping[int, Order] = field(default_factory=dict)
     streams: Mapping[int, Tensor] = field(default_factory=dict)
     _known: dict[int, dict[Roles, Tensor]] = field(default_factory=dict)
+    _last: tuple[int, dict[Roles, Tensor]] | None = None
 
     @classmethod
     def of(
@@ -91,43 +98,52 @@ class Original:
         if isinstance(self.states, Passing):
             self.states.passed(self.position(number) + 1)
             self._known.clear()
+            self._last = None
 
     def position(self, number: int) -> int:
         """Where the block of this number stands."""
         return next(i for i, block in enumerate(self.decoder.blocks) if block.number == number)
 
     def inputs(self, number: int) -> dict[Roles, Tensor]:
-        """What each site of a block reads [tokens, I]: one tensor for sites that read the same. Kept, at the least
-        those of the block asked for last."""
-        if number not in self._known:
-            found = self._inputs(self.position(number))
-            if _numbers([found, *self._known.values()]) > KEPT:
-                self._known.clear()
-            self._known[number] = found
-        return self._known[number]
+        """What each site of a block reads [tokens, I]: one tensor for sites that read the same. Not down where blocks
+        are additive: what it is to write is what the stream still lacks. Kept: as many blocks as there is room for, and
+        the one asked for last."""
+        known = self._known.get(number)
+        if known is None and self._last is not None and self._last[0] == number:
+            known = self._last[1]
+        if known is None:
+            self._last = None
+            position = self.position(number)
+            held = sites(self.decoder.blocks[position], self.packed)
+            known = self._inputs(position, [roles for roles in held if not (self.additive and roles == DOWN)])
+            if _numbers([known, *self._known.values()]) <= KEPT:
+                self._known[number] = known
+            else:
+                self._last = (number, known)
+        return known
 
-    def _inputs(self, position: int) -> dict[Roles, Tensor]:
-        block = self.decoder.blocks[position]
-        found: dict[Roles, list[Tensor]] = {}
-        leads = {roles[0]: roles for roles in sites(block, self.packed)}
+    def _inputs(self, position: int, held: Sequence[Roles]) -> dict[Roles, Tensor]:
+        """Cost: the block up to the last of these sites."""
+        block, found = self.decoder.blocks[position], dict[Roles, Tensor]()
+        leads = {roles[0]: roles for roles in held}
 
         def see(role: str, inputs_NTI: Tensor) -> None:
-            found.setdefault(leads[role], []).append(inputs_NTI.flatten(0, 1))
+            found[leads[role]] = inputs_NTI.flatten(0, 1)
+            if len(found) == len(leads):
+                raise _Seen
 
-        with torch.no_grad(), watch_inputs(block, see, tuple(leads)):
-            self.decoder.run(block, self.states[position])
-        whole: dict[tuple[int, ...], Tensor] = {}
-        for parts in found.values():
-            if (name := _place(parts)) not in whole:
-                whole[name] = torch.cat(parts)
-        return {roles: whole[_place(parts)] for roles, parts in found.items()}
+        if held:
+            with torch.no_grad(), suppress(_Seen), watch_inputs(block, see, tuple(leads)):
+                self.decoder.run_whole(block, self.states[position])
+        whole = {_place(read): read for read in found.values()}
+        return {roles: whole[_place(found[roles])] for roles in held}
 
     def _adds_branches(self) -> bool:
-        """Whether a block adds what `o` and `down` write to the stream as it is: not with norms or factors behind."""
+        """`additive`, as the first block shows."""
         block = self.decoder.blocks[0]
         with torch.no_grad():
-            read = self.inputs(block.number)
-            written = sum(applied(block, roles, read[roles]) for roles in (("o",), ("down",)))
+            read = self._inputs(0, [roles for roles in (OUT, DOWN) if roles[0] in block.roles])
+            written = sum(inputs @ block.weight(roles[0]) + bias(block, roles[0]) for roles, inputs in read.items())
         change = (self.states[1] - self.states[0]).flatten(0, 1)
         return bool((change - written).norm() <= 1e-3 * change.norm())
 
@@ -146,9 +162,9 @@ def shapes_of(block: Block, packed: Packed) -> Shapes:
     return {roles: block.size(roles) for roles in sites(block, packed)}
 
 
-def _place(parts: Sequence[Tensor]) -> tuple[int, ...]:
-    """Where tensors that are held lie, and how large they are: equal for those that sites read together."""
-    return tuple(number for part in parts for number in (part.data_ptr(), *part.shape))
+def _place(read: Tensor) -> tuple[int, ...]:
+    """Where a tensor that is held lies, and how large it is: equal for those that sites read together."""
+    return read.data_ptr(), *read.shape
 
 
 def _numbers(held: Iterable[Mapping[Roles, Tensor]]) -> int:
@@ -156,9 +172,6 @@ def _numbers(held: Iterable[Mapping[Roles, Tensor]]) -> int:
     return sum({tensor.data_ptr(): tensor.numel() for read in held for tensor in read.values()}.values())
 
 
-def applied(block: Block, roles: Roles, read: Tensor) -> Tensor:
-    """What the linear of a site alone in its linear gives [tokens, O] for what it reads [tokens, I], bias and all."""
-    path = block.family.path(roles[0])
-    bias = block.tensors.get(f"{path}.bias")
-    result = read @ block.weight(roles[0])
-    return result if bias is None else result + bias
+def bias(block: Block, role: str) -> Tensor | float:
+    """Of the linear of a site alone in its linear [O]; 0 where it has none."""
+    return block.tensors.get(f"{block.family.path(role)}.bias", 0.0)
