@@ -16,12 +16,8 @@ from torch import Tensor, nn
 from foldrank.edits.base import BRANCHES
 from foldrank.plans.bits.tokens import Attended, Watch, weights
 from foldrank.plans.low_rank.grams import cross_gram, input_of, watched
-from foldrank.plans.models.block import Block, watch_inputs
+from foldrank.plans.models.block import Block, Seen, watch_inputs
 from foldrank.plans.models.decoder import BATCH_TOKENS, Decoder
-
-
-class _Seen(Exception):
-    """The linear that is watched was reached: nothing behind it is run."""
 
 
 class Stages:
@@ -44,11 +40,11 @@ class Stages:
 
         def note(_role: str, inputs: Tensor) -> None:
             found.append(inputs.flatten(0, -2))
-            raise _Seen
+            raise Seen
 
         self._let_go()
         for number in range(len(self._parts)):
-            with suppress(_Seen), watch_inputs(block, note, (role,)):
+            with suppress(Seen), watch_inputs(block, note, (role,)):
                 self._run(block, number)
             yield found.pop()
         self._settle(block, role)

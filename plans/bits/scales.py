@@ -35,23 +35,24 @@ def searched(weight_IO: Tensor, metric: Metric, storage: FewBits, shares: Sequen
     return best
 
 
-def fitted(found: FewNumbers, weight_IO: Tensor, metric: Metric) -> FewNumbers:
+def fitted(given: FewNumbers, weight_IO: Tensor, metric: Metric) -> FewNumbers:
     """The same numbers with the scales that err least under the Gram: a small linear system for each column."""
-    grid, size = found.grid, found.grid.storage.block_size
-    rows, columns = found.numbers_IO.shape
-    steps_IO = found.numbers_IO.to(torch.float32) - grid.spread(grid.zeros_GO, rows)
+    grid, size = given.grid, given.grid.storage.block_size
+    rows, columns = given.numbers_IO.shape
+    steps_IO = given.numbers_IO.to(torch.float32) - grid.spread(grid.zeros_GO, rows)
     count = len(grid.scales_GO)
     systems_OGG = torch.zeros(columns, count, count, device=steps_IO.device)
-    for block in range(count):
-        part = slice(block * size, min((block + 1) * size, rows))
-        seen = metric.damped_II[:, part] @ steps_IO[part]
-        systems_OGG[:, block] = in_blocks(seen * steps_IO, size).sum(dim=1).T
+    for block in range(count):  # the systems are symmetric: half of each is computed
+        part, behind = slice(block * size, min((block + 1) * size, rows)), slice(block * size, None)
+        seen = metric.damped_II[behind, part] @ steps_IO[part]
+        found_OG = in_blocks(seen * steps_IO[behind], size).sum(dim=1).T
+        systems_OGG[:, block, block:] = systems_OGG[:, block:, block] = found_OG
     wanted_OG = in_blocks((metric.damped_II @ weight_IO) * steps_IO, size).sum(dim=1).T
     ridge = 1e-6 * systems_OGG.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(1e-30)
     lifted = systems_OGG.double() + torch.diag_embed(ridge.double()[:, None].expand(-1, count))
     aim = wanted_OG.double() + ridge.double()[:, None] * grid.scales_GO.T.double()
     scales = torch.linalg.solve(lifted, aim).T.float().contiguous()
-    return replace(found, grid=replace(grid, scales_GO=scales))
+    return replace(given, grid=replace(grid, scales_GO=scales))
 
 
 def _diagonal_blocks(metric_II: Tensor, size: int) -> Tensor:

@@ -182,6 +182,10 @@ def widened(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
+class Seen(Exception):
+    """What was to be seen of a block was: whoever watches raises it, so that nothing behind it is run."""
+
+
 @contextmanager
 def watch_inputs(block: Block, seen: Callable[[str, Tensor], None], roles: Sequence[str]) -> Iterator[None]:
     """Tell `seen(role, x [N, T, in])` each time one of the block's linears is run."""

@@ -14,17 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from foldrank.plans.models.block import Block, watch_inputs
+from foldrank.plans.models.block import Block, Seen, watch_inputs
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.solver.layout import DOWN, GROUPS, OUT, Packed, Roles, Shapes
 from foldrank.plans.width.channels import Order
 
 KEPT = 1 << 27
 """Numbers (float32) that are kept of what sites read in the original: half a gibibyte."""
-
-
-class _Seen(Exception):
-    """All that was to be seen of a block was: the rest of it need not run."""
 
 
 class States(Protocol):
@@ -130,10 +126,10 @@ class Original:
         def see(role: str, inputs_NTI: Tensor) -> None:
             found[leads[role]] = inputs_NTI.flatten(0, 1)
             if len(found) == len(leads):
-                raise _Seen
+                raise Seen
 
         if held:
-            with torch.no_grad(), suppress(_Seen), watch_inputs(block, see, tuple(leads)):
+            with torch.no_grad(), suppress(Seen), watch_inputs(block, see, tuple(leads)):
                 self.decoder.run_whole(block, self.states[position])
         whole = {_place(read): read for read in found.values()}
         return {roles: whole[_place(found[roles])] for roles in held}
