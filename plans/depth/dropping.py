@@ -1,4 +1,4 @@
-"""What methods that drop whole blocks share: how many leave, the folds that make them leave, and losses to choose by.
+"""What methods that drop whole blocks share: how many leave, the folds that make them leave, what blocks are worth.
 
 A block leaves by a fold into the block that stays below it, with all its weights and norm gains. Block 0 stays.
 """
@@ -18,9 +18,9 @@ from pydantic.dataclasses import dataclass as settings_dataclass
 from torch import Tensor
 
 from foldrank.edits.fold_blocks import FoldBlocks
+from foldrank.plans.criteria.judging import Criterion, Unit, judge
 from foldrank.plans.method import Result, Task
 from foldrank.plans.models.decoder import Decoder
-from foldrank.plans.models.losses import mean_loss
 from foldrank.plans.shelf import Figures
 from foldrank.plans.simulate import apply_edits
 from foldrank.progress import Progress, track
@@ -86,21 +86,30 @@ class Text:
                 states.append(decoder.run(block, states[-1]))
         return cls(decoder, ids_NT, tuple(states))
 
-    def losses_without(self, figures: Figures, stage: str, progress: Progress) -> dict[int, float]:
-        """`loss_without` of all blocks but the lowest, by number; those the shelf has are not measured again."""
+    def scores(
+        self, criterion: Criterion, figures: Figures, seed: int, stage: str, progress: Progress
+    ) -> dict[int, float]:
+        """What the criterion says of all blocks but the lowest, by number; those the shelf has are not judged again."""
         numbers = [block.number for block in self.decoder.blocks]
+        judged = judge(criterion, self.decoder, self.ids, seed)
         return {
-            number: figures.of(f"{numbers} without {number}", partial(self.loss_without, position))
+            number: figures.of(f"{numbers} without {number}", partial(judged, self.unit(position)))
             for position, number in track([*enumerate(numbers)][1:], stage, len(numbers) - 1, progress)
         }
 
-    def loss_without(self, position: int) -> float:
-        """Mean next-token loss in nats without the block at this position; what lies below it is not run."""
-        hidden = self.states[position]
-        with torch.no_grad():
-            for block in self.decoder.blocks[position + 1 :]:
-                hidden = self.decoder.run(block, hidden)
-        return mean_loss(self.decoder, hidden, self.ids)
+    def unit(self, position: int) -> Unit:
+        """The block at this position."""
+        below, above = self.states[position : position + 2]
+        return Unit(position, below, above, above, lambda: below)
+
+
+def one_shot(task: Task, settings: Depth, criterion: Criterion, stage: str) -> Result:
+    """The blocks leave together that the criterion, asked once, finds cheapest. Raises ValueError where none would be
+    left."""
+    leaving = len(task.decoder.blocks) - settings.left(task)
+    text, figures = Text.through(task.decoder, settings.ids(task)), Figures(task.shelf, criterion)
+    scores = text.scores(criterion, figures, task.seed, stage, task.progress)
+    return without(task, least(scores, leaving), {str(block): score for block, score in scores.items()})
 
 
 def least(scores: dict[int, float], count: int) -> frozenset[int]:

@@ -1,5 +1,4 @@
-"""Ways to compare hidden states: cosines by sample (SLM's criterion) and by token, and debiased linear CKA for the
-picture.
+"""Ways to compare hidden states: cosines by sample (SLM's criterion), and debiased linear CKA for the picture.
 
 Knows tensors only.
 """
@@ -11,7 +10,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 
 def mean_cosine(one_NTC: Tensor, other_NTC: Tensor) -> float:
@@ -27,11 +25,6 @@ def cosines(one_NTC: Tensor, other_NTC: Tensor) -> Tensor:
     a, b = (x.flatten(1).to(torch.float64) for x in (one_NTC, other_NTC))
     lengths = a.norm(dim=1) * b.norm(dim=1)
     return torch.where(lengths > 0, (a * b).sum(dim=1) / lengths.clamp_min(1e-300), torch.zeros_like(lengths))
-
-
-def turned(below_NTC: Tensor, above_NTC: Tensor) -> float:
-    """1 - E[cos] over tokens: how far what lies between the two turns the residual stream. float64."""
-    return 1 - float(functional.cosine_similarity(below_NTC.double(), above_NTC.double(), dim=-1).mean())
 
 
 def debiased_cka(states_BNC: Sequence[np.ndarray]) -> np.ndarray:

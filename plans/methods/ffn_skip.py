@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings_dataclass
 
 from foldrank.edits.base import Phase
+from foldrank.plans.criteria.judging import Criterion
 from foldrank.plans.depth.branches import Budget, cut_down, ranking, result
 from foldrank.plans.method import Method, Result, Task
 from foldrank.plans.methods.llm_drop import importances
@@ -20,15 +21,16 @@ from foldrank.plans.methods.llm_drop import importances
 
 @settings_dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class Settings(Budget):
-    """`protect_first`, `protect_last`: blocks at either end whose MLPs stay."""
+    """`protect_first`, `protect_last`: blocks at either end whose MLPs stay. `criterion`: what one is worth by."""
 
     protect_first: Annotated[int, Field(ge=0)] = 1
     protect_last: Annotated[int, Field(ge=0)] = 1
+    criterion: Criterion = "similarity"
 
 
 def run(task: Task, settings: Settings) -> Result:
     """Drop them. Raises as `cut_down`."""
-    scores = importances(task.decoder, settings.ids(task), "mlp")
+    scores = importances(task.decoder, settings.ids(task), "mlp", settings.criterion, task.seed)
     numbers = [block.number for block in task.decoder.blocks]
     spared = {*numbers[: settings.protect_first], *numbers[len(numbers) - settings.protect_last :]}
     return result(cut_down(task, settings, "mlp", "ffn_skip", *ranking(scores), spared), scores)

@@ -20,7 +20,7 @@ from pydantic.dataclasses import dataclass as settings_dataclass
 from foldrank.edits.base import Phase
 from foldrank.plans.bits.settings import BlockSize, TableBits
 from foldrank.plans.bits.settings import Settings as Storing
-from foldrank.plans.depth.similarity import turned
+from foldrank.plans.criteria.judging import turned
 from foldrank.plans.method import Method, Result, Task
 from foldrank.plans.methods.quantize import stored
 from foldrank.plans.models.block import Block

@@ -9,39 +9,54 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass as settings_dataclass
 
 from foldrank.edits.base import Phase
-from foldrank.plans.depth.branches import Cut, Place, Settings, Which, branches_of, cut_down, ranking, result
-from foldrank.plans.depth.similarity import turned
+from foldrank.plans.criteria.judging import Criterion, Unit, judge
+from foldrank.plans.depth import branches
+from foldrank.plans.depth.branches import Cut, Place, Which, branches_of, cut_down, ranking, result
 from foldrank.plans.method import Method, Result, Task
 from foldrank.plans.models.decoder import Decoder
 
 
-def importances(decoder: Decoder, ids_NT: np.ndarray, which: Which) -> dict[Place, float]:
-    """Importance of every branch of these kinds. Cost: two forward passes."""
-    found: dict[Place, float] = {}
-    hidden = decoder.embed(ids_NT)
+@settings_dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+class Settings(branches.Settings):
+    """`criterion`: what a branch is worth by."""
+
+    criterion: Criterion = "similarity"
+
+
+def importances(
+    decoder: Decoder, ids_NT: np.ndarray, which: Which, criterion: Criterion = "similarity", seed: int = 0
+) -> dict[Place, float]:
+    """Importance of every branch of these kinds. Cost: two forward passes, and what the criterion takes."""
+    judged, found, hidden = judge(criterion, decoder, ids_NT, seed), dict[Place, float](), decoder.embed(ids_NT)
     with torch.no_grad():
-        for block in decoder.blocks:
-            branches = branches_of(decoder, block.number)
+        for position, block in enumerate(decoder.blocks):
+            held = branches_of(decoder, block.number)
             above = decoder.run(block, hidden)
-            between = decoder.run(block.without("mlp"), hidden) if "mlp" in branches else above
-            states = {"attention": (hidden, between), "mlp": (between, above)}
-            found |= {Place(block.number, branch): turned(*states[branch]) for branch in branches
-                      if which in (branch, "both")}
+            between = decoder.run(block.without("mlp"), hidden) if "mlp" in held else above
+            units = {
+                "attention": Unit(position, hidden, between, above, lambda block=block, below=hidden: decoder.run(
+                    block.without("attention"), below)),
+                "mlp": Unit(position, between, above, above, lambda between=between: between)}
+            found |= {Place(block.number, branch): judged(units[branch])
+                      for branch in held if which in (branch, "both")}
             hidden = above
     return found
 
 
 def run(task: Task, settings: Settings) -> Result:
     """Drop them. Raises as `cut_down`."""
-    return result(*ranked(task, settings, "llm_drop"))
+    return result(*ranked(task, settings, "llm_drop", settings.criterion))
 
 
-def ranked(task: Task, settings: Settings, name: str) -> tuple[Cut, dict[Place, float]]:
+def ranked(
+    task: Task, settings: branches.Settings, name: str, criterion: Criterion = "similarity"
+) -> tuple[Cut, dict[Place, float]]:
     """The least important ones gone, and the importance of all. Raises as `cut_down`, in the name of a method."""
-    scores = importances(task.decoder, settings.ids(task), settings.which)
-
+    scores = importances(task.decoder, settings.ids(task), settings.which, criterion, task.seed)
     return cut_down(task, settings, settings.which, name, *ranking(scores)), scores
 
 

@@ -1,23 +1,32 @@
 """Shortened LLaMA (arXiv 2402.02834), its perplexity criterion: drop at once the blocks each dispensable alone.
 
-Every block is left out in turn; those whose absence costs least loss on the calibration text leave together. The paper
-also keeps the first four and last two of 32 blocks out of the choice; here all but block 0 may leave.
+Every block is left out in turn; those whose absence costs least loss on the calibration text leave together; or, with
+`criterion`, those that another measure of `criteria/judging.py` finds cheapest. The paper also keeps the first four and
+last two of 32 blocks out of the choice; here all but block 0 may leave.
 """
 
 from __future__ import annotations
 
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass as settings_dataclass
+
 from foldrank.edits.base import Phase
-from foldrank.plans.depth.dropping import Depth, Text, least, without
+from foldrank.plans.criteria.judging import Criterion
+from foldrank.plans.depth.dropping import Depth, one_shot
 from foldrank.plans.method import Method, Result, Task
-from foldrank.plans.shelf import Figures
 
 
-def run(task: Task, settings: Depth) -> Result:
-    """Drop them. Cost: half a forward pass for each block. Raises ValueError where no block would be left."""
-    count = len(task.decoder.blocks)
-    text = Text.through(task.decoder, settings.ids(task))
-    scores = text.losses_without(Figures(task.shelf, "losses"), "shortened", task.progress)
-    return without(task, least(scores, count - settings.left(task)), {str(b): s for b, s in scores.items()})
+@settings_dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+class Settings(Depth):
+    """`criterion`: what a block is worth by."""
+
+    criterion: Criterion = "loss"
 
 
-METHOD = Method("shortened", Depth, run, phase=Phase.BLOCKS)
+def run(task: Task, settings: Settings) -> Result:
+    """Drop them. Cost: half a forward pass for each block, with the loss. Raises ValueError where no block would be
+    left."""
+    return one_shot(task, settings, settings.criterion, "shortened")
+
+
+METHOD = Method("shortened", Settings, run, phase=Phase.BLOCKS)

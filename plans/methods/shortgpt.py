@@ -1,28 +1,30 @@
 """ShortGPT (arXiv 2403.03853): drop the blocks that turn their input least.
 
-Block influence is 1 - E[cos(x, block(x))] over the tokens of the calibration text, measured once on the whole model.
+Block influence is 1 - E[cos(x, block(x))] over the tokens of the calibration text, measured once on the whole model;
+or, with `criterion`, another measure of `criteria/judging.py` in its place.
 """
 
 from __future__ import annotations
 
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass as settings_dataclass
+
 from foldrank.edits.base import Phase
-from foldrank.plans.depth.dropping import Depth, Text, least, without
-from foldrank.plans.depth.similarity import turned
+from foldrank.plans.criteria.judging import Criterion
+from foldrank.plans.depth.dropping import Depth, one_shot
 from foldrank.plans.method import Method, Result, Task
 
 
-def influences(text: Text) -> dict[int, float]:
-    """Block influence by block number, for all but block 0. Cost: one forward pass."""
-    steps = list(zip(text.decoder.blocks, text.states[:-1], text.states[1:], strict=True))[1:]
-    return {block.number: turned(below, above) for block, below, above in steps}
+@settings_dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+class Settings(Depth):
+    """`criterion`: what a block is worth by."""
+
+    criterion: Criterion = "similarity"
 
 
-def run(task: Task, settings: Depth) -> Result:
+def run(task: Task, settings: Settings) -> Result:
     """Drop them. Raises ValueError where no block would be left."""
-    scores = influences(Text.through(task.decoder, settings.ids(task)))
-    return without(
-        task, least(scores, len(task.decoder.blocks) - settings.left(task)), {str(b): s for b, s in scores.items()}
-    )
+    return one_shot(task, settings, settings.criterion, "shortgpt")
 
 
-METHOD = Method("shortgpt", Depth, run, phase=Phase.BLOCKS)
+METHOD = Method("shortgpt", Settings, run, phase=Phase.BLOCKS)

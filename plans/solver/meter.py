@@ -15,14 +15,11 @@ from torch import Tensor
 
 from foldrank.plans.models.block import Block
 from foldrank.plans.models.decoder import Decoder
+from foldrank.plans.models.slopes import AT_ONCE, slopes
 from foldrank.plans.models.words import Words
 
 LARGEST = 1 << 25
 """Logits that are held at once (tokens * vocabulary, float32), at least one window's."""
-
-AT_ONCE = 512
-"""Tokens of a backward pass: what every site reads and its slopes are held for so many, a megabyte a token for a model
-of 30 blocks of width 576."""
 
 
 @dataclass(frozen=True)
@@ -97,15 +94,12 @@ class Meter:
         pass through all of it, some tokens at a time."""
         size = max(1, AT_ONCE // self.ids.shape[1])
         found: list[list[Tensor]] = [[] for _ in blocks]
+        count = self.ids.size
         for first in range(0, len(self.ids), size):
             part = slice(first, first + size)
-            hidden, outputs = self.start[part].detach().requires_grad_(), []
-            with torch.enable_grad():
-                for block in blocks:
-                    hidden = self.decoder.run(block, hidden)
-                    outputs.append(hidden)
-                lost = self.wanted[part].divergence(self.decoder.logits(hidden)).sum() / self.ids.size
-            for held, slope in zip(found, torch.autograd.grad(lost, outputs), strict=True):
+            of_part = slopes(self.decoder, blocks, self.start[part],
+                             lambda logits, wanted=self.wanted[part]: wanted.divergence(logits).sum() / count)
+            for held, slope in zip(found, of_part, strict=True):
                 held.append(slope)
         return tuple(map(torch.cat, found))
 

@@ -19,8 +19,9 @@ from torch import Tensor
 from foldrank.plans.low_rank.grams import cross_gram
 from foldrank.plans.models.block import Block
 from foldrank.plans.models.decoder import Decoder
+from foldrank.plans.models.losses import drawn_loss
+from foldrank.plans.models.slopes import AT_ONCE
 from foldrank.plans.solver.layout import Packed, Roles
-from foldrank.plans.solver.meter import AT_ONCE
 from foldrank.plans.solver.original import sites
 from foldrank.progress import SILENT, Progress, track
 
@@ -115,10 +116,7 @@ def _add_windows(
                 for roles, (read, written) in seen.items()
             ]
     with torch.enable_grad():
-        logits = decoder.logits(hidden).flatten(0, 1)
-        with torch.no_grad():
-            drawn = torch.multinomial(logits.softmax(-1), 1, generator=generator)
-        loss = -logits.log_softmax(-1).gather(-1, drawn).sum()
+        loss = drawn_loss(decoder.logits(hidden), generator)
         wanted = [part for entry in watched for part in entry[3]] + [stream for _, stream in streams]
         gradients = iter(torch.autograd.grad(loss, wanted))
     last = summed = torch.empty(0)

@@ -48,16 +48,20 @@ def moments(
 
 @dataclass(frozen=True)
 class ChannelStatistics:
-    """Means over tokens of what down reads, float64 [I]: x, x^2 and |x|; and the cosine of what enters a block with
-    what leaves it, a mean over tokens."""
+    """Means over tokens of what down reads, float64 [I]: x, x^2 and |x|; 1 - the cosine of what the block gives with
+    what it would without what the channel gives (`turned`, where it was asked for); and the cosine of what enters a
+    block with what leaves it."""
 
     mean: Tensor
     square: Tensor
     size: Tensor
+    turned: Tensor
     cosine: float
 
 
-def channel_statistics(decoder: Decoder, block: Block, hidden_NTC: Tensor) -> tuple[ChannelStatistics, Tensor]:
+def channel_statistics(
+    decoder: Decoder, block: Block, hidden_NTC: Tensor, *, turned: bool = False
+) -> tuple[ChannelStatistics, Tensor]:
     """Of the block, run on `hidden`; and its output [N, T, C]."""
     sums: dict[str, Tensor] = {}
     outputs = []
@@ -65,11 +69,22 @@ def channel_statistics(decoder: Decoder, block: Block, hidden_NTC: Tensor) -> tu
         x, output = read(decoder, block, hidden)
         outputs.append(output)
         for name, values in (("mean", x), ("square", x.square()), ("size", x.abs()),
+                             ("turned", _turned(x, block, output) if turned else x[:0]),
                              ("cosine", torch.cosine_similarity(hidden, output, dim=-1).flatten())):
             _add(sums, name, values.sum(dim=0, dtype=torch.float64))
     tokens = hidden_NTC.shape[0] * hidden_NTC.shape[1]
     found = {name: total / tokens for name, total in sums.items()}
-    return ChannelStatistics(found["mean"], found["square"], found["size"], float(found["cosine"])), torch.cat(outputs)
+    return (ChannelStatistics(found["mean"], found["square"], found["size"], found["turned"], float(found["cosine"])),
+            torch.cat(outputs))
+
+
+def _turned(read: Tensor, block: Block, output_NTC: Tensor) -> Tensor:
+    """1 - cos(y, y - x_j w_j) [tokens, I], float64."""
+    down, output = block.weight("down").double(), output_NTC.flatten(0, -2).double()
+    x, whole = read.double(), output.square().sum(dim=1, keepdim=True)
+    along = x * (output @ down.T)
+    left = (whole - 2 * along + x.square() * down.square().sum(dim=1)).clamp_min(0.0)
+    return 1 - (whole - along) / (whole * left).sqrt().clamp_min(1e-300)
 
 
 def read(decoder: Decoder, block: Block, hidden_NTC: Tensor) -> tuple[Tensor, Tensor]:
