@@ -20,6 +20,7 @@ from foldrank.digests import WeightDigest, in_threads, sha256_array
 from foldrank.edits import Edit, on_edits
 from foldrank.edits.base import Phase
 from foldrank.errors import InvariantBroken, SourceError
+from foldrank.freed import give_back
 from foldrank.model import context
 from foldrank.model.anatomy import checkpoint_anatomy
 from foldrank.model.facts import context_length, vocabulary
@@ -182,6 +183,7 @@ def run_all(
         _check_interleaved(decoder, request, result.edits)
         task = replace(task, decoder=result.decoder)
         runs.append(Run(request, result))
+        give_back()
     return tuple(runs)
 
 

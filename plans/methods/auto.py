@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from foldrank.edits.base import Phase
+from foldrank.freed import give_back
 from foldrank.plans.method import Method, Result, Task
 from foldrank.plans.methods import quantize
 from foldrank.plans.solver.axes import front, shares
@@ -69,6 +70,7 @@ def run(task: Task, settings: Settings) -> Result:
     if total(layout, shapes, budget.costs) <= budget.limit:
         return Result(decoder, edits=(), kept=1.0)
     chosen = _best(task, settings, budget, layout, shapes)
+    give_back()
     last = task.ids[:: EFFORTS[settings.effort].every]
     whole = Original.passing(decoder, last, chosen.roots, settings.sites, chosen.orders)
     fits = fit(whole, chosen.layout, task.progress)
@@ -123,6 +125,7 @@ def _best(task: Task, settings: Settings, budget: Budget, layout: Layout, shapes
     used = fitting[:: max(1, len(fitting) // count)][:count]
     expected = Expected.of(task.decoder, used, task.seed, settings.sites, settings.multiple(settings.width_align),
                            narrow=settings.narrow, storages=[*settings.storages.values()], progress=task.progress)
+    give_back()
     terms = _terms(task, settings, budget, shapes, expected)
     original = Original.of(task.decoder, used, expected.roots, settings.sites, expected.orders, expected.streams)
     meter = Meter.of(task.decoder, measuring)

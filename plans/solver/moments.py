@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from foldrank.freed import give_back
 from foldrank.plans.low_rank.grams import cross_gram
 from foldrank.plans.models.block import Block
 from foldrank.plans.models.decoder import Decoder
@@ -75,6 +76,7 @@ def fisher_moments(
         _add_windows(decoder, parts[number], found, generator, packed)
         if number == len(parts) - 1:
             yield from ((block, found.pop(block.number)) for block in group)
+            give_back()
 
 
 def _groups(decoder: Decoder, packed: Packed, limit: int) -> Iterator[list[Block]]:

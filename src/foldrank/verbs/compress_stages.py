@@ -20,6 +20,7 @@ from foldrank.bundle.bundle import MANIFEST, Bundle
 from foldrank.digests import sha256_file
 from foldrank.disk.staging import staged_folder, write_atomically
 from foldrank.disk.unfinished import Stages
+from foldrank.freed import give_back
 from foldrank.model.checkpoint import Checkpoint
 from foldrank.plans.methods.rotate import turning
 from foldrank.plans.models.decoder import load_decoder
@@ -171,6 +172,7 @@ class Way:
             yield
         finally:
             self.progress.finish(shown)
+            give_back()
 
     @functools.cached_property
     def _code(self) -> str:
