@@ -5,11 +5,11 @@ A block leaves by a fold into the block that stays below it, with all its weight
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
-from functools import partial
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -18,12 +18,16 @@ from pydantic.dataclasses import dataclass as settings_dataclass
 from torch import Tensor
 
 from foldrank.edits.fold_blocks import FoldBlocks
+from foldrank.plans.criteria.gates import gates
 from foldrank.plans.criteria.judging import Criterion, Unit, judge
 from foldrank.plans.method import Result, Task
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.shelf import Figures
 from foldrank.plans.simulate import apply_edits
 from foldrank.progress import Progress, track
+
+OfBlocks = Criterion | Literal["gates"]
+"""What whole blocks may be judged by: gates need not be asked one by one."""
 
 
 @settings_dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
@@ -87,15 +91,22 @@ class Text:
         return cls(decoder, ids_NT, tuple(states))
 
     def scores(
-        self, criterion: Criterion, figures: Figures, seed: int, stage: str, progress: Progress
+        self, criterion: OfBlocks, figures: Figures, seed: int, stage: str, progress: Progress
     ) -> dict[int, float]:
         """What the criterion says of all blocks but the lowest, by number; those the shelf has are not judged again."""
         numbers = [block.number for block in self.decoder.blocks]
+        if criterion == "gates":
+            return self._gated(figures, numbers, seed, progress)
         judged = judge(criterion, self.decoder, self.ids, seed)
         return {
-            number: figures.of(f"{numbers} without {number}", partial(judged, self.unit(position)))
+            number: figures.of(f"{numbers} without {number}", functools.partial(judged, self.unit(position)))
             for position, number in track([*enumerate(numbers)][1:], stage, len(numbers) - 1, progress)
         }
+
+    def _gated(self, figures: Figures, numbers: list[int], seed: int, progress: Progress) -> dict[int, float]:
+        trained = functools.cache(lambda: gates(self.decoder, self.ids, seed, progress))
+        return {number: figures.of(f"{numbers} gate {number}", lambda place=place: trained()[place])
+                for place, number in enumerate(numbers[1:])}
 
     def unit(self, position: int) -> Unit:
         """The block at this position."""
@@ -103,7 +114,7 @@ class Text:
         return Unit(position, below, above, above, lambda: below)
 
 
-def one_shot(task: Task, settings: Depth, criterion: Criterion, stage: str) -> Result:
+def one_shot(task: Task, settings: Depth, criterion: OfBlocks, stage: str) -> Result:
     """The blocks leave together that the criterion, asked once, finds cheapest. Raises ValueError where none would be
     left."""
     leaving = len(task.decoder.blocks) - settings.left(task)

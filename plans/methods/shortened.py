@@ -11,8 +11,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass as settings_dataclass
 
 from foldrank.edits.base import Phase
-from foldrank.plans.criteria.judging import Criterion
-from foldrank.plans.depth.dropping import Depth, one_shot
+from foldrank.plans.depth.dropping import Depth, OfBlocks, one_shot
 from foldrank.plans.method import Method, Result, Task
 
 
@@ -20,7 +19,7 @@ from foldrank.plans.method import Method, Result, Task
 class Settings(Depth):
     """`criterion`: what a block is worth by."""
 
-    criterion: Criterion = "loss"
+    criterion: OfBlocks = "loss"
 
 
 def run(task: Task, settings: Settings) -> Result:

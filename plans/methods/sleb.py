@@ -10,8 +10,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass as settings_dataclass
 
 from foldrank.edits.base import Phase
-from foldrank.plans.criteria.judging import Criterion
-from foldrank.plans.depth.dropping import Depth, Text, least, without
+from foldrank.plans.depth.dropping import Depth, OfBlocks, Text, least, without
 from foldrank.plans.method import Method, Result, Task
 from foldrank.plans.shelf import Figures
 
@@ -20,7 +19,7 @@ from foldrank.plans.shelf import Figures
 class Settings(Depth):
     """`criterion`: what a block is worth by."""
 
-    criterion: Criterion = "loss"
+    criterion: OfBlocks = "loss"
 
 
 def run(task: Task, settings: Settings) -> Result:

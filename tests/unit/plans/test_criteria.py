@@ -136,6 +136,22 @@ def test_methods_differ_by_when_they_ask_alone(make_model: MakeModel, ids: np.nd
         assert first.edits == planned(model, ids, f"shortgpt:blocks=4,criterion={criterion}").edits
 
 
+def test_gates_shut_where_the_others_can_do_without(make_model: MakeModel, ids: np.ndarray) -> None:
+    """Two blocks add next to nothing."""
+    model = make_model(6, spread=0.1)
+    with torch.no_grad():
+        for block in (2, 4):
+            model.model.layers[block].self_attn.o_proj.weight *= 0.01
+            model.model.layers[block].mlp.down_proj.weight *= 0.01
+    result = planned(model, ids, "shortgpt:blocks=4,criterion=gates")
+    scores = {int(block): gate for block, gate in result.diagnostics["block_scores"].items()}
+    assert [block.number for block in result.decoder.blocks] == [0, 1, 3, 5]
+    assert max(scores[2], scores[4]) < 0.05 < min(scores[block] for block in (1, 3, 5))
+    assert all(0 <= gate <= 1 for gate in scores.values())
+    again = planned(model, ids, "shortened:blocks=4,criterion=gates")
+    assert again.diagnostics == result.diagnostics
+
+
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_channels_leave_by_what_they_are_worth(make_model: MakeModel, ids: np.ndarray, criterion: str) -> None:
     model, scores = make_model(3, spread=0.1), {}
