@@ -224,7 +224,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "demo": _demo, "cpu_speed": _cpu_speed, "huge_pages": _huge_pages, "few_bits": _few_bits, "planning": _planning,
     "llama_cpp": _llama_cpp,
     "width_smollm2": widths, "branches_smollm2": branches, "front_smollm2": front,
-    "rotate": draws,
+    "rotate": draws, "auto_draws": draws,
     "apply_cost": _apply_cost, "big_bundle": _big_bundle, "quality": summary,
     "quality_recovered": partial(summary, recovered=True),
     "families": families, "consumers": consumers, "gpu_speed_1b": _gpu_speed, "gpu_speed_100m": _gpu_speed,
