@@ -53,6 +53,25 @@ def draws(data: dict[str, Any]) -> str:
     return table(("model", "methods", "seeds", "perplexity over dense", "median"), rows)
 
 
+def speeds(data: dict[str, Any]) -> str:
+    """Rows of a speed front (`campaigns/speed_front.py`), slowest first."""
+    rows = [
+        (f"`{row['method']}`", f"{row['perplexity_over_dense']:.3f}", f"{row['bytes'] / 1e6:,.1f} MB",
+         _speed(row["decode"]), f"{row['decode']['ideal']:.2f}", _speed(row["prompt"]))
+        for row in sorted(data["rows"], key=lambda row: row["decode"]["ratio"])
+    ]
+    load = data["environment"]["load_average"][0]
+    columns = ("method", "perplexity over dense", "files", "decode speed over dense, 95 %", "ideal", "prompt of 16")
+    return f"{data['environment']['cpu_model']}, load average {load:.1f} at the end.\n\n{table(columns, rows)}"
+
+
+def _speed(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return "-"
+    low, high = found["ci95"]
+    return f"{found['ratio']:.2f} [{low:.2f}, {high:.2f}]" + ("" if found["stable"] else ", unstable")
+
+
 def branches(data: dict[str, Any]) -> str:
     """Rows that drop branches."""
     rows = [
