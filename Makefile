@@ -71,7 +71,7 @@ $(CONSUMERS)/.ready: setup.cfg constraints.txt
 	$(CONSUMERS)/bin/pip install -q --upgrade pip
 	$(CONSUMERS)/bin/pip install -q -c constraints.txt 'torch==2.13.0'
 	$(CONSUMERS)/bin/pip install -q -c constraints.txt -e '.[torch,report,cpu,dev]' lm-eval openvino xllamacpp openai \
-		prometheus-client 'tritonclient[grpc]' mlflow pandas check-jsonschema junitparser
+		prometheus-client 'tritonclient[grpc]' mlflow pandas ray check-jsonschema junitparser
 	! command -v npm > /dev/null || npm install --silent --no-audit --no-fund --ignore-scripts \
 		--prefix $(CONSUMERS)/node onnxruntime-node@1.30.0 @huggingface/transformers@4.3.2
 	touch $@

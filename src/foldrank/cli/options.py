@@ -99,7 +99,8 @@ exporting: Callable[[F], F] = _stack(
     click.option("--dtype", type=click.Choice(DTYPES), default=None, help="Of the graph; default fp32."),
 )
 provider: Callable[[F], F] = _stack(
-    click.option("--provider", default=None, help="cpu, cuda, tensorrt, or ONNX Runtime's long name; default cpu."),
+    click.option("--provider", default=None,
+                 help="cpu, cuda, tensorrt, a plugin (openvino, webgpu, tensorrt-rtx), or its long name; default cpu."),
     click.option("--provider-option", "provider_options", multiple=True, callback=_pairs, metavar="KEY=VALUE"),
 )
 fallback: Callable[[F], F] = click.option(
