@@ -1,5 +1,5 @@
-"""Plugin providers compute what the plan says, or are refused. Each is skipped, with the reason, where its package or its
-device is not here. Those of TensorRT RTX have not been run: no card that it takes was to be had."""
+"""Plugin providers compute what the plan says, or are refused. Each is skipped, with the reason, where its package or
+its device is not here. Those of TensorRT RTX have not been run: no card that it takes was to be had."""
 
 from __future__ import annotations
 
