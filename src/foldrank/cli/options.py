@@ -149,8 +149,9 @@ speed_gate: Callable[[F], F] = click.option(
     "--min-speedup", type=click.FloatRange(min=0, min_open=True), help="Gate on decode, e.g. 1.2."
 )
 release: Callable[[F], F] = _stack(
-    click.option("--against-release", type=PATH, metavar="DIR",
-                 help="Gates: no worse than this bundle, which was released, by the same report of its own."),
+    click.option("--against-release", metavar="DIR|mlflow:NAME",
+                 help="Gates: no worse than this bundle, which was released, by the same report of its own; "
+                      "mlflow:NAME, :NAME/VERSION, :NAME@ALIAS are of an MLflow registry."),
     click.option("--release-slack", callback=_share, default="2%", show_default=True, metavar="SHARE",
                  help="How much worse is no worse."),
 )
