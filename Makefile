@@ -62,7 +62,7 @@ $(OPTIMUM)/.ready: $(READY)
 	touch $@
 
 # Who loads a bundle besides us, each at the version that was tried, in an environment of its own: lm-eval and OpenVINO,
-# llama.cpp (xllamacpp, a peer of `bench`), the clients of OpenAI, Triton, MLflow and CI systems, and in Node (skipped without) onnxruntime-node and transformers.js. optimum's is found where `make optimum-env` made it.
+# llama.cpp (xllamacpp, a peer of `bench`), Ray, the clients of OpenAI, Triton, MLflow and CI systems, and in Node (skipped without) onnxruntime-node and transformers.js. optimum's is found where `make optimum-env` made it.
 consumers: $(CONSUMERS)/.ready
 	$(CONSUMERS)/bin/python -m pytest tests/consumers -ra
 

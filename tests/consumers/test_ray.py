@@ -19,6 +19,7 @@ from foldrank.verbs.sweep import sweep
 from foldrank.verbs.sweeping.candidate import RESULT
 from foldrank.verbs.sweeping.local import LOG
 
+os.environ.setdefault("RAY_raylet_start_wait_time_s", "600")  # read where ray is imported; a busy machine is slow
 cluster_utils = pytest.importorskip("ray.cluster_utils", reason="needs ray: make consumers")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
