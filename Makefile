@@ -62,7 +62,7 @@ $(OPTIMUM)/.ready: $(READY)
 	touch $@
 
 # Who loads a bundle besides us, each at the version that was tried, in an environment of its own: lm-eval and OpenVINO,
-# llama.cpp (xllamacpp, a peer of `bench`), the clients of OpenAI, Triton, MLflow and CI systems, and in Node (skipped without) onnxruntime-node and transformers.js. optimum's is found where `make optimum-env` made it.
+# llama.cpp (xllamacpp, a peer of `bench`), Ray, the clients of OpenAI, Triton, MLflow and CI systems, and in Node (skipped without) onnxruntime-node and transformers.js. optimum's is found where `make optimum-env` made it.
 consumers: $(CONSUMERS)/.ready
 	$(CONSUMERS)/bin/python -m pytest tests/consumers -ra
 
@@ -71,7 +71,7 @@ $(CONSUMERS)/.ready: setup.cfg constraints.txt
 	$(CONSUMERS)/bin/pip install -q --upgrade pip
 	$(CONSUMERS)/bin/pip install -q -c constraints.txt 'torch==2.13.0'
 	$(CONSUMERS)/bin/pip install -q -c constraints.txt -e '.[torch,report,cpu,dev]' lm-eval openvino xllamacpp openai \
-		prometheus-client 'tritonclient[grpc]' mlflow pandas check-jsonschema junitparser
+		prometheus-client 'tritonclient[grpc]' mlflow pandas ray check-jsonschema junitparser
 	! command -v npm > /dev/null || npm install --silent --no-audit --no-fund --ignore-scripts \
 		--prefix $(CONSUMERS)/node onnxruntime-node@1.30.0 @huggingface/transformers@4.3.2
 	touch $@

@@ -61,7 +61,8 @@ def paired_bench(
     states.append(card and card.state())
     probes = before + _bandwidth(provider, threads)
     yardstick = document.Yardstick(work, max(probes, default=None), cache_bytes)
-    on_card: dict[str, Any] = {} if provider.device == "cpu" else {"gpu": card and card.facts(), "gpu_states": states}
+    on_card: dict[str, Any] = (
+        {} if provider.processor == "cpu" else {"gpu": card and card.facts(), "gpu_states": states})
     speedups = [entry for one in series for entry in document.speedups(one, setup, yardstick)]
     null = document.null_test(series, setup)
     gates = speed_gates(speedups, null, min_speedup)
@@ -88,7 +89,7 @@ def turns(provider: Provider, work: Iterable[Work], cache_bytes: int | None) -> 
 
     On a device whole samples: two processes that take turns there pay for each change.
     """
-    if provider.device != "cpu":
+    if provider.processor != "cpu":
         return WHOLE
     least = min(one.weight_bytes for one in work)
     return FEW if cache_bytes is None or least < CACHES * cache_bytes else ONE
@@ -151,7 +152,8 @@ def _fit(profile: Profile, dense: Bundle) -> tuple[Profile, list[int]]:
 
 
 def _bandwidth(provider: Provider, threads: int) -> list[float]:
-    """A probe of the memory that the weights are read from."""
-    if provider.device != "cpu":
-        return [device_bandwidth(provider)]
+    """A probe of the memory that the weights are read from; none of a plugin's device, which no graph of ours reaches
+    without copies."""
+    if provider.processor != "cpu":
+        return [] if provider.plugged else [device_bandwidth(provider)]
     return [read_bandwidth(threads, cache_bytes=last_level_cache_bytes() or 0)]

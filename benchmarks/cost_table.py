@@ -100,7 +100,8 @@ def measure_costs(
         shape: (None, *ranks_of(shape, provider), *storages) for shape in sorted(set(shapes))}
     ways = dict.fromkeys(sorted(set(narrower) - set(ways)), (None,)) | ways
     wanted = sorted(ways)
-    turns = [wanted] if provider.device == "cpu" else [[shape] for shape in wanted]  # a card holds one shape's copies
+    # A card holds one shape's copies.
+    turns = [wanted] if provider.processor == "cpu" else [[shape] for shape in wanted]
     rng = np.random.default_rng(seed)
     medians: dict[tuple[Shape, Way], float] = {}
     progress.start("cost table", len(turns) * (rounds + 1))
@@ -151,7 +152,7 @@ def ranks_of(shape: Shape, provider: Provider) -> tuple[int, ...]:
     limit = rank_limit(*shape)
     if not limit:
         return (1,)
-    unit = 1 if provider.device == "cpu" else min(ON_GPU_MULTIPLE, limit)
+    unit = 1 if provider.processor == "cpu" else min(ON_GPU_MULTIPLE, limit)
     return tuple(sorted({max(1, min(limit // unit, round(share * limit / unit))) * unit for share in SHARES}))
 
 

@@ -17,7 +17,7 @@ Counter = Callable[[], float | None]
 
 def energy_counter(provider: Provider, rapl: Path = _RAPL) -> tuple[Counter, str]:
     """What reads joules so far, and its name; one that always says None where nothing can be read."""
-    if provider.short != "cpu":
+    if provider.processor != "cpu":
         card = Gpu.of(provider)
         return (card.energy_j, "NVML, whole card") if card else (lambda: None, "no NVML")
     packages = sorted(path / "energy_uj" for path in rapl.glob("intel-rapl:*") if path.name.count(":") == 1)

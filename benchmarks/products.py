@@ -27,7 +27,9 @@ _NOISE, _PAGE = "noise", 4096
 
 def copies_of(shape: Shape, dtype: str, provider: Provider) -> int:
     """How often a graph computes the product of that shape: once on a CPU."""
-    return 1 if provider.device == "cpu" else max(2, min(ON_GPU_COPIES, -(-ON_GPU_BYTES // weight_bytes(shape, dtype))))
+    if provider.processor == "cpu":
+        return 1
+    return max(2, min(ON_GPU_COPIES, -(-ON_GPU_BYTES // weight_bytes(shape, dtype))))
 
 
 def write_product(

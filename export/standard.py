@@ -32,6 +32,7 @@ MODEL, DATA = "model.onnx", "model.onnx.data"
 OPTIMUM_PYTHON = "FOLDRANK_OPTIMUM_PYTHON"
 """Environment variable: the interpreter that has optimum-onnx, where this one has not."""
 
+_FOR_GENAI = {"tensorrt": "cuda", "standard": "cpu"}
 _TESTED = "'optimum-onnx==0.1.0' 'transformers==4.57.6' 'torch==2.13.0' onnxruntime"
 
 
@@ -122,12 +123,13 @@ def finish(
     """Everything beside model.onnx and its data, and the graph's name. Gives the data file's entry.
 
     `shared_cache`: whether GroupQueryAttention may write past and present into one buffer. The graph is the same for
-    all providers; onnxruntime-genai, which has no TensorRT, is told CUDA for it.
+    all providers; onnxruntime-genai, which offers but CPU and CUDA, is told one of them.
     """
     data = folder / DATA
     entry = FileEntry(sha256_file(data), data.stat().st_size)
     settings = genai_settings(checkpoint, ports, shared_cache=shared_cache)
     (folder / "genai_config.json").write_text(strictjson.dumps(settings), encoding="utf-8")
-    finish_graph(folder, entry.sha256, left_padding=provider == "cpu")
-    finish_files(folder, checkpoint, "cuda" if provider == "tensorrt" else provider)
+    for_genai = _FOR_GENAI.get(provider, provider)
+    finish_graph(folder, entry.sha256, left_padding=for_genai == "cpu")
+    finish_files(folder, checkpoint, for_genai)
     return {DATA: entry}

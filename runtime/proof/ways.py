@@ -43,4 +43,4 @@ def precision_on(provider: Provider, precision: str) -> str:
     """What a provider computes a graph of that precision in: fp32 products on a GPU are TF32 unless that is turned off,
     with as many bits as fp16."""
     off = provider.options.get("use_tf32", "1") in ("0", "false", "False")
-    return "fp16" if precision == "fp32" and provider.device != "cpu" and not off else precision
+    return "fp16" if precision == "fp32" and provider.processor == "nvidia" and not off else precision

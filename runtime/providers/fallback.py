@@ -15,9 +15,10 @@ from typing import Any
 from foldrank import small_graphs
 from foldrank.errors import ProviderUnavailable
 from foldrank.runtime.providers.provider import Provider, resolve, short_name
-from foldrank.runtime.providers.tensorrt_profile import check_options
+from foldrank.runtime.providers.tensorrt_profile import GIVEN, RTX, check_options
 
 _SECONDS = 120
+_PROFILED = {"tensorrt": GIVEN, "tensorrt-rtx": RTX}
 
 
 def provider_for(name: str, options: Mapping[str, str] | None = None, *, allow_fallback: bool = False) -> Provider:
@@ -31,8 +32,8 @@ def provider_for(name: str, options: Mapping[str, str] | None = None, *, allow_f
         if not allow_fallback or short == "cpu":
             raise
         return Provider("cpu", instead_of=f"{short}: {error.what}")
-    if short == "tensorrt":
-        check_options(on.options)
+    if short in _PROFILED:
+        check_options(on.options, _PROFILED[short])
     if allow_fallback and short != "cpu":
         found = probed(short)
         if not found["starts"]:

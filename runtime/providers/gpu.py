@@ -48,8 +48,8 @@ class Gpu:
 
     @classmethod
     def of(cls, provider: Provider) -> Gpu | None:
-        """The card a provider computes on; None on a CPU."""
-        return None if provider.device == "cpu" else cls.open(provider.device_id)
+        """The card a provider computes on; None where that is not one of NVIDIA's."""
+        return cls.open(provider.device_id) if provider.processor == "nvidia" else None
 
     @property
     def name(self) -> str | None:

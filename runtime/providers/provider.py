@@ -12,17 +12,21 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
+from typing import Literal
 
 from foldrank.errors import ProviderUnavailable
+from foldrank.runtime.providers import plugins
 
 LONG_NAMES = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
 }
-"""Short name to the name ONNX Runtime uses."""
+"""Short name to the name ONNX Runtime uses, of those that may be built into it; `plugins.py` has the others."""
 
-_SHORT_NAMES = {long: short for short, long in LONG_NAMES.items()}
+Processor = Literal["cpu", "nvidia", "other"]
+_SHORT_NAMES = {long: short for names in (LONG_NAMES, plugins.LONG_NAMES) for short, long in names.items()}
+_PROCESSORS: dict[str, Processor] = {"cpu": "cpu", "cuda": "nvidia", "tensorrt": "nvidia", "tensorrt-rtx": "nvidia"}
 _WAY_OUT = {
     "cpu": "pip install 'foldrank[cpu]'",
     "cuda": "pip install 'foldrank[gpu]' in an environment without the CPU packages, on a machine with a CUDA driver",
@@ -41,13 +45,28 @@ class Provider:
 
     @property
     def name(self) -> str:
-        """ONNX Runtime's name, e.g. `CPUExecutionProvider`."""
-        return LONG_NAMES[self.short]
+        """ONNX Runtime's name, e.g. `CPUExecutionProvider`. Raises ProviderUnavailable for a plugin that went."""
+        if not self.plugged:
+            return LONG_NAMES[self.short]
+        plugin = plugins.find(self.short)
+        return plugins.LONG_NAMES[self.short] if plugin is None else plugin.name
+
+    @property
+    def plugged(self) -> bool:
+        """Whether it comes as a package of its own (`plugins.py`)."""
+        return self.short not in LONG_NAMES
 
     @property
     def device(self) -> str:
-        """Where tensors live, as OrtValue names it: `cpu` or `cuda`."""
-        return "cpu" if self.short == "cpu" else "cuda"
+        """Where tensors of ours live, as OrtValue names it: `cpu` or `cuda`. Plugins copy from host memory and back."""
+        return "cpu" if self.plugged or self.short == "cpu" else "cuda"
+
+    @property
+    def processor(self) -> Processor:
+        """What computes: this machine's `cpu`, a card of `nvidia`'s, or some `other`."""
+        if self.options.get(plugins.DEVICE, plugins.FIRST.get(self.short, "")).lower() == "cpu":
+            return "cpu"
+        return _PROCESSORS.get(self.short, "other")
 
     @property
     def device_id(self) -> int:
@@ -58,11 +77,21 @@ class Provider:
 def short_name(name: str) -> str:
     """`cpu` for `CPUExecutionProvider` and for `cpu`. Raises ProviderUnavailable on a name nobody knows."""
     short = _SHORT_NAMES.get(name, name.lower())
-    if short not in LONG_NAMES:
+    if short not in LONG_NAMES and short not in plugins.LONG_NAMES and plugins.find(short) is None:
         raise ProviderUnavailable(
-            f"provider {name}", "is not known", f"one of {', '.join([*LONG_NAMES, *_SHORT_NAMES])}"
+            f"provider {name}", "is not known", f"one of {', '.join([*known(), *_SHORT_NAMES])}"
         )
     return short
+
+
+def graphs_of(short: str) -> str:
+    """For whose kernels graphs are written that a provider runs, as exporters name them."""
+    return short if short in LONG_NAMES else plugins.GRAPHS.get(short, "cpu")
+
+
+def known() -> list[str]:
+    """Short names of all providers there may be, and of every plugin that is installed beside them."""
+    return [*LONG_NAMES, *plugins.names(plugins.installed())]
 
 
 def resolve(name: str, options: Mapping[str, str] | None = None) -> Provider:
@@ -72,9 +101,12 @@ def resolve(name: str, options: Mapping[str, str] | None = None) -> Provider:
     """
     short = short_name(name)
     ort = load_onnxruntime()
+    if short not in LONG_NAMES:
+        plugins.device(ort, short, options or {})
+        return Provider(short, dict(options or {}))
     available = ort.get_available_providers()
     if LONG_NAMES[short] not in available:
-        have = ", ".join(_SHORT_NAMES[p] for p in available if p in _SHORT_NAMES)
+        have = ", ".join(_SHORT_NAMES[p] for p in available if _SHORT_NAMES.get(p) in LONG_NAMES)
         what = f"onnxruntime {ort.__version__} here has only {have}"
         raise ProviderUnavailable(f"provider {short}", what, _WAY_OUT[short])
     if short != "cpu":

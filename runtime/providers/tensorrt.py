@@ -7,6 +7,7 @@ ONNX Runtime ("TensorRT Execution Provider", section Configurations). Not verifi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def prepared(model: Path, provider: Provider) -> Provider:
     refuse_unknown_operators(model, graph)
     version = libnvinfer.load_tensorrt()
     given = {name: value for name, value in provider.options.items() if name not in OURS}
-    options = {**_profile(model, graph, provider), **precision(graph), **given}
+    options = {**profiled(model, graph, provider), **precision(graph), **given}
     caches = cache_options(model, graph.data_files, options, version)
     return replace(provider, options={**caches, **options})
 
@@ -67,10 +68,11 @@ def precision(graph: Summary) -> dict[str, str]:
     return {_PRECISIONS[kind]: "1" for kind in kinds if len(kinds) == 1 and kind in _PRECISIONS}
 
 
-def _profile(model: Path, graph: Summary, provider: Provider) -> dict[str, str]:
-    """Nothing where the user gave profiles, or the graph is no decoder: ONNX Runtime then learns shapes as it runs."""
-    if "input_ids" not in graph.inputs or any(name in provider.options for name in GIVEN):
+def profiled(model: Path, graph: Summary, provider: Provider, names: Sequence[str] = GIVEN) -> dict[str, str]:
+    """Shape profiles, as options of those names. Nothing where the user gave them, or the graph is no decoder: the
+    provider then finds shapes itself."""
+    if "input_ids" not in graph.inputs or any(name in provider.options for name in names):
         return {}
     folder = model.parent
     ranges = Ranges.of(provider.options, lambda: context_length(folder))
-    return profile(model, graph.inputs, ranges, lambda: head_size(folder))
+    return profile(model, graph.inputs, ranges, lambda: head_size(folder), names)

@@ -1,4 +1,4 @@
-"""Where TensorRT's engines are kept: a folder of their own for everything an engine follows from.
+"""Where engines of TensorRT and TensorRT RTX are kept: a folder of their own for everything an engine follows from.
 
 An engine is built in minutes and fits one graph, one TensorRT and one card. ONNX Runtime names its files by the graph's
 name and structure, not by its weights, so that two compressions of one model could be taken for each other; hence the
@@ -39,24 +39,51 @@ def cache_options(
     `options`: all others of the session; `tensorrt`: version; `cards`: what names card and driver. Raises UnsafeModel
     for a data file that is missing or outside the model's folder.
     """
-    base = cache_folder("tensorrt")
-    machine = None if base is None else (cards or cards_and_driver)()
-    if base is None or machine is None:
+    found = _folders("tensorrt", model, data_files, options, tensorrt, cards)
+    if found is None:
         return {}
-    where = {**machine, "tensorrt": tensorrt, "device_id": options.get("device_id", "0")}
-    engine = base / engine_digest(model, data_files, options, where)
-    timing = base / f"timing-{_digest(where)}"
-    try:
-        for folder in (engine, timing):
-            folder.mkdir(parents=True, exist_ok=True)
-            os.utime(folder)
-        _forget_old(base)
-    except OSError:  # a cache that cannot be written is no cache
+    engine, where = found
+    timing = engine.parent / f"timing-{_digest(where)}"
+    if not _kept(timing):
         return {}
     return {
         "trt_engine_cache_enable": "1", "trt_engine_cache_path": str(engine),
         "trt_timing_cache_enable": "1", "trt_timing_cache_path": str(timing),
     }
+
+
+def rtx_cache_options(
+    model: Path, data_files: Iterable[str], options: Mapping[str, str], package: str,
+    *, cards: Callable[[], Facts | None] | None = None,
+) -> dict[str, str]:
+    """The same for TensorRT RTX, which keeps engines and kernels in one folder. `package`: its name and version."""
+    found = _folders("tensorrt-rtx", model, data_files, options, package, cards)
+    return {} if found is None else {"nv_runtime_cache_path": str(found[0])}
+
+
+def _folders(
+    kind: str, model: Path, data_files: Iterable[str], options: Mapping[str, str], version: str,
+    cards: Callable[[], Facts | None] | None,
+) -> tuple[Path, Facts] | None:
+    """An engine's folder, which is there, and what it runs on; None where nothing is to be kept."""
+    base = cache_folder(kind)
+    machine = None if base is None else (cards or cards_and_driver)()
+    if base is None or machine is None:
+        return None
+    where = {**machine, kind: version, "device_id": options.get("device_id", "0")}
+    engine = base / engine_digest(model, data_files, options, where)
+    return (engine, where) if _kept(engine) else None
+
+
+def _kept(folder: Path) -> bool:
+    """Whether it could be made, and was marked as used now; what nobody used for long goes."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        os.utime(folder)
+        _forget_old(folder.parent)
+    except OSError:  # a cache that cannot be written is no cache
+        return False
+    return True
 
 
 def engine_digest(model: Path, data_files: Iterable[str], options: Mapping[str, str], where: Facts) -> str:

@@ -9,14 +9,15 @@ D head size; the mask is as long as both, P + T. Knows nothing of TensorRT's lib
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from foldrank.errors import GraphNotRecognized
 from foldrank.ports import Port
 
 GIVEN = ("trt_profile_min_shapes", "trt_profile_opt_shapes", "trt_profile_max_shapes")
-"""ONNX Runtime's own options."""
+RTX = ("nv_profile_min_shapes", "nv_profile_opt_shapes", "nv_profile_max_shapes")
+"""The providers' own options, of TensorRT and of TensorRT RTX, which read the same text."""
 
 OURS = ("profile_batch", "profile_prompt", "profile_past")
 """Options that foldrank makes them of; ONNX Runtime never sees these."""
@@ -74,16 +75,19 @@ class Ranges:
         )
 
 
-def check_options(options: Mapping[str, str]) -> None:
-    """Raises ValueError where options of ours are no ranges, or stand beside ONNX Runtime's own."""
+def check_options(options: Mapping[str, str], given: Iterable[str] = GIVEN) -> None:
+    """Raises ValueError where options of ours are no ranges, or stand beside the provider's own."""
     Ranges.of(options, lambda: 1)
-    ours, theirs = ([n for n in names if n in options] for names in (OURS, GIVEN))
+    ours, theirs = ([n for n in names if n in options] for names in (OURS, given))
     if ours and theirs:
         raise ValueError(f"{ours[0]} and {theirs[0]} both say which shapes an engine is for: give one kind")
 
 
-def profile(where: object, inputs: Mapping[str, Port], ranges: Ranges, head_size: Callable[[], int]) -> dict[str, str]:
-    """The three options for the dynamic inputs; empty where there are none.
+def profile(
+    where: object, inputs: Mapping[str, Port], ranges: Ranges, head_size: Callable[[], int],
+    given: Sequence[str] = GIVEN,
+) -> dict[str, str]:
+    """The three options, of those names, for the dynamic inputs; empty where there are none.
 
     `head_size` is asked for where the graph does not tell it. Raises GraphNotRecognized, naming the graph by `where`,
     for an input with an axis whose meaning is not known.
@@ -100,7 +104,7 @@ def profile(where: object, inputs: Mapping[str, Port], ranges: Ranges, head_size
         return {}
     return {
         option: ",".join(f"{name}:{'x'.join(str(getattr(a, part)) for a in axes)}" for name, axes in shapes.items())
-        for option, part in zip(GIVEN, ("min", "opt", "max"), strict=True)
+        for option, part in zip(given, ("min", "opt", "max"), strict=True)
     }
 
 

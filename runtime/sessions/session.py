@@ -16,6 +16,7 @@ import psutil
 
 from foldrank.errors import ProviderUnavailable, SourceError, UnsafeModel
 from foldrank.ports import Port
+from foldrank.runtime.providers import openvino, plugins
 from foldrank.runtime.providers.provider import LONG_NAMES, Provider, load_onnxruntime
 
 HEAVY = frozenset({"MatMul", "Gemm", "MatMulNBits", "GroupQueryAttention", "MultiHeadAttention", "Attention"})
@@ -56,20 +57,16 @@ def open_session(
 
     `threads`: intra-op threads (default: `default_threads`); inter-op is 1. `settings`: further session config entries.
     `profile`: ONNX Runtime writes its profile beside files of that name when profiling ends. TensorRT gets its shape
-    profiles and caches here (`tensorrt.prepared`); the session's `provider` has the options that were handed over.
+    profiles and caches here (`tensorrt.prepared`), plugins what is theirs; the session's `provider` has the options
+    that were handed over.
     Raises ProviderUnavailable where the provider does not start or heavy operators land elsewhere, SourceError (no
     file), UnsafeModel (not a graph ONNX Runtime accepts).
     """
     ort = load_onnxruntime()
     if not model.is_file():
         raise SourceError(model, "no such file", "give a bundle's model.onnx")
-    if provider.short == "tensorrt" and provider.name in ort.get_available_providers():
-        from foldrank.runtime.providers.tensorrt import (
-            prepared,  # reads graphs: memory that no other session should show
-        )
-
-        provider = prepared(model.absolute(), provider)
     threads = threads or default_threads()
+    provider = _prepared(ort, model.absolute(), provider, threads)
     graph: str | bytes = str(model.absolute())
     if not rounds:
         from foldrank.graph.accuracy import in_float32  # reads graphs, as above
@@ -130,11 +127,32 @@ def _options(ort: Any, threads: int, spinning: Spinning, settings: Mapping[str, 
     return options
 
 
+def _prepared(ort: Any, model: Path, provider: Provider, threads: int) -> Provider:
+    """With the options that follow from the graph. What reads graphs is imported here alone: it takes memory that no
+    other session should show."""
+    match provider.short:
+        case "tensorrt" if provider.name in ort.get_available_providers():
+            from foldrank.runtime.providers.tensorrt import prepared
+
+            return prepared(model, provider)
+        case "tensorrt-rtx":
+            from foldrank.runtime.providers import tensorrt_rtx
+
+            return tensorrt_rtx.prepared(model, provider)
+        case "openvino":
+            return openvino.prepared(provider, threads)
+    return provider
+
+
 def _create(ort: Any, model: Path, graph: str | bytes, provider: Provider, options: Any) -> Any:
     state = ort.capi.onnxruntime_pybind11_state
     graph_faults = (state.InvalidGraph, state.InvalidProtobuf, state.InvalidArgument, state.NoModel,
                     state.NoSuchFile, state.NotFound)
     try:
+        if provider.plugged:
+            options.add_provider_for_devices([plugins.device(ort, provider.short, provider.options)],
+                                             plugins.given(provider.options))
+            return ort.InferenceSession(graph, options, enable_fallback=False)
         return ort.InferenceSession(
             graph, options, providers=[(provider.name, dict(provider.options))], enable_fallback=False
         )

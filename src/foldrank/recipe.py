@@ -52,7 +52,7 @@ class Recipe:
     seed: int | None = None
     exporter: Literal["auto", "genai", "transformers", "optimum"] | None = None
     dtype: Literal["fp32", "fp16", "bf16"] | None = None
-    provider: Annotated[str | None, Field(description="cpu, cuda, tensorrt, or ONNX Runtime's long name.")] = None
+    provider: Annotated[str | None, Field(description="cpu, cuda, tensorrt, a plugin, or its long name.")] = None
     max_perplexity_increase: Annotated[_Share | None, Field(description="A gate: 5% or 0.05.")] = None
     min_top1_agreement: Annotated[Annotated[float, Field(ge=0, le=1)] | None, Field(description="A gate.")] = None
     min_speedup: Annotated[Annotated[float, Field(gt=0)] | None, Field(description="A gate on decoding.")] = None

@@ -1,4 +1,4 @@
-"""Needs an NVIDIA GPU and onnxruntime-gpu; skipped elsewhere."""
+"""Needs a GPU and what computes on it; skipped elsewhere."""
 
 import pytest
 
@@ -6,8 +6,9 @@ from foldrank.errors import ProviderUnavailable
 from foldrank.runtime.providers.provider import resolve
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="session")
 def cuda() -> None:
+    """An NVIDIA GPU and onnxruntime-gpu."""
     try:
         resolve("cuda")
     except ProviderUnavailable as reason:

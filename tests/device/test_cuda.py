@@ -14,7 +14,7 @@ from foldrank.runtime.decoding.resident import ResidentDecoder
 from foldrank.runtime.providers.provider import Provider
 from foldrank.verbs.bench import cost_table
 
-pytestmark = [pytest.mark.gpu, pytest.mark.slow]
+pytestmark = [pytest.mark.gpu, pytest.mark.slow, pytest.mark.usefixtures("cuda")]
 CUDA = Provider("cuda")
 PROMPT = np.array([[5, 17, 300, 41, 7, 900, 2, 33], [900, 2, 33, 33, 1024, 8, 1, 77]])
 

@@ -6,7 +6,7 @@ import pytest
 
 import foldrank
 
-pytestmark = [pytest.mark.gpu, pytest.mark.slow]
+pytestmark = [pytest.mark.gpu, pytest.mark.slow, pytest.mark.usefixtures("cuda")]
 
 METHODS = ["slm:keep=0.75", "dipsvd:keep=0.8", "dipsvd:keep=0.8,inputs=sequential,refit=true", "svd_llm:keep=0.8",
            "asvd:keep=0.8", "fwsvd:keep=0.8", "basis_sharing:keep=0.8", "sleb:keep=0.75", "shortened:keep=0.75"]

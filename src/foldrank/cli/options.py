@@ -99,7 +99,8 @@ exporting: Callable[[F], F] = _stack(
     click.option("--dtype", type=click.Choice(DTYPES), default=None, help="Of the graph; default fp32."),
 )
 provider: Callable[[F], F] = _stack(
-    click.option("--provider", default=None, help="cpu, cuda, tensorrt, or ONNX Runtime's long name; default cpu."),
+    click.option("--provider", default=None,
+                 help="cpu, cuda, tensorrt, a plugin (openvino, webgpu, tensorrt-rtx), or its long name; default cpu."),
     click.option("--provider-option", "provider_options", multiple=True, callback=_pairs, metavar="KEY=VALUE"),
 )
 fallback: Callable[[F], F] = click.option(
@@ -148,8 +149,9 @@ speed_gate: Callable[[F], F] = click.option(
     "--min-speedup", type=click.FloatRange(min=0, min_open=True), help="Gate on decode, e.g. 1.2."
 )
 release: Callable[[F], F] = _stack(
-    click.option("--against-release", type=PATH, metavar="DIR",
-                 help="Gates: no worse than this bundle, which was released, by the same report of its own."),
+    click.option("--against-release", metavar="DIR|mlflow:NAME",
+                 help="Gates: no worse than this bundle, which was released, by the same report of its own; "
+                      "mlflow:NAME, :NAME/VERSION, :NAME@ALIAS are of an MLflow registry."),
     click.option("--release-slack", callback=_share, default="2%", show_default=True, metavar="SHARE",
                  help="How much worse is no worse."),
 )

@@ -6,16 +6,16 @@ from importlib import metadata
 from typing import Any
 
 from foldrank.errors import ProviderUnavailable
-from foldrank.runtime.providers import environment
+from foldrank.runtime.providers import environment, plugins
 from foldrank.runtime.providers.fallback import probed
-from foldrank.runtime.providers.provider import LONG_NAMES, resolve
+from foldrank.runtime.providers.provider import known, resolve
 from foldrank.versions import versions
 
 
 def doctor() -> dict[str, Any]:
     """`versions` by distribution, `providers` (name, available, starts, reason), `problems` (what, fix)."""
     installed = versions() | _more_versions()
-    providers = [_provider(name) for name in LONG_NAMES]
+    providers = [_provider(name) for name in known()]
     problems = environment.problems(installed)
     problems += [
         {"what": f"provider {p['name']} is offered, but does not start: {p['reason']}", "fix": _fix(p["name"])}
@@ -25,7 +25,7 @@ def doctor() -> dict[str, Any]:
 
 
 def _more_versions() -> dict[str, str]:
-    found = {}
+    found = {plugin.distribution: plugin.version for plugin in plugins.installed()}
     for name in environment.PROBED:
         try:
             found[name] = metadata.version(name)
@@ -47,4 +47,6 @@ def _fix(name: str) -> str:
         return "pip install --force-reinstall onnxruntime"
     if name == "cuda":
         return "check `nvidia-smi`, then that the CUDA and cuDNN libraries match onnxruntime-gpu's version"
+    if name != "tensorrt":
+        return "its package says what hardware and drivers it needs; or take --provider cpu"
     return "install TensorRT's libraries of the version onnxruntime-gpu was built for, or take --provider cuda"

@@ -17,7 +17,7 @@ from foldrank.model.places import remember, remember_gguf
 from foldrank.plans.models.names import prove_names
 from foldrank.progress import SILENT, Progress
 from foldrank.reporting.card import model_card
-from foldrank.runtime.providers.provider import short_name
+from foldrank.runtime.providers.provider import graphs_of, short_name
 from foldrank.verbs.adopt import adopt
 from foldrank.verbs.export_proof import ExportProof
 from foldrank.versions import versions
@@ -35,16 +35,17 @@ def export(
     `exporter` made earlier from that checkpoint.
 
     `dtype`: fp32, fp16 or bf16 (bf16 runs on CUDA only). `provider`: cpu, cuda or tensorrt, for whose kernels the
-    graph is written; no such device is needed. Every graph is proved against the checkpoint
-    in PyTorch on the CPU first. Nothing in it is random: `seed` is only noted. Raises SourceError,
-    ExportError, and UnsafeModel where an adopted graph breaks a rule of safe loading.
+    graph is written, or a plugin, which takes those of one of them; no such device is needed. Every graph is proved
+    against the checkpoint in PyTorch on the CPU first. Nothing in it is random: `seed` is only noted. Raises
+    SourceError, ExportError, and UnsafeModel where an adopted graph breaks a rule of safe loading.
     """
     if dtype not in DTYPES:
         raise ValueError(f"no dtype {dtype!r}; one of {', '.join(DTYPES)}")
     check_exporter(exporter)
     if graph is not None and exporter not in EXPORTERS:
         raise ValueError(f"which exporter made {graph}? --exporter transformers or optimum (or genai: few bits)")
-    target = short_name(provider)
+    asked = short_name(provider)
+    target = graphs_of(asked)
     check_output(output, force=force)
     checkpoint = Checkpoint.open(model, offline=offline, trust_remote_code=trust_remote_code, progress=progress)
     names = prove_names(checkpoint, trust_remote_code=trust_remote_code)
@@ -69,7 +70,7 @@ def export(
                                  "notes": names.notes, "padding": proof.padding}
         card = model_card(folder, manifest=facts, also=("README.md", "manifest.json"))
         (folder / "README.md").write_text(card, encoding="utf-8")
-        command = f"export {checkpoint.name} --exporter {made.exporter} --dtype {dtype} --provider {target}"
+        command = f"export {checkpoint.name} --exporter {made.exporter} --dtype {dtype} --provider {asked}"
         command += f" --from {Path(graph).name}" if graph is not None else ""
         seal(folder, command=command, seed=seed, known=made.files, weights=proof.weights, **facts)
     remember(source, checkpoint.path)

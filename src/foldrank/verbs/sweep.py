@@ -15,7 +15,7 @@ from foldrank.errors import SourceError
 from foldrank.installed import missing, require
 from foldrank.progress import SILENT, Progress
 from foldrank.recipe import Recipe, read_recipe
-from foldrank.verbs.sweeping import front, local, tracking
+from foldrank.verbs.sweeping import cluster, front, local, tracking
 from foldrank.verbs.sweeping.candidate import FAILED, RESULT, Task
 from foldrank.verbs.sweeping.grid import Candidate, candidates
 from foldrank.versions import versions
@@ -26,7 +26,7 @@ _STAGE = "candidates"
 def sweep(
     recipe: Recipe | str | Path, model: str | Path | None, output: str | Path, *, grid: Sequence[str], jobs: int = 1,
     dense: str | Path | None = None, proof: bool = True, tokens: int = 20_480, device: str = "cpu",
-    tracking_uri: str | None = None, experiment: str = "foldrank", offline: bool = False,
+    tracking_uri: str | None = None, experiment: str = "foldrank", ray: str | None = None, offline: bool = False,
     trust_remote_code: bool = False, progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Try every combination of `grid` (`verbs/sweeping/grid.py` says what an axis is), `jobs` at once in processes of
@@ -36,7 +36,8 @@ def sweep(
     The same command goes on where an earlier one ended; a result is kept as long as recipe, model, dense bundle and
     versions are those that it was made with. `model` None: the recipe's. `dense`: the dense bundle, by default exported
     once into `output`.
-    `tracking_uri`: an MLflow tracker, one run for each candidate.
+    `tracking_uri`: an MLflow tracker, one run for each candidate. `ray`: the address of a Ray cluster whose nodes all
+    see these files; candidates are its tasks then, as many at once as it has room for, and `jobs` is not looked at.
 
     Gives `output`, `candidates` (name, changes, bytes, quality, verdict, …), `failed` (errors by name), `front` (names)
     and `done_before`. Raises ValueError (grid), SourceError, BundleError and what `export` raises; a candidate that
@@ -48,8 +49,8 @@ def sweep(
         raise ValueError("no checkpoint: give --model, or the recipe a key model")
     if jobs < 1 or tokens < 1:
         raise ValueError("jobs and tokens are 1 or more")
-    if tracking_uri is not None:
-        require({"mlflow": "mlflow"})
+    if lacking := {name: name for name, asked in (("mlflow", tracking_uri), ("ray", ray)) if asked is not None}:
+        require(lacking)
     folder = Path(output).expanduser().absolute()
     trust: dict[str, Any] = {"offline": offline, "trust_remote_code": trust_remote_code}
     reference = _dense(dense, model, folder, tried[0].recipe, trust, progress)
@@ -59,7 +60,8 @@ def sweep(
     try:
         for name in waiting:
             _prepared(folder / "candidates" / name, tasks[name])
-        for _ in local.run([folder / "candidates" / name for name in waiting], jobs):
+        places = [folder / "candidates" / name for name in waiting]
+        for _ in local.run(places, jobs) if ray is None else cluster.run(places, ray):
             progress.advance(_STAGE)
     finally:
         progress.finish(_STAGE)

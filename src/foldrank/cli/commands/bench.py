@@ -36,18 +36,18 @@ from foldrank.cli import ci, options, output, progress, results
 def command(
     ctx: click.Context, bundle: Path, baseline: Path | None, cost_table: Path | None, provider: str | None,
     provider_options: dict[str, str], allow_fallback: bool, min_speedup: float | None,
-    max_memory: int | None, max_p95_ttft_ms: float | None, max_p95_tpot_ms: float | None, against_release: Path | None,
+    max_memory: int | None, max_p95_ttft_ms: float | None, max_p95_tpot_ms: float | None, against_release: str | None,
     release_slack: float, pairs: int | None, seed: int,
     cost_tokens: int, against: tuple[str, ...], gguf: Path | None,
     junit: Path | None, annotations: str | None, as_json: bool, quiet: bool, verbose: bool,
 ) -> None:
     """Measure speed and memory, paired and interleaved with the dense bundle in one run."""
-    from foldrank.bundle.bundle import Bundle
     from foldrank.reports.bench import FORM
     from foldrank.reports.cases import of_bench
     from foldrank.reports.limits import SpeedLimits
     from foldrank.verbs.bench import bench
     from foldrank.verbs.bench import cost_table as measure_table
+    from foldrank.verbs.released import released
 
     if (baseline is None) == (cost_table is None):
         raise click.UsageError("give --baseline DENSE to compare, or --cost-table FILE to time products", ctx)
@@ -62,10 +62,11 @@ def command(
             output.say(f"{len(table.timings)} shapes timed: {cost_table}")
             results.show_costs(table)
         return
-    with ci.told("bench", junit, annotations) as told, progress.shown(quiet) as shown:
+    with (ci.told("bench", junit, annotations) as told, progress.shown(quiet) as shown,
+          released(against_release) as before):
         limits = SpeedLimits(
             max_memory_bytes=max_memory, max_p95_first_ms=max_p95_ttft_ms, max_p95_token_ms=max_p95_tpot_ms,
-            slack=release_slack, release=None if against_release is None else Bundle.open(against_release))
+            slack=release_slack, release=before)
         found = options.usage(
             bench, bundle, baseline=baseline, min_speedup=min_speedup, pairs=pairs, allow_fallback=allow_fallback,
             against=against, gguf=gguf, limits=limits, progress=shown, **on,

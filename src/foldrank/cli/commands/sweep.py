@@ -17,6 +17,8 @@ from foldrank.cli import options, output, progress
 @click.option("-o", "--output", "output_", type=options.PATH, required=True,
               help="Folder to write; one that is there is gone on with.")
 @click.option("--jobs", type=click.IntRange(1, 256), default=1, show_default=True, help="Candidates at once.")
+@click.option("--ray", metavar="ADDRESS",
+              help="A Ray cluster (HOST:PORT, or auto) on whose nodes candidates run, in the place of --jobs.")
 @click.option("--dense", type=options.PATH, help="The dense bundle; default: exported once into the folder.")
 @click.option("--proof/--no-proof", default=True, help="Whether each candidate's graph is proved.")
 @click.option("--tokens", type=click.IntRange(min=1), default=20_480, show_default=True,
@@ -29,7 +31,7 @@ from foldrank.cli import options, output, progress
 @click.pass_context
 def command(
     ctx: click.Context, recipe: Path, model: str | None, grid: tuple[str, ...], output_: Path, jobs: int,
-    dense: Path | None, proof: bool, tokens: int, track: str | None, device: str, offline: bool,
+    ray: str | None, dense: Path | None, proof: bool, tokens: int, track: str | None, device: str, offline: bool,
     trust_remote_code: bool, as_json: bool, quiet: bool, verbose: bool,
 ) -> None:
     """Try every combination of a grid over a recipe; the same command goes on where it was interrupted.
@@ -40,7 +42,7 @@ def command(
 
     with progress.shown(quiet) as shown:
         found = options.usage(
-            sweep, recipe, model, output_, grid=grid, jobs=jobs, dense=dense, proof=proof, tokens=tokens,
+            sweep, recipe, model, output_, grid=grid, jobs=jobs, ray=ray, dense=dense, proof=proof, tokens=tokens,
             tracking_uri=track, device=device, offline=offline, trust_remote_code=trust_remote_code, progress=shown)
     if as_json:
         output.emit_json(found)

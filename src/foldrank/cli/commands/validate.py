@@ -29,23 +29,24 @@ from foldrank.cli import ci, options, output, progress, results
 def command(
     ctx: click.Context, bundle: Path, reference: Path, model: str | None, proof: bool, text: Path | None,
     max_perplexity_increase: float | None, min_top1_agreement: float | None, max_kl: float | None,
-    max_bytes: int | None, max_task_drop: float | None, against_release: Path | None, release_slack: float,
+    max_bytes: int | None, max_task_drop: float | None, against_release: str | None, release_slack: float,
     tasks: bool, bos: str | None,
     provider: str | None,
     provider_options: dict[str, str], allow_fallback: bool, offline: bool, trust_remote_code: bool, seed: int,
     junit: Path | None, annotations: str | None, as_json: bool, quiet: bool, verbose: bool,
 ) -> None:
     """Prove that the graph computes what the plan says, and measure what that cost in quality."""
-    from foldrank.bundle.bundle import Bundle
     from foldrank.reports.cases import of_validation
     from foldrank.reports.limits import QualityLimits
     from foldrank.reports.validate import FORM
+    from foldrank.verbs.released import released
     from foldrank.verbs.validate import validate
 
-    with ci.told("validate", junit, annotations) as told, progress.shown(quiet) as shown:
+    with (ci.told("validate", junit, annotations) as told, progress.shown(quiet) as shown,
+          released(against_release) as before):
         limits = QualityLimits(
             max_kl=max_kl, max_bytes=max_bytes, max_task_drop=max_task_drop, slack=release_slack,
-            release=None if against_release is None else Bundle.open(against_release))
+            release=before)
         found = options.usage(
             validate, bundle, reference=reference, model=model, text=text, provider=provider or "cpu",
             provider_options=provider_options, allow_fallback=allow_fallback, proof=proof,
