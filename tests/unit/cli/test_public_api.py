@@ -1,5 +1,7 @@
 """The public Python API: one list, found lazily, documented name by name."""
 
+import ast
+import inspect
 import re
 import subprocess
 import sys
@@ -9,6 +11,7 @@ import pytest
 
 import foldrank
 from foldrank.errors import FoldrankError
+from foldrank.verbs.export import export
 
 
 @pytest.mark.parametrize("name", foldrank.__all__)
@@ -30,6 +33,27 @@ def test_errors_are_all_those_there_are() -> None:
 def test_the_page_of_the_api_has_each_name_once(root: Path) -> None:
     named = re.findall(r"^::: foldrank\.(\w+)$", (root / "docs" / "api.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert sorted(named) == sorted(foldrank.__all__)
+
+
+def misfits(text: str) -> list[str]:
+    """Calls of `foldrank.NAME` in the page's Python whose arguments that function does not take."""
+    found = []
+    for program in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
+        for call in ast.walk(ast.parse(program)):
+            if isinstance(call, ast.Call) and ast.unparse(call.func).startswith("foldrank."):
+                function = getattr(foldrank, ast.unparse(call.func).partition(".")[2])
+                home = function if inspect.isfunction(function) else export
+                try:
+                    inspect.signature(home).bind(*call.args, **{str(k.arg): k.value for k in call.keywords})
+                except TypeError as error:
+                    found.append(f"{ast.unparse(call)}: {error}")
+    return found
+
+
+def test_python_of_the_pages_compiles_and_calls_functions_as_they_are(root: Path) -> None:
+    for page in (root / "README.md", *(root / "docs").glob("*.md")):
+        assert misfits(page.read_text(encoding="utf-8")) == []
+    assert len(misfits("```python\nfoldrank.plan('a', method=['slm'])\nfoldrank.export('a')\n```")) == 2
 
 
 def test_importing_it_imports_nothing_heavy() -> None:
