@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = {"README.md": "overview.md", "SECURITY.md": "security.md", "CHANGELOG.md": "changes.md"}
+PAGES = {"README.md": "index.md", "SECURITY.md": "security.md", "CHANGELOG.md": "changes.md",
+         "CONTRIBUTING.md": "contributing.md"}
 """By their place in the repository."""
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 

@@ -1,12 +1,14 @@
-"""Progress as the work reports it; what shows it (the command line's bars, a log, nothing) is chosen by the caller."""
+"""Progress as the work reports it; what shows it (the command line's bars, the log) is chosen by the caller."""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
+_LOG = logging.getLogger("foldrank")
 
 
 class Progress(Protocol):
@@ -18,16 +20,18 @@ class Progress(Protocol):
 
 
 class Silent:
-    """Shows nothing."""
+    """Shows nothing; the log has when a stage began and ended, at level INFO."""
 
     def start(self, stage: str, total: int | None, done: int = 0) -> None:
-        """Ignore."""
+        """Log it."""
+        _LOG.info("%s begins", stage)
 
     def advance(self, stage: str, steps: int = 1) -> None:
         """Ignore."""
 
     def finish(self, stage: str) -> None:
-        """Ignore."""
+        """Log it."""
+        _LOG.info("%s ended", stage)
 
 
 SILENT = Silent()

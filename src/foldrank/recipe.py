@@ -117,8 +117,8 @@ def _with_setting(methods: tuple[str, ...], which: str, setting: str, value: str
     places = [number for number, method in enumerate(methods)
               if which == str(number) or which == method.partition(":")[0]]
     if len(places) != 1:
-        raise ValueError(f"methods.{which}: {len(places)} methods of the recipe are meant, not one; "
-                         f"it has {', '.join(methods) or 'none'}")
+        met = "no method of the recipe is" if not places else f"{len(places)} methods of the recipe are"
+        raise ValueError(f"methods.{which}: {met} called so; it has {', '.join(methods) or 'none'}")
     name, _, rest = methods[places[0]].partition(":")
     kept = [item for item in rest.split(",") if item and item.partition("=")[0] != setting]
     changed = f"{name}:{','.join([*kept, f'{setting}={value}'])}"

@@ -1,4 +1,4 @@
-"""The workflows of examples/ci: linted by the systems' own schemas, their commands run on a small model."""
+"""Workflows, ours and the examples', fit the systems' own schemas; the examples' commands run on a small model."""
 
 from __future__ import annotations
 
@@ -15,11 +15,15 @@ RECIPE = "methods: ['slm:keep=0.84,windows=2,tokens=128']\ncalibration_tokens: 1
 LATEST = "release"
 
 
-@pytest.mark.parametrize(("name", "schema"), [("github.yml", "vendor.github-workflows"),
-                                              ("gitlab.yml", "vendor.gitlab-ci")])
-def test_a_workflow_fits_its_systems_schema(name: str, schema: str, root: Path) -> None:
+@pytest.mark.parametrize(("name", "schema"), [
+    ("examples/ci/github.yml", "github-workflows"), ("examples/ci/gitlab.yml", "gitlab-ci"),
+    (".github/workflows/ci.yml", "github-workflows"), (".github/ISSUE_TEMPLATE/config.yml", "github-issue-config"),
+    (".github/ISSUE_TEMPLATE/fault.yml", "github-issue-forms"),
+    (".github/ISSUE_TEMPLATE/model.yml", "github-issue-forms"),
+])
+def test_a_workflow_or_form_fits_its_systems_schema(name: str, schema: str, root: Path) -> None:
     pytest.importorskip("check_jsonschema", reason="needs check-jsonschema: make consumers")
-    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, str(root / "examples/ci" / name)]
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}", str(root / name)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 

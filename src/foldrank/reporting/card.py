@@ -113,7 +113,7 @@ def _title(evidence: Evidence, runtime: str = "onnxruntime-genai and ONNX Runtim
             + (f" ({figures.whole(evidence.source_blocks)} blocks)." if compressed else ".")
         )
     if dtype := lookup.text(evidence.manifest, "dtype"):
-        lines.append(f"Weights are {plain(dtype)}.")
+        lines.append(f"The graph's floats are {plain(dtype)}.")
     if evidence.model_bytes:
         lines.append(f"Graph and weights: {figures.size(evidence.model_bytes)}.")
     if (found := split(evidence)) is not None and found.read.here != found.blocks.here:

@@ -9,7 +9,7 @@ import pytest
 
 from foldrank.cli import progress
 from foldrank.cli.progress import Lines, Nothing
-from foldrank.progress import Timed
+from foldrank.progress import SILENT, Timed, track
 
 
 class Clock:
@@ -143,3 +143,10 @@ def test_the_seconds_of_every_stage_are_kept_and_passed_on(clock: Clock, capsys:
     timed.start("never ends", 1)
     assert timed.seconds == {"proof": 7.0}
     assert said(capsys) == ["proof: 3.0 s", "proof: 4.0 s"]
+
+
+def test_without_anything_that_shows_it_the_log_has_each_stage(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="foldrank")
+    assert list(track("ab", "export", 2, SILENT)) == ["a", "b"]
+    assert [(r.name, r.levelname, r.message) for r in caplog.records] == [
+        ("foldrank", "INFO", "export begins"), ("foldrank", "INFO", "export ended")]

@@ -1,4 +1,4 @@
-"""Which transformers an exporter needs: said in a line, and the same in setup.cfg, README and the pinned versions."""
+"""Which transformers an exporter needs: said in a line, and the same in setup.cfg, docs and the pinned versions."""
 
 import configparser
 import re
@@ -43,7 +43,7 @@ def test_auto_says_both_exporters_reasons_on_an_old_release(
         run_exporter("auto", Checkpoint.open(specs_5m), tmp_path, dtype="fp32", provider="cpu")
 
 
-def test_the_range_is_the_one_that_setup_cfg_readme_and_the_pins_state(root: Path) -> None:
+def test_the_range_is_the_one_that_setup_cfg_docs_and_the_pins_state(root: Path) -> None:
     setup = configparser.ConfigParser(interpolation=None)
     setup.read(root / "setup.cfg")
     extra = setup["options.extras_require"]["torch"]
@@ -54,5 +54,5 @@ def test_the_range_is_the_one_that_setup_cfg_readme_and_the_pins_state(root: Pat
     assert all(bounds[0] <= first < bounds[1] for first in needed.FIRST.values())
     genai, traced = (".".join(map(str, needed.FIRST[name])) for name in ("genai", "transformers"))
     last = f"{bounds[1][0]}.{bounds[1][1] - 1}"
-    said = " ".join((root / "README.md").read_text(encoding="utf-8").split())
+    said = " ".join((root / "docs" / "compress.md").read_text(encoding="utf-8").split())
     assert f"transformers {low} to {last} (the `genai` exporter from {genai}, `transformers` from {traced})" in said

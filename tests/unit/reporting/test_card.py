@@ -57,7 +57,7 @@ def test_an_unfinished_folder_has_a_card_too(make_bundle: Maker) -> None:
     assert "# LlamaForCausalLM, ONNX" in model_card(folder)
     told = model_card(folder, manifest={"source": {"name": "org/model"}, "dtype": "fp16", "exporter": "genai"})
     assert front_matter(told)["base_model"] == "org/model"
-    assert "Weights are fp16." in told
+    assert "The graph's floats are fp16." in told
     assert "no compression plan was applied" in told
 
 
