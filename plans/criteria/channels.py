@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 
 import numpy as np
 import torch
@@ -64,7 +65,7 @@ def _first_order(decoder: Decoder, ids_NT: np.ndarray) -> dict[int, Tensor]:
     """|E[x_j g_j]| [I] by block."""
     sums: dict[int, Tensor] = {}
     for ids in parts(ids_NT):
-        for number, read, slope in _slopes(decoder, ids, lambda logits, ids=ids: summed_loss(logits, ids)):
+        for number, read, slope in _slopes(decoder, ids, partial(summed_loss, ids_NT=ids)):
             sums[number] = (read * slope).sum(dim=0) + sums.get(number, 0.0)
     return {number: total.abs() / (ids_NT.size - len(ids_NT)) for number, total in sums.items()}
 
@@ -74,11 +75,14 @@ def _slopes(
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Of every block with an MLP: what down reads, and the loss's gradient by it [tokens, I], float64."""
     read: dict[int, Tensor] = {}
+
+    def note(number: int, _role: str, given: Tensor) -> None:
+        read[number] = given
+
     with torch.enable_grad(), ExitStack() as stack:
         for block in decoder.blocks:
             if "down" in block.roles:
-                stack.enter_context(watch_inputs(
-                    block, lambda _role, x, number=block.number: read.__setitem__(number, x), ("down",)))
+                stack.enter_context(watch_inputs(block, partial(note, block.number), ("down",)))
         hidden = decoder.embed(ids_NT).requires_grad_()
         for block in decoder.blocks:
             hidden = decoder.run(block, hidden)

@@ -105,7 +105,11 @@ class Text:
 
     def _gated(self, figures: Figures, numbers: list[int], seed: int, progress: Progress) -> dict[int, float]:
         trained = functools.cache(lambda: gates(self.decoder, self.ids, seed, progress))
-        return {number: figures.of(f"{numbers} gate {number}", lambda place=place: trained()[place])
+
+        def gate(place: int) -> float:
+            return trained()[place]
+
+        return {number: figures.of(f"{numbers} gate {number}", functools.partial(gate, place))
                 for place, number in enumerate(numbers[1:])}
 
     def unit(self, position: int) -> Unit:

@@ -7,10 +7,13 @@ to: an MLP's has its block's attention in it.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass as settings_dataclass
+from torch import Tensor
 
 from foldrank.edits.base import Phase
 from foldrank.plans.criteria.judging import Criterion, Unit, judge
@@ -38,13 +41,17 @@ def importances(
             above = decoder.run(block, hidden)
             between = decoder.run(block.without("mlp"), hidden) if "mlp" in held else above
             units = {
-                "attention": Unit(position, hidden, between, above, lambda block=block, below=hidden: decoder.run(
-                    block.without("attention"), below)),
-                "mlp": Unit(position, between, above, above, lambda between=between: between)}
+                "attention": Unit(position, hidden, between, above,
+                                  partial(decoder.run, block.without("attention"), hidden)),
+                "mlp": Unit(position, between, above, above, partial(_same, between))}
             found |= {Place(block.number, branch): judged(units[branch])
                       for branch in held if which in (branch, "both")}
             hidden = above
     return found
+
+
+def _same(hidden_NTC: Tensor) -> Tensor:
+    return hidden_NTC
 
 
 def run(task: Task, settings: Settings) -> Result:

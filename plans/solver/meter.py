@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -94,11 +95,13 @@ class Meter:
         pass through all of it, some tokens at a time."""
         size = max(1, AT_ONCE // self.ids.shape[1])
         found: list[list[Tensor]] = [[] for _ in blocks]
-        count = self.ids.size
+
+        def lost(wanted: Words, logits: Tensor) -> Tensor:
+            return wanted.divergence(logits).sum() / self.ids.size
+
         for first in range(0, len(self.ids), size):
             part = slice(first, first + size)
-            of_part = slopes(self.decoder, blocks, self.start[part],
-                             lambda logits, wanted=self.wanted[part]: wanted.divergence(logits).sum() / count)
+            of_part = slopes(self.decoder, blocks, self.start[part], partial(lost, self.wanted[part]))
             for held, slope in zip(found, of_part, strict=True):
                 held.append(slope)
         return tuple(map(torch.cat, found))

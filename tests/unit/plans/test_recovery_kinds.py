@@ -60,7 +60,7 @@ def narrow(tiny: Checkpoint, decoder: Decoder) -> Plan:
 @pytest.fixture(scope="module")
 def biased(tiny: Checkpoint, decoder: Decoder) -> Plan:
     """Narrower MLPs, rows of down as they were, a bias behind it."""
-    found = flap.run(Task(decoder, TEXT[:6], 0, source=decoder), flap.Widths(keep=0.8, align=4))
+    found = flap.run(Task(decoder, TEXT[:6], 0, source=decoder), flap.Settings(keep=0.8, align=4))
     return planned(tiny, decoder, found)
 
 

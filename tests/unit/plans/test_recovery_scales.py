@@ -56,7 +56,7 @@ def planned(tiny: Checkpoint, decoder: Decoder) -> MakePlan:
     before: dict[str, Callable[[Task], Result]] = {
         "": lambda task: Result(task.decoder, (), kept=1.0),
         "pairs": lambda task: dipsvd.run(task, dipsvd.Settings(keep=0.7, align=1)),
-        "slices": lambda task: flap.run(task, flap.Widths(keep=0.8, align=4)),
+        "slices": lambda task: flap.run(task, flap.Settings(keep=0.8, align=4)),
         "fold": lambda task: Result(apply_edits([FoldBlocks(1, (1, 2), {1: 0.3, 2: 0.7})], decoder, {}),
                                     (FoldBlocks(1, (1, 2), {1: 0.3, 2: 0.7}),), kept=1.0),
     }
