@@ -4,7 +4,8 @@
         --json benchmarks/results/speed_smollm2.json "rotate + quantize:bits=4=BUNDLE" ...
 
 What a row lost is taken from the front's row of that name, or else from the bundle's own quality report; its speed is
-`foldrank bench --quick`, paired with the dense bundle. Speed only on a quiet machine: the load is in the environment.
+`foldrank bench --quick --engine genai`, paired with the dense bundle. For a quiet machine: the load is in the
+environment.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from foldrank.reports.bench import FORM, Speedup, headline
 from foldrank.reports.validate import FORM as QUALITY
 from foldrank.runtime.sessions.session import default_threads
 from foldrank.verbs.bench import bench
+
+BUDGET_S = 60.0
+"""Of a bundle; its first prompt is measured whole."""
 
 
 @click.command()
@@ -43,7 +47,7 @@ def main(dense: Path, bundles: tuple[str, ...], front: Path, output: Path) -> No
 
 
 def _row(name: str, folder: Path, dense: Path, known: Mapping[str, float]) -> dict[str, Any]:
-    timed = FORM.parse(bench(folder, baseline=dense, quick=True))
+    timed = FORM.parse(bench(folder, baseline=dense, quick=True, engines=("genai",), budget_s=BUDGET_S))
     bundle = Bundle.open(folder)
     lost = known.get(name)
     if lost is None:
