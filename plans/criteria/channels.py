@@ -22,10 +22,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from foldrank.plans.criteria.judging import Criterion, parts
+from foldrank.plans.criteria.judging import Criterion
 from foldrank.plans.models.block import Block, watch_inputs
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.models.losses import drawn_loss, summed_loss
+from foldrank.plans.models.slopes import parts
 from foldrank.plans.width.reading import ChannelStatistics
 
 Judge = Callable[[Block, ChannelStatistics], Tensor]

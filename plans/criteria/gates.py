@@ -9,12 +9,15 @@ pass. Axes: N windows, T tokens, L blocks.
 
 from __future__ import annotations
 
+from itertools import islice
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.models.words import Words
+from foldrank.plans.training.sampling import epochs
 from foldrank.progress import SILENT, Progress, track
 
 STEPS, RATE = 48, 0.05
@@ -33,14 +36,10 @@ def gates(decoder: Decoder, ids_NT: np.ndarray, seed: int, progress: Progress = 
     optimizer = torch.optim.Adam([held], lr=RATE)
     falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
     size = max(1, TOKENS // ids_NT.shape[1])
-    random, order = np.random.default_rng(seed), np.empty(0, np.int64)
-    for _ in track(range(STEPS), "gates", STEPS, progress):
-        while len(order) < size:
-            order = np.concatenate([order, random.permutation(len(ids_NT))])
-        part, order = ids_NT[order[:size]], order[size:]
+    for rows in track(islice(epochs(len(ids_NT), size, seed), STEPS), "gates", STEPS, progress):
         optimizer.zero_grad()
         with torch.enable_grad():
-            (_divergence(decoder, part, held) + PULL * held.sum()).backward()
+            (_divergence(decoder, ids_NT[rows], held) + PULL * held.sum()).backward()
         optimizer.step()
         falling.step()
         with torch.no_grad():

@@ -15,7 +15,7 @@ Cost: similarity and fluctuation nothing but the states, curvature a backward pa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,7 +27,7 @@ from torch.nn import functional
 from foldrank.plans.low_rank.grams import gram
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.models.losses import drawn_loss, mean_loss
-from foldrank.plans.models.slopes import AT_ONCE, slopes
+from foldrank.plans.models.slopes import parts, slopes
 
 Criterion = Literal["similarity", "fluctuation", "curvature", "loss"]
 
@@ -72,12 +72,6 @@ def stream_fishers(decoder: Decoder, ids_NT: np.ndarray, seed: int) -> Sequence[
         own = [gram(slope) for slope in found]
         sums = own if not sums else [held.add_(new) for held, new in zip(sums, own, strict=True)]
     return [held / ids_NT.size for held in sums]
-
-
-def parts(ids_NT: np.ndarray) -> Iterator[np.ndarray]:
-    """Windows that a backward pass takes at once."""
-    size = max(1, AT_ONCE // ids_NT.shape[1])
-    return (ids_NT[start : start + size] for start in range(0, len(ids_NT), size))
 
 
 def turned(below_NTC: Tensor, above_NTC: Tensor) -> float:

@@ -40,7 +40,9 @@ def run(task: Task, settings: Settings) -> Result:
     if settings.keep == 1:
         return Result(decoder, edits=(), kept=1.0)
 
-    criterion = settings.criterion
+    mlps, whole, criterion = mlps_of(decoder.blocks), decoder.site_parameters, settings.criterion
+    least = least_widths(mlps, settings.align, 0.0)
+    left = spare(mlps, whole, settings.numbers(whole), least)
     judged = channel_judge(criterion, decoder, task.ids, task.seed)
 
     def step(block: Block, states: States) -> tuple[Finding, States]:
@@ -49,9 +51,6 @@ def run(task: Task, settings: Settings) -> Result:
         scores = scores if criterion in IN_NATS else standardised(scores)
         return Finding({"scores": scores, "mean": found.mean}), {"hidden": output}
 
-    mlps, whole = mlps_of(decoder.blocks), decoder.site_parameters
-    least = least_widths(mlps, settings.align, 0.0)
-    left = spare(mlps, whole, settings.numbers(whole), least)
     with torch.no_grad():
         found = walk(decoder.blocks, task.shelf.under(criterion), lambda: {"hidden": decoder.embed(task.ids)},
                      over_mlps(decoder, step), stage=criterion, device=decoder.device, progress=task.progress)

@@ -2,7 +2,7 @@
 
 Importance of a branch f is 1 - E[cos(x, x + f(norm(x)))] over the tokens of the calibration text, measured once on the
 whole model; `which=both` drops from one ranking, as the paper's joint mode. x is the stream that the branch is added
-to: an MLP's has its block's attention in it.
+to: an MLP's has its block's attention in it. With `criterion`, another measure of `criteria/judging.py` instead.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +14,12 @@ from foldrank.plans.models.decoder import Decoder
 AT_ONCE = 512
 """Tokens of a backward pass: what every site reads and its slopes are held for so many, a megabyte a token for a model
 of 30 blocks of width 576."""
+
+
+def parts(ids_NT: np.ndarray) -> list[np.ndarray]:
+    """Windows that a backward pass takes at once."""
+    size = max(1, AT_ONCE // ids_NT.shape[1])
+    return [ids_NT[start : start + size] for start in range(0, len(ids_NT), size)]
 
 
 def slopes(

@@ -21,7 +21,7 @@ from foldrank.plans.low_rank.grams import cross_gram
 from foldrank.plans.models.block import Block
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.models.losses import drawn_loss
-from foldrank.plans.models.slopes import AT_ONCE
+from foldrank.plans.models.slopes import parts
 from foldrank.plans.solver.layout import Packed, Roles
 from foldrank.plans.solver.original import sites
 from foldrank.progress import SILENT, Progress, track
@@ -65,16 +65,15 @@ def fisher_moments(
     Cost: a forward pass and a backward pass down to the group, for every group, and for each site a product of its
     inputs and one of its outputs with themselves: in float32, sums over windows in float64.
     """
-    size = max(1, AT_ONCE // ids_NT.shape[1])
-    parts = [ids_NT[start : start + size] for start in range(0, len(ids_NT), size)]
-    steps = [(group, number) for group in _groups(decoder, packed, limit) for number in range(len(parts))]
+    taken = parts(ids_NT)
+    steps = [(group, number) for group in _groups(decoder, packed, limit) for number in range(len(taken))]
     generator, found = torch.Generator(decoder.device), dict[int, Moments]()
     for group, number in track(steps, "gradients", len(steps), progress):
         if number == 0:
             generator.manual_seed(seed)  # the same labels for every group
             found = {block.number: Moments() for block in group}
-        _add_windows(decoder, parts[number], found, generator, packed)
-        if number == len(parts) - 1:
+        _add_windows(decoder, taken[number], found, generator, packed)
+        if number == len(taken) - 1:
             yield from ((block, found.pop(block.number)) for block in group)
             give_back()
 
