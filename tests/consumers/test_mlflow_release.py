@@ -34,7 +34,7 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Bundle]:
         if blocks:
             made.append(write_bundle(random_decoder(Shape(blocks=blocks)), model / INSIDE)
                         .with_files({FORM.file: FORM.data(REPORT)}))
-        with mlflow.start_run() as run:
+        with mlflow.start_run(experiment_id="0") as run:  # not what another test made the one in use
             mlflow.log_artifacts(str(model), "model")
         if not client.search_registered_models(f"name = '{name}'"):
             client.create_registered_model(name)

@@ -21,6 +21,7 @@ from foldrank.verbs.apply import apply
 from foldrank.verbs.validate import validate
 
 pytest.importorskip("lm_eval", reason="needs lm-eval: make consumers")
+pytestmark = pytest.mark.timeout(3600)  # lm-eval itself, four times
 SEED, ITEMS = 1, 12
 
 
