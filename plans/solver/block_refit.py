@@ -73,8 +73,9 @@ def refit(
         into = sliced(into, original.orders[span.source].kept(span.width))
     if span.dropped is not None:
         into = into.without(span.dropped)
+    inputs = original.inputs(span.source)  # first: what runs for them gives the state above, too
     states = (original.states[position], original.states[original.position(span.high) + 1])
-    task = _Task(original, original.inputs(span.source), states, span, source, into, hidden_NTC, prior)
+    task = _Task(original, inputs, states, span, source, into, hidden_NTC, prior)
     if like is not None:
         task.take(*like)
     with torch.no_grad(), _rewired(into, original.packed, task.weight):

@@ -119,18 +119,22 @@ class Original:
         return known
 
     def _inputs(self, position: int, held: Sequence[Roles]) -> dict[Roles, Tensor]:
-        """Cost: the block up to the last of these sites."""
-        block, found = self.decoder.blocks[position], dict[Roles, Tensor]()
+        """Cost: the block up to the last of these sites; to its end where what it gives is still to be computed."""
+        block, found, states = self.decoder.blocks[position], dict[Roles, Tensor](), self.states
         leads = {roles[0]: roles for roles in held}
+        hidden = states[position]
+        goes_on = isinstance(states, Passing) and position + 1 not in states.held
 
         def see(role: str, inputs_NTI: Tensor) -> None:
             found[leads[role]] = inputs_NTI.flatten(0, 1)
-            if len(found) == len(leads):
+            if len(found) == len(leads) and not goes_on:
                 raise Seen
 
         if held:
             with torch.no_grad(), suppress(Seen), watch_inputs(block, see, tuple(leads)):
-                self.decoder.run_whole(block, self.states[position])
+                output = self.decoder.run_whole(block, hidden)
+                if isinstance(states, Passing):
+                    states.held[position + 1] = output
         whole = {_place(read): read for read in found.values()}
         return {roles: whole[_place(found[roles])] for roles in held}
 
