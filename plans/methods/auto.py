@@ -18,7 +18,7 @@ of the chosen layout sees all of them. The same seed gives the same plan.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,14 +33,14 @@ from foldrank.plans.solver.costs import total
 from foldrank.plans.solver.expected import Expected
 from foldrank.plans.solver.fisher import Roots
 from foldrank.plans.solver.fitted_edits import fitted_result
-from foldrank.plans.solver.improving import exchanged, filled
-from foldrank.plans.solver.journal import Journal
+from foldrank.plans.solver.improving import exchanged, filled, roomy
+from foldrank.plans.solver.journal import Journal, Step
 from foldrank.plans.solver.layout import Layout, Packed, Shapes, dense_layout, numbers_stored
 from foldrank.plans.solver.meter import Meter
 from foldrank.plans.solver.moves import Terms
 from foldrank.plans.solver.original import Original, shapes_of
 from foldrank.plans.solver.rounding import corrected
-from foldrank.plans.solver.search import Effort, Search, State
+from foldrank.plans.solver.search import Effort, Search
 from foldrank.plans.solver.settings import Settings
 from foldrank.plans.solver.staged import Stages
 from foldrank.plans.solver.windows import SEARCH_TOKENS, shortened, split
@@ -48,7 +48,7 @@ from foldrank.plans.width.channels import Order
 from foldrank.sites import Site
 
 EFFORTS = {
-    "low": Effort(16, 8, 2, (), (1,), 0, 3, 2),
+    "low": Effort(16, 8, 2, (), (1,), 0, 3, 2, built=False),
     "normal": Effort(24, 10, 3, (), (2,), 16, 5),
     "high": Effort(200, 40, 8, (0.5, 0.25, 0.125, 0.04), (1, 2, 3, 4), 400),
 }
@@ -75,7 +75,7 @@ def run(task: Task, settings: Settings) -> Result:
     whole = Original.passing(decoder, last, chosen.roots, settings.sites, chosen.orders)
     fits = fit(whole, chosen.layout, task.progress)
     kept = numbers_stored(chosen.layout, shapes) / numbers_stored(layout, shapes)
-    result = fitted_result(task, whole, chosen.layout, fits, kept, chosen.predicted, chosen.diagnostics)
+    result = chosen.told(fitted_result(task, whole, chosen.layout, fits, kept))
     return _stored(task, settings, chosen.layout, result, chosen.meter) if settings.stores else result
 
 
@@ -108,17 +108,31 @@ def _shapes(task: Task, packed: Packed) -> Shapes:
 
 @dataclass(frozen=True)
 class _Chosen:
-    """A layout, and all of the search that is needed to fit and report it: the search itself holds gigabytes."""
+    """A layout, and all of the search that is needed to fit and report it: the search itself holds gigabytes.
+
+    `loss`: as measured, in nats on the measuring windows; None where the result alone is built.
+    """
 
     layout: Layout
     roots: Roots
     orders: Mapping[int, Order]
     meter: Meter
-    predicted: Mapping[str, float | int]
+    steps: Sequence[Step]
     diagnostics: Mapping[str, Any]
+    loss: float | None
+
+    def told(self, result: Result) -> Result:
+        """The result with loss expected by the quadratic model of every step, and loss measured."""
+        loss = self.meter.on(result.decoder).whole() if self.loss is None else self.loss
+        steps = [step.measured(loss) for step in self.steps] if self.loss is None else self.steps
+        predicted = {"auto.predicted_nats": sum(step.predicted for step in steps), "auto.measured_nats": loss,
+                     "auto.steps": len(steps)}
+        told = [{"block": step.low, "unit": step.unit, "saved": step.saved, "predicted_nats": step.predicted,
+                 "tried_nats": step.tried, "measured_nats": step.loss} for step in steps]
+        return replace(result, predicted=predicted, diagnostics={"auto_steps": told, **self.diagnostics})
 
 
-def _best(task: Task, settings: Settings, budget: Budget, layout: Layout, shapes: Shapes) -> _Chosen:
+def _best(task: Task, settings: Settings, budget: Budget, dense: Layout, shapes: Shapes) -> _Chosen:
     """What the search that ends with the lowest measured loss has found."""
     measuring, fitting = split(shortened(task.ids, task.opening), task.opening)
     count = max(1, SEARCH_TOKENS // fitting.shape[1])
@@ -134,7 +148,7 @@ def _best(task: Task, settings: Settings, budget: Budget, layout: Layout, shapes
         terms = replace(terms, rounding=corrected(
             expected.rounding, blocks, settings.storages[4], few, few.inputs(blocks)))
     effort = EFFORTS[settings.effort]
-    affordable = EXCHANGED // (used.size * numbers_stored(layout, shapes))
+    affordable = EXCHANGED // (used.size * numbers_stored(dense, shapes))
     effort = replace(effort, exchanges=min(effort.exchanges, affordable))
     if settings.stores:
         effort = replace(effort, stages=(1,))  # bits are not built: halfway there is no nearer
@@ -142,19 +156,26 @@ def _best(task: Task, settings: Settings, budget: Budget, layout: Layout, shapes
     def search_of(name: str, stride: float) -> Search:
         return Search(original, meter, terms, effort, stride, task.progress, Journal(name, task.shelf))
 
+    def chosen(found: Search, layout: Layout, loss: float | None) -> _Chosen:
+        return _Chosen(layout, original.roots, original.orders, meter.light(), found.steps,
+                       _diagnostics(found, layout, dense, budget.limit), loss)
+
     ended = []
     for count in effort.stages:
         search = search_of(f"stages {count}", 1 / count)
-        staged = Stages(search, count).run(search.build(layout), budget.limit)
+        stages, start = Stages(search, count), search.build(dense)
+        planned = None if effort.built else stages.planned(start, budget.limit)
+        if planned is not None and not roomy(budget.limit - terms.cost(planned), budget.limit):
+            return chosen(search, planned, None)
+        staged = stages.run(start, budget.limit, planned)
         if staged is not None:
             ended.append((search, filled(search, staged, budget.limit)))
     for stride in effort.strides if effort.strides or ended else (STRIDE,):
         search = search_of(f"descent {stride}", stride)
-        ended.append((search, filled(search, search.run(layout, budget.limit), budget.limit)))
+        ended.append((search, filled(search, search.run(dense, budget.limit), budget.limit)))
     found, state = min(ended, key=lambda pair: pair[1].loss)
     state = exchanged(found, state, budget.limit)
-    return _Chosen(state.layout, original.roots, original.orders, meter.light(), _predicted(found, state),
-                   _diagnostics(found, state, layout, budget.limit))
+    return chosen(found, state.layout, state.loss)
 
 
 def _terms(
@@ -175,26 +196,12 @@ def _terms(
                  expected.narrowings, settings.drop, expected.rounding)
 
 
-def _predicted(found: Search, state: State) -> Mapping[str, float | int]:
-    """Loss expected by the quadratic model of every step, and loss measured, in nats on the measuring windows."""
+def _diagnostics(found: Search, layout: Layout, dense: Layout, limit: float) -> dict[str, Any]:
+    spans = [span for span in layout if span.low != span.high]
     return {
-        "auto.predicted_nats": sum(step.predicted for step in found.steps),
-        "auto.measured_nats": state.loss,
-        "auto.steps": len(found.steps),
-    }
-
-
-def _diagnostics(found: Search, state: State, dense: Layout, limit: float) -> dict[str, Any]:
-    spans = [span for span in state.layout if span.low != span.high]
-    return {
-        "auto_steps": [
-            {"block": step.low, "unit": step.unit, "saved": step.saved, "predicted_nats": step.predicted,
-             "tried_nats": step.tried, "measured_nats": step.loss}
-            for step in found.steps
-        ],
         "auto_axes": [
             {"axis": share.axis, "predicted_nats": share.nats, "alone_nats": share.alone}
-            for share in shares(found.terms, dense, state.layout, found.factors, limit)
+            for share in shares(found.terms, dense, layout, found.factors, limit)
         ],
         "auto_front": [
             {"of_budget": cost / limit, "predicted_nats": nats}

@@ -6,9 +6,8 @@ Knows nothing of how the blocks were chosen or fit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,8 +29,7 @@ from foldrank.sites import Site
 
 
 def fitted_result(
-    task: Task, original: Original, layout: Layout, fits: Sequence[Fitted], kept: float,
-    predicted: Mapping[str, float | int], diagnostics: Mapping[str, Any],
+    task: Task, original: Original, layout: Layout, fits: Sequence[Fitted], kept: float
 ) -> Result:
     """The model with these blocks, and the edits that lead a graph there."""
     blocks = [_as_told(task, span, fitted) for span, fitted in zip(layout, fits, strict=True)]
@@ -44,9 +42,7 @@ def fitted_result(
         for edit, named in _site_edits(task, original.packed, block):
             edits.append(edit)
             arrays |= {name: np.ascontiguousarray(array.cpu().numpy()) for name, array in named.items()}
-    return Result(
-        task.decoder.with_blocks(blocks), tuple(edits), kept, arrays, predicted, diagnostics,
-    )
+    return Result(task.decoder.with_blocks(blocks), tuple(edits), kept, arrays)
 
 
 def _as_told(task: Task, span: Span, fitted: Fitted) -> Block:

@@ -24,11 +24,16 @@ ROOM = 1e-3
 """Share of the limit: less that is left over is worth no build."""
 
 
+def roomy(room: float, limit: float) -> bool:
+    """Whether what is left of a limit is worth a build."""
+    return room > ROOM * limit
+
+
 def filled(search: Search, state: State, limit: float) -> State:
     """What a search saved too much is spent on higher ranks and wider MLPs, as long as that is measured to pay."""
     def raises(state: State) -> Sequence[Change]:
         room = limit - search.terms.cost(state.layout)
-        return [(move,) for move in raised(search.terms, state.layout, room)] if room > ROOM * limit else []
+        return [(move,) for move in raised(search.terms, state.layout, room)] if roomy(room, limit) else []
 
     return _improved(search, state, raises, count())
 

@@ -6,7 +6,7 @@ A layout with the account of how it came about is enough: the model is refit fro
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, cast
 
 from foldrank.plans.shelf import Finding, Shelf
@@ -27,6 +27,10 @@ class Step:
     predicted: float
     tried: float
     loss: float
+
+    def measured(self, loss: float) -> Step:
+        """With the loss that all of it was measured to have."""
+        return replace(self, tried=loss, loss=loss)
 
 
 @dataclass

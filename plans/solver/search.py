@@ -42,7 +42,8 @@ class Effort:
     `strides` a descent starts only where no program finds a way.
     `exchanges`: at the end, so often at most it is tried to take a rank from one pair and give it to another.
     `checks`: changes of a stage that are measured on the whole model, to correct what the others are told to cost
-    (`found.py`); None: all are. `every`: one of so many windows is what the result is fit to.
+    (`found.py`); None: all are. `every`: one of so many windows is what the result is fit to. `built`: whether the
+    layout of a single stage is fit and measured on the search's windows; if not, only the result is, once it is fit.
     """
 
     first: int
@@ -53,6 +54,7 @@ class Effort:
     exchanges: int = 0
     checks: int | None = None
     every: int = 1
+    built: bool = True
 
 
 @dataclass(frozen=True)

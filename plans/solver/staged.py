@@ -13,13 +13,26 @@ from dataclasses import dataclass
 
 from foldrank.plans.solver.found import Found
 from foldrank.plans.solver.journal import Step
-from foldrank.plans.solver.layout import attentions
+from foldrank.plans.solver.layout import Layout, attentions
 from foldrank.plans.solver.options import joint, laid_out, moves_of, ranks, stored_alike, widths
 from foldrank.plans.solver.program import choose
 from foldrank.plans.solver.search import Search, State
 
 ROUNDS = 16
 """Times that a stage's program chooses at most."""
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A layout that the program chose: the cost it saves, and the nats that it is expected to add."""
+
+    layout: Layout
+    saved: float
+    nats: float
+
+    def step(self, added: float, loss: float) -> Step:
+        """As a step, of measured nats."""
+        return Step(self.layout[0].low, "program", self.saved, self.nats, added, loss)
 
 
 @dataclass
@@ -29,15 +42,17 @@ class Stages:
     search: Search
     count: int
 
-    def run(self, state: State, limit: float) -> State | None:
+    def run(self, state: State, limit: float, planned: Layout | None = None) -> State | None:
         """The state after the last stage; None where the program finds no way there.
 
-        Goes on from the last stage where the search's journal has one.
+        Goes on from the last stage where the search's journal has one, or builds what was `planned`.
         """
-        start, held = self.search.terms.cost(state.layout), self.search.journal.last()
+        start, held = self.search.terms.cost(state.layout), planned or self.search.journal.last()
         done = 0
         if held is not None:
             state, done = self.search.build(held), len(self.search.steps)
+        if planned is not None:
+            self.search.steps[-1] = self.search.steps[-1].measured(state.loss)
         for stage in range(done + 1, self.count + 1):
             reached = start - (start - limit) * stage / self.count
             made = self._stage(state, reached)
@@ -47,7 +62,17 @@ class Stages:
             self.search.journal.put(state.layout)
         return state
 
-    def _stage(self, state: State, limit: float) -> State | None:
+    def planned(self, state: State, limit: float) -> Layout | None:
+        """The layout of a single stage, not built: its step has what is expected in the place of what is measured. None
+        where the program finds no way."""
+        layout = self.search.journal.last()
+        if layout is None and (outline := self._outline(state, limit)) is not None:
+            layout = outline.layout
+            self.search.steps.append(outline.step(outline.nats, outline.nats))
+            self.search.journal.put(layout)
+        return layout
+
+    def _outline(self, state: State, limit: float) -> Outline | None:
         search, layout, terms = self.search, state.layout, self.search.terms
         fixed = len(layout) * terms.costs.block()
         wholes = {move.key: move for move in terms.wholes(layout, terms.cost(layout) - limit)}
@@ -61,7 +86,13 @@ class Stages:
             if not found.look([*moves_of(terms, layout, wholes, chosen)]):
                 break
         assert chosen is not None
-        made = search.build(laid_out(layout, chosen))
-        search.steps.append(Step(layout[0].low, "program", terms.cost(layout) - terms.cost(made.layout),
-                                 sum(option.nats for option in chosen), made.loss - state.loss, made.loss))
+        made = laid_out(layout, chosen)
+        return Outline(made, terms.cost(layout) - terms.cost(made), sum(option.nats for option in chosen))
+
+    def _stage(self, state: State, limit: float) -> State | None:
+        outline = self._outline(state, limit)
+        if outline is None:
+            return None
+        made = self.search.build(outline.layout)
+        self.search.steps.append(outline.step(made.loss - state.loss, made.loss))
         return made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,11 @@ from foldrank.edits.fold_blocks import FoldBlocks
 from foldrank.edits.low_rank import LowRank
 from foldrank.edits.replace_weight import ReplaceWeight
 from foldrank.edits.slice_mlp import SliceMlp
+from foldrank.plans.methods.auto import EFFORTS
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.solver.block_refit import refit
 from foldrank.plans.solver.layout import Layout, dense_layout
+from foldrank.plans.solver.meter import Meter
 from foldrank.plans.solver.search import Effort, Search
 from foldrank.plans.solver.windows import shortened, split
 from tests.support.solving import solved, stored_numbers
@@ -139,6 +142,31 @@ def test_where_no_program_finds_a_way_a_descent_does(
     result = solved(decoder, ids, keep=0.6, effort="normal")
     assert 0.55 * decoder.site_parameters < stored_numbers(decoder, result) <= 0.6 * decoder.site_parameters
     assert not any(step["unit"] == "program" for step in result.diagnostics["auto_steps"])
+
+
+@pytest.mark.parametrize("room", [0.0, 1.0])
+def test_a_low_effort_measures_its_result_alone_and_ends_where_building_the_layout_does(
+    make_model: MakeModel, ids: np.ndarray, monkeypatch: pytest.MonkeyPatch, room: float
+) -> None:
+    """Whether or not the budget has room that is worth a build."""
+    monkeypatch.setattr("foldrank.plans.solver.improving.ROOM", room)
+    decoder, builds = Decoder.of(make_model(4)), []
+    build = Search.build
+    monkeypatch.setattr(Search, "build", lambda *given: builds.append(given[1:]) or build(*given))
+    outlined = solved(decoder, ids, keep=0.7)
+    dense, few = dense_layout(tuple(range(4))), len(builds)
+    monkeypatch.setitem(EFFORTS, "low", replace(EFFORTS["low"], built=True))
+    built = solved(decoder, ids, keep=0.7)
+    assert [given[0] == dense for given in builds[:few]] == [True] if room else few > 1
+    assert len(builds) - few > 1
+    assert outlined.edits == built.edits
+    assert all(np.array_equal(outlined.arrays[name], array) for name, array in built.arrays.items())
+    measuring, _ = split(ids)
+    its = Meter.of(decoder, measuring).on(outlined.decoder).whole()
+    wanted = its if room else built.predicted["auto.measured_nats"]
+    assert outlined.predicted["auto.measured_nats"] == pytest.approx(wanted, rel=1e-5)
+    assert outlined.diagnostics["auto_steps"][-1]["measured_nats"] == pytest.approx(wanted, rel=1e-5)
+    assert outlined.diagnostics["auto_axes"] == built.diagnostics["auto_axes"]
 
 
 @pytest.mark.parametrize("effort", ["low", "normal"])
