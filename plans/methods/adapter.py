@@ -17,8 +17,8 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from foldrank.digests import sha256_array
-from foldrank.edits.add_low_rank import AddLowRank, adapter_factors
-from foldrank.edits.base import Phase
+from foldrank.edits.add_low_rank import AddLowRank
+from foldrank.edits.base import Phase, adapter_factors
 from foldrank.errors import SourceError
 from foldrank.plans.low_rank.combining import clustered, side_by_side, truncated
 from foldrank.plans.low_rank.factoring import replaced_digests

@@ -15,11 +15,6 @@ from foldrank.edits.laws import check_digests, check_shape
 from foldrank.sites import Site
 
 
-def adapter_factors(site: Site) -> tuple[str, str]:
-    """What A and B are called where they are an adapter's; other pairs make up for what the plan itself lost."""
-    return f"{site}.adapter.A", f"{site}.adapter.B"
-
-
 @dataclass(frozen=True, config=STRICT)
 class AddLowRank(BesideEdit):
     """`y` becomes `y + (x @ A) @ B`: A [in, rank], B [rank, out], in the graph's floats. `y` is what the other edits

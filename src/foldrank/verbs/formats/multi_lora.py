@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from foldrank.bundle.bundle import Bundle, FileEntry
-from foldrank.edits.add_low_rank import AddLowRank, adapter_factors
+from foldrank.edits.base import BesideEdit, adapter_factors
 from foldrank.errors import BundleError, ExportError
 from foldrank.graph.linear.marks import BESIDE, PART, sites_of
 from foldrank.graph.linear.weights import read
@@ -55,7 +55,7 @@ def write(bundle: Bundle, folder: Path, progress: Progress) -> dict[str, FileEnt
 
 def _adapted(bundle: Bundle) -> frozenset[Site]:
     """The single-role sites that have an adapter's pair: pairs that make up for rounding are the base's own."""
-    edits = Plan.read(bundle.plan).of(AddLowRank) if bundle.plan is not None else ()
+    edits = Plan.read(bundle.plan).of(BesideEdit) if bundle.plan is not None else ()
     return frozenset(part for edit in edits if edit.factors == adapter_factors(edit.site) for part in edit.site.parts)
 
 
