@@ -92,7 +92,8 @@ def _truncated(task: Task, pairs: Pairs, large: Collection[Site], rank: int) -> 
     findings = walk(blocks, task.shelf.under(f"inputs beside adapters {content}"),
                     lambda: {"hidden": whole.embed(task.ids)}, step, stage="adapters", device=whole.device,
                     progress=task.progress)
-    return {site: Pair(*(findings[site.block].tensors[f"{site}.{half}"] for half in "ab")) for site in large}
+    found = {site: findings[site.block].tensors for site in large}
+    return {site: Pair(tensors[f"{site}.a"], tensors[f"{site}.b"]) for site, tensors in found.items()}
 
 
 def _with(decoder: Decoder, pairs: Pairs) -> Decoder:

@@ -55,8 +55,9 @@ def write(bundle: Bundle, folder: Path, progress: Progress) -> dict[str, FileEnt
 
 def _adapted(bundle: Bundle) -> frozenset[Site]:
     """The single-role sites that have an adapter's pair: pairs that make up for rounding are the base's own."""
-    edits = Plan.read(bundle.plan).of(BesideEdit) if bundle.plan is not None else ()
-    return frozenset(part for edit in edits if edit.factors == adapter_factors(edit.site) for part in edit.site.parts)
+    edits = Plan.read(bundle.plan).edits if bundle.plan is not None else ()
+    beside = [edit for edit in edits if isinstance(edit, BesideEdit) and edit.factors == adapter_factors(edit.site)]
+    return frozenset(part for edit in beside for part in edit.site.parts)
 
 
 def _halves(graph: ir.Graph, sites: frozenset[Site]) -> list[ir.Value]:
