@@ -5,6 +5,7 @@ if not __name__.startswith("foldrank."):  # found as a top-level folder: a secon
 
 METHODS = {
     name: f"foldrank.plans.methods.{name}:METHOD" for name in (
+        "merge",
         "slm", "dipsvd",
         "shortgpt", "laco", "sleb", "shortened", "unified_skip",
         "llm_drop", "finercut", "ffn_skip",

@@ -113,7 +113,7 @@ def plan_of(checkpoint: Checkpoint, decoder: Decoder, windows: Windows, runs: Se
 def parse_all(methods: Sequence[str]) -> tuple[Request, ...]:
     """Read `--method` values. Where weights are stored in few bits afterwards, ranks fill whole blocks of those unless
     `align` is given. Raises ValueError: none, one twice, several of one phase, or one of an earlier phase
-    behind one of a later."""
+    behind one of a later; one that changes the model for all others, which comes first, behind another."""
     if not methods:
         raise ValueError("no method given; give one or more, such as slm:keep=0.75 or dipsvd:keep=0.8")
     requests = tuple(parse(text) for text in methods)
@@ -125,6 +125,10 @@ def parse_all(methods: Sequence[str]) -> tuple[Request, ...]:
             raise ValueError(f"method {name} stands twice; give it once, with the keep of both together")
     for one, request in pairwise(requests):
         other = request.method
+        if other.settled is not None:
+            raise ValueError(f"methods {', '.join(names)}: {other.name} comes first: it changes what all are given")
+        if one.method.settled is not None:
+            continue
         if other.phase < one.last:
             order = f"methods that {_DOES[other.phase]} come before those that {_DOES[one.last]}"
             raise ValueError(f"methods {', '.join(names)}: {order}")
@@ -183,8 +187,21 @@ def run_all(
         _check_interleaved(decoder, request, result.edits)
         task = replace(task, decoder=result.decoder)
         runs.append(Run(request, result))
+        if request.method.settled is not None:  # what it read from files is not among the settings
+            shelf = shelf.under(" ".join(map(sha256_array, result.arrays.values())))
         give_back()
-    return tuple(runs)
+    return _settled(runs, decoder)
+
+
+def _settled(runs: Sequence[Run], source: Decoder) -> tuple[Run, ...]:
+    """The same runs, the first one's edits those that the others leave to it."""
+    settled = runs[0].request.method.settled if runs else None
+    if settled is None:
+        return tuple(runs)
+    first, others = runs[0], runs[1:]
+    arrays = {name: array for run in others for name, array in run.result.arrays.items()}
+    result = settled(first.result, source, _edits(others), arrays)
+    return (replace(first, result=result), *others)
 
 
 def _inputs(checkpoint: Checkpoint, windows: Windows, seed: int, device: str) -> tuple[str, ...]:
@@ -255,4 +272,5 @@ def _diagnostics(decoder: Decoder, ids_NT: np.ndarray, runs: Sequence[Run]) -> d
 
 
 def _edits(runs: Sequence[Run]) -> tuple[Edit, ...]:
-    return tuple(edit for run in runs for edit in run.result.edits)
+    """By phase: those of the first method may be of a later one than those of the next."""
+    return tuple(sorted((edit for run in runs for edit in run.result.edits), key=lambda edit: edit.phase))

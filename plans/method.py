@@ -5,7 +5,7 @@ Knows no method.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,7 +57,8 @@ class Method:
 
     `ready` raises ProviderUnavailable where what these settings need is not installed. Methods run in the order of
     `phase`, that of their first edits; `until` is that of the last ones, where those are of a later phase, or tells it
-    from the settings.
+    from the settings. A method with `settled` changes the model that all others are given, and comes first: once their
+    edits are known, with the arrays of these, it says what is left to its own, given its result and the source.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Method:
     phase: Phase
     until: Phase | Callable[[Any], Phase] | None = None
     ready: Callable[[Any], None] = _nothing
+    settled: Callable[[Result, Decoder, Sequence[Edit], Mapping[str, np.ndarray]], Result] | None = None
 
     def last(self, settings: Any) -> Phase:
         """The phase of its last edits."""

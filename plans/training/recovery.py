@@ -113,6 +113,9 @@ def recover(
 def _check_seen(plan: Plan, kind: Kind, target: Target) -> None:
     """Pairs beside what is trained are not seen: those of `quantize` are made anew afterwards, others are not. Nor is
     it seen that blocks share what is trained."""
+    if any(step.method == "merge" for step in plan.document.steps):
+        raise ValueError("recovery aims at the checkpoint without the adapter that merge put into it; merge with peft, "
+                         "and give the merged model")
     if any(edit.phase is Phase.SHARING for edit in plan.edits):
         raise ValueError("recovery does not see that blocks share weights; plan without it, or do not recover")
     if target != "logits" and any(edit.phase in (Phase.NORMS, Phase.ROTATION) for edit in plan.edits):

@@ -17,11 +17,13 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from foldrank.plans.kmeans import kmeans
+
 Select = Literal["random", "rs2", "paser"]
 SELECTS: tuple[Select, ...] = get_args(Select)
 
-CLUSTERS, PROBED, ROUNDS = 8, 2, 25
-"""Of paser: clusters at most; windows of each that its loss is measured on; rounds of k-means."""
+CLUSTERS, PROBED = 8, 2
+"""Of paser: clusters at most; windows of each that its loss is measured on."""
 
 
 def batches(windows: int, batch: int, seed: int, weights: np.ndarray | None = None) -> Iterator[np.ndarray]:
@@ -47,20 +49,8 @@ def epochs(windows: int, batch: int, seed: int) -> Iterator[np.ndarray]:
 
 
 def clusters(features_NC: np.ndarray, seed: int, most: int = CLUSTERS) -> np.ndarray:
-    """Number of each window's cluster [N]: k-means on directions, begun as k-means++ does."""
-    random = np.random.default_rng(seed)
-    points = features_NC / np.maximum(np.linalg.norm(features_NC, axis=1, keepdims=True), 1e-30)
-    centres = points[[int(random.integers(len(points)))]]
-    while len(centres) < min(most, len(points)):
-        far = _distances(points, centres).min(axis=1)
-        if far.sum() <= 1e-12:
-            break
-        centres = np.concatenate([centres, points[[int(random.choice(len(points), p=far / far.sum()))]]])
-    for _ in range(ROUNDS):
-        nearest = _distances(points, centres).argmin(axis=1)
-        centres = np.stack([points[nearest == k].mean(axis=0) if (nearest == k).any() else centre
-                            for k, centre in enumerate(centres)])
-    return _distances(points, centres).argmin(axis=1)
+    """Number of each window's cluster [N]: k-means on directions."""
+    return kmeans(features_NC / np.maximum(np.linalg.norm(features_NC, axis=1, keepdims=True), 1e-30), most, seed)
 
 
 def weights_by_loss(
@@ -74,9 +64,3 @@ def weights_by_loss(
         chosen = np.sort(random.choice(rows, size=min(probed, len(rows)), replace=False))
         weights[rows] = max(loss(chosen), 0.0)
     return weights / weights.sum() if weights.sum() > 0 else np.full(len(weights), 1 / len(weights))
-
-
-def _distances(points_NC: np.ndarray, centres_KC: np.ndarray) -> np.ndarray:
-    """Squared [N, K]."""
-    lengths = (points_NC**2).sum(axis=1)[:, None] + (centres_KC**2).sum(axis=1)
-    return np.maximum(lengths - 2 * points_NC @ centres_KC.T, 0.0)

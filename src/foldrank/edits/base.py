@@ -226,6 +226,11 @@ class BesideEdit(SiteEdit):
     phase: ClassVar[Phase] = Phase.BESIDE
 
 
+def adapter_factors(site: Site) -> tuple[str, str]:
+    """What A and B are called where they are an adapter's; other pairs make up for what the plan itself lost."""
+    return f"{site}.adapter.A", f"{site}.adapter.B"
+
+
 class WeightEdit(SiteEdit):
     """An edit that says what stands at a site: the product of its arrays, in the order in which it names them."""
 

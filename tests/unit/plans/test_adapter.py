@@ -3,17 +3,14 @@ refused by name."""
 
 from __future__ import annotations
 
-import copy
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import save_file
+from lora import LLAMA, Tensors, merged, pairs, written
 from tiny_families import TINY, random_model, save
-from transformers.pytorch_utils import Conv1D
 
 import foldrank
 from foldrank.edits.add_low_rank import AddLowRank
@@ -21,55 +18,16 @@ from foldrank.errors import SourceError
 from foldrank.model.checkpoint import Checkpoint
 from foldrank.planfile.plan import Plan
 from foldrank.plans.bits.again import rounded_again
+from foldrank.plans.compose import parse_all, run_all
 from foldrank.plans.method import Result, Task
 from foldrank.plans.methods import adapter
 from foldrank.plans.models.decoder import Decoder, load_decoder
 from foldrank.plans.reference import reference_model
 
-PLAIN: dict[str, Any] = {
-    "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": "some/base", "r": 4, "lora_alpha": 16,
-    "lora_dropout": 0.05, "target_modules": ["q_proj"], "bias": "none", "use_rslora": False, "use_dora": False,
-    "fan_in_fan_out": False, "init_lora_weights": True, "modules_to_save": None, "rank_pattern": {},
-    "alpha_pattern": {}, "layer_replication": None, "inference_mode": True, "megatron_core": "megatron.core",
-    "loftq_config": {}, "qalora_group_size": 16, "peft_version": "0.21.2",
-}
-Tensors = dict[str, np.ndarray]
 
-
-def written(folder: Path, tensors: Tensors, **said: Any) -> Path:
-    folder.mkdir(exist_ok=True)
-    (folder / "adapter_config.json").write_text(json.dumps({**PLAIN, **said}))
-    save_file(tensors, folder / "adapter_model.safetensors")
-    return folder
-
-
-def pairs(model: torch.nn.Module, modules: list[str], rank: int = 4, seed: int = 0) -> Tensors:
-    """Random halves as PEFT names and turns them: A [rank, in], B [out, rank]."""
-    random, found = np.random.default_rng(seed), {}
-    for name in modules:
-        module: Any = model.get_submodule(name)
-        n_in, n_out = module.weight.shape if isinstance(module, Conv1D) else module.weight.shape[::-1]
-        for half, shape in (("A", (rank, n_in)), ("B", (n_out, rank))):
-            found[f"base_model.model.{name}.lora_{half}.weight"] = (
-                random.standard_normal(shape) / np.sqrt(shape[1])).astype(np.float32)
-    return found
-
-
-def merged(model: Any, tensors: Tensors, scale: float) -> Any:
-    """The model with the products in its weights."""
-    whole = copy.deepcopy(model)
-    for name in {name.removeprefix("base_model.model.").rpartition(".lora_")[0] for name in tensors}:
-        a, b = (tensors[f"base_model.model.{name}.lora_{half}.weight"].astype(np.float64) for half in "AB")
-        module, delta = whole.get_submodule(name), torch.from_numpy(scale * (b @ a))
-        module.weight.data += (delta.T if isinstance(module, Conv1D) else delta).float()
-    return whole
-
-
-def beside(decoder: Decoder, folder: Path) -> Result:
-    return adapter.run(Task(decoder, np.zeros((1, 8), np.int64), 0, source=decoder), adapter.Settings(str(folder)))
-
-
-LLAMA = ["model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.v_proj", "model.layers.1.mlp.down_proj"]
+def beside(decoder: Decoder, folder: Path | str, ids: np.ndarray | None = None, **settings: Any) -> Result:
+    task = Task(decoder, np.zeros((1, 8), np.int64) if ids is None else ids, 0, source=decoder)
+    return adapter.run(task, adapter.Settings(str(folder), **settings))
 
 
 @pytest.mark.parametrize(("family", "modules"), [
@@ -112,6 +70,64 @@ def test_a_rank_above_full_is_the_same_product_at_full_rank(tmp_path: Path) -> N
     assert found.edits[0].rank == min(found.edits[0].shape)
     one, other = (tensors[f"base_model.model.{LLAMA[1]}.lora_{half}.weight"] for half in "AB")
     np.testing.assert_allclose(a @ b, one.T @ other.T, rtol=0, atol=1e-4)
+
+
+def two_adapters(model: torch.nn.Module, folder: Path) -> tuple[str, Tensors, Tensors]:
+    """The folders as `path` has them, and their tensors: of two ranks, on one site both."""
+    one, two = pairs(model, LLAMA[:2], seed=1), pairs(model, LLAMA[1:], rank=3, seed=2)
+    return f"{written(folder / 'one', one)}+{written(folder / 'two', two)}", one, two
+
+
+def test_several_compute_what_the_model_with_all_of_them_merged_does(ids: np.ndarray, tmp_path: Path) -> None:
+    model = random_model(TINY["llama"], seed=0)
+    path, one, two = two_adapters(model, tmp_path)
+    found = beside(Decoder.of(model), path, weights="1+-0.5")
+    assert {str(edit.site): edit.rank for edit in found.edits if isinstance(edit, AddLowRank)} == {
+        "block.00.q": 4, "block.01.v": 7, "block.01.down": 3}
+    with torch.no_grad():
+        wanted = merged(merged(model, one, 16 / 4), two, -0.5 * 16 / 3)(input_ids=torch.from_numpy(ids)).logits
+        torch.testing.assert_close(found.decoder.logits(found.decoder.forward(ids)), wanted, rtol=0, atol=2e-5)
+
+
+def test_of_a_rank_it_errs_least_on_what_the_model_with_all_of_them_gives(ids: np.ndarray, tmp_path: Path) -> None:
+    model = random_model(TINY["llama"], seed=0)
+    path, one, two = two_adapters(model, tmp_path)
+    whole, name, seen = merged(merged(model, one, 4.0), two, 16 / 3), LLAMA[1], []
+    whole.get_submodule(name).register_forward_pre_hook(lambda _module, x: seen.append(x[0].double().flatten(0, 1)))
+    with torch.no_grad():
+        whole(input_ids=torch.from_numpy(ids))
+    halves = [(f"base_model.model.{name}.lora_{half}.weight" for half in "BA") for _ in "12"]
+    (b, a), (b2, a2) = ([tensors[key].astype(np.float64) for key in keys]
+                        for tensors, keys in zip((one, two), halves, strict=True))
+    wanted = 4.0 * (b @ a).T + 16 / 3 * (b2 @ a2).T
+    left = {}
+    for way in ("gram", "lego"):
+        found = beside(Decoder.of(model), path, ids, rank=3, reduce=way)
+        assert {edit.rank for edit in found.edits if isinstance(edit, AddLowRank)} == {3}
+        made = (found.arrays[f"block.01.v.adapter.{half}"].astype(np.float64) for half in "AB")
+        left[way] = np.linalg.norm(seen[0].numpy() @ (np.matmul(*made) - wanted))
+    spectrum = np.linalg.svd(seen[0].numpy() @ wanted, compute_uv=False)
+    assert left["gram"] == pytest.approx(np.linalg.norm(spectrum[3:]), rel=1e-4)
+    assert left["lego"] > 1.05 * left["gram"]
+
+
+@pytest.mark.parametrize(("settings", "what"), [
+    ({"weights": "1+0.5"}, "are 2, adapters are 1"), ({"weights": "1+x"}, "are not numbers"),
+    ({"weights": "nan"}, "are not numbers"), ({"rank": 0}, "greater than or equal"),
+])
+def test_settings_that_fit_no_adapters_are_wrong_use(settings: dict[str, Any], what: str, tmp_path: Path) -> None:
+    model = random_model(TINY["llama"], seed=0)
+    with pytest.raises(ValueError, match=what):
+        beside(Decoder.of(model), written(tmp_path / "a+b", pairs(model, LLAMA[:1])), **settings)
+
+
+@pytest.mark.parametrize(("before", "family"), [("rotate", "llama"), ("pre_rmsnorm", "gpt2")])
+def test_a_stream_that_it_was_not_made_for_is_refused(before: str, family: str, tmp_path: Path) -> None:
+    model = random_model(TINY[family], seed=0)
+    name = LLAMA[0] if family == "llama" else "transformer.h.0.attn.c_attn"
+    lora = written(tmp_path / "adapter", pairs(model, [name]))
+    with pytest.raises(SourceError, match="neither rotated nor without its mean"):
+        run_all(Decoder.of(model), parse_all([before, f"adapter:path={lora}"]), np.zeros((1, 8), np.int64), 0)
 
 
 def test_a_plan_of_it_beside_few_bits_is_read_and_proved_like_any_other(tmp_path: Path) -> None:

@@ -106,8 +106,8 @@ def test_a_compressed_bundle_is_made_again_by_three_commands_that_parse(make_bun
 def test_the_settings_that_a_plan_notes_are_read_back_as_they_were(name: str) -> None:
     from foldrank.reporting.reproduced import _method
 
-    settings = {"quantize": ":bits=8", "layerwise": ":bits=6", "adapter": ":path=some/folder",
-                **dict.fromkeys(("rotate", "pre_rmsnorm"), "")}
+    settings = {"quantize": ":bits=8", "layerwise": ":bits=6", "adapter": ":path=some/folder,rank=4",
+                "merge": ":path=one+other,weights=1+0.5", **dict.fromkeys(("rotate", "pre_rmsnorm"), "")}
     request = parse(f"{name}{settings.get(name, ':keep=0.8')}")
     assert parse(_method({"method": name, "settings": request.values})).values == request.values
 

@@ -110,6 +110,13 @@ def test_what_the_format_cannot_hold_is_refused_and_leaves_nothing(bundle: Bundl
     assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
 
 
+def test_multi_lora_asks_for_an_adapter_and_for_numbers_that_it_can_hand_over(bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="has no adapter beside its weights"):
+        package(bundle, tmp_path / "lora", format="multi-lora")
+    with pytest.raises(ExportError, match="bf16"):
+        package(resealed(bundle.path, dtype="bf16"), tmp_path / "lora", format="multi-lora")
+
+
 def test_every_format_of_the_table_can_be_imported_and_is_in_the_help() -> None:
     assert all(callable(kind.writer()) for kind in FORMATS.values())
     help_text = " ".join(CliRunner().invoke(cli, ["package", "--help"]).output.split())

@@ -13,7 +13,8 @@ from foldrank.cli import options, output, progress
 @click.argument("bundle", type=options.PATH)
 @click.option("--format", "format_", required=True,
               help="Whose layout: transformers.js, triton (a model repository), mlflow (a pyfunc), ort (ORT format), "
-                   "docker (a folder to build); or one file: zip, oci (an image layout, for registries).")
+                   "multi-lora (adapters that are exchanged), docker (a folder to build); or one file: zip, oci (an "
+                   "image layout, for registries).")
 @options.output
 @options.reporting
 def command(

@@ -33,6 +33,7 @@ FORMATS = {
     "triton": Format("triton:write"),
     "mlflow": Format("mlflow:write"),
     "ort": Format("ort:write"),
+    "multi-lora": Format("multi_lora:write"),
     "docker": Format("docker:write"),
     "zip": Format("zipped:write", file=True),
     "oci": Format("oci:write", file=True),
