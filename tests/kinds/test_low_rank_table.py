@@ -1,5 +1,5 @@
-"""low_rank_table: what it is, what it leaves, and that each of its rooms does it; one pair where head and table of words
-are tied."""
+"""low_rank_table: what it is, what it leaves, and that each of its rooms does it; one pair where head and table of
+words are tied."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_what_it_leaves(of: str, ranks: tuple[int | None, int | None], tied: boo
     after = pair(of).on(ANATOMY)
     assert ((after.head.rank, after.embedding_rank), after.tied, after.head.shape) == (ranks, tied, (48, 50))
     assert any("rank" in line for line in after.differences(ANATOMY))
-    with pytest.raises(ValueError, match="edited twice|a pair|of rank 7"):
+    with pytest.raises(ValueError, match="of rank 7"):
         pair(of).on(after)
 
 
@@ -57,9 +57,8 @@ def test_what_it_cannot_be() -> None:
 
 def test_few_bits_take_no_pair() -> None:
     after = pair("both").on(ANATOMY)
-    for edit, said in ((QuantizeHead((48, 50), FEW, DIGEST), "the head is .* of rank 7"),
-                       (QuantizeEmbedding((48, 50), FEW, DIGEST, head=True), "the embedding is a pair of rank 7"),
-                       (QuantizeEmbedding((48, 50), FEW, DIGEST, head=True), "the embedding is a pair")):
+    for edit, said in ((QuantizeHead((48, 50), FEW, DIGEST), r"the head is \[48, 50\] of rank 7"),
+                       (QuantizeEmbedding((48, 50), FEW, DIGEST, head=True), "the embedding is a pair of rank 7")):
         with pytest.raises(ValueError, match=said):
             edit.on(after)
     alone = QuantizeEmbedding((48, 50), FEW, DIGEST, head=False).on(pair("head").on(ANATOMY))
