@@ -130,8 +130,8 @@ def test_what_cannot_be_asked_for(
 
 def test_few_bits_refuse_a_pair_and_say_the_way_out(ids: np.ndarray) -> None:
     decoder = Decoder.of(model(tied=True))
-    for bits, said in (("", "the head is a pair of rank 4, .*; give head_bits=none"),
-                       (",head_bits=none", "the embedding is a pair of rank 4, .*; give embedding_bits=none")):
+    for bits, said in (("", "the head is a pair of rank 16, .*; give head_bits=none"),
+                       (",head_bits=none", "the embedding is a pair of rank 16, .*; give embedding_bits=none")):
         with pytest.raises(ValueError, match=said):
             run_all(decoder, parse_all(["afm:keep=1,tables_keep=0.5,align=4",
                                         f"quantize:bits=4,rounding=nearest{bits}"]), ids, 0)
