@@ -34,9 +34,9 @@ Matrix = Callable[[str], Tensor]
 @dataclass(frozen=True)
 class Stored:
     """A plan over the decoder it was made for. `factors`: array names of every site, [A, B] of a pair or [W] alone.
-    `folded`: what the edits leave that come before those, pairs of head and table of words too. `biases`: arrays that the plan adds to what
-    sites give, which `folded` has too. `few`: matrices that are stored in few bits, by the names of the arrays of their
-    scales."""
+    `folded`: what the edits leave that come before those, and pairs of head and table of words. `biases`: arrays that
+    the plan adds to what sites give, which `folded` has too. `few`: matrices that are stored in few bits, by the names
+    of the arrays of their scales."""
 
     source: Decoder
     plan: Plan
