@@ -56,7 +56,8 @@ class FactorTable(GraphPass):
                 raise PlanMismatch(part, f"the graph holds another than the plan was made for ({self.source})",
                                    f"{_WAY_OUT}, or plan again")
         maker, turned = Maker(model.graph, self.name), _turned(found)
-        pair = _Pair(maker, *(self._stored(model.graph, found, i, turned=turned) for i in range(2)), turned)
+        a, b = (self._stored(model.graph, found, place, turned=turned) for place in range(2))
+        pair = _Pair(maker, a, b, turned)
         before = 0
         for part, (node, matrix) in found.items():
             (pair.head if part == HEAD else pair.embedding)(node)

@@ -14,10 +14,13 @@ from torch_model import Planned, prove
 
 import foldrank
 from foldrank.edits.low_rank_table import LowRankTable
+from foldrank.planfile.document import PlanDocument, Source
+from foldrank.planfile.plan import Plan
 from foldrank.plans.compose import parse_all, run_all
 from foldrank.plans.low_rank.tables import table_pair
 from foldrank.plans.method import Result
 from foldrank.plans.models.decoder import Decoder
+from foldrank.plans.training.stored import Stored
 from foldrank.runtime.quantizer import quantize
 
 MakeModel = Callable[..., Any]
@@ -116,6 +119,18 @@ def test_numbers_outside_the_blocks_are_counted_with_pairs(ids: np.ndarray) -> N
         whole = edit.shape[0] * edit.shape[1]
         before = decoder.other_parameters - whole * (1 if tied else 2)
         assert result.decoder.other_parameters - before == left * whole + edit.rank * sum(edit.shape)
+
+
+def test_recovery_trains_the_pairs_of_blocks_around_those_of_tables(ids: np.ndarray) -> None:
+    decoder = Decoder.of(model(tied=True))
+    result = planned(decoder, ids, "afm:keep=1,align=1,tables_keep=0.5")
+    edits, factors = result.edits, result.arrays
+    source = Source("tiny", "0" * 64, "Tiny", len(decoder.blocks), {})
+    stored = Stored.of(decoder, Plan(PlanDocument(source, None, (), {}, {}, edits), factors), dense=True)
+    a, b = (torch.from_numpy(factors[name]) for name in edits[0].arrays())
+    torch.testing.assert_close(stored.folded.table, a @ b)
+    torch.testing.assert_close(stored.folded.head, a @ b)
+    assert stored.written(stored.matrices(), frozenset()).edits == edits
 
 
 @pytest.mark.parametrize(("tied", "settings", "said"), [
