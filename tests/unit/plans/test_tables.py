@@ -19,7 +19,10 @@ from foldrank.planfile.plan import Plan
 from foldrank.plans.compose import parse_all, run_all
 from foldrank.plans.low_rank.tables import table_pair
 from foldrank.plans.method import Result
+from foldrank.plans.methods.quantize import tables
+from foldrank.plans.models.block import Pair
 from foldrank.plans.models.decoder import Decoder
+from foldrank.plans.request import parse
 from foldrank.plans.training.stored import Stored
 from foldrank.runtime.quantizer import quantize
 
@@ -99,9 +102,9 @@ def test_the_head_and_the_embedding_are_the_best_of_what_the_model_sees(make_mod
     likely = np.exp(logits - logits.max(1, keepdims=True))
     expected = (likely / likely.sum(1, keepdims=True)).mean(0)
     counts = np.bincount(ids.ravel(), minlength=logits.shape[1]) + 1.0
-    tables = {"head": (inputs, own.get_output_embeddings().weight, expected),
+    ends = {"head": (inputs, own.get_output_embeddings().weight, expected),
               "embedding": (np.eye(inputs.shape[1]), own.get_input_embeddings().weight, counts)}
-    for of, (rows, weight, words) in tables.items():
+    for of, (rows, weight, words) in ends.items():
         table, (a, b) = weight.detach().double().numpy().T, (result.arrays[name] for name in edits[of].factors)
         assert edits[of].rank == int(table.size * (0.5 if of == "head" else 0.3) / sum(table.shape)) // 2 * 2
         left = rows @ (table - a.astype(np.float64) @ b) * np.sqrt(words)
@@ -143,13 +146,17 @@ def test_what_cannot_be_asked_for(
         planned(Decoder.of(model(tied)), ids, f"afm:keep=1,{settings}")
 
 
-def test_few_bits_refuse_a_pair_and_say_the_way_out(ids: np.ndarray) -> None:
-    decoder = Decoder.of(model(tied=True))
-    for bits, said in (("", "the head is a pair of rank 16, .*; give head_bits=none"),
-                       (",head_bits=none", "the embedding is a pair of rank 16, .*; give embedding_bits=none")):
-        with pytest.raises(ValueError, match=said):
-            run_all(decoder, parse_all(["afm:keep=1,tables_keep=0.5,align=4",
-                                        f"quantize:bits=4,rounding=nearest{bits}"]), ids, 0)
+@pytest.mark.parametrize("part", ["head", "embedding"])
+def test_few_bits_refuse_a_pair_and_say_the_way_out(part: str) -> None:
+    decoder = Decoder.of(model(tied=False))
+    a, b = torch.zeros(64, 4), torch.zeros(4, 260)
+    settings = parse("quantize:bits=4").settings
+    assert len(tables(decoder, settings)) == 2
+    paired = decoder.with_factored([part], Pair(a, b))
+    with pytest.raises(ValueError, match=f"the {part} is a pair of rank 4, .*; give {part}_bits=none"):
+        tables(paired, settings)
+    (other,) = tables(paired, parse(f"quantize:bits=4,{part}_bits=none").settings)
+    assert part not in other.touch.writes
 
 
 @pytest.mark.parametrize("family", ["opt", "llama"])
