@@ -14,6 +14,7 @@ from foldrank.edits.base import BRANCHES
 from foldrank.edits.storage import FewBits
 from foldrank.graph.linear.beside import pairs_beside
 from foldrank.graph.linear.gains import gain_at
+from foldrank.graph.linear.head import factor_of_head, factor_of_table
 from foldrank.graph.linear.linears import stored_matrix
 from foldrank.graph.linear.marks import CENTRE, PART, SITE
 from foldrank.graph.linear.matrices import Dequantized, dequantized_weight, few_bits, stored_as
@@ -37,7 +38,7 @@ def read_anatomy(decoder: Decoder) -> Anatomy:
     geometry = decoder.heads, decoder.kv_heads, decoder.head_size
     blocks = tuple(_block(block, geometry) for block in decoder.blocks)
     return Anatomy(blocks, _head(decoder.head), decoder.tied, *geometry, _table(decoder.lookups), _rotated(decoder),
-                   _centred(decoder))
+                   _centred(decoder), _table_rank(decoder.lookups))
 
 
 def _rotated(decoder: Decoder) -> int | str | None:
@@ -156,5 +157,12 @@ def _head(node: ir.Node | None) -> Matrix | None:
         return None
     if (matrix := few_bits(node)) is not None:
         return Matrix(matrix.shape, few_bits=_storage(node))
-    stored = stored_matrix(node)
-    return None if stored is None else Matrix(stored.shape)
+    stored, factor = stored_matrix(node), factor_of_head(node)
+    if stored is None or factor is None:
+        return None if stored is None else Matrix(stored.shape)
+    return Matrix((factor.shape[0], stored.shape[1]), factor.shape[1])
+
+
+def _table_rank(lookups: tuple[ir.Node, ...]) -> int | None:
+    """Of the pair in the place of the table of words."""
+    return next((factor.shape[0] for node in lookups if (factor := factor_of_table(node)) is not None), None)

@@ -13,7 +13,8 @@ import onnx_ir as ir
 
 from foldrank.edits.storage import FewBits, Form, Numbers
 from foldrank.errors import PassRefused
-from foldrank.graph.linear.linears import WEIGHT_TYPES, StoredMatrix, bias_of, initializer_at, stored_matrix
+from foldrank.graph.linear.head import stored_table
+from foldrank.graph.linear.linears import StoredMatrix, bias_of, initializer_at, stored_matrix
 from foldrank.graph.linear.marks import BLOCK, MADE_BY, PART, SITE
 from foldrank.graph.linear.matrices import stored_as
 from foldrank.graph.linear.weights import add_initializer
@@ -54,16 +55,11 @@ FORMS: Mapping[Form, Operators] = {"nbits": nbits, "qdq": qdq}
 def table_at(node: ir.Node) -> StoredMatrix:
     """The table that a Gather reads rows of, [width, words] as a head would hold it. Raises PassRefused where it is no
     matrix of floats."""
-    value = node.inputs[0]
-    producer = value.producer() if value is not None else None
-    turned = producer is not None and producer.op_type == "Transpose"
-    place = (producer, 0) if producer is not None and turned else (node, 0)
-    table = place[0].inputs[0]
-    tensor = table.const_value if table is not None and table.is_initializer() else None
-    if node.op_type != "Gather" or tensor is None or len(tensor.shape) != 2 or tensor.dtype not in WEIGHT_TYPES:
+    found = stored_table(node)
+    if found is None:
         what = "embedding: the graph reads no table of floats"
         raise PassRefused("quantize", [what], "plan with embedding_bits=none")
-    return StoredMatrix(place, transposed=not turned)
+    return found
 
 
 def matrix_at(node: ir.Node) -> StoredMatrix:
@@ -103,7 +99,7 @@ class Swap:
             made.outputs[0].name = node.outputs[0].name
         node.outputs[0].replace_all_uses_with(made.outputs[0], replace_graph_outputs=True)
         size = matrix.tensor.nbytes
-        before = size if self._remove(node, weight, matrix.place[0]) else 0
+        before = size if self._maker.remove(node, matrix) else 0
         where = f"{marks.get(SITE, 'head')} {marks[PART] if marks.get(PART) in ('A', 'B') else ''}".strip()
         return Change(where, before, _bytes(stored) if fresh else 0, str(storage))
 
@@ -111,13 +107,13 @@ class Swap:
         """Put what reads rows of few bits in the place of a Gather of a table's rows. `head`: the product whose numbers
         are the table's too."""
         matrix = table_at(node)
-        weight, shared = matrix.weight, None if head is None else stored_as(head)
+        shared = None if head is None else stored_as(head)
         stored = self._stored(matrix, storage, (), by_rows=True) if shared is None else [shared[0], *shared[1]]
         made = FORMS[storage.form].rows(self._maker, node, matrix.shape, stored, storage,
                                         {MADE_BY: self._maker.made_by}, shared=shared is not None)
         node.outputs[0].replace_all_uses_with(made.outputs[0])
         size = matrix.tensor.nbytes
-        before = size if self._remove(node, weight, matrix.place[0]) else 0
+        before = size if self._maker.remove(node, matrix) else 0
         return Change("embedding", before, _bytes(stored) if shared is None else 0,
                       f"{storage}{', one table with the head' if shared is not None else ''}")
 
@@ -137,17 +133,6 @@ class Swap:
         made = FORMS[storage.form].tensors(part, storage, matrix.shape, matrix.tensor.dtype, by_rows=by_rows)
         names = (f"{name}_Q{storage.bits}", f"{name}_scales", f"{name}_zero_points")
         return [add_initializer(self._maker.graph, *named) for named in zip(names, made, strict=False)]
-
-    def _remove(self, node: ir.Node, weight: ir.Value, reader: ir.Node) -> bool:
-        """Take the node away; whether nothing reads its weight any more, which leaves too then."""
-        graph = self._maker.graph
-        graph.remove(node, safe=True)
-        if reader is not node and not reader.outputs[0].uses():
-            graph.remove(reader, safe=True)
-        if weight.uses():
-            return False
-        graph.initializers.pop(str(weight.name))
-        return True
 
 
 def _bytes(stored: Sequence[ir.Value]) -> int:

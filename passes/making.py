@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from foldrank.graph.linear.linears import StoredMatrix
 from foldrank.graph.linear.marks import COLUMNS, MADE_BY, PART, ROLES, SITE
 
 _OF_LINEARS = (SITE, PART, COLUMNS, ROLES)
@@ -41,6 +42,17 @@ class Maker:
         node.outputs[0].type = ir.TensorType(dtype)
         node.outputs[0].shape = None if shape is None else ir.Shape(shape)
         return node.outputs[0]
+
+    def remove(self, node: ir.Node, matrix: StoredMatrix) -> bool:
+        """Take a node away that nothing reads; whether nothing reads its matrix any more, which leaves too then."""
+        weight, reader = matrix.weight, matrix.place[0]
+        self.graph.remove(node, safe=True)
+        if reader is not node and not reader.outputs[0].uses():
+            self.graph.remove(reader, safe=True)
+        if weight.uses():
+            return False
+        self.graph.initializers.pop(str(weight.name))
+        return True
 
     def _made(
         self, old: ir.Node, domain: str, op: str, inputs: Sequence[ir.Value | None], suffix: str,

@@ -25,6 +25,9 @@ ROTATION = "rotation"
 CENTRE = "centre"
 """The part of the Sub that takes the mean off what enters the first block."""
 
+TABLE = "table"
+"""The part of a MatMul by the A of a pair that stands for the head or the table of words."""
+
 BESIDE = "beside"
 """The part of an Add of a pair beside a linear; those of the pair's own nodes begin with it."""
 

@@ -57,6 +57,13 @@ def from_site_ratios(candidates: Sequence[Candidate], ratios: Mapping[Site, floa
     return {c.site: _start(c, ratios[c.site], align) for c in candidates}
 
 
+def aligned_rank(shape: tuple[int, int], ratio: float, align: int) -> int:
+    """The largest rank, of multiples of `align` where there are, at which a pair holds this ratio of the numbers of
+    W [in, out], or fewer; not above what saves."""
+    rank = min(int(shape[0] * shape[1] * ratio / sum(shape)), rank_limit(*shape))
+    return rank // align * align or max(rank, 1)
+
+
 def smallest(candidates: Sequence[Candidate], align: int) -> Ranks:
     """The least there is of every site: where spending alone decides, it starts here."""
     return {c.site: min(align, c.limit) or None for c in candidates}
@@ -94,8 +101,7 @@ def total(candidates: Sequence[Candidate], ranks: Ranks) -> int:
 def _start(candidate: Candidate, ratio: float, align: int) -> int | None:
     if ratio >= 1 or candidate.limit < 1:
         return None
-    rank = min(int(candidate.dense * ratio / (candidate.n_in + candidate.n_out)), candidate.limit)
-    return rank // align * align or max(rank, 1)
+    return min(aligned_rank((candidate.n_in, candidate.n_out), ratio, align), candidate.limit)
 
 
 def _step(index: int, candidate: Candidate, rank: int | None, align: int) -> tuple[float, int, int, int | None] | None:

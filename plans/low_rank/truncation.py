@@ -77,7 +77,7 @@ def decompose(weight_IO: Tensor, metric: Metric) -> tuple[Tensor, np.ndarray]:
         values, vectors = _descending(half @ half.T)
         basis = half.T @ vectors
     known = int((values > values[0] * torch.finfo(values.dtype).eps * max(n_in, n_out)).sum())
-    return _signed(_completed(weight_IO, basis[:, :known], len(values))), _losses(values)
+    return signed(_completed(weight_IO, basis[:, :known], len(values))), _losses(values)
 
 
 def truncation_losses(weight_IO: Tensor, metric: Metric) -> np.ndarray:
@@ -108,7 +108,7 @@ def _completed(weight_IO: Tensor, basis_OR: Tensor, columns: int) -> Tensor:
     return basis
 
 
-def _signed(basis_OK: Tensor) -> Tensor:
+def signed(basis_OK: Tensor) -> Tensor:
     """Turn each column so that its largest entry is positive: rounding may flip an eigenvector, never a plan."""
     largest = basis_OK.gather(0, basis_OK.abs().argmax(dim=0, keepdim=True))
     return torch.where(largest < 0, -basis_OK, basis_OK)

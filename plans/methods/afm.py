@@ -4,6 +4,9 @@ U holds the first eigenvectors of the covariance of the outputs y = x W over the
 the pair A = W U, B = U^T, and a bias E[y] (I - U U^T). Of all pairs of a rank with a bias none comes nearer to y. With
 second moments in the place of the covariance, and without the bias, it would be `svd_llm`. Ranks: `closed-form`, as of
 `dipsvd`, or `uniform`, the same ratio for every site.
+
+Head and table of words too, where asked for, on the model as its blocks are left (`low_rank/tables.py`): without a
+bias, which a head has not, so by second moments.
 """
 
 from __future__ import annotations
@@ -11,36 +14,60 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings_dataclass
 from torch import Tensor, outer
 
 from foldrank.edits.add_bias import AddBias
 from foldrank.edits.base import Phase
 from foldrank.errors import SourceError
-from foldrank.plans.low_rank import allocation
+from foldrank.plans.low_rank import allocation, tables
 from foldrank.plans.low_rank.decomposing import Budget, Decomposed, Metrics, decompose, truncated, within
 from foldrank.plans.low_rank.factoring import sites_of, stacked
 from foldrank.plans.low_rank.grams import BlockStatistics, input_of
-from foldrank.plans.low_rank.ranks import Ranks, from_ratios
+from foldrank.plans.low_rank.ranks import Ranks, aligned_rank, from_ratios
+from foldrank.plans.low_rank.tables import Of
 from foldrank.plans.low_rank.waterfill import water_fill, weighted
 from foldrank.plans.low_rank.whitening import Metric
 from foldrank.plans.method import Method, Result, Task
 from foldrank.plans.models.block import Block
+from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.simulate import apply_edits
 from foldrank.sites import Site
 
 CURVATURE_WINDOWS = 4
 
+Share = Annotated[float, Field(gt=0, le=1)]
+
 
 @settings_dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class Settings(Budget):
-    """`ratios`: how the budget, which does not count biases, is shared."""
+    """`ratios`: how the budget, which does not count biases, is shared. Of the numbers of the head, of the table of
+    words and, where both are one, of that `head_keep`, `embedding_keep` and `tables_keep` are left, at most; 1: all.
+    `words`: errors count by how often a word is there or `likely`, or all `alike`."""
 
     ratios: Literal["closed-form", "uniform"] = "closed-form"
+    head_keep: Share = 1.0
+    embedding_keep: Share = 1.0
+    tables_keep: Share = 1.0
+    words: Literal["likely", "alike"] = "likely"
+
+    def __post_init__(self) -> None:
+        if self.tables_keep < 1 and min(self.head_keep, self.embedding_keep) < 1:
+            raise ValueError("tables_keep is one pair for head and embedding; give it, or head_keep and embedding_keep")
+
+    def table_ranks(self, decoder: Decoder) -> dict[Of, int]:
+        """Of each table that is replaced. Raises ValueError where the tables are not as the settings have them."""
+        if self.tables_keep < 1 and not decoder.tied:
+            raise ValueError("tables_keep: head and embedding are two tables; give head_keep and embedding_keep")
+        if self.embedding_keep < 1 and self.head_keep == 1 and decoder.tied:
+            raise ValueError("embedding_keep: the table stays for the head, which is one with it; give tables_keep")
+        kept: dict[Of, float] = {"embedding": self.embedding_keep, "head": self.head_keep, "both": self.tables_keep}
+        shape = decoder.head.shape[0], decoder.head.shape[1]
+        return {of: aligned_rank(shape, keep, self.align) for of, keep in kept.items() if keep < 1}
 
 
 def covariances(
@@ -53,8 +80,18 @@ def covariances(
 
 
 def run(task: Task, settings: Settings) -> Result:
-    """Factor the model. Raises ValueError where the budget is below the smallest ranks, SourceError where roles lie
-    head by head in one weight: then nothing says which numbers of a bias are whose."""
+    """Factor the model. Raises ValueError where the budget is below the smallest ranks or tables are not as asked,
+    SourceError where roles lie head by head in one weight: then nothing says which numbers of a bias are whose."""
+    ranks = settings.table_ranks(task.decoder)
+    made = _blocks(task, settings)
+    if not ranks:
+        return made
+    ends = tables.factored(made.decoder, task.ids, ranks, "afm", likely=settings.words == "likely")
+    return replace(made, decoder=ends.decoder, edits=(*made.edits, *ends.edits), arrays={**made.arrays, **ends.arrays},
+                   predicted={**made.predicted, **ends.predicted})
+
+
+def _blocks(task: Task, settings: Settings) -> Result:
     if settings.keep == 1:
         return Result(task.decoder, edits=(), kept=1.0)
     if together := task.decoder.family.interleaved:

@@ -21,7 +21,7 @@ from torch import Tensor
 from foldrank.digests import WeightDigest, in_threads
 from foldrank.edits import Edit
 from foldrank.edits.add_low_rank import AddLowRank
-from foldrank.edits.base import EMBEDDING, Phase
+from foldrank.edits.base import EMBEDDING, HEAD, Phase
 from foldrank.edits.quantize_embedding import QuantizeEmbedding
 from foldrank.edits.quantize_head import QuantizeHead
 from foldrank.edits.quantize_weight import QuantizeWeight
@@ -96,11 +96,16 @@ def _corrections(task: Task, found: Rounded, sites: list[Site]) -> list[AddLowRa
 
 
 def tables(decoder: Decoder, settings: Settings) -> list[StorageEdit]:
-    """Edits of the head and the table of words: one, where they are one table and are stored alike."""
+    """Edits of the head and the table of words: one, where they are one table and are stored alike. Raises ValueError
+    where a pair stands in the place of one."""
     head = _storage(settings, settings.head_bits,
                     _full(settings, settings.head_bits, len(decoder.head)) or settings.block_size)
     table = _storage(settings, settings.embedding_bits,
                      _full(settings, settings.embedding_bits, len(decoder.table)))
+    for part, few in ((HEAD, head), (EMBEDDING, table)):
+        if few is not None and (pair := decoder.factored.get(part)) is not None:
+            what = f"the {part} is a pair of rank {pair.a.shape[1]}, which stays in floats"
+            raise ValueError(f"quantize: {what}; give {part}_bits=none")
     one = decoder.tied and head == table
     edits: list[StorageEdit] = []
     if head is not None and not one:

@@ -7,8 +7,8 @@ keep the dtype the checkpoint stores; a block is widened to float32 for as long 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from foldrank.edits.base import BRANCHES, LAST, Branch
-from foldrank.plans.models.block import Block, widened
+from foldrank.edits.base import BRANCHES, EMBEDDING, HEAD, LAST, Branch
+from foldrank.plans.models.block import Block, Pair, widened
 from foldrank.plans.models.capture import Arguments, block_arguments, first_input, last_state, logits_of
 from foldrank.plans.models.families import FAMILIES, Family
 from foldrank.plans.models.loading import load_model
@@ -42,6 +42,8 @@ class Decoder:
     _table: Tensor | None = None
     _rotation: Tensor | None = None
     _final: tuple[str, nn.Module] | None = None
+    factored: Mapping[str, Pair] = field(default_factory=dict)
+    """Pairs in the place of the head and the table of words; what runs are their products."""
 
     @classmethod
     def of(cls, model: Any) -> Decoder:
@@ -79,9 +81,15 @@ class Decoder:
 
     @property
     def other_parameters(self) -> int:
-        """Numbers outside the blocks; a tied embedding counts once, and so does what turns the stream."""
+        """Numbers outside the blocks; a tied embedding counts once, so do one pair in the place of two tables and what
+        turns the stream."""
         turning = 0 if self._rotation is None else self._rotation.numel()
-        return turning + sum(parameter.numel() for parameter in self.around)
+        tables = {HEAD: self.model.get_output_embeddings().weight, EMBEDDING: self.model.get_input_embeddings().weight}
+        left = {id(table) for part, table in tables.items() if part not in self.factored}
+        gone = {id(table): table.numel() for table in tables.values() if id(table) not in left}
+        pairs = {id(pair): pair.a.numel() + pair.b.numel() for pair in self.factored.values()}
+        around = sum(parameter.numel() for parameter in self.around)
+        return turning + around - sum(gone.values()) + sum(pairs.values())
 
     @property
     def around(self) -> list[nn.Parameter]:
@@ -142,6 +150,13 @@ class Decoder:
     def with_table(self, table_CV: Tensor) -> Decoder:
         """The same model with another table of words [width, words]; a head tied to it stays."""
         return replace(self, _table=table_CV)
+
+    def with_factored(self, parts: Iterable[str], pair: Pair) -> Decoder:
+        """The same model with A [width, rank] B [rank, words] in the place of its head, its table of words, or both."""
+        table_CV, factored = pair.a @ pair.b, dict.fromkeys(parts, pair)
+        return replace(
+            self, factored={**self.factored, **factored}, _head=table_CV if HEAD in factored else self._head,
+            _table=table_CV if EMBEDDING in factored else self._table)
 
     @property
     def rotated(self) -> bool:

@@ -8,7 +8,8 @@ from torch import nn
 
 from foldrank.edits.add_low_rank import AddLowRank
 from foldrank.errors import PlanMismatch
-from foldrank.plans.reference.model import Model, Sum
+from foldrank.plans.reference.model import Model
+from foldrank.plans.reference.modules import Sum
 
 
 def edit(pair: AddLowRank, model: Model) -> None:

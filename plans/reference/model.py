@@ -18,6 +18,7 @@ from foldrank.edits.storage import FewBits, Numbers
 from foldrank.errors import PlanMismatch
 from foldrank.model.facts import head_size, heads, kv_heads
 from foldrank.plans.models.rounding import rounded
+from foldrank.plans.reference.modules import Looked, Sum
 from foldrank.plans.reference.unpacking import stack, unpack
 from foldrank.sites import ROLES
 
@@ -29,26 +30,6 @@ _FINAL = ("norm", "final_layernorm", "final_layer_norm", "ln_f")
 
 _BY_BLOCK = ("layer_types", "no_rope_layers")
 """Entries of a config that hold one value per block."""
-
-
-class Sum(nn.Module):
-    """What computes a role, and a pair beside it: both read one input, their results are added."""
-
-    def __init__(self, main: nn.Module, pair: nn.Sequential) -> None:
-        super().__init__()
-        self.main, self.pair = main, pair
-
-    @property
-    def rank(self) -> int:
-        """The pair's."""
-        first = self.pair[0]
-        assert isinstance(first, nn.Linear)
-        return first.out_features
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Their sum."""
-        found: torch.Tensor = self.main(inputs) + self.pair(inputs)
-        return found
 
 
 @dataclass(frozen=True)
@@ -125,7 +106,8 @@ class Model:
     @property
     def tied(self) -> bool:
         """Whether the head is the table of words."""
-        return self.head.weight is self.table.weight
+        head = self.head[-1] if isinstance(self.head, nn.Sequential) else self.head
+        return head.weight is self.table.weight
 
     @property
     def table(self) -> Any:
@@ -196,10 +178,17 @@ class Model:
         return Anatomy(
             tuple(BlockAnatomy(number, {role: self._matrix(layer, role) for role in ROLES if role in layer.places})
                   for number, layer in sorted(self.layers.items())),
-            Matrix(_shape(self.head), few_bits=self.few_bits.get(id(self.head))), self.tied,
+            self._head(), self.tied,
             queries, kv_heads(config) or queries, head_size(config) or 0, self.few_bits.get(id(self.table)),
             next((len(matrix) for matrix in self.turning), None), bool(self.centring),
+            len(self.table.matrix) if isinstance(self.table, Looked) else None,
         )
+
+    def _head(self) -> Matrix:
+        if isinstance(self.head, nn.Sequential):
+            first, last = self.head
+            return Matrix((first.in_features, last.out_features), first.out_features)
+        return Matrix(_shape(self.head), few_bits=self.few_bits.get(id(self.head)))
 
     def _matrix(self, layer: Layer, role: str) -> Matrix:
         first, *more = linears = layer.linears(role)

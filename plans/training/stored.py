@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from foldrank.edits import Edit
-from foldrank.edits.base import Phase
+from foldrank.edits.base import Phase, WeightEdit
 from foldrank.edits.replace_weight import ReplaceWeight
 from foldrank.edits.storage import StorageEdit
 from foldrank.planfile.plan import Plan
@@ -34,9 +34,9 @@ Matrix = Callable[[str], Tensor]
 @dataclass(frozen=True)
 class Stored:
     """A plan over the decoder it was made for. `factors`: array names of every site, [A, B] of a pair or [W] alone.
-    `folded`: what the edits leave that come before those. `biases`: arrays that the plan adds to what
-    sites give, which `folded` has too. `few`: matrices that are stored in few bits, by the names of the arrays of their
-    scales."""
+    `folded`: what the edits leave that come before those, and pairs of head and table of words. `biases`: arrays that
+    the plan adds to what sites give, which `folded` has too. `few`: matrices that are stored in few bits, by the names
+    of the arrays of their scales."""
 
     source: Decoder
     plan: Plan
@@ -49,7 +49,7 @@ class Stored:
     @classmethod
     def of(cls, source: Decoder, plan: Plan, *, dense: bool) -> Stored:
         """`dense`: whether sites that the plan leaves as they are, or sliced, count too, each as a W of its own."""
-        early = [edit for edit in plan.edits if edit.phase < Phase.WEIGHTS]
+        early = [edit for edit in plan.edits if edit.phase <= Phase.WEIGHTS and not isinstance(edit, WeightEdit)]
         folded = apply_edits(early, source, plan.arrays)
         factors: dict[Site, tuple[str, ...]] = {edit.site: tuple(edit.arrays()) for edit in plan.at_sites}
         if dense:

@@ -40,6 +40,7 @@ def asked(maker: PlanMaker, kinds: tuple[str, ...], form: Form = "nbits") -> Pla
     if "replace" in kinds:
         maker.replace("block.02.up").replace("block.05.o", seed=1)
     if "low_rank" in kinds:
+        maker.factor("both" if maker.decoder.shape.tied else "head", 9)
         maker.low_rank("block.02.down", 7).low_rank("block.04.up", 9).low_rank("block.05.qkv", 11)
     if "share" in kinds:
         maker.share(5, 0, ("gate", "up", "down")).share(4, 5, ("o",))

@@ -20,7 +20,8 @@ PLAN = {"schema", "source", "calibration", "steps", "predicted", "versions", "ed
 EDITS = {
     "fold_blocks": {"into", "blocks", "coefficients", "norms"}, "drop_branch": {"block", "branch"},
     "slice_mlp": {"block", "channels", "bias"}, "replace_weight": {"site", "tensor"},
-    "low_rank": {"site", "shape", "rank", "factors"}, "quantize_weight": {"site", "shape", "storage"},
+    "low_rank": {"site", "shape", "rank", "factors"}, "low_rank_table": {"of", "shape", "rank", "factors"},
+    "quantize_weight": {"site", "shape", "storage"},
     "quantize_head": {"shape", "storage"}, "quantize_embedding": {"shape", "storage", "head"},
 }
 VALIDATE = {

@@ -28,6 +28,7 @@ KINDS: Final = (
     "rotate_stream",
     "replace_weight",
     "low_rank",
+    "low_rank_table",
     "share_weights",
     "quantize_weight",
     "quantize_head",

@@ -85,10 +85,11 @@ class BlockAnatomy:
 @dataclass(frozen=True)
 class Anatomy:
     """Blocks from the input on; the head, None where it is no plain matrix; whether it is the embedding table, and in
-    which few bits that is stored (in words, where no edit stores so), None where it is of floats. `rotated`: the width
-    of the square matrix that turns the stream where it enters the blocks, and back behind them (in words, where it is
-    not so by half), None where it is as the source has it. `centred`: whether the stream's mean is taken away where it
-    enters the blocks, and by no norm of theirs any more (in words, where that is so by half)."""
+    which few bits that is stored (in words, where no edit stores so), None where it is of floats; `embedding_rank`: of
+    the pair in its place, which a tied head reads too. `rotated`: the width of the square matrix that turns the stream
+    where it enters the blocks, and back behind them (in words, where it is not so by half), None where it is as the
+    source has it. `centred`: whether the stream's mean is taken away where it enters the blocks, and by no norm of
+    theirs any more (in words, where that is so by half)."""
 
     blocks: tuple[BlockAnatomy, ...]
     head: Matrix | None
@@ -99,6 +100,7 @@ class Anatomy:
     embedding: FewBits | str | None = None
     rotated: int | str | None = None
     centred: bool | str = False
+    embedding_rank: int | None = None
     by_number: Mapping[int, BlockAnatomy] = field(init=False, repr=False, compare=False)
     owners: Mapping[Site, Site] = field(init=False, repr=False)
     """Of every single-role site that reads a weight which a block before it reads too, the first that does."""
@@ -180,7 +182,8 @@ class Anatomy:
         for site in sorted({*self.owners, *other.owners}):
             if self.owners.get(site) != other.owners.get(site):
                 yield f"{site}: reads {' against '.join(f'that of {a.owners.get(site, site)}' for a in (self, other))}"
-        for name in ("head", "tied", "heads", "kv_heads", "head_size", "embedding", "rotated", "centred"):
+        for name in ("head", "tied", "heads", "kv_heads", "head_size", "embedding", "embedding_rank", "rotated",
+                     "centred"):
             if getattr(self, name) != getattr(other, name):
                 yield f"{name}: {getattr(self, name)} against {getattr(other, name)}"
 

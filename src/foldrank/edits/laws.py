@@ -58,6 +58,13 @@ def check_shape(site: Site, shape: tuple[int, int], anatomy: Anatomy) -> None:
         raise ValueError(f"{site}: is {list(found)}, the edit says {list(shape)}")
 
 
+def check_head(shape: tuple[int, int], anatomy: Anatomy) -> None:
+    """Whether the head is one matrix [in, out] of this shape. Raises ValueError."""
+    head = anatomy.head
+    if head is None or head.shape != tuple(shape) or head.rank is not None:
+        raise ValueError(f"the head is {head or 'no plain matrix'}, not {list(shape)}")
+
+
 def _named(edit: Edit) -> str:
     return edit.sentence().partition(":")[0].rstrip(".")
 

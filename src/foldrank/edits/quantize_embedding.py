@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 from foldrank.digests import WeightDigest
 from foldrank.edits.anatomy import Anatomy, Matrix
 from foldrank.edits.base import EMBEDDING, HEAD, STRICT, Part, Table, Told, Touch
+from foldrank.edits.laws import check_head
 from foldrank.edits.storage import FewBits, Numbers, Rounding, StorageEdit, check_form
 
 
@@ -63,11 +64,12 @@ class QuantizeEmbedding(StorageEdit):
 
     def on(self, anatomy: Anatomy) -> Anatomy:
         """The table in few bits; the head with it, and tied to it."""
+        if anatomy.embedding_rank is not None:
+            raise ValueError(f"the embedding is a pair of rank {anatomy.embedding_rank}, not {list(self.shape)}")
         found = replace(anatomy, embedding=self.stored)
         if not self.head:
             return replace(found, tied=False)
-        if anatomy.head is None or anatomy.head.shape != self.shape:
-            raise ValueError(f"the head is {anatomy.head or 'no plain matrix'}, not {list(self.shape)}")
+        check_head(self.shape, anatomy)
         return replace(found, head=Matrix(self.shape, few_bits=self.storage), tied=True)
 
     def sentence(self) -> str:

@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 from foldrank.digests import WeightDigest
 from foldrank.edits.anatomy import Anatomy
 from foldrank.edits.base import HEAD, STRICT, Part, Table, Told, Touch
+from foldrank.edits.laws import check_head
 from foldrank.edits.storage import FewBits, Numbers, Rounding, StorageEdit
 
 
@@ -44,8 +45,7 @@ class QuantizeHead(StorageEdit):
 
     def on(self, anatomy: Anatomy) -> Anatomy:
         """A head of its own, in few bits."""
-        if anatomy.head is None or anatomy.head.shape != self.shape:
-            raise ValueError(f"the head is {anatomy.head or 'no plain matrix'}, not {list(self.shape)}")
+        check_head(self.shape, anatomy)
         return replace(anatomy, head=replace(anatomy.head, few_bits=self.storage), tied=False)
 
     def arrays(self) -> Mapping[str, tuple[int, ...] | None]:

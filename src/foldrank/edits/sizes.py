@@ -37,6 +37,11 @@ def bytes_read(anatomy: Anatomy, item: int) -> dict[str, float]:
     return found
 
 
+def bytes_of(matrix: Matrix, item: int) -> float:
+    """Of one matrix, or of the pair in its place; not of what stands beside it."""
+    return sum(_numbers(matrix, set())) * bytes_each(matrix, item)
+
+
 def bytes_each(matrix: Matrix, item: int) -> float:
     """Of one number: a float of `item` bytes, or few bits with their share of a scale and a zero point. In a storage
     that no edit makes, as floats."""

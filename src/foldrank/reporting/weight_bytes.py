@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from foldrank.edits import on_edits
 from foldrank.edits.anatomy import Anatomy, BlockAnatomy, Matrix
 from foldrank.edits.low_rank import rank_limit
-from foldrank.edits.sizes import bytes_by_part, bytes_each, bytes_read
+from foldrank.edits.sizes import bytes_by_part, bytes_of, bytes_read
 from foldrank.model import facts
 from foldrank.model.plain import plain_shapes
 from foldrank.reporting import lookup
@@ -76,9 +76,10 @@ def split(evidence: Evidence, context: int = 1024) -> Split | None:
         return None
     held = bytes_by_part(here, item)
     weights = [Share(part, round(size), round(held[part])) for part, size in bytes_by_part(dense, item).items()]
-    numbers = vocabulary * shapes["q"][0]
-    table, few = item * numbers, round(bytes_each(here.head, item) * numbers) if here.head else 0
-    words = round(bytes_each(Matrix((shapes["q"][0], vocabulary), few_bits=here.embedding), item) * numbers)
+    shape = shapes["q"][0], vocabulary
+    table = item * shape[0] * shape[1]
+    few = round(bytes_of(here.head, item)) if here.head else 0
+    words = round(bytes_of(Matrix(shape, here.embedding_rank, here.embedding), item))
     if dense.tied:  # a head of its own is kept beside the table
         weights.append(Share("embedding and head", table, words + (0 if here.tied else few)))
     else:

@@ -77,7 +77,7 @@ def _graph(path: Path) -> dict[str, Any]:
         "block_numbers": list(anatomy.numbers), "sites": _sites(anatomy),
         "kv": _kv(anatomy), "axes": _axes(model), "parameters": decoder.parameters,
         "bytes": sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None),
-        "tied": anatomy.tied, "tables": _tables(anatomy),
+        "tied": anatomy.tied, "tables": _tables(anatomy), **_table_ranks(anatomy),
         **({} if anatomy.rotated is None else {"rotated": anatomy.rotated}),
         **({"centred": anatomy.centred} if anatomy.centred else {}),
         "opset": model.graph.opset_imports.get(""), "ir_version": model.ir_version,
@@ -88,6 +88,13 @@ def _tables(anatomy: Anatomy) -> dict[str, str | None]:
     """In which few bits head and table of words are stored; null where as floats."""
     held = {"head": anatomy.head.few_bits if anatomy.head else None, "embedding": anatomy.embedding}
     return {name: None if few is None else str(few) for name, few in held.items()}
+
+
+def _table_ranks(anatomy: Anatomy) -> dict[str, dict[str, int]]:
+    """Of the pairs in the place of head and table of words, where there are any."""
+    held = {"head": anatomy.head.rank if anatomy.head else None, "embedding": anatomy.embedding_rank}
+    ranks = {name: rank for name, rank in held.items() if rank is not None}
+    return {"table_ranks": ranks} if ranks else {}
 
 
 def _axes(model: ir.Model) -> dict[str, list[int | str | None]]:

@@ -12,6 +12,7 @@ from foldrank.edits.add_low_rank import AddLowRank
 from foldrank.edits.drop_branch import DropBranch
 from foldrank.edits.fold_blocks import FoldBlocks
 from foldrank.edits.low_rank import LowRank
+from foldrank.edits.low_rank_table import LowRankTable
 from foldrank.edits.pre_rmsnorm import PreRmsnorm
 from foldrank.edits.quantize_embedding import QuantizeEmbedding
 from foldrank.edits.quantize_head import QuantizeHead
@@ -40,6 +41,7 @@ class PlanMaker:
         self.rotations: list[RotateStream] = []
         self.turn: np.ndarray | None = None
         self.edits: list[LowRank | ReplaceWeight] = []
+        self.factored: list[LowRankTable] = []
         self.shares: list[ShareWeights] = []
         self.stored: list[QuantizeWeight | QuantizeHead | QuantizeEmbedding] = []
         self.added: list[AddLowRank] = []
@@ -249,6 +251,21 @@ class PlanMaker:
         self._set(parsed, a.astype(dtype).astype(np.float64) @ b.astype(dtype).astype(np.float64))
         return self
 
+    def factor(self, of: str, rank: int, seed: int = 0) -> PlanMaker:
+        """A random pair in the place of the head, the embedding or both."""
+        d, dtype = self.decoder, self.decoder.shape.stored
+        table = np.ascontiguousarray(d.embedding.T if of == "embedding" else d.head)
+        rng = np.random.default_rng([seed, 11, rank])
+        a = (rng.standard_normal((len(table), rank)) / np.sqrt(rank)).astype(np.float32)
+        b = (rng.standard_normal((rank, table.shape[1])) * 0.3).astype(np.float32)
+        names = (f"{of}.A", f"{of}.B")
+        self.factored.append(LowRankTable(of, table.shape, rank, names, WeightDigest.of(table)))
+        self.arrays |= {names[0]: a, names[1]: b}
+        made = a.astype(dtype).astype(np.float64) @ b.astype(dtype).astype(np.float64)
+        self.head = self.head if of == "embedding" else made
+        self.embedding = self.embedding if of == "head" else made.T
+        return self
+
     def replace(self, site: str, seed: int = 0) -> PlanMaker:
         """A random dense weight."""
         parsed = Site.parse(site)
@@ -300,7 +317,7 @@ class PlanMaker:
         source = Source("tiny", self.config_sha256, "LlamaForCausalLM", self.decoder.shape.blocks, weights)
         document = PlanDocument(source, None, (), {}, {},
                                 (*self.folds, *self.drops, *self.slices, *self.biases, *self.centrings,
-                                 *self.rotations, *self.edits, *self.shares, *self.stored, *self.added))
+                                 *self.rotations, *self.edits, *self.factored, *self.shares, *self.stored, *self.added))
         return Plan(document, self.arrays)
 
     def expected(self) -> Decoder:

@@ -93,6 +93,17 @@ def test_one_table_of_few_bits_is_counted_once(make_bundle: Maker) -> None:
     assert {share.part: share.here for share in found.weights}["embedding and head"] == round((1 + 4 / 32) * 4096 * 192)
 
 
+@pytest.mark.parametrize(("of", "kept"), [("both", 0), ("head", 4 * 192 * 4096)])
+def test_a_pair_in_the_place_of_a_table_is_counted_once_beside_what_stays(
+    make_bundle: Maker, of: str, kept: int
+) -> None:
+    evidence = Evidence.read(make_bundle())
+    pair = {"kind": "low_rank_table", "of": of, "shape": [192, 4096], "rank": 64, "factors": ["a", "b"],
+            "replaces": dict.fromkeys(DTYPES, "0" * 64)}
+    found = split(replace(evidence, plan={**evidence.plan, "edits": [*evidence.plan["edits"], pair]}))
+    assert {s.part: s.here for s in found.weights}["embedding and head"] == kept + 4 * 64 * (192 + 4096)
+
+
 def test_what_blocks_share_is_stored_once_and_read_by_each(make_bundle: Maker) -> None:
     path = make_bundle()
     evidence = Evidence.read(path)

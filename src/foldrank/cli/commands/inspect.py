@@ -35,6 +35,7 @@ def _show(found: dict[str, Any]) -> None:
              output.mebibytes(found["bytes"]), "tied head" if found.get("tied") else "untied head"]
     facts += [f"stream {what}" for what in ("centred", "rotated") if what in found]
     facts += [f"{name} in {few}" for name, few in (found.get("tables") or {}).items() if few]
+    facts += [f"{name} a pair of rank {rank}" for name, rank in found.get("table_ranks", {}).items()]
     if kv:
         facts.append(f"KV {kv['pairs']} x {kv['heads']} heads x {kv['head_size']}")
     output.say(", ".join(fact for fact in facts if fact))
