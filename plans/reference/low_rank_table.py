@@ -34,7 +34,8 @@ def _product(down_RC: nn.Parameter, up_VR: nn.Parameter, bias: nn.Parameter | No
     """(x A) B."""
     (rank, width), words = down_RC.shape, len(up_VR)
     first, second = nn.Linear(width, rank, bias=False), nn.Linear(rank, words, bias=False)
-    first.weight, second.weight, second.bias = down_RC, up_VR, bias
+    first.weight, second.weight = down_RC, up_VR
+    second.register_parameter("bias", bias)
     return nn.Sequential(first, second)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -186,7 +186,7 @@ class Model:
 
     def _head(self) -> Matrix:
         if isinstance(self.head, nn.Sequential):
-            first, last = self.head
+            first, last = cast(list[nn.Linear], [*self.head])
             return Matrix((first.in_features, last.out_features), first.out_features)
         return Matrix(_shape(self.head), few_bits=self.few_bits.get(id(self.head)))
 

@@ -13,7 +13,7 @@ from foldrank.edits.base import EMBEDDING, HEAD, Part, Phase, parts_of
 from foldrank.sites import Site
 
 if TYPE_CHECKING:
-    from foldrank.edits.anatomy import Anatomy
+    from foldrank.edits.anatomy import Anatomy, Matrix
     from foldrank.edits.base import Edit
 
 
@@ -58,11 +58,12 @@ def check_shape(site: Site, shape: tuple[int, int], anatomy: Anatomy) -> None:
         raise ValueError(f"{site}: is {list(found)}, the edit says {list(shape)}")
 
 
-def check_head(shape: tuple[int, int], anatomy: Anatomy) -> None:
-    """Whether the head is one matrix [in, out] of this shape. Raises ValueError."""
+def check_head(shape: tuple[int, int], anatomy: Anatomy) -> Matrix:
+    """The head, one matrix [in, out] of this shape. Raises ValueError where it is another."""
     head = anatomy.head
     if head is None or head.shape != tuple(shape) or head.rank is not None:
         raise ValueError(f"the head is {head or 'no plain matrix'}, not {list(shape)}")
+    return head
 
 
 def _named(edit: Edit) -> str:

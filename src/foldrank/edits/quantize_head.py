@@ -45,8 +45,8 @@ class QuantizeHead(StorageEdit):
 
     def on(self, anatomy: Anatomy) -> Anatomy:
         """A head of its own, in few bits."""
-        check_head(self.shape, anatomy)
-        return replace(anatomy, head=replace(anatomy.head, few_bits=self.storage), tied=False)
+        head = check_head(self.shape, anatomy)
+        return replace(anatomy, head=replace(head, few_bits=self.storage), tied=False)
 
     def arrays(self) -> Mapping[str, tuple[int, ...] | None]:
         """Its numbers."""
