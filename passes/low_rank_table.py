@@ -82,10 +82,11 @@ class FactorTable(GraphPass):
         dtypes = {matrix.tensor.dtype for _, matrix in found.values()}
         if not reasons and len(dtypes) > 1:
             reasons = ["head and embedding are stored in floats of two kinds"]
-        reasons += [f"{name}: does not fit {dtype.name.lower()}" for dtype in dtypes for name in self.wanted.factors
-                    if np.abs(self.arrays[name]).max() > _LARGEST.get(dtype, np.inf)]
         if reasons:
             raise PassRefused(self.name, reasons, _WAY_OUT)
+        if reasons := [f"{name}: does not fit {dtype.name.lower()}" for dtype in dtypes for name in self.wanted.factors
+                       if np.abs(self.arrays[name]).max() > _LARGEST.get(dtype, np.inf)]:
+            raise PassRefused(self.name, reasons, "export to fp32 or bf16")
         return found
 
     def _stored(

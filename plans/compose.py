@@ -195,7 +195,7 @@ def run_all(
 
 def _settled(runs: Sequence[Run], source: Decoder) -> tuple[Run, ...]:
     """The same runs, the first one's edits those that the others leave to it."""
-    settled = runs[0].request.method.settled if runs else None
+    settled = runs[0].request.method.settled if len(runs) > 1 else None  # alone, all is left to it
     if settled is None:
         return tuple(runs)
     first, others = runs[0], runs[1:]

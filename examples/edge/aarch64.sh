@@ -27,15 +27,16 @@ if [ ! -x "$system/usr/bin/python$python" ]; then
     done > "$system/proc/cpuinfo"
 fi
 
-PYTHON="${PYTHON:-$root/.venv/bin/python}" "$root/.ci/wheel" "$folder/wheel" > "$folder/digest.new"
-if ! cmp -s "$folder/digest.new" "$folder/digest"; then
-    rm -rf "$folder/site"
+commit=$(git -C "$root" rev-parse HEAD)
+if [ "$(cat "$folder/commit" 2> /dev/null)" != "$commit" ]; then
+    rm -rf "$folder/wheel" "$folder/site" "$folder/commit"
+    PYTHON="${PYTHON:-$root/.venv/bin/python}" "$root/.ci/wheel" "$folder/wheel"
     platforms=()
     for glibc in 17 24 26 27 28 31 34 35; do platforms+=(--platform "manylinux_2_${glibc}_aarch64"); done
     "${PYTHON:-$root/.venv/bin/python}" -m pip install -q --target "$folder/site" --only-binary=:all: --python-version $python \
         --implementation cp --platform manylinux2014_aarch64 "${platforms[@]}" -c "$root/constraints.txt" \
-        "$(ls -t "$folder"/wheel/foldrank-*.whl | head -1)[cpu]"
-    mv "$folder/digest.new" "$folder/digest"
+        "$(ls "$folder"/wheel/foldrank-*.whl)[cpu]"
+    echo "$commit" > "$folder/commit"
 fi
 
 PYTHONPATH=$folder/site OMP_NUM_THREADS=1 exec qemu-aarch64-static -cpu cortex-a76 -L "$system" \

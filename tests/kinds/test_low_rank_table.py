@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from edited import written
 from kind_rooms import ANATOMY, Rooms
 from synthetic import PlanMaker, Shape, random_decoder, run_onnx, worst
 from synthetic.strategies import Written
@@ -25,9 +26,7 @@ from foldrank.graph.anatomy import anatomy_of
 from foldrank.graph.safe.load import load_model
 from foldrank.model.checkpoint import Checkpoint
 from foldrank.passes.pipeline import transform
-from foldrank.passes.write import write_model
 from foldrank.plans.models.decoder import load_decoder
-from foldrank.runtime.quantizer import quantize
 
 DIGEST = WeightDigest("0" * 64, "0" * 64, "0" * 64)
 FEW = FewBits(8, 16, True, 0)
@@ -82,14 +81,6 @@ def test_planner_and_reference_agree(rooms: Rooms, tiny: Checkpoint, of: str) ->
     dense, planned, reference = rooms([pair(of, table.shape, digest=WeightDigest.of(table))], arrays)
     torch.testing.assert_close(planned, reference, rtol=0, atol=1e-4)
     assert (dense - reference).abs().max() > 1e-1
-
-
-def written(tmp_path: Path, source: Written, maker: PlanMaker) -> Path:
-    """The edited graph's file."""
-    model, _ = transform(load_model(source.write(tmp_path / "dense")), maker.plan(), quantizer=quantize)
-    (tmp_path / "small").mkdir(parents=True)
-    write_model(model, tmp_path / "small")
-    return tmp_path / "small" / "model.onnx"
 
 
 @pytest.mark.parametrize("style", ["genai", "optimum", "torch"])

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
+from edited import written
 from kind_rooms import ANATOMY, Rooms
 from synthetic import PlanMaker, Shape, random_decoder, run_onnx, worst
 from synthetic.strategies import Written
@@ -24,7 +25,6 @@ from foldrank.graph.anatomy import anatomy_of
 from foldrank.graph.safe.load import load_model
 from foldrank.model.checkpoint import Checkpoint
 from foldrank.passes.pipeline import transform
-from foldrank.passes.write import write_model
 from foldrank.plans.models.decoder import load_decoder
 from foldrank.runtime.quantizer import quantize
 
@@ -59,14 +59,6 @@ def test_planner_and_reference_agree(rooms: Rooms, tiny: Checkpoint, bits: int) 
     dense, planned, reference = rooms([QuantizeEmbedding(table.shape, few, WeightDigest.of(table), head=False)], {})
     torch.testing.assert_close(planned, reference, rtol=0, atol=1e-4)
     assert (dense - reference).abs().max() > 1e-3
-
-
-def written(tmp_path: Path, source: Written, maker: PlanMaker) -> Path:
-    """The edited graph's file."""
-    model, _ = transform(load_model(source.write(tmp_path / "dense")), maker.plan(), quantizer=quantize)
-    (tmp_path / "small").mkdir(parents=True)
-    write_model(model, tmp_path / "small")
-    return tmp_path / "small" / "model.onnx"
 
 
 @pytest.mark.parametrize("style", ["genai", "optimum"])

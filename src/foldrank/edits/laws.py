@@ -66,6 +66,12 @@ def check_head(shape: tuple[int, int], anatomy: Anatomy) -> Matrix:
     return head
 
 
+def check_table(shape: tuple[int, int], anatomy: Anatomy) -> None:
+    """Whether the table of words, [width, words] by this shape, is no pair. Raises ValueError."""
+    if anatomy.embedding_rank is not None:
+        raise ValueError(f"the embedding is a pair of rank {anatomy.embedding_rank}, not {list(shape)}")
+
+
 def _named(edit: Edit) -> str:
     return edit.sentence().partition(":")[0].rstrip(".")
 

@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from foldrank.digests import WeightDigest
 from foldrank.edits.anatomy import Anatomy, Matrix
 from foldrank.edits.base import EMBEDDING, HEAD, STRICT, Edit, Part, Phase, Table, Told, Touch
-from foldrank.edits.laws import check_head
+from foldrank.edits.laws import check_head, check_table
 from foldrank.edits.low_rank import rank_limit
 
 
@@ -60,8 +60,8 @@ class LowRankTable(Edit):
         """Ranks; head and embedding are one only where one pair stands for both."""
         if HEAD in self.parts:
             check_head(self.shape, anatomy)
-        if EMBEDDING in self.parts and anatomy.embedding_rank is not None:
-            raise ValueError(f"the embedding is a pair of rank {anatomy.embedding_rank}, not {list(self.shape)}")
+        if EMBEDDING in self.parts:
+            check_table(self.shape, anatomy)
         found = replace(anatomy, tied=self.of == "both")
         if EMBEDDING in self.parts:
             found = replace(found, embedding_rank=self.rank)

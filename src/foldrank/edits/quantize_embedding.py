@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from foldrank.digests import WeightDigest
 from foldrank.edits.anatomy import Anatomy, Matrix
 from foldrank.edits.base import EMBEDDING, HEAD, STRICT, Part, Table, Told, Touch
-from foldrank.edits.laws import check_head
+from foldrank.edits.laws import check_head, check_table
 from foldrank.edits.storage import FewBits, Numbers, Rounding, StorageEdit, check_form
 
 
@@ -64,8 +64,7 @@ class QuantizeEmbedding(StorageEdit):
 
     def on(self, anatomy: Anatomy) -> Anatomy:
         """The table in few bits; the head with it, and tied to it."""
-        if anatomy.embedding_rank is not None:
-            raise ValueError(f"the embedding is a pair of rank {anatomy.embedding_rank}, not {list(self.shape)}")
+        check_table(self.shape, anatomy)
         found = replace(anatomy, embedding=self.stored)
         if not self.head:
             return replace(found, tied=False)
