@@ -13,6 +13,6 @@ from foldrank.plans.models.decoder import Decoder
 def simulated(edit: ShareWeights, decoder: Decoder, arrays: Mapping[str, np.ndarray]) -> Decoder:
     """The decoder with a block that reads another's weights."""
     block, lender = decoder.block(edit.block), decoder.block(edit.of)
-    names = {role: lender.shared.get(role, str(owner)) for role, (_, owner) in zip(edit.roles, edit.sites, strict=True)}
+    names = {site.role: lender.shared.get(site.role, str(owner)) for site, owner in edit.borrows.items()}
     lending = lender.with_shared(lender, names)
     return decoder.with_block(lending).with_block(block.with_shared(lending, names))

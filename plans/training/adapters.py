@@ -1,6 +1,7 @@
 """What recovery may change of a plan's stored arrays, as parameters that leave them as they are until they are trained.
 
-    factors   every matrix the plan stores at a site (A and B of pairs, replaced weights) is trained as it is
+    factors   every matrix the plan stores at a site (A and B of pairs, there or beside, replaced weights, what blocks
+              share once for all of them) is trained as it is
     sliced    gate, up and down of every MLP that a plan narrows, whatever stands there: what the cut left, trained as
               it is, which is how FLAP's and Minitron's narrower MLPs are repaired too (arXiv 2407.14679)
     lora      every stored or dense matrix M becomes M + 2 P Q, P Q of rank 8, and is merged back (arXiv 2106.09685)
@@ -21,7 +22,6 @@ name. Knows nothing of losses or text.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -79,10 +79,7 @@ def adapter(kind: Kind, stored: Stored, generator: torch.Generator) -> Adapter:
     parts = make[kind](stored, generator)
     if not parts:
         raise ValueError(f"recover {kind}: {_MISSING[kind]}; take {_INSTEAD[kind]}")
-    users: dict[str, set[int]] = {}
-    for site, names in stored.factors.items():
-        for name in names:
-            users.setdefault(name, set()).add(site.block)
+    users = {name: {site.block for site in sites} for name, sites in stored.users.items()}
     users |= {name: {site.block} for name, site in stored.biases.items()}
     parameters: dict[str, Tensor] = {}
     blocks: dict[str, frozenset[int]] = {}
@@ -179,7 +176,7 @@ def _diagonal(stored: Stored, _generator: torch.Generator) -> _Parts:
 
 def _seconds(stored: Stored) -> list[str]:
     """B of every pair: no two sites share one, as they may an A."""
-    return [names[1] for names in stored.factors.values() if names[1:]]
+    return [names[1] for names in (*stored.factors.values(), *stored.beside.values()) if names[1:]]
 
 
 def _scales(stored: Stored, _generator: torch.Generator) -> _Parts:
@@ -194,11 +191,10 @@ def _scales(stored: Stored, _generator: torch.Generator) -> _Parts:
 def _norms(stored: Stored, _generator: torch.Generator) -> _Parts:
     gains: dict[tuple[int, int], Tensor] = {}
     parts: _Parts = {}
-    uses = Counter(names[0] for names in stored.factors.values())
-    for site, (name, *_) in stored.factors.items():
+    for site, (name, *_) in (*stored.factors.items(), *stored.beside.items()):
         for norm, roles in enumerate(_NORMED):
             if set(site.roles) <= set(roles):
-                if uses[name] > 1:
+                if len(stored.users[name]) > 1:
                     raise ValueError(f"recover norms: {name} is shared by several blocks; take factors or lora")
                 rows = len(stored.matrix(name))
                 gain = gains.setdefault((site.block, norm), torch.ones(rows, device=stored.source.device))

@@ -17,11 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from foldrank.edits.base import BesideEdit, Phase
+from foldrank.edits.base import BesideEdit, Phase, adapter_factors
 from foldrank.planfile.document import Keep, Step
 from foldrank.planfile.plan import Plan
 from foldrank.plans.bits.again import rounded_again
-from foldrank.plans.bits.correcting import names_of
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.shelf import MemoryShelf, Shelf
 from foldrank.plans.training.adapters import DENSE, RATES, ROUNDED, Kind, adapter
@@ -111,18 +110,17 @@ def recover(
 
 
 def _check_seen(plan: Plan, kind: Kind, target: Target) -> None:
-    """Pairs beside what is trained are not seen: those of `quantize` are made anew afterwards, others are not. Nor is
-    it seen that blocks share what is trained."""
+    """An adapter's pairs are not the plan's to train. Nor are scales where it is not seen whose they are."""
     if any(step.method == "merge" for step in plan.document.steps):
         raise ValueError("recovery aims at the checkpoint without the adapter that merge put into it; merge with peft, "
                          "and give the merged model")
-    if any(edit.phase is Phase.SHARING for edit in plan.edits):
-        raise ValueError("recovery does not see that blocks share weights; plan without it, or do not recover")
+    if kind in ROUNDED and any(edit.phase is Phase.SHARING for edit in plan.edits):
+        raise ValueError(f"recover {kind}: it is not seen that blocks share weights; take factors")
     if target != "logits" and any(edit.phase in (Phase.NORMS, Phase.ROTATION) for edit in plan.edits):
         raise ValueError(f"recovery towards {target}: features of a stream that was rotated or has lost its mean are "
                          "none of the dense model's; take logits")
     beside = [edit for edit in plan.edits if isinstance(edit, BesideEdit)]
-    if any(edit.factors != names_of(edit.site) for edit in beside):
+    if any(edit.factors == adapter_factors(edit.site) for edit in beside):
         raise ValueError("recovery does not see the adapter beside the weights; recover first, then add it")
     if beside and kind == "scales":
         raise ValueError("recover scales: pairs beside the weights make up for what rounding lost; take lora")

@@ -5,7 +5,7 @@ Knows edits and blocks. Knows nothing of training.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from foldrank.edits import Edit
-from foldrank.edits.base import Phase, WeightEdit
+from foldrank.edits.base import BesideEdit, Phase, WeightEdit
 from foldrank.edits.replace_weight import ReplaceWeight
 from foldrank.edits.storage import StorageEdit
 from foldrank.planfile.plan import Plan
+from foldrank.plans.bits.correcting import names_of
 from foldrank.plans.bits.holding import nearest_held, site_of
 from foldrank.plans.low_rank.factoring import replaced_digests
 from foldrank.plans.models.block import Block
@@ -33,33 +34,38 @@ Matrix = Callable[[str], Tensor]
 
 @dataclass(frozen=True)
 class Stored:
-    """A plan over the decoder it was made for. `factors`: array names of every site, [A, B] of a pair or [W] alone.
-    `folded`: what the edits leave that come before those, and pairs of head and table of words. `biases`: arrays that
-    the plan adds to what sites give, which `folded` has too. `few`: matrices that are stored in few bits, by the names
-    of the arrays of their scales."""
+    """A plan over the decoder it was made for. `factors`: array names of every site, [A, B] of a pair or [W] alone; of
+    one that reads another block's weight, that one's. `beside`: of the pair that is added to it. `folded`: what the
+    edits leave that come before those, and pairs of head and table of words. `biases`: arrays that the plan adds to
+    what sites give, which `folded` has too. `few`: matrices that are stored in few bits, by the names of the arrays of
+    their scales."""
 
     source: Decoder
     plan: Plan
     folded: Decoder
     factors: Mapping[Site, tuple[str, ...]]
     biases: Mapping[str, Site] = field(default_factory=dict)
+    beside: Mapping[Site, tuple[str, str]] = field(default_factory=dict)
     few: Mapping[str, FewNumbers] = field(default_factory=dict)
     _held: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, source: Decoder, plan: Plan, *, dense: bool) -> Stored:
-        """`dense`: whether sites that the plan leaves as they are, or sliced, count too, each as a W of its own."""
-        early = [edit for edit in plan.edits if edit.phase <= Phase.WEIGHTS and not isinstance(edit, WeightEdit)]
+        """`dense`: whether sites that the plan leaves as they are, or sliced, count too, each as a W of its own. Pairs
+        that make up for rounding do not: they are made anew with it."""
+        early = [edit for edit in plan.edits if edit.phase <= Phase.SHARING and not isinstance(edit, WeightEdit)]
         folded = apply_edits(early, source, plan.arrays)
         factors: dict[Site, tuple[str, ...]] = {edit.site: tuple(edit.arrays()) for edit in plan.at_sites}
         if dense:
-            covered = {part for site in factors for part in site.parts}
+            covered = {part for site in factors for part in site.parts} | {s for edit in early for s in edit.borrows}
             left = {site: name for edit in early for site, name in edit.leaves.items()}
             for block in folded.blocks:
                 alone = [Site(block.number, (role,)) for role in block.roles]
                 factors |= {site: (left.get(site, f"{site}.W"),) for site in alone if site not in covered}
         biases = {name: site for edit in early for site, name in edit.adds.items()}
-        return cls(source, plan, folded, factors, biases)
+        beside = {edit.site: edit.factors for edit in plan.edits
+                  if isinstance(edit, BesideEdit) and edit.factors != names_of(edit.site)}
+        return cls(source, plan, folded, _lent(early, factors), biases, beside)
 
     @classmethod
     def rounded(cls, source: Decoder, plan: Plan) -> Stored:
@@ -82,11 +88,16 @@ class Stored:
 
     @cached_property
     def sites(self) -> Mapping[str, Site]:
-        """A site of every stored matrix; the first of those that share one."""
-        found: dict[str, Site] = {}
-        for site, names in self.factors.items():
+        """A site of every stored matrix; the first of those that share one, a lender before those that borrow."""
+        return {name: sites[0] for name, sites in self.users.items()}
+
+    @cached_property
+    def users(self) -> Mapping[str, Sequence[Site]]:
+        """The sites that compute with every stored matrix."""
+        found: dict[str, list[Site]] = {}
+        for site, names in (*self.factors.items(), *self.beside.items()):
             for name in names:
-                found.setdefault(name, site)
+                found.setdefault(name, []).append(site)
         return found
 
     def matrix(self, name: str) -> Tensor:
@@ -123,10 +134,11 @@ class Stored:
         weights: dict[str, Tensor] = {}
         for site, names in self.factors.items():
             if site.block == number:
-                first, *rest = map(matrix, names)
-                whole = first @ rest[0] if rest else first
-                widths = [block.weight(role).shape[1] for role in site.roles] if site.roles[1:] else whole.shape[1]
-                weights.update(zip(site.roles, whole.split(widths, dim=1), strict=True))
+                weights |= _columns(block, site, [matrix(name) for name in names])
+        for site, names in self.beside.items():
+            if site.block == number:
+                added = _columns(block, site, [matrix(name) for name in names])
+                weights |= {role: weights.get(role, block.weight(role)) + more for role, more in added.items()}
         if weights:
             block = block.with_weights(weights)
         for name, site in self.biases.items():
@@ -143,12 +155,36 @@ class Stored:
         held = {name for edit in edits for name in edit.arrays()}
         named = {block.number: block for block in self.folded.blocks}
         added: list[Edit] = [
-            ReplaceWeight(site, names[0], replaced_digests(self.source.blocks, named[site.block], site.roles))
-            for site, names in self.factors.items() if names[0] in changed - held
+            ReplaceWeight(site, name, replaced_digests(self.source.blocks, named[site.block], site.roles))
+            for name, site in self.sites.items() if name in changed - held
         ]
         first = [edit for edit in edits if edit.phase <= Phase.WEIGHTS]
         last = [edit for edit in edits if edit.phase > Phase.WEIGHTS]
         return replace(self.plan, arrays=arrays, document=replace(self.plan.document, edits=(*first, *added, *last)))
+
+
+def _lent(edits: Sequence[Edit], factors: Mapping[Site, tuple[str, ...]]) -> dict[Site, tuple[str, ...]]:
+    """These, and under each site that borrows what stands at the lender's. Raises ValueError where a matrix is lent in
+    parts."""
+    found = dict(factors)
+    for edit in edits:
+        borrowers = {lender: site for site, lender in edit.borrows.items()}
+        for site, names in list(found.items()):
+            parts = [borrowers[part] for part in site.parts if part in borrowers]
+            if parts and len(parts) < len(site.parts):
+                raise ValueError(f"recovery: block {parts[0].block} reads a part of what stands at {site}; plan the "
+                                 "roles apart, or do not recover")
+            if parts:
+                found[Site(parts[0].block, site.roles)] = names
+    return found
+
+
+def _columns(block: Block, site: Site, matrices: Sequence[Tensor]) -> dict[str, Tensor]:
+    """W, or A B, by role."""
+    first, *rest = matrices
+    whole = first @ rest[0] if rest else first
+    widths = [block.weight(role).shape[1] for role in site.roles] if site.roles[1:] else whole.shape[1]
+    return dict(zip(site.roles, whole.split(widths, dim=1), strict=True))
 
 
 def _unpacked(edit: StorageEdit, arrays: Mapping[str, np.ndarray], device: torch.device) -> list[FewNumbers]:

@@ -156,6 +156,11 @@ class Edit(abc.ABC):
         """Arrays [out] that it adds to what single-role sites give."""
         return {}
 
+    @property
+    def borrows(self) -> Mapping[Site, Site]:
+        """Single-role sites that read another's weight from here on, each with that one."""
+        return {}
+
     def holding(self, names: frozenset[str]) -> Edit:
         """The edit with those of these arrays that are among what it `leaves`."""
         return self

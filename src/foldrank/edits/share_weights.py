@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -34,9 +34,9 @@ class ShareWeights(Edit):
             raise ValueError(f"block {self.block}: roles {self.roles} are not some of {', '.join(ROLES)} in order")
 
     @property
-    def sites(self) -> Iterator[tuple[Site, Site]]:
-        """Single-role sites of the block, each with that whose weight it reads."""
-        return ((Site(self.block, (role,)), Site(self.of, (role,))) for role in self.roles)
+    def borrows(self) -> Mapping[Site, Site]:
+        """Of each role, in order."""
+        return {Site(self.block, (role,)): Site(self.of, (role,)) for role in self.roles}
 
     @property
     def touch(self) -> Touch:
@@ -47,7 +47,7 @@ class ShareWeights(Edit):
     def on(self, anatomy: Anatomy) -> Anatomy:
         """One weight at both blocks' roles. It must be a whole one, of floats: what is stored in few bits or made of
         pairs cannot be shared yet."""
-        for site, lender in self.sites:
+        for site, lender in self.borrows.items():
             matrix, lent = anatomy.matrix(site), anatomy.matrix(lender)
             if odd := next((m for m in (matrix, lent) if m != Matrix(m.shape)), None):
                 raise ValueError(f"{site}: cannot read the weight of {lender}: {odd} is no whole matrix of floats")

@@ -10,12 +10,13 @@ import torch
 from tiny_families import TINY, save
 
 from foldrank.edits.replace_weight import ReplaceWeight
+from foldrank.edits.share_weights import ShareWeights
 from foldrank.edits.slice_mlp import SliceMlp
 from foldrank.model.checkpoint import Checkpoint
 from foldrank.planfile.document import PlanDocument, Source
 from foldrank.planfile.plan import Plan
 from foldrank.plans.method import Result, Task
-from foldrank.plans.methods import dipsvd, flap, width
+from foldrank.plans.methods import dipsvd, flap, recursive, width
 from foldrank.plans.models.decoder import Decoder, load_decoder
 from foldrank.plans.reference import reference_model
 from foldrank.plans.simulate import apply_edits
@@ -61,6 +62,13 @@ def narrow(tiny: Checkpoint, decoder: Decoder) -> Plan:
 def biased(tiny: Checkpoint, decoder: Decoder) -> Plan:
     """Narrower MLPs, rows of down as they were, a bias behind it."""
     found = flap.run(Task(decoder, TEXT[:6], 0, source=decoder), flap.Settings(keep=0.8, align=4))
+    return planned(tiny, decoder, found)
+
+
+@pytest.fixture(scope="module")
+def looped(tiny: Checkpoint, decoder: Decoder) -> Plan:
+    """Three blocks read one block's weights, a pair of each block's own beside them."""
+    found = recursive.run(Task(decoder, TEXT[:6], 0, source=decoder), recursive.Settings(group=3, rank=4))
     return planned(tiny, decoder, found)
 
 
@@ -168,3 +176,36 @@ def test_without_a_kind_the_plan_decides(decoder: Decoder, pairs: Plan, narrow: 
     assert suited(nothing, roles) == "lora"
     training = Recovery(None, minutes=2).training(narrow, roles)
     assert (training.kind, training.minutes, training.batch) == ("sliced", 2, 2)
+
+
+@pytest.mark.parametrize("kind", ["factors", "lora"])
+def test_what_blocks_share_is_trained_once_for_all_of_them(
+    tiny: Checkpoint, decoder: Decoder, looped: Plan, kind: Kind
+) -> None:
+    found = recover(decoder, looped, TEXT, Training(kind, steps=20, measured=4, rate=3e-3))
+    assert found.plan.edits == looped.edits
+    written = {edit.site for edit in found.plan.of(ReplaceWeight)} - {edit.site for edit in looped.of(ReplaceWeight)}
+    assert not written, "every block is in a group"
+    assert not any(np.array_equal(found.plan.arrays[name], array) for name, array in looped.arrays.items())
+    agrees(tiny, decoder, found)
+
+
+def test_what_is_lent_as_it_was_is_written_at_the_lender_alone(tiny: Checkpoint, decoder: Decoder) -> None:
+    """Block 2 reads block 4's MLP: above it, so that the borrower comes first."""
+    edits = (ShareWeights(2, 4, ("gate", "up", "down")),)
+    plan = Plan(PlanDocument(Source(tiny.name, tiny.config_sha256, tiny.architecture, 6, {}), None, (), {}, {}, edits),
+                {})
+    found = recover(decoder, plan, TEXT, Training("lora", steps=20, measured=4, rate=3e-3))
+    written = {edit.site for edit in found.plan.of(ReplaceWeight)}
+    assert {(site.block, site.role) for site in written} == {
+        (block, role) for block in range(6) for role in decoder.family.roles
+        if block != 2 or role not in ("gate", "up", "down")}
+    assert found.plan.edits[-1] == edits[0]
+    agrees(tiny, decoder, found)
+
+
+@pytest.mark.parametrize(("kind", "why"), [("norms", "is shared by several blocks"),
+                                           ("scales", "it is not seen that blocks share weights; take factors")])
+def test_what_would_change_the_other_blocks_is_refused(decoder: Decoder, looped: Plan, kind: Kind, why: str) -> None:
+    with pytest.raises(ValueError, match=f"recover {kind}: .*{why}"):
+        recover(decoder, looped, TEXT, Training(kind, steps=2))
