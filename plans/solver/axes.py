@@ -22,6 +22,9 @@ AXES: tuple[Axis, ...] = ("fold", "drop", "width", "rank", "bits")
 SHARES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0)
 """Of the budget: the other ones that are told of."""
 
+GAP = 5e-3
+"""Relative gap to the best bound: what is told here, and decides nothing, need not be closer."""
+
 
 @dataclass(frozen=True)
 class Share:
@@ -61,7 +64,7 @@ def best(terms: Terms, dense: Layout, factors: Factors, limit: float) -> float |
     options: Sequence[Option] = [*ranks(terms, dense, factors), *widths(terms, dense, factors),
                                  *joint(terms, dense, wholes, added)]
     chosen = choose(options, limit - len(dense) * terms.costs.block(), attentions(dense) - 1,
-                    stored_alike(dense, terms))
+                    stored_alike(dense, terms), GAP)
     return None if chosen is None else sum(option.nats for option in chosen)
 
 

@@ -19,7 +19,7 @@ from foldrank.edits.base import Branch
 from foldrank.plans.solver.layout import Roles
 
 GAP = 5e-4
-"""Relative gap to the best bound at which the solver stops."""
+"""Relative gap to the best bound at which the solver stops, where nothing else is said."""
 
 SCALE = 1000.0
 """What the budget is scaled to, so that a site's cost is far above the solver's tolerance."""
@@ -49,7 +49,7 @@ class Option:
 
 
 def choose(
-    options: Sequence[Option], limit: float, spare: int = 0, alike: Sequence[Sequence[Cell]] = ()
+    options: Sequence[Option], limit: float, spare: int = 0, alike: Sequence[Sequence[Cell]] = (), gap: float = GAP
 ) -> tuple[Option, ...] | None:
     """The options with the least summed loss that cover every cell once within the limit; None where none do.
 
@@ -77,7 +77,7 @@ def choose(
                         LinearConstraint(np.array([gone]), -np.inf, spare)]
     found = milp(
         [option.nats for option in options], integrality=np.ones(len(options)), bounds=Bounds(0, 1),
-        constraints=constraints, options={"mip_rel_gap": GAP, "node_limit": NODES},
+        constraints=constraints, options={"mip_rel_gap": gap, "node_limit": NODES},
     )
     if found.x is None:
         return None

@@ -140,7 +140,8 @@ class Search:
             inputs[len(fitted):] = [fitted[-1].output]
         blocks = [f.block for f in fitted]
         measured = self.meter.inputs(blocks, base.measured[: start + 1] if base else ())
-        loss = self.meter.loss(measured[-1], blocks[-1:])
+        dense = all(span.untouched for span in layout)  # the original itself
+        loss = 0.0 if dense else self.meter.loss(measured[-1], blocks[-1:])
         return State(layout, tuple(fitted), tuple(inputs[:-1]), measured, loss)
 
     def _step(self, state: State, moves: Sequence[Move], need: float, whole: float) -> State:
