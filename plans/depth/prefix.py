@@ -19,6 +19,7 @@ from foldrank.edits.fold_blocks import FoldBlocks
 from foldrank.plans.depth.similarity import cosines
 from foldrank.plans.depth.windows import Window
 from foldrank.plans.models.decoder import Decoder
+from foldrank.plans.models.wide import wide
 from foldrank.plans.shelf import Figures
 from foldrank.plans.simulate import apply_edits
 
@@ -46,6 +47,7 @@ class PrefixCache:
         compared: Callable[[Tensor], Tensor],
     ) -> PrefixCache:
         """Run the original once."""
+        decoder = wide(decoder)
         hidden, inputs = decoder.embed(ids_NT), []
         with torch.no_grad():
             for block in decoder.blocks:

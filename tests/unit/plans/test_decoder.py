@@ -18,6 +18,7 @@ from foldrank.plans.low_rank.grams import block_statistics, gram
 from foldrank.plans.models.block import watch_inputs
 from foldrank.plans.models.decoder import Decoder, load_decoder
 from foldrank.plans.models.loading import load_model
+from foldrank.plans.models.wide import wide
 from foldrank.plans.simulate import apply_edits
 from foldrank.plans.simulate.fold_blocks import merge
 
@@ -53,6 +54,11 @@ def test_blocks_stay_as_stored_and_compute_as_if_they_were_float32(specs_5m: Pat
     assert hidden.dtype == torch.float32
     assert torch.equal(hidden, whole.forward(ids))
     assert torch.equal(stored.logits(hidden), whole.logits(hidden))
+    size, held = 4 * sum(t.numel() for block in stored.blocks for t in block.tensors.values()), wide(stored)
+    assert {t.dtype for block in held.blocks for t in block.tensors.values()} == {torch.float32}
+    assert torch.equal(held.forward(ids), hidden)
+    assert wide(stored, size - 1) is stored
+    assert wide(held) is held
 
 
 def test_other_families_are_refused_by_name() -> None:
