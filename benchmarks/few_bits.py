@@ -20,7 +20,8 @@ from foldrank.benchmarks.quality_judge import Judge, judge
 from foldrank.bundle.bundle import Bundle
 from foldrank.disk.staging import write_atomically
 from foldrank.model.checkpoint import Checkpoint
-from foldrank.plans.compose import calibration_windows, parse_all, plan_of, run_all, usable
+from foldrank.plans.calibration import calibration_windows, usable
+from foldrank.plans.compose import parse_all, plan_of, run_all
 from foldrank.plans.request import parse
 from foldrank.verbs.apply import apply
 from foldrank.verbs.export import export

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from foldrank.benchmarks.environment import environment
 from foldrank.model.checkpoint import Checkpoint
-from foldrank.plans.compose import calibration_windows
+from foldrank.plans.calibration import calibration_windows
 from foldrank.plans.depth.prefix import AT_ONCE, Bounding
 from foldrank.plans.depth.windows import Search, Window, merge_windows, search_threshold
 from foldrank.plans.methods.slm import Rule, Settings, prefix_cache

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from foldrank.benchmarks.environment import environment
 from foldrank.model.checkpoint import Checkpoint
-from foldrank.plans.compose import calibration_windows, usable
+from foldrank.plans.calibration import calibration_windows, usable
 from foldrank.plans.low_rank.decomposing import by_input, decompose
 from foldrank.plans.low_rank.factoring import replaced
 from foldrank.plans.low_rank.ranks import from_ratios

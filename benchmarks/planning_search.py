@@ -24,7 +24,8 @@ from foldrank.benchmarks.planning_ranks import grams, linears, loss, truncated
 from foldrank.benchmarks.quality_judge import Judge, judge
 from foldrank.disk.staging import write_atomically
 from foldrank.model.checkpoint import Checkpoint
-from foldrank.plans.compose import calibration_windows, parse_all, run_all, usable
+from foldrank.plans.calibration import calibration_windows, usable
+from foldrank.plans.compose import parse_all, run_all
 from foldrank.plans.low_rank import bayesian
 from foldrank.plans.low_rank.allocation import rescaled
 from foldrank.plans.models.decoder import Decoder

@@ -22,7 +22,8 @@ from foldrank.benchmarks.quality_cells import KEEPS, SEEDS, Cell, cells, keep_pl
 from foldrank.benchmarks.quality_judge import TOKENS, Judge, judge
 from foldrank.benchmarks.quality_recovered import Recoveries
 from foldrank.model.checkpoint import Checkpoint
-from foldrank.plans.compose import calibration_windows, parse_all, plan_of, run_all, usable
+from foldrank.plans.calibration import calibration_windows, usable
+from foldrank.plans.compose import parse_all, plan_of, run_all
 from foldrank.plans.training.adapters import RATES
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from foldrank.model.checkpoint import Checkpoint
-from foldrank.plans.compose import usable
+from foldrank.plans.calibration import usable
 from foldrank.plans.models.decoder import Decoder, load_decoder
 from foldrank.plans.texts import cut_windows, load_tokenizer, read_text
 

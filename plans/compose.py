@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,21 +20,19 @@ from foldrank.edits import Edit, on_edits
 from foldrank.edits.base import Phase
 from foldrank.errors import InvariantBroken, SourceError
 from foldrank.freed import give_back
-from foldrank.model import context
 from foldrank.model.anatomy import checkpoint_anatomy
-from foldrank.model.facts import context_length, vocabulary
 from foldrank.model.opening import PLAIN, Opening
-from foldrank.planfile.document import Calibration, Keep, PlanDocument, Source, Step
+from foldrank.planfile.document import Keep, PlanDocument, Source, Step
 from foldrank.planfile.plan import Plan
+from foldrank.plans.calibration import calibration_windows, described, usable
 from foldrank.plans.depth.similarity_map import similarity_map
-from foldrank.plans.likeness import read_like
 from foldrank.plans.method import Result, Task
 from foldrank.plans.models.decoder import Decoder, load_decoder
-from foldrank.plans.models.losses import position_losses
 from foldrank.plans.request import Request, aligned, parse
 from foldrank.plans.resume import code_version, open_shelf
+from foldrank.plans.shards import HERE, Shards
 from foldrank.plans.shelf import MemoryShelf, Shelf
-from foldrank.plans.texts import Windows, cut_windows, load_tokenizer, read_text
+from foldrank.plans.texts import Windows
 from foldrank.progress import SILENT, Progress
 from foldrank.sites import Site
 from foldrank.verified import sha256_of
@@ -43,18 +40,6 @@ from foldrank.versions import versions
 
 if TYPE_CHECKING:
     from foldrank.model.checkpoint import Checkpoint
-
-WINDOW = 512
-"""Tokens of a calibration window, or fewer where the model cannot use so many (`usable`)."""
-
-CALIBRATION_TOKENS = 24_576
-"""Default calibration: 48 windows."""
-
-CHARACTERS = 8
-"""Of documents like a text read for each token asked for: more than most tokenizers need."""
-
-LEAST_TOKENS = 16
-"""Fewer are no calibration."""
 
 _DOES = {
     Phase.BLOCKS: "fold blocks", Phase.BRANCHES: "drop branches", Phase.WIDTHS: "narrow MLPs",
@@ -73,7 +58,7 @@ class Run:
 def make_plan(
     checkpoint: Checkpoint, methods: Sequence[str], *, calibration: Path | None = None,
     calibration_tokens: int | None = None, windows: Windows | None = None, seed: int = 0, device: str = "cpu",
-    progress: Progress = SILENT, after: Callable[[Decoder, Plan, Shelf], Plan] | None = None,
+    progress: Progress = SILENT, after: Callable[[Decoder, Plan, Shelf], Plan] | None = None, shards: Shards = HERE,
 ) -> Plan:
     """Plan a checkpoint. `windows`: the calibration, where it is cut already. `after`: what is done to the plan
     then, on the same shelf. Raises ValueError on wrong use, SourceError on a text or checkpoint that cannot serve."""
@@ -81,13 +66,15 @@ def make_plan(
     windows = windows or calibration_windows(checkpoint, calibration, calibration_tokens, seed)
     decoder = load_decoder(checkpoint, device=device)
     windows = usable(decoder, windows)
-    with open_shelf(*_inputs(checkpoint, windows, seed, device)) as shelf:
-        runs = run_all(decoder, requests, windows.ids, seed, progress, shelf, opening=windows.opening)
-        plan = plan_of(checkpoint, decoder, windows, runs)
+    with open_shelf(*_inputs(checkpoint, windows, seed, device, shards)) as shelf:
+        runs = run_all(decoder, requests, windows.ids, seed, progress, shelf, opening=windows.opening, shards=shards)
+        plan = plan_of(checkpoint, decoder, windows, runs, shards.count)
         return plan if after is None else after(decoder, plan, shelf)
 
 
-def plan_of(checkpoint: Checkpoint, decoder: Decoder, windows: Windows, runs: Sequence[Run]) -> Plan:
+def plan_of(
+    checkpoint: Checkpoint, decoder: Decoder, windows: Windows, runs: Sequence[Run], shards: int = 1
+) -> Plan:
     """The plan that runs of methods came to: one that fits the checkpoint as its headers tell it."""
     source = checkpoint_anatomy(checkpoint)
     try:
@@ -98,7 +85,7 @@ def plan_of(checkpoint: Checkpoint, decoder: Decoder, windows: Windows, runs: Se
     return Plan(
         document=PlanDocument(
             source=_source(checkpoint, decoder, runs),
-            calibration=_calibration(windows),
+            calibration=described(windows, shards),
             steps=tuple(_step(run) for run in runs),
             predicted={**_predicted(decoder, runs), "blocks_before": len(source.blocks),
                        "blocks_after": len(left.blocks)},
@@ -137,48 +124,14 @@ def parse_all(methods: Sequence[str]) -> tuple[Request, ...]:
     return requests
 
 
-def calibration_windows(
-    checkpoint: Checkpoint, path: Path | None, tokens: int | None, seed: int, *, bos: str = "auto",
-    like: Path | None = None,
-) -> Windows:
-    """The calibration windows: at most `tokens` tokens, drawn over the whole text, or over its documents that are most
-    `like` another one's. Raises SourceError, ValueError."""
-    asked = CALIBRATION_TOKENS if tokens is None else tokens
-    if asked < LEAST_TOKENS:
-        raise ValueError(f"calibration tokens: {asked} are too few; give {LEAST_TOKENS} or more")
-    context = context_length(checkpoint.config) or WINDOW
-    window = min(WINDOW, context, asked)
-    tokenizer = load_tokenizer(checkpoint.path)
-    if path is not None and like is not None:
-        text = read_like(path, like, CHARACTERS * asked, seed)
-    else:
-        text = read_text(path, "calibration")
-    return cut_windows(
-        text, tokenizer, window=window, windows=asked // window, seed=seed, bos=bos,
-        rows=vocabulary(checkpoint.config), remedy=_remedy,
-    )
-
-
-def _remedy(tokens: int) -> str:
-    """Against a calibration text of so many tokens."""
-    longer = "give a longer one with --calibration"
-    return longer if tokens < LEAST_TOKENS else f"{longer}, or --calibration-tokens {tokens}"
-
-
-def usable(decoder: Decoder, windows: Windows) -> Windows:
-    """The same tokens in windows that the model can use: shorter ones where it was trained on shorter ones."""
-    ids = context.usable(windows.ids, partial(position_losses, decoder), opening=windows.opening)
-    return replace(windows, ids=ids)
-
-
 def run_all(
     decoder: Decoder, requests: Sequence[Request], ids_NT: np.ndarray, seed: int, progress: Progress = SILENT,
-    shelf: Shelf | None = None, *, made: Sequence[Run] = (), opening: Opening = PLAIN,
+    shelf: Shelf | None = None, *, made: Sequence[Run] = (), opening: Opening = PLAIN, shards: Shards = HERE,
 ) -> tuple[Run, ...]:
     """Run methods in order, each on the model as left by the ones before, with a part of the shelf for each. `made`:
     runs of the first of them, from an earlier call. `opening`: what each window starts with."""
     shelf = shelf or MemoryShelf()
-    task = Task(decoder, ids_NT, seed, source=decoder, progress=progress, opening=opening)
+    task = Task(decoder, ids_NT, seed, source=decoder, progress=progress, opening=opening, shards=shards)
     runs = []
     for number, request in enumerate(requests):
         shelf = shelf.under(f"{request.method.name} {json.dumps(request.values, sort_keys=True)}")
@@ -204,11 +157,14 @@ def _settled(runs: Sequence[Run], source: Decoder) -> tuple[Run, ...]:
     return (replace(first, result=result), *others)
 
 
-def _inputs(checkpoint: Checkpoint, windows: Windows, seed: int, device: str) -> tuple[str, ...]:
+def _inputs(
+    checkpoint: Checkpoint, windows: Windows, seed: int, device: str, shards: Shards
+) -> tuple[str, ...]:
     """All that a plan's findings follow from, besides the methods' settings."""
     return (
         code_version(), torch.__version__, checkpoint.config_sha256, *map(sha256_of, checkpoint.weight_files),
         sha256_array(windows.ids), str(windows.ids.shape), str(windows.opening), str(seed), device,
+        str(shards.count),
     )
 
 
@@ -233,14 +189,6 @@ def _source(checkpoint: Checkpoint, decoder: Decoder, runs: Sequence[Run]) -> So
     return Source(
         name=checkpoint.name, config_sha256=checkpoint.config_sha256, architecture=checkpoint.architecture,
         blocks=len(decoder.blocks), weights=weights,
-    )
-
-
-def _calibration(windows: Windows) -> Calibration:
-    count, window = windows.ids.shape
-    return Calibration(
-        name=windows.text.name, sha256=windows.text.sha256, windows=count, window=window, tokens=count * window,
-        seed=windows.seed, bos=windows.opening.bos,
     )
 
 

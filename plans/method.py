@@ -15,6 +15,7 @@ from foldrank.edits import Edit
 from foldrank.edits.base import Phase
 from foldrank.model.opening import PLAIN, Opening
 from foldrank.plans.models.decoder import Decoder
+from foldrank.plans.shards import HERE, Shards
 from foldrank.plans.shelf import MemoryShelf, Shelf
 from foldrank.progress import SILENT, Progress
 
@@ -24,6 +25,7 @@ class Task:
     """What a method is given: the model as the methods before left it, token ids [N, T], and the model they began with.
 
     `shelf` is for findings that an interrupted plan need not make again. `opening`: what each window starts with.
+    `shards`: where and in how many parts sums over the windows are made.
     """
 
     decoder: Decoder
@@ -33,6 +35,7 @@ class Task:
     progress: Progress = SILENT
     shelf: Shelf = field(default_factory=MemoryShelf)
     opening: Opening = PLAIN
+    shards: Shards = HERE
 
 
 @dataclass(frozen=True)

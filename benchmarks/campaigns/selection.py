@@ -20,7 +20,8 @@ from foldrank.benchmarks.environment import environment
 from foldrank.benchmarks.quality_judge import Judge, judge
 from foldrank.model.checkpoint import Checkpoint
 from foldrank.planfile.plan import Plan
-from foldrank.plans.compose import calibration_windows, parse_all, plan_of, run_all, usable
+from foldrank.plans.calibration import calibration_windows, usable
+from foldrank.plans.compose import parse_all, plan_of, run_all
 from foldrank.plans.simulate import apply_edits
 from foldrank.plans.training.adapters import Kind
 from foldrank.plans.training.recovering import Recovery, recovery_windows

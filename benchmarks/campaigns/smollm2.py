@@ -31,7 +31,8 @@ from foldrank.benchmarks.front_picture import AND, RECOVER
 from foldrank.edits.base import EMBEDDING, HEAD, Part
 from foldrank.edits.storage import FewBits, StorageEdit
 from foldrank.model.checkpoint import Checkpoint
-from foldrank.plans.compose import Run, calibration_windows, parse_all, plan_of, run_all
+from foldrank.plans.calibration import calibration_windows
+from foldrank.plans.compose import Run, parse_all, plan_of, run_all
 from foldrank.plans.depth.branches import places
 from foldrank.plans.method import Result
 from foldrank.plans.models.decoder import Decoder, load_decoder

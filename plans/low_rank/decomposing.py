@@ -20,12 +20,13 @@ from torch import Tensor
 
 from foldrank.plans.low_rank import allocation
 from foldrank.plans.low_rank.factoring import factored, sites_of, stacked
-from foldrank.plans.low_rank.grams import GRAMS, BlockStatistics, Sum, block_statistics, gram, input_of
+from foldrank.plans.low_rank.grams import GRAMS, BlockStatistics, Sum, input_of
 from foldrank.plans.low_rank.ranks import Candidate, Ranks, from_ratios, smallest, spend, total
 from foldrank.plans.low_rank.truncation import truncations
 from foldrank.plans.low_rank.whitening import Metric
 from foldrank.plans.method import Result, Task
 from foldrank.plans.models.block import Block, Pair
+from foldrank.plans.shards import Sums
 from foldrank.plans.shelf import Finding, States, walk
 from foldrank.sites import Site
 
@@ -95,15 +96,15 @@ def decompose(task: Task, metrics: Metrics, packed: str, *, outputs: bool = Fals
     decoder, reads = task.decoder, outputs or bool(metrics.wanted)
 
     def start() -> States:
-        return {"hidden": decoder.embed(task.ids)} if reads else {}
+        return task.shards.start(decoder, task.ids) if reads else {}
 
     def step(block: Block, states: States) -> tuple[Finding, States]:
-        statistics, after = BlockStatistics(), States()
+        sums, after = Sums(BlockStatistics()), States()
         if reads:
-            statistics, after["hidden"] = block_statistics(decoder, block, states["hidden"], metrics.wanted)
-        tensors = dict(_tensors(block, metrics.of(block, statistics, sites_of(block, packed))))
-        tensors |= {f"{role}.total": total.cpu() for role, total in statistics.totals.items()}
-        values = {"effective_rank": allocation.effective_rank(gram(after["hidden"]))} if outputs else {}
+            sums, after = task.shards.through(decoder, task.ids, block, states, metrics.wanted, output=outputs)
+        tensors = dict(_tensors(block, metrics.of(block, sums.inputs, sites_of(block, packed))))
+        tensors |= {f"{role}.total": total.cpu() for role, total in sums.inputs.totals.items()}
+        values = {} if sums.output is None else {"effective_rank": allocation.effective_rank(sums.output)}
         return Finding(tensors, values), after
 
     findings = walk(

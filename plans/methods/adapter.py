@@ -22,7 +22,7 @@ from foldrank.edits.base import Phase, adapter_factors
 from foldrank.errors import SourceError
 from foldrank.plans.low_rank.combining import clustered, side_by_side, truncated
 from foldrank.plans.low_rank.factoring import replaced_digests
-from foldrank.plans.low_rank.grams import GRAMS, block_statistics, input_of
+from foldrank.plans.low_rank.grams import GRAMS, input_of
 from foldrank.plans.low_rank.loras import Adapters, pairs_of
 from foldrank.plans.method import Method, Result, Task
 from foldrank.plans.models.block import Block, Pair
@@ -83,14 +83,14 @@ def _truncated(task: Task, pairs: Pairs, large: Collection[Site], rank: int) -> 
 
     def step(block: Block, states: States) -> tuple[Finding, States]:
         here = [site for site in large if site.block == block.number]
-        statistics, after = block_statistics(whole, block, states["hidden"], GRAMS if here else ())
-        found = {site: truncated(pairs[site], statistics.inputs[input_of(block, site.roles[0])], rank) for site in here}
-        return Finding({f"{site}.{half}": getattr(pair, half) for site, pair in found.items() for half in "ab"}), {
-            "hidden": after}
+        sums, states = task.shards.through(whole, task.ids, block, states, GRAMS if here else ())
+        grams = sums.inputs.inputs
+        found = {site: truncated(pairs[site], grams[input_of(block, site.roles[0])], rank) for site in here}
+        return Finding({f"{site}.{half}": getattr(pair, half) for site, pair in found.items() for half in "ab"}), states
 
     content = " ".join(sha256_array(half.cpu().numpy()) for pair in pairs.values() for half in (pair.a, pair.b))
     findings = walk(blocks, task.shelf.under(f"inputs beside adapters {content}"),
-                    lambda: {"hidden": whole.embed(task.ids)}, step, stage="adapters", device=whole.device,
+                    lambda: task.shards.start(whole, task.ids), step, stage="adapters", device=whole.device,
                     progress=task.progress)
     found = {site: findings[site.block].tensors for site in large}
     return {site: Pair(tensors[f"{site}.a"], tensors[f"{site}.b"]) for site, tensors in found.items()}

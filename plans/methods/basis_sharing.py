@@ -21,7 +21,7 @@ from foldrank.edits.base import Phase
 from foldrank.edits.low_rank import rank_limit
 from foldrank.plans.low_rank.decomposing import Budget, described, within
 from foldrank.plans.low_rank.factoring import factored, stacked
-from foldrank.plans.low_rank.grams import block_statistics, input_of
+from foldrank.plans.low_rank.grams import input_of
 from foldrank.plans.low_rank.ranks import Candidate, from_site_ratios
 from foldrank.plans.low_rank.truncation import Truncations, truncations
 from foldrank.plans.low_rank.whitening import Metric
@@ -88,17 +88,17 @@ def share(task: Task, group: int) -> list[Shared]:
     groups = {decoder.blocks[i].number: decoder.blocks[i : i + group] for i in range(0, len(decoder.blocks), group)}
 
     def step(lead: Block, states: States) -> tuple[Finding, States]:
-        hidden, grams = states["hidden"], {}
+        grams = {}
         for block in groups[lead.number]:
-            statistics, hidden = block_statistics(decoder, block, hidden)
-            grams[block.number] = statistics.inputs
+            sums, states = task.shards.through(decoder, task.ids, block, states)
+            grams[block.number] = sums.inputs.inputs
         parts = {_name(sharing): _truncated(sharing, grams) for sharing in _sharing(groups[lead.number])}
-        return Finding({f"{name}.{key}": tensor for name, held in parts.items() for key, tensor in held.items()}), {
-            "hidden": hidden}
+        named = {f"{name}.{key}": tensor for name, held in parts.items() for key, tensor in held.items()}
+        return Finding(named), states
 
     found = walk(
         tuple(blocks[0] for blocks in groups.values()), task.shelf.under("share"),
-        lambda: {"hidden": decoder.embed(task.ids)}, step, stage="basis_sharing", device=decoder.device,
+        lambda: task.shards.start(decoder, task.ids), step, stage="basis_sharing", device=decoder.device,
         progress=task.progress,
     )
     return [_shared(sharing, found[lead]) for lead, blocks in groups.items() for sharing in _sharing(blocks)]

@@ -28,7 +28,7 @@ from foldrank.edits.share_weights import ShareWeights
 from foldrank.plans.bits.correcting import corrected_sites
 from foldrank.plans.low_rank.allocation import curvatures
 from foldrank.plans.low_rank.factoring import replaced_digests, stacked
-from foldrank.plans.low_rank.grams import block_statistics, input_of
+from foldrank.plans.low_rank.grams import input_of
 from foldrank.plans.low_rank.sharing import residual, shared_weight
 from foldrank.plans.method import Method, Result, Task
 from foldrank.plans.models.block import Block
@@ -131,13 +131,13 @@ def _solved(task: Task, groups: Sequence[Group], settings: Settings) -> dict[int
     rest = {lead.number: _between(task.decoder, lead, leads) for lead in leads}
 
     def step(lead: Block, states: States) -> tuple[Finding, States]:
-        hidden, grams = states["hidden"], dict[int, Mapping[str, Tensor]]()
+        grams = dict[int, Mapping[str, Tensor]]()
         for block in rest[lead.number]:
-            statistics, hidden = block_statistics(task.decoder, block, hidden)
-            grams[block.number] = statistics.inputs
-        return Finding(dict(_solutions(by_lead[lead.number], grams, settings))), {"hidden": hidden}
+            sums, states = task.shards.through(task.decoder, task.ids, block, states)
+            grams[block.number] = sums.inputs.inputs
+        return Finding(dict(_solutions(by_lead[lead.number], grams, settings))), states
 
-    return walk(leads, task.shelf.under(f"recursive {settings}"), lambda: {"hidden": task.decoder.embed(task.ids)},
+    return walk(leads, task.shelf.under(f"recursive {settings}"), lambda: task.shards.start(task.decoder, task.ids),
                 step, stage="recursive", device=task.decoder.device, progress=task.progress)
 
 

@@ -1,4 +1,5 @@
-"""A sweep on a local Ray cluster of two nodes, a worker killed in its middle: what comes is what this machine makes."""
+"""Sweeps and plans on a local Ray cluster of two nodes, a worker killed in the middle: what comes is what this machine
+makes."""
 
 from __future__ import annotations
 
@@ -12,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from foldrank.errors import SourceError
 from foldrank.recipe import Recipe
+from foldrank.verbs import plan as planning
 from foldrank.verbs.sweep import sweep
 from foldrank.verbs.sweeping.candidate import RESULT
 from foldrank.verbs.sweeping.local import LOG
@@ -78,6 +81,42 @@ def test_results_are_those_of_local_processes_though_a_worker_dies(
     assert told(there) == told(here)
     assert written(tmp_path / "ray") == written(tmp_path / "local")
     assert sweep(RECIPE, model, tmp_path / "ray", ray=address, **asked)["done_before"] == 2
+
+
+def worker_killed() -> list[int]:
+    """The first worker of a plan that computes, killed; waits for one."""
+    end = time.monotonic() + 3000
+    while time.monotonic() < end:
+        for place in Path("/proc").glob("[0-9]*"):
+            try:
+                if b"ray::Worker.through" in (place / "cmdline").read_bytes():
+                    os.kill(int(place.name), signal.SIGKILL)
+                    return [int(place.name)]
+            except OSError:
+                continue
+        time.sleep(0.001)
+    return []
+
+
+def test_a_plan_in_parts_is_that_of_this_process_though_a_worker_dies(
+    address: str, tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FOLDRANK_NO_CACHE", "1")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        asked: dict[str, Any] = {"methods": ["dipsvd:keep=0.7,align=1"], "shards": 2, "calibration_tokens": 8192}
+        model, pids = tiny_models / "llama" / "checkpoint", list[int]()
+        killer = threading.Thread(target=lambda: pids.extend(worker_killed()))
+        killer.start()
+        planning.plan(model, tmp_path / "ray", ray=address, **asked)
+        killer.join()
+        planning.plan(model, tmp_path / "here", **asked)
+    finally:
+        torch.set_num_threads(threads)
+    assert len(pids) == 1
+    for name in ("plan.json", "factors.safetensors"):
+        assert (tmp_path / "ray" / name).read_bytes() == (tmp_path / "here" / name).read_bytes(), name
 
 
 def told(found: dict[str, Any]) -> list[dict[str, Any]]:

@@ -35,7 +35,8 @@ from foldrank.passes.pipeline import transform
 from foldrank.passes.rms_norms import RmsNorms
 from foldrank.passes.write import write_model
 from foldrank.planfile.plan import Plan
-from foldrank.plans.compose import calibration_windows, parse_all, plan_of, run_all
+from foldrank.plans.calibration import calibration_windows
+from foldrank.plans.compose import parse_all, plan_of, run_all
 from foldrank.plans.models.decoder import Decoder, load_decoder
 from foldrank.plans.reference import reference_model
 from foldrank.plans.simulate import apply_edits

@@ -39,7 +39,8 @@ class Source:
 @dataclass(frozen=True, config=_STRICT)
 class Calibration:
     """The text statistics came from: name, sha256 of its bytes, windows of `window` tokens, how they were drawn. `bos`:
-    the token that each window starts with, one of `window`; without one the key is left out."""
+    the token that each window starts with, one of `window`; `shards`: parts that sums over the windows were made in.
+    Without one the key is left out."""
 
     name: str
     sha256: str
@@ -48,6 +49,7 @@ class Calibration:
     tokens: int
     seed: int
     bos: int | None = None
+    shards: Annotated[int, Field(ge=2)] | None = None
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -95,8 +97,8 @@ class PlanDocument:
     def text(self) -> str:
         """Canonical JSON, sealed with its digest."""
         data = _DOCUMENT.dump_python(self, mode="json")
-        if data["calibration"] and data["calibration"]["bos"] is None:
-            del data["calibration"]["bos"]
+        if data["calibration"]:
+            data["calibration"] = {key: value for key, value in data["calibration"].items() if value is not None}
         return strictjson.dumps({**data, "digest": _seal(data)})
 
 

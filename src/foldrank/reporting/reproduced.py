@@ -51,7 +51,7 @@ def _plan(evidence: Evidence) -> Iterator[str]:
         yield from ("--calibration-from", corpus, "--like", other)
     elif name and not name.startswith(_BUNDLED):
         yield from ("--calibration", name)
-    for option, key in (("--calibration-tokens", "tokens"), ("--seed", "seed")):
+    for option, key in (("--calibration-tokens", "tokens"), ("--seed", "seed"), ("--shards", "shards")):
         if (value := lookup.integer(calibration, key)) is not None:
             yield from (option, str(value))
     if isinstance(calibration, Mapping):  # said outright: a plan does not tell whether it was left to the tokenizer

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -13,6 +14,7 @@ from foldrank.progress import SILENT, Progress
 if TYPE_CHECKING:
     from foldrank.planfile.plan import Plan
     from foldrank.plans.models.decoder import Decoder
+    from foldrank.plans.shards import Shards
     from foldrank.plans.shelf import Shelf
     from foldrank.plans.training.recovering import Recovery
 
@@ -27,7 +29,8 @@ def plan(
     recover: str | None = None, recover_text: str | Path | None = None, recover_tokens: int | None = None,
     recover_steps: int | None = None, recover_minutes: float | None = None, recover_target: str | None = None,
     recover_select: str | None = None, recover_lisa: int | None = None, bos: str = "auto", force: bool = False,
-    offline: bool = False, trust_remote_code: bool = False, progress: Progress = SILENT,
+    offline: bool = False, trust_remote_code: bool = False, shards: int = 1, ray: str | None = None,
+    progress: Progress = SILENT,
 ) -> Plan:
     """Compute a compression plan and, where `output` is given, write it there as a folder.
 
@@ -36,7 +39,9 @@ def plan(
     "sliced", "lora", "middle", "diagonal", "scales" or "norms") trains the plan by distillation on `recover_text`
     (default: the calibration text); `recover_minutes` alone does so too, with the kind that suits the plan. `bos`:
     whether each window of text starts with the beginning-of-text token: "auto" as the tokenizer does, "always",
-    "never". Raises ValueError on wrong settings, SourceError on a checkpoint, text or output that cannot serve.
+    "never". `shards`: parts of the calibration windows whose Gram matrices are summed; with `ray`, an address, each on
+    a worker of that cluster, with the same plan. Raises ValueError on wrong settings, SourceError on a checkpoint,
+    text, output or cluster that cannot serve.
     """
     from foldrank.disk.staging import check_output, staged_folder
     from foldrank.model.checkpoint import Checkpoint, check_finite
@@ -64,12 +69,33 @@ def plan(
         from foldrank.plans.training.recovering import recovered
 
         after = partial(recovered, asked=asked, windows=drawn, seed=seed, progress=progress)
-    made = make_plan(checkpoint, methods, windows=windows, seed=seed, device=device, progress=progress, after=after)
+    with sharded(shards, ray) as parts:
+        made = make_plan(checkpoint, methods, windows=windows, seed=seed, device=device, progress=progress, after=after,
+                         shards=parts)
     made = told_once(made)
     if output is not None:
         with staged_folder(output, force=force) as folder:
             made.write(folder)
     return made
+
+
+@contextmanager
+def sharded(count: int, ray: str | None) -> Iterator[Shards]:
+    """So many parts of the calibration windows, here or on a cluster. Raises ValueError, ProviderUnavailable where Ray
+    is not installed, SourceError where no cluster answers."""
+    from foldrank.installed import require
+    from foldrank.plans.shards import Shards
+
+    if count < 1:
+        raise ValueError(f"{count} shards; give 1 or more")
+    if ray is None:
+        yield Shards(count)
+        return
+    require({"ray": "ray"})
+    from foldrank.verbs.ray_shards import on_cluster
+
+    with on_cluster(ray, count) as parts:
+        yield parts
 
 
 def recovery(

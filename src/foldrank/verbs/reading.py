@@ -47,7 +47,7 @@ def planning(
 ) -> tuple[Windows, Windows | None]:
     """Calibration windows, and recovery's where that is asked for. `like`: a text whose likes among the calibration's
     documents are taken. Raises SourceError, ValueError."""
-    from foldrank.plans.compose import calibration_windows
+    from foldrank.plans.calibration import calibration_windows
     from foldrank.plans.training.recovering import recovery_windows
 
     path, other = (None if given is None else Path(given).expanduser() for given in (calibration, like))

@@ -23,7 +23,7 @@ from foldrank.benchmarks.quality_recovered import Recoveries
 from foldrank.bundle.bundle import Bundle
 from foldrank.graph.safe.load import load_model
 from foldrank.planfile.plan import Plan
-from foldrank.plans.compose import calibration_windows
+from foldrank.plans.calibration import calibration_windows
 from foldrank.reports.bench import Speedup
 
 

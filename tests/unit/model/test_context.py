@@ -10,7 +10,7 @@ import pytest
 from foldrank.model.checkpoint import Checkpoint
 from foldrank.model.context import SHORTEST, usable_window
 from foldrank.model.opening import PLAIN
-from foldrank.plans.compose import calibration_windows, usable
+from foldrank.plans.calibration import calibration_windows, usable
 from foldrank.plans.models.decoder import load_decoder
 from foldrank.plans.models.losses import mean_loss
 from foldrank.plans.texts import Windows, cut_windows, load_tokenizer, read_text

@@ -18,8 +18,10 @@ from foldrank.model.context import usable
 from foldrank.model.opening import PLAIN, Opening
 from foldrank.planfile.document import read_document
 from foldrank.plans import compose
+from foldrank.plans.calibration import calibration_windows
 from foldrank.plans.chats import Chat
 from foldrank.plans.encoding import Prompts, encoded, opening_of
+from foldrank.plans.shards import HERE, Shards
 from foldrank.plans.solver.windows import shortened, split
 from foldrank.plans.texts import Text, cut_windows, load_text, load_tokenizer, windows
 from foldrank.plans.training.recovering import Recovery, recovery_windows
@@ -148,9 +150,10 @@ def test_plan_and_recovery_say_so_and_without_one_the_plan_stays_as_it_was(
 
 def test_a_resumed_plan_sees_the_choice(checkpoint: Path, words: Path) -> None:
     opened = Checkpoint.open(checkpoint)
-    found, never = (compose.calibration_windows(opened, words, 512, 0, bos=bos) for bos in ("auto", "never"))
-    keys = {compose._inputs(opened, made, 0, "cpu") for made in (found, replace(found, opening=Opening(7)), never)}
-    assert len(keys) == 3
+    found, never = (calibration_windows(opened, words, 512, 0, bos=bos) for bos in ("auto", "never"))
+    keys = {compose._inputs(opened, made, 0, "cpu", HERE)
+            for made in (found, replace(found, opening=Opening(7)), never)}
+    assert len(keys | {compose._inputs(opened, found, 0, "cpu", Shards(2))}) == 4
 
 
 def test_prompts_are_encoded_as_the_tokenizer_would_but_for_what_ends_them(checkpoint: Path, specs_5m: Path) -> None:

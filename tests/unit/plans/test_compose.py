@@ -15,7 +15,8 @@ from foldrank.edits.low_rank import LowRank
 from foldrank.errors import PlanMismatch, SourceError
 from foldrank.model.checkpoint import Checkpoint
 from foldrank.planfile.plan import Plan
-from foldrank.plans.compose import calibration_windows, make_plan, parse_all, plan_of, run_all, usable
+from foldrank.plans.calibration import calibration_windows, usable
+from foldrank.plans.compose import make_plan, parse_all, plan_of, run_all
 from foldrank.plans.models.decoder import Decoder, load_decoder
 from foldrank.plans.reference import reference_model
 from foldrank.sites import ROLES

@@ -133,7 +133,7 @@ def test_run_twice_gives_the_same_edits_and_factors(make_model: MakeModel, ids: 
 def test_whitening_beats_plain_svd_on_the_bundled_model_and_full_rank_gives_its_logits(specs_5m: Any) -> None:
     """Truncation by singular values alone, same ranks, as the oracle to beat; then no truncation at all."""
     from foldrank.model.checkpoint import Checkpoint
-    from foldrank.plans.compose import calibration_windows
+    from foldrank.plans.calibration import calibration_windows
     from foldrank.plans.low_rank.grams import block_statistics
     from foldrank.plans.low_rank.truncation import decompose
     from foldrank.plans.low_rank.whitening import Metric

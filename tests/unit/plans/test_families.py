@@ -18,7 +18,8 @@ from foldrank.edits.low_rank import LowRank
 from foldrank.errors import SourceError
 from foldrank.model.anatomy import checkpoint_anatomy
 from foldrank.model.checkpoint import Checkpoint
-from foldrank.plans.compose import calibration_windows, make_plan, parse_all, plan_of, run_all, usable
+from foldrank.plans.calibration import calibration_windows, usable
+from foldrank.plans.compose import make_plan, parse_all, plan_of, run_all
 from foldrank.plans.method import Result, Task
 from foldrank.plans.methods import slm
 from foldrank.plans.models.decoder import Decoder, load_decoder

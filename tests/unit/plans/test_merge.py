@@ -14,7 +14,8 @@ from foldrank.edits.replace_weight import ReplaceWeight
 from foldrank.errors import SourceError
 from foldrank.model.checkpoint import Checkpoint
 from foldrank.planfile.plan import Plan
-from foldrank.plans.compose import calibration_windows, parse_all, plan_of, run_all
+from foldrank.plans.calibration import calibration_windows
+from foldrank.plans.compose import parse_all, plan_of, run_all
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.reference import reference_model
 from foldrank.plans.training.recovery import Training, recover

@@ -23,7 +23,8 @@ from foldrank.edits.sizes import bytes_by_part, bytes_each, bytes_read
 from foldrank.model.anatomy import checkpoint_anatomy
 from foldrank.model.checkpoint import Checkpoint
 from foldrank.plans.bits.once import told_once
-from foldrank.plans.compose import calibration_windows, parse_all, plan_of, run_all
+from foldrank.plans.calibration import calibration_windows
+from foldrank.plans.compose import parse_all, plan_of, run_all
 from foldrank.plans.method import Result, Task
 from foldrank.plans.methods.recursive import filled
 from foldrank.plans.models.decoder import Decoder, load_decoder

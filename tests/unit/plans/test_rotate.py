@@ -14,7 +14,8 @@ from foldrank.edits.base import Phase
 from foldrank.edits.drop_branch import DropBranch
 from foldrank.edits.rotate_stream import RotateStream
 from foldrank.model.checkpoint import Checkpoint
-from foldrank.plans.compose import calibration_windows, parse_all, plan_of, run_all
+from foldrank.plans.calibration import calibration_windows
+from foldrank.plans.compose import parse_all, plan_of, run_all
 from foldrank.plans.method import Task
 from foldrank.plans.methods.rotate import METHOD, Settings, random_signs, run, turning
 from foldrank.plans.models.decoder import Decoder, load_decoder

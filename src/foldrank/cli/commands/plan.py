@@ -17,6 +17,10 @@ from foldrank.cli import options, output, plans, progress
 @options.bos
 @options.source
 @click.option("--device", default="cpu", show_default=True, help="Where PyTorch computes.")
+@click.option("--shards", type=click.IntRange(min=1), default=1, show_default=True,
+              help="Parts of the calibration windows whose Gram matrices are summed (low-rank methods).")
+@click.option("--ray", metavar="ADDRESS",
+              help="A Ray cluster (HOST:PORT, or auto) on which each part has a worker: the same plan, sooner.")
 @options.seed
 @options.reporting
 def command(
@@ -25,7 +29,8 @@ def command(
     settings: tuple[str, ...], save_recipe: Path | None, recover: str | None,
     recover_text: Path | None, recover_tokens: int | None, recover_steps: int | None, recover_minutes: float | None,
     recover_target: str | None, recover_select: str | None, recover_lisa: int | None, bos: str | None, offline: bool,
-    trust_remote_code: bool, device: str, seed: int, as_json: bool, quiet: bool, verbose: bool,
+    trust_remote_code: bool, device: str, shards: int, ray: str | None, seed: int, as_json: bool, quiet: bool,
+    verbose: bool,
 ) -> None:
     """Compute a compression plan for a checkpoint from calibration text."""
     from foldrank.verbs.plan import plan
@@ -45,7 +50,7 @@ def command(
             recover_steps=chosen.recover_steps, recover_minutes=chosen.recover_minutes,
             recover_target=chosen.recover_target, recover_select=chosen.recover_select,
             recover_lisa=chosen.recover_lisa, bos=chosen.bos or "auto", offline=offline,
-            trust_remote_code=trust_remote_code, progress=shown,
+            trust_remote_code=trust_remote_code, shards=shards, ray=ray, progress=shown,
         )
     if as_json:
         output.emit_json({"plan": str(output_.absolute()), **plans.summary(made)})

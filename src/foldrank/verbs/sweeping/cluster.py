@@ -8,20 +8,18 @@ and as many threads.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import platform
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from foldrank.errors import SourceError
+from foldrank.verbs.ray_cluster import REMEDY, TRIES, differing, joined
 from foldrank.verbs.sweeping import candidate
 from foldrank.verbs.sweeping.local import LOG
 from foldrank.versions import versions
-
-TRIES = 3
-"""How often a candidate is begun again after its worker, or its node, died."""
 
 
 def run(folders: Sequence[Path], address: str) -> Iterator[Path]:
@@ -30,17 +28,13 @@ def run(folders: Sequence[Path], address: str) -> Iterator[Path]:
 
     Raises SourceError where no cluster answers, or where a node does not see the folders or has other versions.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before it is imported
-    import ray
+    threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
+    with joined(address, threads) as ray:
+        yield from _run(ray, folders, threads)
 
-    threads = os.environ.get("OMP_NUM_THREADS", "1")
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR,
-                 runtime_env={"env_vars": {"OMP_NUM_THREADS": threads}})
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        what = f"no Ray cluster answers: {' '.join(str(error).split())[:400]}"
-        raise SourceError(address, what, "`ray status` tells what runs; give its HOST:PORT, or auto") from None
-    task = ray.remote(num_cpus=int(threads), max_calls=1, max_retries=TRIES)(_work)
+
+def _run(ray: Any, folders: Sequence[Path], threads: int) -> Iterator[Path]:
+    task = ray.remote(num_cpus=threads, max_calls=1, max_retries=TRIES)(_work)
     waiting = {task.remote(str(folder), os.getcwd(), versions()): folder for folder in folders}
     try:
         while waiting:
@@ -48,12 +42,11 @@ def run(folders: Sequence[Path], address: str) -> Iterator[Path]:
             folder = waiting.pop(ended)
             with contextlib.suppress(ray.exceptions.RayError):  # the candidate failed, and its folder says how
                 if refused := ray.get(ended):
-                    raise SourceError(folder, refused, "give folders that all nodes share, and install one foldrank")
+                    raise SourceError(folder, refused, REMEDY)
             yield folder
     finally:
         for left in waiting:
             ray.cancel(left, force=True)
-        ray.shutdown()
 
 
 def _work(folder: str, where: str, wanted: Mapping[str, str]) -> str | None:
@@ -61,9 +54,8 @@ def _work(folder: str, where: str, wanted: Mapping[str, str]) -> str | None:
     node, place = platform.node(), Path(folder)
     if not (place / candidate.TASK).is_file() or not Path(where).is_dir():
         return f"node {node} does not see it, or {where}"
-    here = versions()
-    if other := sorted(name for name in {*wanted, *here} if wanted.get(name) != here.get(name)):
-        return f"node {node} has {other[0]} {here.get(other[0])}, not {wanted.get(other[0])}"
+    if other := differing(wanted):
+        return other
     os.chdir(where)
     with (place / LOG).open("ab") as log:
         os.dup2(log.fileno(), 1)
