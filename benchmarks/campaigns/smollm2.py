@@ -6,7 +6,7 @@
         --calibration-tokens 24576 --methods auto:keep=0.9 quantize:bits=4 "auto:keep=0.8 + recover 15 sliced"
 
 Methods that follow each other make one row, `rotate + quantize:bits=4`. With `+ recover MINUTES KIND` behind it is the
-plan trained by distillation for so long, on this machine.
+plan trained by distillation for so long, on this machine; with `--plans DIR` of the plan that an earlier call left there.
 Calibration is drawn from foldrank's calibration text, perplexity is taken on its validation text, of other documents.
 Rows that the JSON file holds for the same text and versions are not made again; each is written as it comes.
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import resource
 import time
 from collections.abc import Sequence
@@ -64,18 +65,21 @@ class Campaign:
     seed: int
     held_out: np.ndarray
     dense: float
+    plans: Path | None = None
     last: dict[str, tuple[Run, ...]] = field(default_factory=dict)
     """What the methods of the last row gave: the next may be their recovery."""
 
     @classmethod
-    def of(cls, folder: Path, calibration: int, held_out: int, seed: int = 0) -> Campaign:
-        """So many tokens of each text; `seed` draws those of calibration."""
+    def of(
+        cls, folder: Path, calibration: int, held_out: int, seed: int = 0, plans: Path | None = None
+    ) -> Campaign:
+        """So many tokens of each text; `seed` draws those of calibration. `plans`: where plans are kept."""
         checkpoint = Checkpoint.open(folder)
         validation = Path(__file__).parents[2] / "examples" / "text" / "validation.jsonl"
         windows = calibration_windows(checkpoint, None, calibration, seed)
         other = calibration_windows(checkpoint, validation, held_out, 0)
         decoder = load_decoder(checkpoint)
-        return cls(checkpoint, windows, decoder, seed, other.ids, perplexity(decoder, other.ids))
+        return cls(checkpoint, windows, decoder, seed, other.ids, perplexity(decoder, other.ids), plans)
 
     def row(self, method: str) -> dict[str, Any]:
         """What a method makes of the model."""
@@ -86,6 +90,9 @@ class Campaign:
         spent = {"planning_s": time.perf_counter() - wall, "planning_cpu_s": time.process_time() - cpu}
         self.last.clear()
         self.last[method], result = runs, together(runs)
+        if self.plans is not None:
+            self._place(method).mkdir(parents=True, exist_ok=True)
+            plan_of(self.checkpoint, self.decoder, self.windows, runs).write(self._place(method))
         return {"method": method, "keep": round(result.kept, 4),
                 "perplexity_over_dense": self._over_dense(result.decoder),
                 "bytes": stored(result, self.decoder), "peak_rss_bytes": peak_rss(),
@@ -98,6 +105,16 @@ class Campaign:
         return run_all(self.decoder, parse_all(method.split(AND)), self.windows.ids, self.seed,
                        opening=self.windows.opening)
 
+    def _plan(self, method: str) -> Plan:
+        """The one that is kept, or of the last row's runs, or made now."""
+        if self.plans is not None and (self._place(method) / "plan.json").exists():
+            return Plan.read(self._place(method))
+        return plan_of(self.checkpoint, self.decoder, self.windows, self.last.get(method) or self._runs(method))
+
+    def _place(self, method: str) -> Path:
+        assert self.plans is not None
+        return self.plans / re.sub(r"[^\w.=-]+", "_", f"{method} seed={self.seed}")
+
     def _over_dense(self, decoder: Decoder) -> float:
         return round(perplexity(decoder, self.held_out) / self.dense, 4)
 
@@ -105,8 +122,9 @@ class Campaign:
         """The plan of a method trained for so many minutes."""
         method, told = row.split(RECOVER)
         minutes, kind = told.split()
-        source, runs = self.decoder, self.last.get(method) or self._runs(method)
-        result, plan = together(runs), plan_of(self.checkpoint, source, self.windows, runs)
+        source, plan = self.decoder, self._plan(method)
+        kept = float(np.prod([step.keep.reached for step in plan.document.steps]))
+        result = Result(apply_edits(plan.edits, source, plan.arrays), plan.edits, kept)
         asked = Recovery(kind, minutes=float(minutes))  # type: ignore[arg-type]
         ids, wall, cpu = recovery_windows(self.checkpoint, asked, 0).ids, time.perf_counter(), time.process_time()
         training = asked.training(plan, source.family.roles)
@@ -186,9 +204,10 @@ def main() -> None:
     parser.add_argument("--calibration-tokens", type=int, default=12_288)
     parser.add_argument("--held-out-tokens", type=int, default=6_144)
     parser.add_argument("--seed", type=int, default=0, help="of the calibration text that is drawn, and of methods")
+    parser.add_argument("--plans", type=Path, help="keep plans there")
     parser.add_argument("--json", type=Path, required=True)
     asked = parser.parse_args()
-    campaign = Campaign.of(asked.checkpoint, asked.calibration_tokens, asked.held_out_tokens, asked.seed)
+    campaign = Campaign.of(asked.checkpoint, asked.calibration_tokens, asked.held_out_tokens, asked.seed, asked.plans)
     body: dict[str, Any] = {
         "model": SMOLLM2 if campaign.checkpoint.name == "smollm2" else campaign.checkpoint.name,
         "calibration_tokens": asked.calibration_tokens, "held_out_tokens": asked.held_out_tokens,
