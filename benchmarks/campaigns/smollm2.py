@@ -6,7 +6,7 @@
         --calibration-tokens 24576 --methods auto:keep=0.9 quantize:bits=4 "auto:keep=0.8 + recover 15 sliced"
 
 Methods that follow each other make one row, `rotate + quantize:bits=4`. With `+ recover MINUTES KIND` behind it is the
-plan trained by distillation for so long, on this machine; with `--plans DIR` of the plan that an earlier call left there.
+plan trained by distillation for so long, on this machine; with `--plans DIR` the one that an earlier call left there.
 Calibration is drawn from foldrank's calibration text, perplexity is taken on its validation text, of other documents.
 Rows that the JSON file holds for the same text and versions are not made again; each is written as it comes.
 """
@@ -32,6 +32,7 @@ from foldrank.benchmarks.front_picture import AND, RECOVER
 from foldrank.edits.base import EMBEDDING, HEAD, Part
 from foldrank.edits.storage import FewBits, StorageEdit
 from foldrank.model.checkpoint import Checkpoint
+from foldrank.planfile.plan import Plan
 from foldrank.plans.calibration import calibration_windows
 from foldrank.plans.compose import Run, parse_all, plan_of, run_all
 from foldrank.plans.depth.branches import places
