@@ -6,7 +6,7 @@
         --calibration-tokens 24576 --methods auto:keep=0.9 quantize:bits=4 "auto:keep=0.8 + recover 15 sliced"
 
 Methods that follow each other make one row, `rotate + quantize:bits=4`. With `+ recover MINUTES KIND` behind it is the
-plan trained by distillation for so long, on this machine; with `--plans DIR` the one that an earlier call left there.
+plan trained by distillation for so long, on this machine; with `--plans DIR` that which an earlier call left.
 Calibration is drawn from foldrank's calibration text, perplexity is taken on its validation text, of other documents.
 Rows that the JSON file holds for the same text and versions are not made again; each is written as it comes.
 """
