@@ -12,7 +12,7 @@ import pytest
 import torch
 from tiny_families import TINY, save
 
-from foldrank.edits.base import BesideEdit
+from foldrank.edits.base import BesideEdit, adapter_factors
 from foldrank.edits.fold_blocks import FoldBlocks
 from foldrank.edits.quantize_weight import QuantizeWeight
 from foldrank.edits.storage import StorageEdit
@@ -194,8 +194,8 @@ def test_pairs_beside_are_none_of_its_matter(decoder: Decoder, planned: MakePlan
     plan = planned(correct_rank=4)
     with pytest.raises(ValueError, match="pairs beside the weights"):
         recover(decoder, plan, TEXT, TRAINING)
-    named = ("mine.A", "mine.B")
-    edits = [replace(edit, factors=named) if isinstance(edit, BesideEdit) else edit for edit in plan.edits]
+    edits = [replace(edit, factors=adapter_factors(edit.site)) if isinstance(edit, BesideEdit) else edit
+             for edit in plan.edits]
     adapted = replace(plan, document=replace(plan.document, edits=tuple(edits)))
     with pytest.raises(ValueError, match="does not see the adapter"):
         recover(decoder, adapted, TEXT, replace(TRAINING, kind="lora"))
