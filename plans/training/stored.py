@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from foldrank.edits import Edit
-from foldrank.edits.base import Phase, WeightEdit
+from foldrank.edits.base import Part, Phase, WeightEdit
 from foldrank.edits.replace_weight import ReplaceWeight
 from foldrank.edits.storage import StorageEdit
 from foldrank.planfile.plan import Plan
 from foldrank.plans.bits.holding import nearest_held, site_of
 from foldrank.plans.low_rank.factoring import replaced_digests
-from foldrank.plans.models.block import Block
+from foldrank.plans.models.block import Block, Pair
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.models.packing import held_in, unpacked
 from foldrank.plans.models.rounding import FewNumbers
@@ -35,14 +35,15 @@ Matrix = Callable[[str], Tensor]
 class Stored:
     """A plan over the decoder it was made for. `factors`: array names of every site, [A, B] of a pair or [W] alone.
     `folded`: what the edits leave that come before those, and pairs of head and table of words. `biases`: arrays that
-    the plan adds to what sites give, which `folded` has too. `few`: matrices that are stored in few bits, by the names
-    of the arrays of their scales."""
+    the plan adds to what sites give, which `folded` has too; `ends`: A and B of those pairs, one for both where the
+    names are the same. `few`: matrices that are stored in few bits, by the names of the arrays of their scales."""
 
     source: Decoder
     plan: Plan
     folded: Decoder
     factors: Mapping[Site, tuple[str, ...]]
     biases: Mapping[str, Site] = field(default_factory=dict)
+    ends: Mapping[Part, tuple[str, ...]] = field(default_factory=dict)
     few: Mapping[str, FewNumbers] = field(default_factory=dict)
     _held: dict[str, Tensor] = field(default_factory=dict)
 
@@ -59,7 +60,8 @@ class Stored:
                 alone = [Site(block.number, (role,)) for role in block.roles]
                 factors |= {site: (left.get(site, f"{site}.W"),) for site in alone if site not in covered}
         biases = {name: site for edit in early for site, name in edit.adds.items()}
-        return cls(source, plan, folded, factors, biases)
+        ends = {part: names for edit in early for part, names in edit.ends.items()}
+        return cls(source, plan, folded, factors, biases, ends)
 
     @classmethod
     def rounded(cls, source: Decoder, plan: Plan) -> Stored:
@@ -109,6 +111,15 @@ class Stored:
     def names(self) -> Iterator[str]:
         """Of every stored matrix, once."""
         return iter(self.sites)
+
+    def around(self, matrix: Matrix) -> Decoder:
+        """The compressed model's head and table of words, made of what `matrix` gives; gradients flow through."""
+        found = self.folded
+        for names in dict.fromkeys(self.ends.values()):
+            now = [matrix(name) for name in names]
+            if any(one is not self.matrix(name) for one, name in zip(now, names, strict=True)):
+                found = found.with_factored([part for part, held in self.ends.items() if held == names], Pair(*now))
+        return found
 
     def blocks(self, matrices: Mapping[str, Tensor]) -> tuple[Block, ...]:
         """The compressed blocks with these arrays, those that are not given as they are stored."""

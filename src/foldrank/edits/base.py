@@ -156,6 +156,11 @@ class Edit(abc.ABC):
         """Arrays [out] that it adds to what single-role sites give."""
         return {}
 
+    @property
+    def ends(self) -> Mapping[Part, tuple[str, ...]]:
+        """Arrays whose product it puts in the place of the head and the table of words [width, words]."""
+        return {}
+
     def holding(self, names: frozenset[str]) -> Edit:
         """The edit with those of these arrays that are among what it `leaves`."""
         return self
