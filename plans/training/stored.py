@@ -118,7 +118,8 @@ class Stored:
         for names in dict.fromkeys(self.ends.values()):
             now = [matrix(name) for name in names]
             if any(one is not self.matrix(name) for one, name in zip(now, names, strict=True)):
-                found = found.with_factored([part for part, held in self.ends.items() if held == names], Pair(*now))
+                parts = [str(part) for part, held in self.ends.items() if held == names]
+                found = found.with_factored(parts, Pair(now[0], now[1]))
         return found
 
     def blocks(self, matrices: Mapping[str, Tensor]) -> tuple[Block, ...]:
