@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from foldrank.digests import WeightDigest, cast
+from foldrank.digests import WeightDigest
 from foldrank.edits.add_bias import AddBias
 from foldrank.edits.base import Part
 from foldrank.errors import PassRefused
@@ -22,6 +22,7 @@ from foldrank.graph.view.decoder import Decoder, Linear, View
 from foldrank.passes.base import Change, Effect, GraphPass, Receipt, Stage, Work
 from foldrank.passes.biases import add_to_result, whole
 from foldrank.passes.proof import prove, source_digests
+from foldrank.passes.ranges import check_range
 from foldrank.passes.targets import misfits
 
 
@@ -51,8 +52,11 @@ class AddBiases(GraphPass):
         touched: dict[Linear, list[AddBias]] = {}
         for edit in self.edits:
             touched.setdefault(decoder.by_number[edit.site.block].by_role[edit.site.role], []).append(edit)
-        if reasons := [r for linear, edits in touched.items() for r in self._reasons(linear, edits)]:
-            raise PassRefused(self.name, reasons, "export it with another exporter, or to fp32 or bf16")
+        if reasons := [f"{edits[0].site}: the graph adds its bias behind a part of what {linear.node.name} gives"
+                       for linear, edits in touched.items() if not whole(linear)]:
+            raise PassRefused(self.name, reasons, "export it with another exporter")
+        check_range(self.name, ((edit.site, [edit.bias], linear.tensor.dtype)
+                                for linear, edits in touched.items() for edit in edits), self.arrays)
         sites = (edit.site for edit in self.edits)
         lacking = "the plan adds a bias behind this weight and holds no digest of it"
         prove(touched, source_digests(sites, self.weights, self.edited, lacking), self.source)
@@ -69,15 +73,6 @@ class AddBiases(GraphPass):
         for edit in edits:
             found[linear.columns(edit.site.role)] += self.arrays[edit.bias]
         return found
-
-    def _reasons(self, linear: Linear, edits: Sequence[AddBias]) -> Iterator[str]:
-        """fp16 ends at 65504; a bias of a part alone is not told apart."""
-        if not whole(linear):
-            yield f"{edits[0].site}: the graph adds its bias behind a part of what {linear.node.name} gives"
-        if linear.tensor.dtype == ir.DataType.FLOAT16:
-            for edit in edits:
-                if not np.isfinite(cast(self.arrays[edit.bias], np.dtype(np.float16))).all():
-                    yield f"{edit.site}: {edit.bias} does not fit fp16"
 
 
 def _misfits(edit: AddBias, decoder: Decoder) -> Iterator[str]:

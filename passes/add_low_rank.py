@@ -32,6 +32,7 @@ from foldrank.graph.view.decoder import Decoder, View
 from foldrank.passes.base import Change, Effect, GraphPass, Receipt, Stage, Work
 from foldrank.passes.pieces import runs
 from foldrank.passes.proof import prove, replaced_digests
+from foldrank.passes.ranges import check_range
 from foldrank.sites import Site
 
 
@@ -61,8 +62,8 @@ class PutBeside(GraphPass):
         anatomy = read_anatomy(decoder)
         if reasons := [reason for edit in self.edits for reason in _misfits(edit, anatomy, by_site)]:
             raise PassRefused(self.name, reasons, "apply the plan to an export of the checkpoint it was made for")
-        if reasons := [r for edit in self.edits for r in self._overflows(edit, by_site[edit.site.parts[0]].dtype)]:
-            raise PassRefused(self.name, reasons, "export to fp32 or bf16")
+        stored = {edit: by_site[edit.site.parts[0]].dtype for edit in self.edits}
+        check_range(self.name, ((edit.site, edit.factors, dtype) for edit, dtype in stored.items()), self.arrays)
         digests = replaced_digests(self.edits, self.written)
         prove([linear for block in decoder.blocks for linear in block.linears if set(linear.sites) & digests.keys()],
               digests, self.source)
@@ -74,13 +75,6 @@ class PutBeside(GraphPass):
         changes = [Change(str(edit.site), 0, adding.sizes[edit.site], f"rank {edit.rank} beside")
                    for edit in self.edits]
         return Receipt(self.name, self.effect, tuple(changes))
-
-    def _overflows(self, edit: AddLowRank, dtype: ir.DataType) -> Iterator[str]:
-        """fp16 ends at 65504: a larger factor would become infinity."""
-        if dtype == ir.DataType.FLOAT16:
-            for name in edit.factors:
-                if not np.isfinite(cast(self.arrays[name], dtype.numpy())).all():
-                    yield f"{edit.site}: {name} does not fit fp16"
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from foldrank.graph.view.decoder import Decoder, Linear, View
 from foldrank.passes.base import Change, Effect, GraphPass, Receipt, Stage, Work
 from foldrank.passes.pieces import DensePiece, PairPiece, Surgery, runs
 from foldrank.passes.proof import prove, replaced_digests
+from foldrank.passes.ranges import check_range
 from foldrank.passes.targets import column_spans, misfits, targets
 
 
@@ -48,14 +49,13 @@ class FactorLinears(GraphPass):
         decoder = (view or View(model)).decoder
         if reasons := [r for edit in self.edits for r in misfits(edit.site, edit.shape, decoder)]:
             raise PassRefused(self.name, reasons, "apply the plan to an export of the checkpoint it was made for")
-        if reasons := [r for edit in self.edits for r in self._overflows(edit, decoder)]:
-            raise PassRefused(self.name, reasons, "export to fp32 or bf16")
+        stored = {edit: targets(edit.site, decoder)[0].tensor.dtype for edit in self.edits}
+        check_range(self.name, ((edit.site, edit.factors, dtype) for edit, dtype in stored.items()), self.arrays)
         touched = _by_linear(self.edits, decoder, model.graph)
         prove(touched, replaced_digests(self.edits, self.written), self.source)
         first = {edit.factors[0]: edit for edit in reversed(self.edits)}  # a basis that several share is counted once
         changes = tuple(
-            _change(edit, targets(edit.site, decoder)[0].tensor.dtype, own=first[edit.factors[0]] is edit)
-            for edit in self.edits
+            _change(edit, dtype, own=first[edit.factors[0]] is edit) for edit, dtype in stored.items()
         )
         surgery = Surgery(model.graph, self.name)
         for linear, edits in touched.items():
@@ -81,13 +81,6 @@ class FactorLinears(GraphPass):
 
     def _factor(self, name: str, dtype: ir.DataType, columns: slice = slice(None)) -> Array:
         return np.ascontiguousarray(cast(self.arrays[name], dtype.numpy())[:, columns])
-
-    def _overflows(self, edit: LowRank, decoder: Decoder) -> Iterator[str]:
-        """fp16 ends at 65504: a larger factor would become infinity."""
-        if targets(edit.site, decoder)[0].tensor.dtype == ir.DataType.FLOAT16:
-            for name in edit.factors:
-                if not np.isfinite(self._factor(name, ir.DataType.FLOAT16)).all():
-                    yield f"{edit.site}: {name} does not fit fp16"
 
 
 def _by_linear(edits: tuple[LowRank, ...], decoder: Decoder, graph: ir.Graph) -> dict[Linear, dict[str, LowRank]]:

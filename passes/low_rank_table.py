@@ -27,9 +27,9 @@ from foldrank.graph.linear.weights import Array, add_initializer, lazily
 from foldrank.graph.view.decoder import View
 from foldrank.passes.base import Change, Effect, GraphPass, Receipt, Stage, Work
 from foldrank.passes.making import Maker
+from foldrank.passes.ranges import check_range
 
 _WAY_OUT = "apply the plan to an export of the checkpoint it was made for"
-_LARGEST = {ir.DataType.FLOAT16: 65504.0}
 
 
 def passes(edits: tuple[LowRankTable, ...], work: Work) -> Iterator[tuple[Stage, GraphPass]]:
@@ -84,9 +84,7 @@ class FactorTable(GraphPass):
             reasons = ["head and embedding are stored in floats of two kinds"]
         if reasons:
             raise PassRefused(self.name, reasons, _WAY_OUT)
-        if reasons := [f"{name}: does not fit {dtype.name.lower()}" for dtype in dtypes for name in self.wanted.factors
-                       if np.abs(self.arrays[name]).max() > _LARGEST.get(dtype, np.inf)]:
-            raise PassRefused(self.name, reasons, "export to fp32 or bf16")
+        check_range(self.name, ((" and ".join(found), self.wanted.factors, dtype) for dtype in dtypes), self.arrays)
         return found
 
     def _stored(

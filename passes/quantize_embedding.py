@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from foldrank.edits.quantize_embedding import QuantizeEmbedding
 from foldrank.errors import PassRefused, PlanMismatch
-from foldrank.graph.linear.head import head_of, lookups
+from foldrank.graph.linear.head import factor_of_table, head_of, lookups
 from foldrank.graph.linear.linears import StoredMatrix, stored_matrix
 from foldrank.graph.view.decoder import View
 from foldrank.passes.base import Change, Effect, GraphPass, Receipt, Stage, Work
@@ -46,6 +46,9 @@ class QuantizeTable(GraphPass):
         readers, head = lookups(model.graph), head_of(model.graph)
         if len(readers) != 1:
             raise PassRefused(self.name, [f"embedding: {len(readers)} tables are read by tokens"], _WAY_OUT)
+        if (factor := factor_of_table(readers[0])) is not None:
+            reason = f"embedding: is a pair of rank {factor.shape[0]}, which stays in floats"
+            raise PassRefused(self.name, [reason], "plan with embedding_bits=none")
         self._prove(table_at(readers[0]), "embedding")
         swap = Swap(model, self.numbers, self.name, [self.wanted.storage])
         changes: list[Change] = []

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from foldrank.edits.quantize_head import QuantizeHead
 from foldrank.errors import PassRefused, PlanMismatch
-from foldrank.graph.linear.head import head_of
+from foldrank.graph.linear.head import factor_of_head, head_of
 from foldrank.graph.linear.linears import stored_matrix
 from foldrank.graph.view.decoder import View
 from foldrank.passes.base import Effect, GraphPass, Receipt, Stage, Work
@@ -37,6 +37,9 @@ class QuantizeLogits(GraphPass):
     def edit(self, model: ir.Model, view: View | None = None) -> Receipt:
         """Prove its weight, then replace. Raises PassRefused, PlanMismatch."""
         head = head_of(model.graph)
+        if head is not None and (factor := factor_of_head(head)) is not None:
+            reason = f"head: is a pair of rank {factor.shape[1]}, which stays in floats"
+            raise PassRefused(self.name, [reason], "plan with head_bits=none")
         stored = stored_matrix(head) if head is not None else None
         if head is None or stored is None or stored.shape != self.wanted.shape:
             reason = f"head: no MatMul with a float weight {self.wanted.shape} makes the logits"

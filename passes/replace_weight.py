@@ -19,6 +19,7 @@ from foldrank.graph.linear.weights import Array, lazily, read, set_initializer
 from foldrank.graph.view.decoder import Decoder, Linear, View
 from foldrank.passes.base import Change, Effect, GraphPass, Receipt, Stage, Work
 from foldrank.passes.proof import prove, replaced_digests
+from foldrank.passes.ranges import check_range
 from foldrank.passes.targets import column_spans, misfits, targets
 
 
@@ -44,6 +45,8 @@ class ReplaceWeights(GraphPass):
         decoder = (view or View(model)).decoder
         if reasons := [r for e in self.edits for r in misfits(e.site, self.arrays[e.tensor].shape, decoder)]:
             raise PassRefused(self.name, reasons, "apply the plan to an export of the checkpoint it was made for")
+        check_range(self.name, ((edit.site, [edit.tensor], targets(edit.site, decoder)[0].tensor.dtype)
+                                for edit in self.edits), self.arrays)
         touched: dict[Linear, list[tuple[slice, str, slice]]] = {}
         for edit in self.edits:
             for linear in targets(edit.site, decoder):

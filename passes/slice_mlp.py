@@ -25,6 +25,7 @@ from foldrank.passes.base import Change, Effect, GraphPass, Receipt, Stage, Work
 from foldrank.passes.biases import add_to_result
 from foldrank.passes.columns import Narrowing, Part, columns_kept, taken
 from foldrank.passes.proof import prove, replaced_digests
+from foldrank.passes.ranges import check_range
 from foldrank.passes.targets import misfits
 
 
@@ -48,23 +49,16 @@ class SliceMlps(GraphPass):
     def edit(self, model: ir.Model, view: View | None = None) -> Receipt:
         """Prove every weight, then cut. Raises PassRefused, PlanMismatch."""
         decoder = (view or View(model)).decoder
-        if reasons := [r for edit in self.edits for r in (*_misfits(edit, decoder), *self._overflows(edit, decoder))]:
+        if reasons := [r for edit in self.edits for r in _misfits(edit, decoder)]:
             raise PassRefused(self.name, reasons, "apply the plan to an export of the checkpoint it was made for")
+        check_range(self.name, ((edit.name, edit.arrays(), decoder.by_number[edit.block].by_role["down"].tensor.dtype)
+                                for edit in self.edits), self.arrays)
         cuts = [Cut(edit, decoder, model.graph) for edit in self.edits]
         if reasons := [reason for cut in cuts for reason in cut.reasons]:
             raise PassRefused(self.name, reasons, "export it with another exporter")
         touched = [linear for cut in cuts for linear in (*cut.feeding, cut.down)]
         prove(touched, replaced_digests(self.edits, self.written), self.source)
         return Receipt(self.name, self.effect, tuple(cut.make(self.arrays) for cut in cuts))
-
-    def _overflows(self, edit: SliceMlp, decoder: Decoder) -> Iterator[str]:
-        """fp16 ends at 65504: a larger number would become infinity."""
-        block = decoder.by_number.get(edit.block)
-        down = block.by_role.get("down") if block is not None else None
-        if down is not None and down.tensor.dtype == ir.DataType.FLOAT16:
-            for name in edit.arrays():
-                if not np.isfinite(cast(self.arrays[name], np.dtype(np.float16))).all():
-                    yield f"{edit.name}: {name} does not fit fp16; export to fp32 or bf16"
 
 
 class Cut:

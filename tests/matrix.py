@@ -60,6 +60,7 @@ def plans(model: Model) -> Iterator[tuple[str, Edit]]:
     yield "low rank", lambda m: [m.low_rank(f"block.{i % last:02d}.{r}", 5 + i) for i, r in enumerate(_sites(m))]
     up = "gate_up" if "gate" in model.roles else "up"
     yield "low rank packed", lambda m: m.low_rank("block.00.qkv", 13).low_rank(f"block.{last - 1:02d}.{up}", 17)
+    yield "tables", lambda m: m.table("both", 9) if m.tied else m.table("embedding", 8).table("head", 9)
     yield "width", lambda m: [m.narrow(i, channels, down=i == 0, bias=i != 1) for i, channels in _channels(m)]
     drops = ((0, "attention"), (1, "mlp"), (3, "attention"), (3, "mlp"), (last - 1, "attention"))
     yield "branches dropped", lambda m: [m.drop(*drop) for drop in drops]
@@ -74,7 +75,7 @@ def plans(model: Model) -> Iterator[tuple[str, Edit]]:
     yield "all kinds", lambda m: [
         fold(m), m.drop(0, "attention"), m.drop(last - 1, "mlp"),
         *(m.narrow(i, channels, down=True, bias=True) for i, channels in _channels(m) if i == 1),
-        m.low_rank("block.02.qkv", 13).low_rank("block.04.down", 8)]
+        m.low_rank("block.02.qkv", 13).low_rank("block.04.down", 8).table("head", 10)]
     yield "both", lambda m: [fold(m), m.low_rank("block.02.qkv", 13), m.low_rank("block.05.down", 8)]
 
 

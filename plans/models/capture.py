@@ -85,8 +85,7 @@ def block_arguments(model: Any, path: str, window: int) -> tuple[Arguments, ...]
 
 def first_input(model: Any, path: str, ids_NT: Tensor) -> Tensor:
     """What the first block at `path` is given [N, T, C]: embeddings, scaled and with positions as the family does."""
-    with torch.no_grad():
-        _, recorders = _record(model, path, model.base_model, ids_NT)
+    _, recorders = _record(model, path, model.base_model, ids_NT)
     found = recorders[0].hidden
     assert found is not None
     return found

@@ -103,8 +103,9 @@ class Decoder:
         return len(self.model.get_output_embeddings().weight)
 
     def embed(self, ids_NT: np.ndarray) -> Tensor:
-        """Input of the first block [N, T, C]."""
-        with other_weight(self.model.get_input_embeddings(), self._table):
+        """Input of the first block [N, T, C]; with its gradient where the table of words has one."""
+        learning = torch.is_grad_enabled() and self._table is not None and self._table.requires_grad
+        with torch.set_grad_enabled(learning), other_weight(self.model.get_input_embeddings(), self._table):
             found = first_input(self.model, self.family.layers, torch.from_numpy(ids_NT).to(self.device))
         if self._final is not None:
             found = found - found.mean(-1, keepdim=True)

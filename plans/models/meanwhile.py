@@ -11,16 +11,20 @@ from torch import Tensor, nn
 
 @contextmanager
 def other_weight(module: Any, turned: Tensor | None) -> Iterator[None]:
-    """A Linear, or a table of words, with this matrix [in, out]; None: as it is."""
+    """A Linear, or a table of words, with this matrix [in, out], through which gradients flow; None: as it is."""
     if turned is None:
         yield
         return
-    own = module.weight
-    module.weight = nn.Parameter(turned.T.to(own.device), requires_grad=False)
+    attributes = vars(module)  # where they stand before the module's parameters
+    own = dict(attributes)
+    attributes["weight"] = turned.T.to(module.weight.device)
+    if "padding_idx" in own:
+        attributes["padding_idx"] = None  # whose row would have no gradient
     try:
         yield
     finally:
-        module.weight = own
+        attributes.clear()
+        attributes.update(own)
 
 
 @contextmanager

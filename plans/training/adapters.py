@@ -1,7 +1,7 @@
 """What recovery may change of a plan's stored arrays, as parameters that leave them as they are until they are trained.
 
     factors   every matrix the plan stores at a site (A and B of pairs, there or beside, replaced weights, what blocks
-              share once for all of them) is trained as it is
+              share once for all of them) is trained as it is, and so are A and B of pairs for head and table of words
     sliced    gate, up and down of every MLP that a plan narrows, whatever stands there: what the cut left, trained as
               it is, which is how FLAP's and Minitron's narrower MLPs are repaired too (arXiv 2407.14679)
     lora      every stored or dense matrix M becomes M + 2 P Q, P Q of rank 8, and is merged back (arXiv 2106.09685)
@@ -58,7 +58,8 @@ _MLP = ("gate", "up", "down")
 @dataclass(frozen=True)
 class Adapter:
     """`parameters`: what is trained, by name. `matrix`: any stored array, made of them; `changed` names those that
-    change. `blocks`: the source numbers of the blocks that each parameter has to do with. `arrays`: what the plan is to
+    change. `blocks`: the source numbers of the blocks that each parameter has to do with, none for head and table of
+    words. `arrays`: what the plan is to
     hold under each of the `changed` names: the matrix, where it does not hold its numbers."""
 
     parameters: Mapping[str, Tensor]
@@ -83,6 +84,7 @@ def adapter(kind: Kind, stored: Stored, generator: torch.Generator) -> Adapter:
         raise ValueError(f"recover {kind}: {_MISSING[kind]}; take {_INSTEAD[kind]}")
     users = {name: {site.block for site in sites} for name, sites in stored.users.items()}
     users |= {name: {site.block} for name, site in stored.biases.items()}
+    users |= {name: set() for names in stored.ends.values() for name in names}
     parameters: dict[str, Tensor] = {}
     blocks: dict[str, frozenset[int]] = {}
     for array, part in parts.items():
@@ -122,7 +124,8 @@ _INSTEAD: dict[Kind, str] = {
 
 
 def _factors(stored: Stored, _generator: torch.Generator) -> _Parts:
-    return {name: _itself(stored, name) for name in stored.names()}
+    around = (name for names in stored.ends.values() for name in names)
+    return {name: _itself(stored, name) for name in dict.fromkeys((*stored.names(), *around))}
 
 
 def _sliced(stored: Stored, _generator: torch.Generator) -> _Parts:

@@ -2,7 +2,7 @@
 
 All of it lies on a shelf after each measurement, so that training that was cut short goes on from there and ends the
 same. LISA (arXiv 2403.17919): a few blocks, drawn anew now and then, train while the others stay; only those have an
-optimizer's state. There embedding and head train always; here they are not the plan's to change.
+optimizer's state. Embedding and head, where they train, always do.
 """
 
 from __future__ import annotations
@@ -125,7 +125,8 @@ class Course:
         """An optimizer that knows nothing yet, of what trains now."""
         chosen = self._chosen()
         for name, parameter in self.adapted.parameters.items():
-            parameter.requires_grad_(bool(self.adapted.blocks[name] & chosen))
+            blocks = self.adapted.blocks[name]
+            parameter.requires_grad_(not blocks or bool(blocks & chosen))
             parameter.grad = None
         self._optimizer = torch.optim.AdamW(self._trained(), lr=self.rate, weight_decay=0.0)
 

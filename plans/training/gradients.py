@@ -4,7 +4,8 @@ Forward block by block; what enters each is kept. The head's logits are made a f
 so is the gradient that they give the last hidden state: that of KL(dense || compressed) in the compressed model's
 logits is p' - p. Backward block by block too: a block's graph is kept from the forward pass as long as there is room,
 from the last down, and made again below that (gradient checkpointing, arXiv 1604.06174). Nothing goes back below the
-lowest block that is trained. Measuring needs as little: no block is made before it is run.
+lowest block that is trained, unless the table of words is. Measuring needs as little: no block is made before it is
+run.
 
 Axes: N windows, T tokens, C channels, V vocabulary. Knows blocks and losses. Knows nothing of optimizers.
 """
@@ -53,25 +54,28 @@ class Gradients:
         """The dense model."""
         return self.stored.source
 
-    @property
     def around(self) -> Decoder:
-        """The compressed model's table of words and head, which no kind trains."""
-        return self.stored.folded
+        """The compressed model's table of words and head, as they are now."""
+        return self.stored.around(self.adapted.matrix)
 
     def backward(self, ids_NT: np.ndarray) -> float:
         """Add the gradients of the loss to those of the parameters that require one. The loss: nats a token, mean
         squared error of features over their energy, or the sum of both."""
-        numbers, lowest = self.stored.numbers, self._lowest()
+        with torch.enable_grad():
+            around = self.around()
+            embedded = around.embed(ids_NT)
+        numbers, lowest = self.stored.numbers, self._lowest(embedded)
         matches = self._matches() if self.target != "logits" else {}
         wanted = self._wanted(ids_NT, matches)
-        inputs, graphs = self._forward(ids_NT, lowest)
+        inputs, graphs = self._forward(embedded.detach(), lowest)
         hidden = inputs.pop()
         loss, gradient = 0.0, torch.zeros_like(hidden)
+        head = torch.zeros_like(around.head) if around.head.requires_grad else None
         if self.target != "features":
             gradient = torch.empty_like(hidden)
             last = wanted[self.source.blocks[-1].number]
-            loss = divergence(self.source, last, hidden, gradient, most=self.logits, compressed=self.around)
-        for position in range(len(numbers) - 1, lowest - 1, -1):
+            loss = divergence(self.source, last, hidden, gradient, head, most=self.logits, compressed=around)
+        for position in range(len(numbers) - 1, max(lowest, 0) - 1, -1):
             if numbers[position] in matches:
                 error, slope = distance(wanted[matches[numbers[position]]], hidden)
                 loss, gradient = loss + error / len(matches), gradient + slope / len(matches)
@@ -83,20 +87,27 @@ class Gradients:
             if entered.grad is not None:
                 gradient = entered.grad
             hidden = entering
+        ends = [(around.head, head)] if head is not None else []
+        ends += [(embedded, gradient)] if embedded.requires_grad else []
+        if ends:  # at once, as both may come of one pair
+            torch.autograd.backward([end for end, _ in ends], [slope for _, slope in ends])
         return loss
 
     def loss(self, ids_NT: np.ndarray) -> float:
         """Mean KL(dense || compressed) of the logits in nats a token, whatever is aimed at."""
-        hidden = self.around.embed(ids_NT)
         with torch.no_grad():
+            around = self.around()
+            hidden = around.embed(ids_NT)
             for number in self.stored.numbers:
                 hidden = self.source.run(self.stored.block(number, self.adapted.matrix), hidden)
-        return divergence(self.source, self.teacher.last(ids_NT), hidden, most=self.logits, compressed=self.around)
+        return divergence(self.source, self.teacher.last(ids_NT), hidden, most=self.logits, compressed=around)
 
-    def _forward(self, ids_NT: np.ndarray, lowest: int) -> tuple[list[Tensor], dict[int, tuple[Tensor, Tensor]]]:
-        """What enters every block, and leaves the last; of the upper blocks the graphs too, by position."""
-        hidden, numbers = self.around.embed(ids_NT), self.stored.numbers
-        kept = max(lowest, len(numbers) - self.graphs // max(1, self._bytes(numbers[lowest], hidden)))
+    def _forward(self, hidden: Tensor, lowest: int) -> tuple[list[Tensor], dict[int, tuple[Tensor, Tensor]]]:
+        """What enters every block, from `hidden` [N, T, C] on, and leaves the last; of the upper blocks the graphs too,
+        by position."""
+        numbers = self.stored.numbers
+        one = numbers[min(max(lowest, 0), len(numbers) - 1)]
+        kept = max(lowest, len(numbers) - self.graphs // max(1, self._bytes(one, hidden)))
         inputs = [hidden]
         graphs: dict[int, tuple[Tensor, Tensor]] = {}
         for position, number in enumerate(numbers):
@@ -120,11 +131,15 @@ class Gradients:
         with mixed(self.source.device):
             return self.source.run(self.stored.block(number, self.adapted.matrix), hidden_NTC)
 
-    def _lowest(self) -> int:
-        """Position of the lowest block that has to do with a parameter that is trained."""
+    def _lowest(self, embedded: Tensor) -> int:
+        """Position of the lowest block that has to do with a parameter that is trained: one behind the last where the
+        head alone is, -1 where the table of words is."""
+        if embedded.requires_grad:
+            return -1
         trained = {number for name, parameter in self.adapted.parameters.items() if parameter.requires_grad
                    for number in self.adapted.blocks[name]}
-        return min(self.stored.numbers.index(number) for number in trained)
+        numbers = self.stored.numbers
+        return min((numbers.index(number) for number in trained), default=len(numbers))
 
     def _bytes(self, number: int, hidden_NTC: Tensor) -> int:
         """Of the graph of a block on such a batch, its weights where those are made for it."""
@@ -150,11 +165,12 @@ class Gradients:
 
 
 def divergence(
-    source: Decoder, wanted_NTC: Tensor, hidden_NTC: Tensor, gradient_NTC: Tensor | None = None, *, most: int = LOGITS,
-    compressed: Decoder | None = None,
+    source: Decoder, wanted_NTC: Tensor, hidden_NTC: Tensor, gradient_NTC: Tensor | None = None,
+    head_CV: Tensor | None = None, *, most: int = LOGITS, compressed: Decoder | None = None,
 ) -> float:
     """Mean KL(dense || compressed) in nats a token, given the last blocks' outputs of both; its gradient in the second
-    is written to `gradient_NTC`. At most `most` logits of each are held. `compressed`: with a head of its own."""
+    is written to `gradient_NTC`, that in the head [C, V] added to `head_CV`. At most `most` logits of each are held.
+    `compressed`: with a head of its own."""
     own = compressed or source
     total, tokens = 0.0, hidden_NTC.shape[0] * hidden_NTC.shape[1]
     for place in _pieces(hidden_NTC.shape[0], hidden_NTC.shape[1], max(1, most // source.vocabulary)):
@@ -168,7 +184,10 @@ def divergence(
         total += float((likely * (wanted - found)).sum(dtype=torch.float64))
         if gradient_NTC is not None:
             slope = found.exp_().sub_(likely).div_(tokens)
-            (gradient_NTC[place],) = torch.autograd.grad(logits, hidden, slope)
+            asked = [hidden] if head_CV is None else [hidden, own.head]
+            gradient_NTC[place], *more = torch.autograd.grad(logits, asked, slope)
+            if head_CV is not None:
+                head_CV += more[0]
     return total / tokens
 
 

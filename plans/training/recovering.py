@@ -69,7 +69,7 @@ def suited(plan: Plan, roles: Sequence[str]) -> Kind:
     source."""
     if any(edit.phase is Phase.WIDTHS for edit in plan.edits):
         return "sliced"
-    if plan.at_sites:
+    if plan.at_sites or any(edit.ends for edit in plan.edits):
         return "factors"
     stored = frozenset[Part]().union(*(e.touch.writes for e in plan.edits if e.phase is Phase.STORAGE))
     alone = all(edit.phase in (Phase.NORMS, Phase.ROTATION, Phase.STORAGE) for edit in plan.edits)

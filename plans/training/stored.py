@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from foldrank.edits import Edit
-from foldrank.edits.base import BesideEdit, Phase, WeightEdit
+from foldrank.edits.base import BesideEdit, Part, Phase, WeightEdit
 from foldrank.edits.replace_weight import ReplaceWeight
 from foldrank.edits.storage import StorageEdit
 from foldrank.planfile.plan import Plan
 from foldrank.plans.bits.correcting import names_of
 from foldrank.plans.bits.holding import nearest_held, site_of
 from foldrank.plans.low_rank.factoring import replaced_digests
-from foldrank.plans.models.block import Block
+from foldrank.plans.models.block import Block, Pair
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.models.packing import held_in, unpacked
 from foldrank.plans.models.rounding import FewNumbers
@@ -37,8 +37,8 @@ class Stored:
     """A plan over the decoder it was made for. `factors`: array names of every site, [A, B] of a pair or [W] alone; of
     one that reads another block's weight, that one's. `beside`: of the pair that is added to it. `folded`: what the
     edits leave that come before those, and pairs of head and table of words. `biases`: arrays that the plan adds to
-    what sites give, which `folded` has too. `few`: matrices that are stored in few bits, by the names of the arrays of
-    their scales."""
+    what sites give, which `folded` has too; `ends`: A and B of those pairs, one for both where the names are the same.
+    `few`: matrices that are stored in few bits, by the names of the arrays of their scales."""
 
     source: Decoder
     plan: Plan
@@ -46,6 +46,7 @@ class Stored:
     factors: Mapping[Site, tuple[str, ...]]
     biases: Mapping[str, Site] = field(default_factory=dict)
     beside: Mapping[Site, tuple[str, str]] = field(default_factory=dict)
+    ends: Mapping[Part, tuple[str, ...]] = field(default_factory=dict)
     few: Mapping[str, FewNumbers] = field(default_factory=dict)
     _held: dict[str, Tensor] = field(default_factory=dict)
 
@@ -65,7 +66,8 @@ class Stored:
         biases = {name: site for edit in early for site, name in edit.adds.items()}
         beside = {edit.site: edit.factors for edit in plan.edits
                   if isinstance(edit, BesideEdit) and edit.factors != names_of(edit.site)}
-        return cls(source, plan, folded, _lent(early, factors), biases, beside)
+        ends = {part: names for edit in early for part, names in edit.ends.items()}
+        return cls(source, plan, folded, _lent(early, factors), biases, beside, ends)
 
     @classmethod
     def rounded(cls, source: Decoder, plan: Plan) -> Stored:
@@ -120,6 +122,16 @@ class Stored:
     def names(self) -> Iterator[str]:
         """Of every stored matrix, once."""
         return iter(self.sites)
+
+    def around(self, matrix: Matrix) -> Decoder:
+        """The compressed model's head and table of words, made of what `matrix` gives; gradients flow through."""
+        found = self.folded
+        for names in dict.fromkeys(self.ends.values()):
+            now = [matrix(name) for name in names]
+            if any(one is not self.matrix(name) for one, name in zip(now, names, strict=True)):
+                parts = [str(part) for part, held in self.ends.items() if held == names]
+                found = found.with_factored(parts, Pair(now[0], now[1]))
+        return found
 
     def blocks(self, matrices: Mapping[str, Tensor]) -> tuple[Block, ...]:
         """The compressed blocks with these arrays, those that are not given as they are stored."""

@@ -90,6 +90,12 @@ def cast(weight: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> np.ndarray[Any, 
         return weight.astype(dtype)
 
 
+def fits(weight: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> bool:
+    """Whether every number is finite still as `cast` rounds it: fp16 ends at 65,504, and from 65,520 on gives
+    infinity."""
+    return bool(np.isfinite(cast(weight, dtype)).all())
+
+
 def combine(
     weights: Sequence[np.ndarray[Any, Any]], coefficients: Sequence[float]
 ) -> np.ndarray[Any, Any]:

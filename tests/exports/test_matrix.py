@@ -45,7 +45,7 @@ def same_as_recorded(family: str, exporter: str, folder: Path) -> None:
     assert found["status"] != "failed", found["reason"]
     assert found["status"] == KNOWN[family, exporter]["status"], found
     if found["status"] == "proved":
-        assert len(found["plans"]) == 13 + (family in ROTATED) + (family in CENTRED)
+        assert len(found["plans"]) == 14 + (family in ROTATED) + (family in CENTRED)
 
 
 @pytest.mark.slow

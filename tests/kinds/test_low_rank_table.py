@@ -11,7 +11,7 @@ import pytest
 import torch
 from edited import written
 from kind_rooms import ANATOMY, Rooms
-from synthetic import PlanMaker, Shape, random_decoder, run_onnx, worst
+from synthetic import PlanMaker, Shape, random_decoder, run_onnx, widened, worst
 from synthetic.strategies import Written
 from tiny_families import TINY, save
 
@@ -83,34 +83,53 @@ def test_planner_and_reference_agree(rooms: Rooms, tiny: Checkpoint, of: str) ->
     assert (dense - reference).abs().max() > 1e-1
 
 
-@pytest.mark.parametrize("style", ["genai", "optimum", "torch"])
-@pytest.mark.parametrize(("of", "tied"), [("both", True), ("head", True), ("embedding", False)])
-def test_a_graph_reads_the_pair(style: str, of: str, tied: bool, tmp_path: Path) -> None:
-    decoder = random_decoder(Shape(tied=tied), seed=3)
+STYLES, OF, DTYPES = ("genai", "optimum", "torch"), ("both", "head", "embedding"), ("float32", "float16", "bfloat16")
+
+
+@pytest.mark.parametrize(("style", "of", "dtype"), [
+    (style, of, DTYPES[(i + j) % 3]) for i, style in enumerate(STYLES) for j, of in enumerate(OF)])
+def test_a_graph_reads_the_pair(style: str, of: str, dtype: str, tmp_path: Path) -> None:
+    """In its own floats; what it computes is asked of the graph widened, as no CPU has kernels of bfloat16."""
+    decoder = random_decoder(Shape(tied=of != "embedding", dtype=dtype), seed=3)
     maker = PlanMaker(decoder, "0" * 64).factor(of, 7)
     path = written(tmp_path, Written(decoder, style), maker)
+    tensors = [value.const_value for value in load_model(path).graph.initializers.values()]
+    assert {tensor.dtype.numpy() for tensor in tensors if tensor.dtype.is_floating_point()} == {decoder.shape.stored}
+    wide = path if dtype == "float32" else widened(path, tmp_path / "wide.onnx")
     expected = maker.expected().logits(IDS)
     for steps in ((16,), (7, 1, 8)):
-        assert worst(run_onnx(path, IDS, steps), expected) < 1e-5
+        assert worst(run_onnx(wide, IDS, steps), expected) < 1e-5
     assert worst(decoder.logits(IDS), expected) > 1e-2
     found = anatomy_of(path)
     assert (found.head.rank, found.embedding_rank, found.tied) == (
         None if of == "embedding" else 7, None if of == "head" else 7, of == "both")
     if style != "torch":  # whose cache has other names before it is exported
-        _proves_bytes(of, decoder.embedding.shape, tmp_path / "dense" / "model.onnx", path)
+        _proves_bytes(of, decoder.embedding, tmp_path / "dense" / "model.onnx", path)
 
 
-def _proves_bytes(of: str, shape: tuple[int, int], dense: Path, path: Path) -> None:
+def _proves_bytes(of: str, table: np.ndarray, dense: Path, path: Path) -> None:
     """Of the pair, as they are stored, and as a token reads them."""
-    words, width = shape
-    whole, made = 4 * words * width, 4 * 7 * (words + width)
+    (words, width), size = table.shape, table.itemsize
+    whole, made = size * words * width, size * 7 * (words + width)
     before, after = count_file(dense), count_file(path)
-    assert before.row_bytes - after.row_bytes == (0 if of == "head" else 4 * (width - 7))
-    a_again = 0 if of == "head" else 4 * 7 * width
+    assert before.row_bytes - after.row_bytes == (0 if of == "head" else size * (width - 7))
+    a_again = 0 if of == "head" else size * 7 * width
     assert after.weight_bytes - before.weight_bytes == a_again + (0 if of == "embedding" else made - whole)
     kept = [sum(value.const_value.nbytes for value in load_model(file).graph.initializers.values())
             for file in (dense, path)]
     assert kept[1] - kept[0] == made - (0 if of == "head" else whole), "a tied table stays for the embedding alone"
+
+
+@pytest.mark.parametrize(("of", "tied"), [("head", True), ("head", False), ("embedding", False)])
+def test_the_other_table_is_stored_in_few_bits_and_the_pair_is_refused(of: str, tied: bool, tmp_path: Path) -> None:
+    decoder = random_decoder(Shape(tied=tied), seed=3)
+    few = {"head": of == "embedding", "embedding": of == "head"}
+    maker = PlanMaker(decoder, "0" * 64).factor(of, 7).tables(FEW, **few)
+    path = written(tmp_path, Written(decoder, "genai"), maker)
+    assert worst(run_onnx(path, IDS), maker.expected().logits(IDS)) < 1e-5
+    again = PlanMaker(decoder, "0" * 64).factor(of, 7).tables(FEW, **{part: not asked for part, asked in few.items()})
+    with pytest.raises(PassRefused, match=f"{of}: is a pair of rank 7, .*; plan with {of}_bits=none"):
+        written(tmp_path / "again", Written(decoder, "genai"), again)
 
 
 def test_another_table_is_refused(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from foldrank.edits.add_bias import AddBias
 from foldrank.edits.drop_branch import DropBranch
 from foldrank.edits.fold_blocks import FoldBlocks
 from foldrank.edits.low_rank import LowRank
+from foldrank.edits.low_rank_table import LowRankTable
 from foldrank.edits.pre_rmsnorm import PreRmsnorm
 from foldrank.edits.replace_weight import ReplaceWeight
 from foldrank.edits.rotate_stream import RotateStream
@@ -181,6 +182,26 @@ class Model:
                                   tuple(WeightDigest.of(w) for w in weights)))
         self.arrays |= {f"{site}.A": a, f"{site}.B": b}
         self._set(parsed, torch.from_numpy(a).double() @ torch.from_numpy(b).double())
+        return self
+
+    @property
+    def tied(self) -> bool:
+        """Whether the head is the table of words, as it stands."""
+        return self.model.get_output_embeddings().weight is self.model.get_input_embeddings().weight
+
+    def table(self, of: str, rank: int) -> Model:
+        """A random pair in the place of the head, the table of words, or `both` where they are one."""
+        ends = {"head": self.model.get_output_embeddings(), "embedding": self.model.get_input_embeddings()}
+        held = list(ends.values()) if of == "both" else [ends[of]]
+        old = np.ascontiguousarray(held[0].weight.detach().numpy().T)
+        rng = np.random.default_rng([rank, len(old)])
+        a = (rng.standard_normal((len(old), rank)) / np.sqrt(rank)).astype(np.float32)
+        b = (rng.standard_normal((rank, old.shape[1])) / 5).astype(np.float32)
+        self.edits.append(LowRankTable(of, old.shape, rank, (f"{of}.A", f"{of}.B"), WeightDigest.of(old)))
+        self.arrays |= {f"{of}.A": a, f"{of}.B": b}
+        whole = torch.nn.Parameter(torch.from_numpy((a.astype(np.float64) @ b).T.astype(np.float32)))
+        for module in held:
+            module.weight = whole
         return self
 
     def replace(self, site: str) -> Model:

@@ -161,6 +161,11 @@ class Edit(abc.ABC):
         """Single-role sites that read another's weight from here on, each with that one."""
         return {}
 
+    @property
+    def ends(self) -> Mapping[Part, tuple[str, ...]]:
+        """Arrays whose product it puts in the place of the head and the table of words [width, words]."""
+        return {}
+
     def holding(self, names: frozenset[str]) -> Edit:
         """The edit with those of these arrays that are among what it `leaves`."""
         return self

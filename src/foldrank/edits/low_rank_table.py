@@ -71,6 +71,11 @@ class LowRankTable(Edit):
         """A and B."""
         return {self.factors[0]: (self.shape[0], self.rank), self.factors[1]: (self.rank, self.shape[1])}
 
+    @property
+    def ends(self) -> Mapping[Part, tuple[str, ...]]:
+        """A and B, of both the same."""
+        return dict.fromkeys(self.parts, self.factors)
+
     def sentence(self) -> str:
         """In words."""
         said = f"{self.subject} becomes a pair of rank {self.rank} in the place of {list(self.shape)}."

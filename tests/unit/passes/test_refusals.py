@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from refusing import DECODER, graph_of, made, picture, refuses
-from synthetic import Shape, random_decoder, worst
+from synthetic import PlanMaker, Shape, random_decoder, worst
 
 from foldrank.edits.fold_blocks import FoldBlocks
 from foldrank.edits.low_rank import LowRank
@@ -67,11 +68,33 @@ def test_all_reasons_are_listed(tmp_path: Path) -> None:
             "block.02.o: weight is (64, 48)")
 
 
-def test_factors_beyond_fp16(tmp_path: Path) -> None:
-    decoder = random_decoder(Shape(dtype="float16"), seed=1)
-    maker = made(decoder).low_rank("block.00.o", 5)
-    maker.arrays["block.00.o.B"] = maker.arrays["block.00.o.B"] * np.float32(1e6)
-    refuses(graph_of(decoder, tmp_path), maker.plan(), PassRefused, "block.00.o.B does not fit fp16")
+BY_KIND: dict[str, tuple[Callable[[PlanMaker], PlanMaker], str]] = {
+    "low_rank": (lambda plan: plan.low_rank("block.00.o", 5), "block.00.o: block.00.o.B"),
+    "low_rank_table": (lambda plan: plan.factor("both", 5), "head and embedding: both.A"),
+    "add_low_rank": (lambda plan: plan.beside("block.02.down", 5), "block.02.down: block.02.down.beside.B"),
+    "add_bias": (lambda plan: plan.bias("block.01.o"), "block.01.o: block.01.o.bias"),
+    "slice_mlp": (lambda plan: plan.slice(1, tuple(range(9)), down=True), "block.01.mlp: block.01.down"),
+    "replace_weight": (lambda plan: plan.replace("block.01.k"), "block.01.k: block.01.k.W"),
+}
+
+
+@pytest.mark.parametrize("kind", BY_KIND)
+def test_what_fp16_cannot_hold_is_refused_from_the_first_number_that_would_be_infinite(
+    kind: str, tmp_path: Path
+) -> None:
+    ask, said = BY_KIND[kind]
+    for dtype, number in (("float16", 65520), ("float16", 65519), ("bfloat16", 1e38)):
+        decoder = random_decoder(Shape(dtype=dtype), seed=1)
+        (folder := tmp_path / str(number)).mkdir()
+        maker, model = ask(made(decoder)), graph_of(decoder, folder)
+        maker.arrays[said.split()[-1]].flat[3] = -number
+        if number == 65520:
+            refuses(model, maker.plan(), PassRefused, kind, f"{said} does not fit fp16, which ends at 65504; "
+                    "export to fp32 or bf16")
+            continue
+        changed, _ = transform(model, maker.plan())
+        tensors = [value.const_value for value in changed.graph.initializers.values() if value.const_value is not None]
+        assert all(np.isfinite(tensor.numpy().astype(np.float32)).all() for tensor in tensors)
 
 
 @pytest.mark.parametrize("leaving", [(0,), (0, 1), (9,)])

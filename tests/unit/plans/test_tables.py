@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from tiny_families import TINY, random_model
-from torch_model import Planned, prove
 
-import foldrank
 from foldrank.edits.low_rank_table import LowRankTable
-from foldrank.planfile.document import PlanDocument, Source
-from foldrank.planfile.plan import Plan
 from foldrank.plans.compose import parse_all, run_all
 from foldrank.plans.low_rank.tables import table_pair
 from foldrank.plans.method import Result
@@ -23,8 +18,6 @@ from foldrank.plans.methods.quantize import tables
 from foldrank.plans.models.block import Pair
 from foldrank.plans.models.decoder import Decoder
 from foldrank.plans.request import parse
-from foldrank.plans.training.stored import Stored
-from foldrank.runtime.quantizer import quantize
 
 MakeModel = Callable[..., Any]
 RNG = np.random.default_rng(5)
@@ -124,18 +117,6 @@ def test_numbers_outside_the_blocks_are_counted_with_pairs(ids: np.ndarray) -> N
         assert result.decoder.other_parameters - before == left * whole + edit.rank * sum(edit.shape)
 
 
-def test_recovery_trains_the_pairs_of_blocks_around_those_of_tables(ids: np.ndarray) -> None:
-    decoder = Decoder.of(model(tied=True))
-    result = planned(decoder, ids, "afm:keep=1,align=1,tables_keep=0.5")
-    edits, factors = result.edits, result.arrays
-    source = Source("tiny", "0" * 64, "Tiny", len(decoder.blocks), {})
-    stored = Stored.of(decoder, Plan(PlanDocument(source, None, (), {}, {}, edits), factors), dense=True)
-    a, b = (torch.from_numpy(factors[name]) for name in edits[0].arrays())
-    torch.testing.assert_close(stored.folded.table, a @ b)
-    torch.testing.assert_close(stored.folded.head, a @ b)
-    assert stored.written(stored.matrices(), frozenset()).edits == edits
-
-
 @pytest.mark.parametrize(("tied", "settings", "said"), [
     (False, "tables_keep=0.5", "two tables"), (True, "embedding_keep=0.5", "the table stays for the head"),
     (True, "tables_keep=0.5,head_keep=0.5", "is one pair for head and embedding")])
@@ -157,12 +138,3 @@ def test_few_bits_refuse_a_pair_and_say_the_way_out(part: str) -> None:
         tables(paired, settings)
     (other,) = tables(paired, parse(f"quantize:bits=4,{part}_bits=none").settings)
     assert part not in other.touch.writes
-
-
-def test_a_graph_is_what_the_plan_leaves_with_blocks_in_few_bits(tiny_models: Path, tmp_path: Path) -> None:
-    """OPT's tables are tied; optimum writes them twice, one is left."""
-    folder = tiny_models / "opt"
-    methods = ["afm:keep=1,tables_keep=0.6,align=4",
-               "quantize:bits=8,accuracy=0,rounding=nearest,head_bits=none,embedding_bits=none"]
-    plan = foldrank.plan(folder / "checkpoint", methods=methods, calibration_tokens=256)
-    prove(folder / "optimum" / "model.onnx", Planned(folder / "checkpoint", plan), tmp_path, quantize)
