@@ -57,7 +57,9 @@ class RayShards(Shards):
 
     ray: Any = None
     threads: int = 1
-    _held: list[tuple[Decoder, list[Any]]] = field(default_factory=list)
+    _held: list[tuple[Decoder, list[Any], list[Any]]] = field(default_factory=list)
+    """The model, its workers, and what they were given: Ray drops what nobody holds, and a worker that begins again
+    asks for it."""
 
     def start(self, decoder: Decoder, ids_NT: np.ndarray) -> States:
         """Nothing: what goes through the blocks stays with the workers."""
@@ -84,14 +86,13 @@ class RayShards(Shards):
             return self._held[0][1]
         for worker in self._held.pop()[1] if self._held else ():
             self.ray.kill(worker)
-        model, new = self.ray.put(decoder), self.ray.remote(
-            num_cpus=self.threads, max_restarts=TRIES, max_task_retries=TRIES)(Worker)
-        parts = self.parts(torch.from_numpy(ids_NT))
-        workers = [new.remote(model, part.numpy(), self.threads, versions()) for part in parts]
+        new = self.ray.remote(num_cpus=self.threads, max_restarts=TRIES, max_task_retries=TRIES)(Worker)
+        given = [self.ray.put(thing) for thing in (decoder, *(p.numpy() for p in self.parts(torch.from_numpy(ids_NT))))]
+        workers = [new.remote(given[0], part, self.threads, versions()) for part in given[1:]]
         for reason in self.ray.get([worker.refused.remote() for worker in workers]):
             if reason is not None:
                 raise SourceError("--ray", reason, REMEDY)
-        self._held.append((decoder, workers))
+        self._held.append((decoder, workers, given))
         return workers
 
 

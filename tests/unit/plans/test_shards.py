@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -26,8 +27,16 @@ class Dies(Exception):
     """What a worker ends of."""
 
 
+class Held:
+    """What was put into the store, for as long as somebody holds this."""
+
+    def __init__(self, thing: Any) -> None:
+        self.thing = thing
+
+
 class FakeRay:
-    """Workers in this process. The first of them dies once, at its `at`-th call, and begins anew."""
+    """Workers in this process. The first of them dies once, at its `at`-th call, and begins anew with what it was
+    given, as long as that is held."""
 
     exceptions = SimpleNamespace(RayError=Dies)
 
@@ -35,7 +44,7 @@ class FakeRay:
         self.at, self.for_good, self.made, self.gone = at, for_good, 0, 0
 
     def put(self, thing: Any) -> Any:
-        return thing
+        return Held(thing)
 
     def get(self, asked: Any) -> Any:
         return [one() for one in asked] if isinstance(asked, list) else asked()
@@ -45,21 +54,26 @@ class FakeRay:
 
     def remote(self, **_options: Any) -> Callable[[type], Any]:
         def new(kind: type, *arguments: Any) -> Any:
-            held, calls, first = [kind(*arguments)], [0], self.made == 0
+            given, rest = [weakref.ref(one) for one in arguments[:2]], arguments[2:]
+
+            def begun() -> Any:
+                return kind(*(one().thing for one in given), *rest)  # type: ignore[union-attr]
+
+            held, calls, first = [begun()], [0], self.made == 0
             self.made += 1
 
-            def called(name: str, *given: Any) -> Callable[[], Any]:
+            def called(name: str, *asked: Any) -> Callable[[], Any]:
                 def now() -> Any:
                     calls[0] += 1
                     if first and calls[0] == self.at:
                         if self.for_good:
                             raise Dies("its node is gone")
-                        held[0] = kind(*arguments)
-                    return getattr(held[0], name)(*given)
+                        held[0] = begun()
+                    return getattr(held[0], name)(*asked)
 
                 return now
 
-            return SimpleNamespace(**{name: SimpleNamespace(remote=lambda *given, name=name: called(name, *given))
+            return SimpleNamespace(**{name: SimpleNamespace(remote=lambda *asked, name=name: called(name, *asked))
                                       for name in ("through", "refused")})
 
         return lambda kind: SimpleNamespace(remote=lambda *arguments: new(kind, *arguments))
