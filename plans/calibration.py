@@ -70,6 +70,5 @@ def described(windows: Windows, shards: int) -> Calibration:
     count, window = windows.ids.shape
     return Calibration(
         name=windows.text.name, sha256=windows.text.sha256, windows=count, window=window, tokens=count * window,
-        seed=windows.seed, bos=windows.opening.bos,
-        shards=shards if shards > 1 else None,
+        seed=windows.seed, bos=windows.opening.bos, shards=shards if shards > 1 else None,
     )

@@ -61,7 +61,8 @@ def make_plan(
     progress: Progress = SILENT, after: Callable[[Decoder, Plan, Shelf], Plan] | None = None, shards: Shards = HERE,
 ) -> Plan:
     """Plan a checkpoint. `windows`: the calibration, where it is cut already. `after`: what is done to the plan
-    then, on the same shelf. Raises ValueError on wrong use, SourceError on a text or checkpoint that cannot serve."""
+    then, on the same shelf. `shards`: where and in how many parts sums over the windows are made. Raises ValueError on
+    wrong use, SourceError on a text or checkpoint that cannot serve."""
     requests = parse_all(methods)
     windows = windows or calibration_windows(checkpoint, calibration, calibration_tokens, seed)
     decoder = load_decoder(checkpoint, device=device)

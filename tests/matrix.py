@@ -27,9 +27,10 @@ import numpy as np
 import onnxruntime.capi.onnxruntime_pybind11_state as ort_errors
 from continued import genai_tokens, optimum_python, optimum_tokens, own_tokens
 from exports import EXPORTERS, exported
+from proved import edited
 from synthetic import Graph
 from tiny_families import TINY, save
-from torch_model import IDS, Model, edited
+from torch_model import IDS, Model
 
 from foldrank.errors import FoldrankError
 from foldrank.graph.safe.load import load_model

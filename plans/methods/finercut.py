@@ -84,11 +84,11 @@ class Prefixes:
                 hidden = cut.source.run(block, hidden)
         return cls(cut, inputs)
 
-    def divergence(self, original: Words, place: Place, windows: slice) -> float:
-        """On some windows, with one branch less; what lies below it is not run."""
+    def divergence(self, original: Words, less: Cut, place: Place, windows: slice) -> float:
+        """On some windows, of `less`, the model with one branch less; what lies below that is not run."""
         hidden = self.inputs[place.block][windows]
         with torch.no_grad():
-            for block in self.cut.without(place).decoder.blocks:
+            for block in less.decoder.blocks:
                 if block.number >= place.block:
                     hidden = self.cut.source.run(block, hidden)
         return divergence(original[windows], self.cut.source, hidden)
@@ -131,13 +131,15 @@ class Greedy:
 
     def _at_least(self, prefixes: Prefixes, place: Place, most: float) -> float:
         """The divergence with one branch less; where that is more than `most`, something that is too."""
-        key, total = _key(prefixes.cut.without(place)), 0.0
+        less = prefixes.cut.without(place)
+        key, total = _key(less), 0.0
+        if key in self.figures.known:
+            return self.figures.known[key]
         for start in range(0, len(self.ids), AT_ONCE):
             windows = slice(start, start + AT_ONCE)
-            if key in self.figures.known:
-                break
             self.progress.advance("finercut")
-            total += self.figures.of(f"{key} {start}", partial(prefixes.divergence, self.original, place, windows))
+            measure = partial(prefixes.divergence, self.original, less, place, windows)
+            total += self.figures.of(f"{key} {start}", measure)
             if windows.stop < len(self.ids) and total / self.ids.size > most:
                 return total / self.ids.size
         return self.figures.of(key, lambda: total / self.ids.size)

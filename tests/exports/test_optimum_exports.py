@@ -15,7 +15,8 @@ from foldrank.passes.pipeline import transform
 
 pytest.importorskip("torch")
 from nightly import NIGHTLY
-from torch_model import Model, prove
+from proved import prove
+from torch_model import Model
 
 FAMILIES = {"llama": 6, "mistral": 5, "qwen2": 5, "gemma2": 6, "gpt2": 5, "opt": 5}
 GATED = ("llama", "mistral", "qwen2", "gemma2")

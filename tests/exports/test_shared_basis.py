@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from torch_model import Planned, prove
+from proved import Planned, prove
 
 import foldrank
 from foldrank.edits.low_rank import LowRank

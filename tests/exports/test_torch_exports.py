@@ -18,7 +18,8 @@ from foldrank.passes.pipeline import transform
 pytest.importorskip("torch")
 from exports import plainly
 from nightly import AT_NIGHT, NIGHTLY
-from torch_model import Model, prove
+from proved import prove
+from torch_model import Model
 
 Export = Callable[[str], tuple[Path, Path]]
 FAMILIES = [

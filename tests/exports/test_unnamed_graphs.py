@@ -19,7 +19,8 @@ from foldrank.passes.pipeline import transform
 from foldrank.passes.write import write_model
 
 pytest.importorskip("torch")
-from torch_model import Model, prove
+from proved import prove
+from torch_model import Model
 
 FAMILIES = ("llama", "mistral", "qwen2", "gemma2", "gpt2", "opt")
 

@@ -11,9 +11,10 @@ import pytest
 import torch
 from kind_rooms import ANATOMY, Edited, Rooms
 from nightly import AT_NIGHT
+from proved import prove
 from synthetic import Decoder, PlanMaker, Shape, random_decoder, run_onnx, worst
 from synthetic.strategies import Written
-from torch_model import Model, prove
+from torch_model import Model
 
 from foldrank.edits.add_bias import AddBias
 from foldrank.edits.base import Touch

@@ -10,8 +10,9 @@ from kind_rooms import ANATOMY, SIX
 from nightly import NIGHTLY
 
 pytest.importorskip("torch")
+from proved import prove
 from tiny_families import TINY, save
-from torch_model import Model, prove
+from torch_model import Model
 
 from foldrank.edits.drop_branch import DropBranch
 from foldrank.model.checkpoint import Checkpoint

@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nightly import AT_NIGHT
-from torch_model import Planned, prove
+from proved import Planned, prove
 
 import foldrank
 from foldrank.digests import WeightDigest

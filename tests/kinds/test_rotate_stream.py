@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kind_rooms import ANATOMY, Edited, Rooms
 from nightly import AT_NIGHT
+from proved import prove
 from synthetic import Decoder, PlanMaker, Shape, random_decoder, run_onnx, worst
 from synthetic.strategies import STYLES, Written, law, shapes
 from tiny_families import TINY, save
-from torch_model import Model, prove
+from torch_model import Model
 
 from foldrank.digests import WeightDigest
 from foldrank.edits.base import Touch, parts_of

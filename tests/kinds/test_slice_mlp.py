@@ -19,9 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kind_rooms import ANATOMY
 from nightly import AT_NIGHT
+from proved import edited
 from synthetic import PlanMaker, Shape, random_decoder, run_onnx, widened, worst
 from synthetic.strategies import Written, law, written
-from torch_model import CLOSE, IDS, Model, edited
+from torch_model import CLOSE, IDS, Model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from foldrank.digests import WeightDigest

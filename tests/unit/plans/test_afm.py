@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from proved import Planned, prove
 from tiny_families import TINY, random_model
-from torch_model import Planned, prove
 
 import foldrank
 from foldrank.digests import WeightDigest

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
-from torch_model import Planned, prove
+from proved import Planned, prove
 
 import foldrank
 from foldrank.edits.low_rank import LowRank

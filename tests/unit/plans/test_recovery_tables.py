@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from proved import Planned, prove
 from torch import Tensor
 from torch.func import functional_call
-from torch_model import Planned, prove
 
 import foldrank
 from foldrank.digests import WeightDigest
