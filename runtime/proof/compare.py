@@ -69,24 +69,31 @@ class Comparison:
     largest_error: float = 0.0
     largest_logit: float = 0.0
     kl_sum: float = 0.0
+    worst: NDArray[np.int64] | None = None
+    """Tokens [B, T] among which the largest error is, where `add` was told them."""
     _gaps: list[float] = field(default_factory=list)
+    _errors: list[NDArray[np.float32]] = field(default_factory=list)
 
-    def add(self, wanted: Array, found: Array) -> None:
-        """Compare logits [..., V] of equal shape. Raises ValidationFailed where either holds NaN or infinity."""
+    def add(self, wanted: Array, found: Array, tokens: NDArray[np.int64] | None = None) -> None:
+        """Compare logits [..., V] of equal shape, of these token ids. Raises ValidationFailed where either holds NaN or
+        infinity."""
         if wanted.shape != found.shape:
             raise ValidationFailed(self.what, f"gives logits {found.shape}, the reference {wanted.shape}",
                                    "take a reference of the same model")
-        vocabulary = wanted.shape[-1]
+        vocabulary, before = wanted.shape[-1], self.largest_error
         for want_NV, find_NV in pieces(wanted.reshape(-1, vocabulary), found.reshape(-1, vocabulary)):
             check_finite("the reference", want_NV)
             check_finite(self.what, find_NV)
             self._add(want_NV, find_NV)
+        if self.worst is None or self.largest_error > before:
+            self.worst = tokens
 
     def _add(self, want_NV: Array, find_NV: Array) -> None:
         rows = np.arange(len(want_NV))
         self.positions += len(rows)
-        self.largest_error = max(self.largest_error, _largest(find_NV - want_NV))
-        self.largest_logit = max(self.largest_logit, _largest(want_NV))
+        self._errors.append(_largest(find_NV - want_NV).astype(np.float32))
+        self.largest_error = max(self.largest_error, float(self._errors[-1].max()))
+        self.largest_logit = max(self.largest_logit, float(_largest(want_NV).max()))
         self.kl_sum += float(kl_of_logits(want_NV, find_NV).sum())
         best, chosen = want_NV.argmax(axis=-1), find_NV.argmax(axis=-1)
         gap_N = want_NV[rows, best] - want_NV[rows, chosen]
@@ -96,6 +103,11 @@ class Comparison:
     def relative_error(self) -> float:
         """Largest |error| over the largest |wanted logit|."""
         return self.largest_error / self.largest_logit if self.largest_logit else float(self.largest_error > 0)
+
+    @property
+    def usual_error(self) -> float:
+        """The same of all positions but the worst hundredth."""
+        return usual(np.concatenate(self._errors)) / self.largest_logit if self.largest_logit else self.relative_error
 
     @property
     def kl_nats(self) -> float:
@@ -118,6 +130,11 @@ def check_finite(what: str, logits_NV: Array) -> None:
                                "export as fp32, or keep more")
 
 
-def _largest(numbers: Array) -> float:
-    """Size of the largest."""
-    return max(float(numbers.max()), -float(numbers.min()))
+def usual(errors_N: Array) -> float:
+    """The largest but for the worst hundredth; of a hundred positions or fewer the largest."""
+    return float(np.quantile(errors_N, 0.99, method="higher"))
+
+
+def _largest(numbers_NV: Array) -> Array:
+    """Size of the largest of each row [N]."""
+    return np.maximum(numbers_NV.max(axis=-1), -numbers_NV.min(axis=-1))

@@ -43,6 +43,10 @@ class Compared(Protocol):
     @property
     def relative_error(self) -> float: ...
     @property
+    def usual_error(self) -> float: ...
+    @property
+    def worst(self) -> Tokens | None: ...
+    @property
     def kl_nats(self) -> float: ...
     def argmax_agreement(self, tolerance: float) -> float: ...
 
@@ -54,7 +58,7 @@ class Criterion:
     precision: str
     """fp32, fp16, bf16, or int8 where activations are rounded to that."""
     allowed: float = GRAPH_PROOF_FP32
-    """Largest relative error in fp32."""
+    """Largest relative error in fp32; above GRAPH_PROOF_MOST for what errs so at a hundredth of positions only."""
 
     @property
     def coarse(self) -> bool:
@@ -66,10 +70,10 @@ class Criterion:
         """What the limit is one of."""
         return "kl_nats" if self.coarse else "max_relative_error"
 
-    @property
-    def limit(self) -> float:
+    def limit(self, found: Compared) -> float:
         """Largest relative error, or mean KL in nats."""
-        return GRAPH_PROOF_KL_NATS.get(self.precision, self.allowed)
+        rare = self.allowed <= GRAPH_PROOF_MOST or found.usual_error <= GRAPH_PROOF_FP32
+        return GRAPH_PROOF_KL_NATS.get(self.precision, self.allowed if rare else GRAPH_PROOF_FP32)
 
     def value(self, found: Compared) -> float:
         """What the limit is held against."""
@@ -77,15 +81,15 @@ class Criterion:
 
     def agreement(self, found: Compared) -> float:
         """Argmax agreement, ties within the tolerance aside."""
-        return found.argmax_agreement(GRAPH_PROOF_MOST if self.coarse else self.limit)
+        return found.argmax_agreement(GRAPH_PROOF_MOST if self.coarse else self.limit(found))
 
     def passed(self, found: Compared) -> bool:
         """Whether both sides are the same."""
-        return self.value(found) <= self.limit and (self.coarse or self.agreement(found) == 1.0)
+        return self.value(found) <= self.limit(found) and (self.coarse or self.agreement(found) == 1.0)
 
     def check(self, name: str, found: Compared) -> Check:
         """As a report has it."""
-        return Check(name=name, positions=found.positions, value=self.value(found), limit=self.limit,
+        return Check(name=name, positions=found.positions, value=self.value(found), limit=self.limit(found),
                      measure=self.measure, argmax_agreement=self.agreement(found), passed=self.passed(found))
 
 
@@ -98,15 +102,22 @@ class Beside:
     precision: str
 
 
-Allowed = Callable[[float, Tokens], float]
-"""The limit of fp32 for a model whose largest error is that, which it makes at these tokens [B, T]: what amplifies
-rounding does so at some tokens a hundred times more than at others."""
+class Allowed(Protocol):
+    """The limit of fp32 for a model whose graph was found so far from it, or `margin` times that: what amplifies
+    rounding does so at some tokens a hundred times more than at others."""
+
+    def __call__(self, found: Sequence[Compared], margin: float = 1.0) -> float: ...
+
+
+def fixed(found: Sequence[Compared], margin: float = 1.0) -> float:
+    """The limit of a model that nobody can ask."""
+    return GRAPH_PROOF_FP32
 
 
 def prove(
     decoder: OrtDecoder, reference: Reference, ids_NT: Tokens, *, described: str, precision: str,
     beside: Beside | None = None, long_1T: Tokens | None = None, sides: Sequence[Side] = ("right",),
-    allowed: Allowed = lambda *_: GRAPH_PROOF_FP32, progress: Progress = SILENT,
+    allowed: Allowed = fixed, progress: Progress = SILENT,
 ) -> GraphProof:
     """The `graph` part of validate.json for windows of token ids [N, T], T at least 8, N at least 2.
 
@@ -114,7 +125,7 @@ def prove(
     window as long as the context. `sides` are where rows may be padded. Logits of a few windows at a time are held.
     Raises ValidationFailed on NaN.
     """
-    logits, other, worst_BT = _against_reference(decoder, beside, reference, ids_NT, progress)
+    logits, other = _against_reference(decoder, beside, reference, ids_NT, progress)
     ids_2T = ids_NT[:2, :_TOGETHER]
     together_2TV = decoder.prefill(ids_2T)
     found = {
@@ -124,10 +135,10 @@ def prove(
         **_beside_padding(decoder, ids_2T, sides),
         "batch": _batched(decoder, ids_2T, together_2TV),
     }
-    errors = [compared.relative_error for compared in found.values()] if precision == "fp32" else []
+    in_float32 = list(found.values()) if precision == "fp32" else []
     if beside is not None and beside.precision == "fp32":
-        errors.append(other.relative_error)
-    limit = allowed(max(errors, default=0.0), worst_BT)
+        in_float32.append(other)
+    limit = allowed(in_float32)
     criterion = Criterion(precision, limit)
     checks = [criterion.check(name, compared) for name, compared in found.items()]
     if beside is not None:
@@ -143,7 +154,7 @@ def prove(
         padded_error=max((found[_NAMES[side]].relative_error for side in sides), default=None),
         batch_error=found["batch"].relative_error,
         measure=criterion.measure,
-        limit=criterion.limit,
+        limit=criterion.limit(logits),
         checks=checks,
         passed=all(check.passed for check in checks),
     )
@@ -156,21 +167,19 @@ def rows_at_once(tokens: int, vocabulary: int) -> int:
 
 def _against_reference(
     decoder: OrtDecoder, beside: Beside | None, reference: Reference, ids_NT: Tokens, progress: Progress
-) -> tuple[Comparison, Comparison, Tokens]:
-    """Of the graph on all windows, and of what stands beside it on the first, with the reference asked once; and the
-    windows with the largest error."""
+) -> tuple[Comparison, Comparison]:
+    """Of the graph on all windows, and of what stands beside it on the first, with the reference asked once."""
     found = Comparison(str(decoder.session.model))
     other = Comparison(found.what if beside is None else f"{found.what} ({beside.name})")
     rows = rows_at_once(ids_NT.shape[1], decoder.prefill(ids_NT[:1, :1]).shape[-1])
-    starts, worst_BT = range(0, len(ids_NT), rows), ids_NT[:rows]
+    starts = range(0, len(ids_NT), rows)
     for start in track(starts, "graph proof", len(starts), progress):
         ids_BT = ids_NT[start : start + rows]
-        wanted_BTV, before = reference(ids_BT), found.largest_error
-        found.add(wanted_BTV, decoder.prefill(ids_BT))
-        worst_BT = ids_BT if found.largest_error > before else worst_BT
+        wanted_BTV = reference(ids_BT)
+        found.add(wanted_BTV, decoder.prefill(ids_BT), ids_BT)
         if beside is not None and other.positions < IN_FLOAT32:
-            other.add(wanted_BTV, beside.decoder.prefill(ids_BT))
-    return found, other, worst_BT
+            other.add(wanted_BTV, beside.decoder.prefill(ids_BT), ids_BT)
+    return found, other
 
 
 def _whole(
@@ -178,9 +187,9 @@ def _whole(
 ) -> Comparison:
     found = Comparison(f"{decoder.session.model} at {ids_1T.shape[1]} tokens")
     wanted_1TV = reference(ids_1T)
-    found.add(wanted_1TV, decoder.prefill(ids_1T))
+    found.add(wanted_1TV, decoder.prefill(ids_1T), ids_1T)
     if beside is not None:
-        other.add(wanted_1TV, beside.decoder.prefill(ids_1T))
+        other.add(wanted_1TV, beside.decoder.prefill(ids_1T), ids_1T)
     return found
 
 
@@ -191,12 +200,12 @@ def _cached(decoder: OrtDecoder, ids_BT: Tokens, whole_BTV: Array) -> Comparison
     prompt = max(1, tokens // 4)
     found = Comparison(f"{decoder.session.model} with its cache")
     for rows, most in ((len(ids_BT), _DECODED_TOGETHER), (1, _DECODED)):
-        found.add(whole_BTV[:rows, :prompt], decoder.prefill(ids_BT[:rows, :prompt]))
+        found.add(whole_BTV[:rows, :prompt], decoder.prefill(ids_BT[:rows, :prompt]), ids_BT)
         for at in range(prompt, min(prompt + most, tokens - 1)):
-            found.add(whole_BTV[:rows, at : at + 1], decoder.step(ids_BT[:rows, at : at + 1]))
+            found.add(whole_BTV[:rows, at : at + 1], decoder.step(ids_BT[:rows, at : at + 1]), ids_BT)
     for row in range(len(ids_BT)):  # GroupQueryAttention takes several tokens after a past for one row only
         decoder.prefill(ids_BT[row : row + 1, :prompt])
-        found.add(whole_BTV[row : row + 1, prompt:], decoder.step(ids_BT[row : row + 1, prompt:]))
+        found.add(whole_BTV[row : row + 1, prompt:], decoder.step(ids_BT[row : row + 1, prompt:]), ids_BT)
     return found
 
 
@@ -209,18 +218,18 @@ def _beside_padding(decoder: OrtDecoder, ids_BT: Tokens, sides: Sequence[Side]) 
     rows, next_BT = [ids_BT[0, :-1], ids_BT[1, : max(1, ids_BT.shape[1] // 2)]], ids_BT[:2, -1:]
     alone = [(decoder.prefill(row[None])[0], decoder.step(next_BT[number : number + 1])[0])
              for number, row in enumerate(rows)] if sides else []
-    return {_NAMES[side]: _padded_on(decoder, rows, next_BT, side, alone) for side in sides}
+    return {_NAMES[side]: _padded_on(decoder, rows, ids_BT, side, alone) for side in sides}
 
 
 def _padded_on(
-    decoder: OrtDecoder, rows: Sequence[Tokens], next_BT: Tokens, side: Side, alone: Sequence[tuple[Array, Array]]
+    decoder: OrtDecoder, rows: Sequence[Tokens], ids_BT: Tokens, side: Side, alone: Sequence[tuple[Array, Array]]
 ) -> Comparison:
     prompt_BT, mask_BT = padded([row.tolist() for row in rows], side)
-    prompt_BTV, step_BTV = decoder.prefill(prompt_BT, mask_BT), decoder.step(next_BT)
+    prompt_BTV, step_BTV = decoder.prefill(prompt_BT, mask_BT), decoder.step(ids_BT[:2, -1:])
     found = Comparison(f"{decoder.session.model} beside padding on the {side}")
     for number, (prompt, step) in enumerate(alone):
-        found.add(prompt, prompt_BTV[number][mask_BT[number] == 1])
-        found.add(step, step_BTV[number])
+        found.add(prompt, prompt_BTV[number][mask_BT[number] == 1], ids_BT)
+        found.add(step, step_BTV[number], ids_BT)
     return found
 
 
@@ -228,5 +237,5 @@ def _batched(decoder: OrtDecoder, ids_BT: Tokens, together_BTV: Array) -> Compar
     """Rows together against each alone."""
     found = Comparison(f"{decoder.session.model} in a batch")
     for row in range(len(ids_BT)):
-        found.add(decoder.prefill(ids_BT[row : row + 1]), together_BTV[row : row + 1])
+        found.add(decoder.prefill(ids_BT[row : row + 1]), together_BTV[row : row + 1], ids_BT)
     return found

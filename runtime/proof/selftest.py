@@ -21,10 +21,10 @@ from safetensors.numpy import save
 from foldrank.errors import BundleError
 from foldrank.reports.validate import Check
 from foldrank.runtime.decoding.decoder import OrtDecoder, Tokens
-from foldrank.runtime.proof.compare import Array, check_finite
+from foldrank.runtime.proof.compare import Array, check_finite, usual
 from foldrank.runtime.proof.graph_proof import Criterion
 from foldrank.runtime.proof.ways import Ways
-from foldrank.tolerances import GRAPH_PROOF_FP32, GRAPH_PROOF_MOST
+from foldrank.tolerances import GRAPH_PROOF_FP32, GRAPH_PROOF_RARE
 
 SCHEMA = "foldrank.selftest/2"
 FILE = "selftest/selftest.safetensors"
@@ -108,7 +108,7 @@ class SelfTest:
                            text=told.get("text", ""), text_ids=file.get_tensor("text_ids"))
         except (SafetensorError, OSError, ValueError) as error:
             raise BundleError(path, f"cannot be read: {error}", "compress again") from None
-        fits = all(said.fits for said in parts.values()) and GRAPH_PROOF_FP32 <= made.limit <= GRAPH_PROOF_MOST
+        fits = all(said.fits for said in parts.values()) and GRAPH_PROOF_FP32 <= made.limit <= GRAPH_PROOF_RARE
         if told.get("schema") != SCHEMA or not fits:
             raise BundleError(path, "is not a self-test of this version", "compress again")
         return made
@@ -116,13 +116,14 @@ class SelfTest:
     def replay(self, ways: Ways) -> list[Check]:
         """One check a question. Raises ValidationFailed."""
         criterion = Criterion(ways.precision, self.limit)
-        checks = [criterion.check(name, seen) for name, seen in self._seen(ways.decoder)]
+        checks = [criterion.check(name, seen) for name, seen in self.seen(ways.decoder)]
         if (beside := ways.beside) is None:
             return checks
         other = Criterion(beside.precision, self.limit)
-        return checks + [other.check(f"{name}, {beside.name}", seen) for name, seen in self._seen(beside.decoder)]
+        return checks + [other.check(f"{name}, {beside.name}", seen) for name, seen in self.seen(beside.decoder)]
 
-    def _seen(self, decoder: OrtDecoder) -> Iterator[tuple[str, Seen]]:
+    def seen(self, decoder: OrtDecoder) -> Iterator[tuple[str, Seen]]:
+        """What the graph gives to each question."""
         ids, half = self.short.ids, self.short.ids.shape[1] // 2
         whole, cached = Seen(self.short), Seen(self.short)
         whole.add(0, decoder.prefill(ids))
@@ -142,7 +143,7 @@ class Seen:
 
     wanted: Said
     positions: int = 0
-    _error: float = 0.0
+    _errors: list[Array] = field(default_factory=list)
     _kl: float = 0.0
     _gaps: list[float] = field(default_factory=list)
 
@@ -155,8 +156,8 @@ class Seen:
         total = said.log_sum_exp[:, where].astype(np.float64)
         found, found_total = np.take_along_axis(logits, top, -1), _log_sum_exp(logits)
         self.positions += total.size
-        errors = (found - wanted, found_total - total, _sums(logits) - said.sums[:, where])
-        self._error = max(self._error, *(float(np.abs(error).max()) for error in errors))
+        errors = (found - wanted, (found_total - total)[..., None], _sums(logits) - said.sums[:, where])
+        self._errors.append(np.abs(np.concatenate(errors, axis=-1)).max(axis=-1).reshape(-1))
         self._kl += float(_coarse_kl(wanted - total[..., None], found - found_total[..., None]).sum())
         chosen = logits.argmax(-1)
         of_chosen = np.where(top == chosen[..., None], wanted, wanted.min(-1, keepdims=True)).max(-1)
@@ -170,7 +171,17 @@ class Seen:
     @property
     def relative_error(self) -> float:
         """Largest error of a likely token's logit, of the log-sum-exp or of a sum, over the largest logit."""
-        return self._error / self.largest_logit
+        return float(max(map(np.max, self._errors))) / self.largest_logit
+
+    @property
+    def usual_error(self) -> float:
+        """The same of all positions but the worst hundredth."""
+        return usual(np.concatenate(self._errors)) / self.largest_logit
+
+    @property
+    def worst(self) -> Tokens:
+        """The tokens that were asked."""
+        return self.wanted.ids
 
     @property
     def kl_nats(self) -> float:

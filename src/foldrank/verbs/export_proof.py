@@ -177,7 +177,7 @@ def _logits(
     checks["decoding with its cache"] = _cached(decoder, short_BT)
     checks |= {f"beside padding on the {side}": beside_padding(decoder, rows_BT, side) for side in claimed or ()}
     if not criterion.coarse:
-        limit = own_limit(max(map(criterion.value, checks.values())), limit, model, (short_BT, long_BT))
+        limit = own_limit(list(checks.values()), limit, model)
     for name, found in checks.items():
         value = criterion.value(found)
         if not value <= limit:
@@ -204,7 +204,7 @@ def _measure(criterion: Criterion) -> str:
 
 def _compared(decoder: OrtDecoder, reference: Reference, ids_BT: Tokens) -> Comparison:
     found = Comparison(str(decoder.session.model))
-    found.add(reference(ids_BT), decoder.prefill(ids_BT))
+    found.add(reference(ids_BT), decoder.prefill(ids_BT), ids_BT)
     return found
 
 
@@ -215,5 +215,5 @@ def _cached(decoder: OrtDecoder, ids_BT: Tokens) -> Comparison:
     found = Comparison(f"{decoder.session.model} with its cache")
     decoder.prefill(ids_BT[:, :start])
     for at in range(start, ids_BT.shape[1]):
-        found.add(whole_BTV[:, at : at + 1], decoder.step(ids_BT[:, at : at + 1]))
+        found.add(whole_BTV[:, at : at + 1], decoder.step(ids_BT[:, at : at + 1]), ids_BT)
     return found

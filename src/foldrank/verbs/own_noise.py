@@ -6,25 +6,29 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-from foldrank.runtime.decoding.decoder import Tokens
 from foldrank.runtime.proof.compare import Comparison
-from foldrank.tolerances import GRAPH_PROOF_MOST, GRAPH_PROOF_NOISES
+from foldrank.runtime.proof.graph_proof import Compared
+from foldrank.tolerances import GRAPH_PROOF_FP32, GRAPH_PROOF_MOST, GRAPH_PROOF_NOISES, GRAPH_PROOF_RARE
 from foldrank.verbs.torch_logits import logits_of
 
 
-def own_limit(value: float, limit: float, model: Any, ids: Sequence[Tokens]) -> float:
-    """`limit`, or where `value` lies a little above it, what the model's own rounding on the same tokens allows: some
-    times the distance of PyTorch's float32 from its float64, at most GRAPH_PROOF_MOST.
+def own_limit(found: Sequence[Compared], limit: float, model: Any, *, margin: float = 1.0) -> float:
+    """`limit`, or where `margin` times the largest error found lies a little above it, what the model's own rounding on
+    the same tokens allows: some times the distance of PyTorch's float32 from its float64. At most GRAPH_PROOF_MOST, or
+    GRAPH_PROOF_RARE where all but a hundredth of the positions of each comparison are within GRAPH_PROOF_FP32.
 
     `model` is a PyTorch model of either dtype; it is copied into the other, and only where that can change the answer.
     """
-    if not limit < value <= GRAPH_PROOF_MOST:
+    if not found:
+        return limit
+    worst = max(found, key=lambda one: one.relative_error)
+    rare = all(margin * one.usual_error <= GRAPH_PROOF_FP32 for one in found)
+    most = GRAPH_PROOF_RARE if rare else GRAPH_PROOF_MOST
+    if worst.worst is None or not limit < margin * worst.relative_error <= most:
         return limit
     import torch
 
     other_dtype = torch.float32 if next(model.parameters()).dtype == torch.float64 else torch.float64
-    here, there = logits_of(model), logits_of(copy.deepcopy(model).to(other_dtype))
-    found = Comparison("PyTorch in another precision")
-    for ids_BT in ids:
-        found.add(here(ids_BT), there(ids_BT))
-    return max(limit, min(GRAPH_PROOF_MOST, GRAPH_PROOF_NOISES * found.relative_error))
+    noise = Comparison("PyTorch in another precision")
+    noise.add(logits_of(model)(worst.worst), logits_of(copy.deepcopy(model).to(other_dtype))(worst.worst))
+    return max(limit, min(most, GRAPH_PROOF_NOISES * noise.relative_error))

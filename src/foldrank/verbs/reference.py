@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from foldrank.graph.view.dequantized import matrices
 from foldrank.model.checkpoint import Checkpoint
 from foldrank.planfile.plan import Plan
 from foldrank.reports.validate import WeightsKept
-from foldrank.runtime.proof.graph_proof import Reference, Tokens
+from foldrank.runtime.proof.graph_proof import Allowed, Compared, Reference, fixed
 from foldrank.tolerances import GRAPH_PROOF_FP32
 from foldrank.verbs.own_noise import own_limit
 from foldrank.verbs.planned import planned_numbers
@@ -28,10 +28,10 @@ _FLOAT64_WEIGHTS = 32_000_000
 @dataclass(frozen=True)
 class Known:
     """Logits of the reference, what it is called, and the precision that the graph itself computes in (fp32, fp16,
-    bf16, or int8 where it rounds activations to that). `allowed`: fp32's limit for this model where a graph is so far
-    from it on these tokens. `kept`: whether weights of few bits that came with the source graph are in the bundle as
-    they were there; `planned`: whether the numbers that its plan holds are; None where there are none. `weights`:
-    whether those that no edit touches are the checkpoint's."""
+    bf16, or int8 where it rounds activations to that). `allowed`: fp32's limit for this model where a graph was found
+    so far from it. `kept`: whether weights of few bits that came with the source graph are in the bundle as they were
+    there; `planned`: whether the numbers that its plan holds are; None where there are none. `weights`: whether those
+    that no edit touches are the checkpoint's."""
 
     logits: Reference
     described: str
@@ -40,7 +40,7 @@ class Known:
     kept: WeightsKept | None = None
     planned: WeightsKept | None = None
     weights: WeightsKept | None = None
-    allowed: Callable[[float, Sequence[Tokens]], float] = lambda *_: GRAPH_PROOF_FP32
+    allowed: Allowed = fixed
 
 
 def reference_of(bundle: Bundle, checkpoint: Checkpoint, dense: Bundle | None = None) -> Known:
@@ -62,8 +62,8 @@ def reference_of(bundle: Bundle, checkpoint: Checkpoint, dense: Bundle | None = 
     held = f", dequantised: {count} weights of {given.source_name}" if count else ""
     described = f"{checkpoint.name} in PyTorch, {str(dtype).removeprefix('torch.')}{held}{applied}"
 
-    def allowed(value: float, ids: Sequence[Tokens]) -> float:
-        return own_limit(value, GRAPH_PROOF_FP32, network, ids)
+    def allowed(found: Sequence[Compared], margin: float = 1.0) -> float:
+        return own_limit(found, GRAPH_PROOF_FP32, network, margin=margin)
 
     return Known(logits_of(network), described, precision_of(graph), checkpoint, given.kept(plan),
                  None if plan is None else planned_numbers(graph, plan), weights_kept(graph, plan, source), allowed)

@@ -124,7 +124,7 @@ def fault_of(
     ids = proving(ids_NT, int(ids_NT.max()) + 1, 0)[:2]
     found = prove(ways.decoder, sound.logits, ids, described=sound.described, precision=ways.precision,
                   beside=ways.beside, sides=_sides(dense),
-                  allowed=lambda value, worst_BT: sound.allowed(value, [worst_BT]))
+                  allowed=sound.allowed)
     kept = sound.weights is None or sound.weights.passed
     return "plan" if found.passed and kept else "export"
 
@@ -171,8 +171,7 @@ def proof_of(
     long_1T = full_context(context_length(config), words, weights, ids.shape[1], seed)
     found = prove(
         ways.decoder, known.logits, ids, described=known.described + ways.described, precision=ways.precision,
-        beside=ways.beside, long_1T=long_1T, sides=_sides(bundle),
-        allowed=lambda value, worst_BT: known.allowed(value, [worst_BT]), progress=progress)
+        beside=ways.beside, long_1T=long_1T, sides=_sides(bundle), allowed=known.allowed, progress=progress)
     settings = bundle.json(NAME)
     if isinstance(settings, dict) and offered(decoder):
         ends = settings["model"].get("eos_token_id")

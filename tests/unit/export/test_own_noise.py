@@ -8,10 +8,22 @@ import numpy as np
 import pytest
 import torch
 
-from foldrank.tolerances import GRAPH_PROOF_MOST, GRAPH_PROOF_NOISES
+from foldrank.runtime.proof.compare import Comparison
+from foldrank.runtime.proof.graph_proof import Criterion
+from foldrank.tolerances import GRAPH_PROOF_FP32, GRAPH_PROOF_MOST, GRAPH_PROOF_NOISES, GRAPH_PROOF_RARE
 from foldrank.verbs.own_noise import own_limit
 
-IDS = [np.arange(24).reshape(2, 12)]
+IDS = np.arange(24).reshape(2, 12)
+FEW = 2
+"""Positions of a thousand that err."""
+
+
+def found(error: float, *, erring: int = 1_000) -> Comparison:
+    """A graph that is so far off at so many positions of a thousand, at IDS."""
+    comparison, wanted = Comparison("the graph"), np.zeros((1_000, 3))
+    wanted[:, 0] = 1.0
+    comparison.add(wanted, wanted + error * (np.arange(1_000) < erring)[:, None], IDS)
+    return comparison
 
 
 class Amplifying(torch.nn.Module):
@@ -26,9 +38,11 @@ class Amplifying(torch.nn.Module):
         return SimpleNamespace(logits=(self.table[input_ids] + self.lost) - self.lost)
 
 
-@pytest.mark.parametrize("value", [1e-7, 1e-5, 1.01e-4, 0.01, float("nan")])
-def test_no_model_is_asked_where_it_could_not_matter(value: float) -> None:
-    assert own_limit(value, 1e-5, None, IDS) == 1e-5
+@pytest.mark.parametrize(("error", "erring"), [(1e-7, 1_000), (0.99e-5, 1_000), (1.01e-4, 1_000), (0.01, 1_000),
+                                               (1.01e-4, 20), (1.01e-3, FEW)])
+def test_no_model_is_asked_where_it_could_not_matter(error: float, erring: int) -> None:
+    assert own_limit([found(error, erring=erring)], 1e-5, None) == 1e-5
+    assert own_limit([], 1e-5, None) == 1e-5
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -37,10 +51,35 @@ def test_a_model_that_amplifies_rounding_is_allowed_some_times_that(dtype: torch
     with torch.no_grad():
         table = model.table.double()
         noise = (((table.float() + 100.0) - 100.0).double() - ((table + 100.0) - 100.0)).abs().max() / table.max()
-    assert own_limit(2e-5, 1e-5, model, IDS) == pytest.approx(GRAPH_PROOF_NOISES * float(noise), rel=0.1)
+    limit = own_limit([found(1e-7), found(2e-5)], 1e-5, model)
+    assert limit == pytest.approx(GRAPH_PROOF_NOISES * float(noise), rel=0.1)
     assert model.table.dtype == dtype
 
 
 def test_it_is_never_above_the_limit_of_validate_and_never_below_the_fixed_one() -> None:
-    assert own_limit(2e-5, 1e-5, Amplifying(1e5), IDS) == GRAPH_PROOF_MOST
-    assert own_limit(2e-5, 1e-5, Amplifying(0.0), IDS) == 1e-5
+    assert own_limit([found(2e-5)], 1e-5, Amplifying(1e5)) == GRAPH_PROOF_MOST
+    assert own_limit([found(2e-5)], 1e-5, Amplifying(0.0)) == 1e-5
+
+
+def test_more_is_allowed_where_few_positions_err_and_only_there() -> None:
+    amplifying = Amplifying(1e5)
+    assert own_limit([found(2e-4, erring=FEW)], 1e-5, amplifying) == GRAPH_PROOF_RARE
+    assert own_limit([found(2e-4, erring=FEW), found(2e-5)], 1e-5, amplifying) == 1e-5
+    assert own_limit([found(0.9e-4, erring=FEW), found(2e-5)], 1e-5, amplifying) == GRAPH_PROOF_MOST
+    assert own_limit([found(2e-4, erring=FEW)], 1e-5, Amplifying(0.0)) == 1e-5
+
+
+def test_a_margin_counts_as_if_the_graph_were_so_much_farther_off() -> None:
+    amplifying = Amplifying(1e5)
+    assert own_limit([found(0.6e-5)], 1e-5, amplifying) == 1e-5
+    assert own_limit([found(0.6e-5)], 1e-5, amplifying, margin=2.0) == GRAPH_PROOF_MOST
+    assert own_limit([found(0.6e-4)], 1e-5, amplifying, margin=2.0) == 1e-5
+
+
+def test_a_limit_for_few_positions_holds_for_few_only() -> None:
+    criterion = Criterion("fp32", GRAPH_PROOF_RARE)
+    assert criterion.passed(found(2e-4, erring=FEW))
+    assert criterion.limit(found(2e-4, erring=FEW)) == GRAPH_PROOF_RARE
+    assert not criterion.passed(found(2e-5))
+    assert criterion.limit(found(2e-5)) == GRAPH_PROOF_FP32
+    assert Criterion("fp32", GRAPH_PROOF_MOST).passed(found(2e-5))

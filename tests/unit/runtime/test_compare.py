@@ -24,6 +24,22 @@ def compared(wanted: np.ndarray, found: np.ndarray) -> Comparison:
     return comparison
 
 
+@pytest.mark.parametrize(("positions", "beyond"), [(1, 0), (64, 0), (100, 0), (101, 1), (1_000, 9), (10_240, 102)])
+def test_the_usual_error_leaves_out_the_worst_hundredth(positions: int, beyond: int) -> None:
+    errors = np.random.default_rng(positions).normal(size=(positions, 3))
+    wanted = np.array([[1.0, -2.0, 0.5]]).repeat(positions, 0)
+    comparison = compared(wanted, wanted + errors)
+    by_hand = sorted(max(abs(error) for error in row) for row in errors.tolist())[positions - 1 - beyond] / 2
+    assert comparison.usual_error == pytest.approx(by_hand)
+
+
+def test_the_tokens_of_the_largest_error_are_kept() -> None:
+    comparison, tokens = Comparison("the graph"), [np.full((1, 7), number) for number in range(3)]
+    for ids, error in zip(tokens, (1e-3, 3e-3, 2e-3), strict=True):
+        comparison.add(LOGITS, LOGITS + np.float32(error), ids)
+    assert comparison.worst is tokens[1]
+
+
 def test_log_softmax_is_the_definition() -> None:
     wanted = [slow_log_softmax(row) for row in LOGITS.astype(float).tolist()]
     np.testing.assert_allclose(log_softmax(LOGITS), wanted, rtol=1e-12)
