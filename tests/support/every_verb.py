@@ -19,6 +19,7 @@ import runpy
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import every_call
+import tqdm
 from every_call import KILLED, NEEDS_ROOM, Call, Ended
 
 from foldrank.cli import main as command_line
@@ -169,7 +171,9 @@ def _newborns_are_none() -> Iterator[None]:
 
 
 def exported_here(command: list[str], folder: Path, log: list[str], *_: Any) -> int:
-    """`foldrank.export.child._run` in a fork: strace follows it, and it has imported torch."""
+    """`foldrank.export.child._run` in a fork: strace follows it, and it has imported torch. tqdm's own lock is one for
+    all forks, which one that is killed while it holds it would take with it."""
+    tqdm.tqdm.set_lock(threading.RLock())
     child = os.fork()
     if child == 0:
         code = 1

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Sequence
 from typing import Any
+
+import psutil
 
 from foldrank.runtime.proof.compare import Comparison
 from foldrank.runtime.proof.graph_proof import Compared
@@ -17,7 +20,8 @@ def own_limit(found: Sequence[Compared], limit: float, model: Any, *, margin: fl
     the same tokens allows: some times the distance of PyTorch's float32 from its float64. At most GRAPH_PROOF_MOST, or
     GRAPH_PROOF_RARE where all but a hundredth of the positions of each comparison are within GRAPH_PROOF_FP32.
 
-    `model` is a PyTorch model of either dtype; it is copied into the other, and only where that can change the answer.
+    `model` is a PyTorch model of either dtype; it is copied into the other, and only where that can change the answer
+    and there is memory for it: else a warning, and `limit`.
     """
     if not found:
         return limit
@@ -29,6 +33,12 @@ def own_limit(found: Sequence[Compared], limit: float, model: Any, *, margin: fl
     import torch
 
     other_dtype = torch.float32 if next(model.parameters()).dtype == torch.float64 else torch.float64
+    needed = other_dtype.itemsize * sum(part.numel() for part in (*model.parameters(), *model.buffers()))
+    if needed > psutil.virtual_memory().available:
+        logging.getLogger("foldrank").warning(
+            "the model's own rounding is not known: its copy in %s needs %.1f GiB of memory; the limit stays %g",
+            str(other_dtype).removeprefix("torch."), needed / 2**30, limit)
+        return limit
     noise = Comparison("PyTorch in another precision")
     noise.add(logits_of(model)(worst.worst), logits_of(copy.deepcopy(model).to(other_dtype))(worst.worst))
     return max(limit, min(most, GRAPH_PROOF_NOISES * noise.relative_error))

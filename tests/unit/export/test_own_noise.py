@@ -69,6 +69,15 @@ def test_more_is_allowed_where_few_positions_err_and_only_there() -> None:
     assert own_limit([found(2e-4, erring=FEW)], 1e-5, Amplifying(0.0)) == 1e-5
 
 
+def test_a_copy_that_does_not_fit_into_memory_is_not_made(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=24 * 7 * 8 - 1))
+    assert own_limit([found(2e-5)], 1e-5, Amplifying(1e5)) == 1e-5
+    assert "float64" in caplog.text
+    assert own_limit([found(2e-5)], 1e-5, Amplifying(1e5).double()) == GRAPH_PROOF_MOST, "a float32 copy is half of it"
+
+
 def test_a_margin_counts_as_if_the_graph_were_so_much_farther_off() -> None:
     amplifying = Amplifying(1e5)
     assert own_limit([found(0.6e-5)], 1e-5, amplifying) == 1e-5
