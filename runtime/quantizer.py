@@ -5,6 +5,7 @@ Axes: K inputs, N outputs, G blocks of `block_size` inputs.
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -21,13 +22,24 @@ def quantize(
 
     Raises ProviderUnavailable where onnxruntime, or its quantizer, is not installed.
     """
-    load_onnxruntime()
-    try:
-        from onnxruntime.quantization import matmul_nbits_quantizer as library
-    except ImportError as error:
-        what = f"its quantizer does not load: {error}"
-        raise ProviderUnavailable("onnxruntime", what, "reinstall it: `foldrank doctor`") from None
+    library = _library()
     config = library.DefaultWeightOnlyQuantConfig(block_size=block_size, is_symmetric=symmetric, bits=bits)
     whole = np.ascontiguousarray(weight_KN, dtype=np.float32)
     numbers, scales, zeros = library.DefaultWeightOnlyQuantizer(config).qbits_block_quant(whole)
     return numbers, scales, None if symmetric else zeros
+
+
+def _library() -> Any:
+    """The module that has it. Loading it sets up the logging of the whole program, which is put back: whoever runs
+    foldrank says what is logged."""
+    load_onnxruntime()
+    root = logging.getLogger()
+    handlers, level = [*root.handlers], root.level
+    try:
+        from onnxruntime.quantization import matmul_nbits_quantizer
+    except ImportError as error:
+        what = f"its quantizer does not load: {error}"
+        raise ProviderUnavailable("onnxruntime", what, "reinstall it: `foldrank doctor`") from None
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    return matmul_nbits_quantizer
