@@ -157,25 +157,32 @@ def _best(task: Task, settings: Settings, budget: Budget, dense: Layout, shapes:
         return Search(original, meter, terms, effort, stride, task.progress, Journal(name, task.shelf))
 
     def chosen(found: Search, layout: Layout, loss: float | None) -> _Chosen:
-        return _Chosen(layout, original.roots, original.orders, meter.light(), found.steps,
+        return _Chosen(layout, original.roots, original.orders, meter, found.steps,
                        _diagnostics(found, layout, dense, budget.limit), loss)
 
-    ended = []
+    best: Search | None = None
     for count in effort.stages:
         search = search_of(f"stages {count}", 1 / count)
-        stages, start = Stages(search, count), search.build(dense)
-        planned = None if effort.built else stages.planned(start, budget.limit)
+        stages = Stages(search, count)
+        planned = None if effort.built else stages.planned(dense, budget.limit)
         if planned is not None and not roomy(budget.limit - terms.cost(planned), budget.limit):
             return chosen(search, planned, None)
-        staged = stages.run(start, budget.limit, planned)
-        if staged is not None:
-            ended.append((search, filled(search, staged, budget.limit)))
-    for stride in effort.strides if effort.strides or ended else (STRIDE,):
+        if stages.run(dense, budget.limit, planned):
+            filled(search, budget.limit)
+            best = _better(best, search)
+    for stride in effort.strides if effort.strides or best else (STRIDE,):
         search = search_of(f"descent {stride}", stride)
-        ended.append((search, filled(search, search.run(dense, budget.limit), budget.limit)))
-    found, state = min(ended, key=lambda pair: pair[1].loss)
-    state = exchanged(found, state, budget.limit)
-    return chosen(found, state.layout, state.loss)
+        search.run(dense, budget.limit)
+        filled(search, budget.limit)
+        best = _better(best, search)
+    assert best is not None, "a descent always ends"
+    exchanged(best, budget.limit)
+    return chosen(best, best.reached.layout, best.reached.loss)
+
+
+def _better(best: Search | None, search: Search) -> Search:
+    """The one that has come to the lower measured loss, the first of two alike; the other and its state are let go."""
+    return search if best is None or search.reached.loss < best.reached.loss else best
 
 
 def _terms(

@@ -29,22 +29,22 @@ def roomy(room: float, limit: float) -> bool:
     return room > ROOM * limit
 
 
-def filled(search: Search, state: State, limit: float) -> State:
+def filled(search: Search, limit: float) -> None:
     """What a search saved too much is spent on higher ranks and wider MLPs, as long as that is measured to pay."""
     def raises(state: State) -> Sequence[Change]:
         room = limit - search.terms.cost(state.layout)
         return [(move,) for move in raised(search.terms, state.layout, room)] if roomy(room, limit) else []
 
-    return _improved(search, state, raises, count())
+    _improve(search, raises, count())
 
 
-def exchanged(search: Search, state: State, limit: float) -> State:
+def exchanged(search: Search, limit: float) -> None:
     """Ranks and channels go from where they are worth less to where they are worth more, while that pays."""
     def exchanges(state: State) -> Sequence[Change]:
         return [*swapped(search.terms, state.layout, limit - search.terms.cost(state.layout))]
 
     most = search.effort.exchanges
-    return _improved(search, state, exchanges, track(range(most), "exchanges", most, search.progress))
+    _improve(search, exchanges, track(range(most), "exchanges", most, search.progress))
 
 
 def raised(terms: Terms, layout: Layout, room: float) -> list[Move]:
@@ -92,9 +92,7 @@ def _steps_down(terms: Terms, span: Span) -> Iterator[tuple[Unit, Span]]:
         yield from (("width", span.narrow(width)) for width in below[-1:])
 
 
-def _improved(
-    search: Search, state: State, changes: Callable[[State], Sequence[Change]], builds: Iterable[int]
-) -> State:
+def _improve(search: Search, changes: Callable[[State], Sequence[Change]], builds: Iterable[int]) -> None:
     """Until none of the `later` most promising changes pays, or `builds` ends. Those that did not pay before the last
     one that did come after all others."""
     failed: set[tuple[tuple[int, Unit], ...]] = set()
@@ -106,17 +104,17 @@ def _improved(
     promising: Iterator[Change] | None = None
     for _ in builds:
         if promising is None:
-            promising = iter(sorted(changes(state), key=place)[: search.effort.later])
+            promising = iter(sorted(changes(search.reached), key=place)[: search.effort.later])
         change = next(promising, None)
         if change is None:
             break
-        made = search.build(change[-1].layout, state, min(move.position for move in change))
-        if made.loss < state.loss:
-            _noted(search, change, made.loss - state.loss, made.loss)
-            state, promising = made, None
+        made, before = search.build(change[-1].layout, search.reached, min(m.position for m in change)), search.reached
+        if made.loss < before.loss:
+            _noted(search, change, made.loss - before.loss, made.loss)
+            search.reached, promising = made, None
         else:
             failed.add(_key(change))
-    return state
+        del made, before  # the next one is built beside one state, not two
 
 
 def _key(change: Change) -> tuple[tuple[int, Unit], ...]:

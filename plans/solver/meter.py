@@ -1,13 +1,13 @@
 """Measured loss of a compressed model against the original, in nats a token, on windows kept for measuring.
 
 Mean KL(original || compressed): the loss the original itself expects, so far less noisy on few tokens than cross
-entropy is. The input of every block is kept, so that a candidate runs only what lies above what it touches.
+entropy is. Of a state the input of every block is kept, so that a candidate runs only what lies above what it touches.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -25,12 +25,11 @@ LARGEST = 1 << 25
 
 @dataclass(frozen=True)
 class Meter:
-    """`wanted`: what the original says of the windows `ids` [N, T]; `original`: what each of its blocks reads of them
-    [N, T, C], lowest first: the embeddings alone, or all."""
+    """`wanted`: what the original says of the windows `ids` [N, T], of which `start` [N, T, C] are the embeddings."""
 
     decoder: Decoder
     ids: np.ndarray
-    original: tuple[Tensor, ...]
+    start: Tensor
     wanted: Words
     windows: slice = field(default_factory=lambda: slice(None))
     """Which of the measuring windows it measures on."""
@@ -38,21 +37,12 @@ class Meter:
     @classmethod
     def of(cls, decoder: Decoder, ids_NT: np.ndarray) -> Meter:
         """Run the original once."""
-        states = [decoder.embed(ids_NT)]
+        start = hidden = decoder.embed(ids_NT)
         with torch.no_grad():
             for block in decoder.blocks:
-                states.append(decoder.run(block, states[-1]))
-            wanted = Words.joined(Words.of(decoder.logits(row[None])) for row in states.pop())
-        return cls(decoder, ids_NT, tuple(states), wanted)
-
-    @property
-    def start(self) -> Tensor:
-        """Embeddings of the windows [N, T, C]."""
-        return self.original[0]
-
-    def light(self) -> Meter:
-        """The same without what the original's blocks read but the first."""
-        return replace(self, original=self.original[:1])
+                hidden = decoder.run(block, hidden)
+            wanted = Words.joined(Words.of(decoder.logits(row[None])) for row in hidden)
+        return cls(decoder, ids_NT, start, wanted)
 
     def few(self, windows: int) -> Meter:
         """The same for the first windows only."""
@@ -63,19 +53,11 @@ class Meter:
         return self._on_part(slice(None, None, step))
 
     def _on_part(self, part: slice) -> Meter:
-        return Meter(self.decoder, self.ids[part], (self.start[part],), self.wanted[part], part)
+        return Meter(self.decoder, self.ids[part], self.start[part], self.wanted[part], part)
 
     def inputs(self, blocks: Sequence[Block], known: Sequence[Tensor] = ()) -> tuple[Tensor, ...]:
-        """The input [N, T, C] of every block; those `known` already, lowest first, and those of the original's blocks
-        that stand on its own are not computed again."""
-        found = list(known) or [self.start]
-        kept = zip(blocks, self.decoder.blocks, self.original, self.original[1:], strict=False)
-        for block, own, read, above in kept:
-            if block is not own:
-                break
-            if found[-1] is read:
-                found.append(above)
-        del found[len(blocks):]
+        """The input [N, T, C] of every block; those `known` already, lowest first, are not computed again."""
+        found = list(known[: len(blocks)]) or [self.start]
         with torch.no_grad():
             for block in blocks[len(found) - 1 : -1]:
                 found.append(self.decoder.run(block, found[-1]))
@@ -94,7 +76,7 @@ class Meter:
         """Gradient of the mean KL by every block's output [N, T, C] where the model has these blocks. Cost: a backward
         pass through all of it, some tokens at a time."""
         size = max(1, AT_ONCE // self.ids.shape[1])
-        found: list[list[Tensor]] = [[] for _ in blocks]
+        found = tuple(torch.empty_like(self.start) for _ in blocks)  # parts that are joined are held twice
 
         def lost(wanted: Words, logits: Tensor) -> Tensor:
             return wanted.divergence(logits).sum() / self.ids.size
@@ -103,12 +85,12 @@ class Meter:
             part = slice(first, first + size)
             of_part = slopes(self.decoder, blocks, self.start[part], partial(lost, self.wanted[part]))
             for held, slope in zip(found, of_part, strict=True):
-                held.append(slope)
-        return tuple(map(torch.cat, found))
+                held[part] = slope
+        return found
 
     def on(self, decoder: Decoder) -> Meter:
         """The same windows, and the same original, for a model with another head or table of words."""
-        return Meter(decoder, self.ids, (decoder.embed(self.ids),), self.wanted)
+        return Meter(decoder, self.ids, decoder.embed(self.ids), self.wanted)
 
     def whole(self) -> float:
         """Mean KL in nats of this decoder as it is."""

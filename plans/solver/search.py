@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from foldrank.freed import give_back
 from foldrank.plans.models.block import Block
 from foldrank.plans.solver.above import Above
 from foldrank.plans.solver.block_refit import Fitted, refit
@@ -98,6 +99,23 @@ class Search:
     stride: float
     progress: Progress = SILENT
     journal: Journal = field(default_factory=Journal)
+    _reached: State | None = None
+
+    @property
+    def reached(self) -> State:
+        """Where it has come to. It alone holds that: a state of a model of 135 million numbers is 1.4 GB."""
+        assert self._reached is not None, "a search begins with `begin`"
+        return self._reached
+
+    @reached.setter
+    def reached(self, state: State) -> None:
+        self._reached = state
+
+    def begin(self, layout: Layout) -> None:
+        """Build a layout in the place of what was reached, which is let go first."""
+        self._reached = None
+        give_back()
+        self.reached = self.build(layout)
 
     @property
     def steps(self) -> list[Step]:
@@ -109,27 +127,26 @@ class Search:
         """Loss measured over loss predicted, by kind and place of a move."""
         return self.journal.factors
 
-    def run(self, layout: Layout, limit: float) -> State:
-        """The layout found whose cost is at most `limit`: the last step may save too much, which `improving.filled`
+    def run(self, layout: Layout, limit: float) -> None:
+        """Go on until the cost is at most `limit`: the last step may save too much, which `improving.filled`
         spends. Raises ValueError where no moves lead there.
 
         Goes on from the last step where the journal has one.
         """
-        state = self.build(self.journal.last() or layout)
+        self.begin(self.journal.last() or layout)
         start = self.terms.cost(layout)
-        need = self.terms.cost(state.layout) - limit
+        need = self.terms.cost(self.reached.layout) - limit
         self.progress.start("auto", 100, round(100 * (1 - max(need, 0.0) / max(start - limit, 1e-9))))
-        while (need := self.terms.cost(state.layout) - limit) > 0:
-            moves = self.terms.moves(state.layout, need)
+        while (need := self.terms.cost(self.reached.layout) - limit) > 0:
+            moves = self.terms.moves(self.reached.layout, need)
             if not moves:
                 raise ValueError(f"{limit:.6g} is below the {limit + need:.6g} of the smallest layout there is")
             before = need
-            state = self._step(state, moves, need, start - limit)
-            self.journal.put(state.layout)
-            self.progress.advance("auto", round(100 * (before - self.terms.cost(state.layout) + limit)
+            self.reached = self._step(self.reached, moves, need, start - limit)
+            self.journal.put(self.reached.layout)
+            self.progress.advance("auto", round(100 * (before - self.terms.cost(self.reached.layout) + limit)
                                                 / max(start - limit, 1e-9)))
         self.progress.finish("auto")
-        return state
 
     def build(self, layout: Layout, base: State | None = None, start: int = 0) -> State:
         """Refit every block of a layout from position `start` up; what lies below is that of `base`."""

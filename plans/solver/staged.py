@@ -16,7 +16,7 @@ from foldrank.plans.solver.journal import Step
 from foldrank.plans.solver.layout import Layout, attentions
 from foldrank.plans.solver.options import joint, laid_out, moves_of, ranks, stored_alike, widths
 from foldrank.plans.solver.program import choose
-from foldrank.plans.solver.search import Search, State
+from foldrank.plans.solver.search import Search
 
 ROUNDS = 16
 """Times that a stage's program chooses at most."""
@@ -37,43 +37,47 @@ class Outline:
 
 @dataclass
 class Stages:
-    """`count` stages from a state to a limit; `search` tries, measures, builds and keeps the account."""
+    """`count` stages from a layout to a limit; `search` tries, measures, builds and keeps the account."""
 
     search: Search
     count: int
 
-    def run(self, state: State, limit: float, planned: Layout | None = None) -> State | None:
-        """The state after the last stage; None where the program finds no way there.
+    def run(self, layout: Layout, limit: float, planned: Layout | None = None) -> bool:
+        """The search reaches what the last stage gives; False where the program finds no way there.
 
         Goes on from the last stage where the search's journal has one, or builds what was `planned`.
         """
-        start, held = self.search.terms.cost(state.layout), planned or self.search.journal.last()
-        done = 0
-        if held is not None:
-            state, done = self.search.build(held), len(self.search.steps)
+        search, start = self.search, self.search.terms.cost(layout)
+        held = planned or search.journal.last()
+        done = 0 if held is None else len(search.steps)
+        search.begin(held or layout)
         if planned is not None:
-            self.search.steps[-1] = self.search.steps[-1].measured(state.loss)
+            search.steps[-1] = search.steps[-1].measured(search.reached.loss)
         for stage in range(done + 1, self.count + 1):
-            reached = start - (start - limit) * stage / self.count
-            made = self._stage(state, reached)
-            if made is None:
-                return None
-            state = made
-            self.search.journal.put(state.layout)
-        return state
+            outline, before = self._outline(start - (start - limit) * stage / self.count), search.reached.loss
+            if outline is None:
+                return False
+            search.begin(outline.layout)
+            search.steps.append(outline.step(search.reached.loss - before, search.reached.loss))
+            search.journal.put(outline.layout)
+        return True
 
-    def planned(self, state: State, limit: float) -> Layout | None:
+    def planned(self, start: Layout, limit: float) -> Layout | None:
         """The layout of a single stage, not built: its step has what is expected in the place of what is measured. None
         where the program finds no way."""
         layout = self.search.journal.last()
-        if layout is None and (outline := self._outline(state, limit)) is not None:
+        if layout is not None:
+            return layout
+        self.search.begin(start)
+        if (outline := self._outline(limit)) is not None:
             layout = outline.layout
             self.search.steps.append(outline.step(outline.nats, outline.nats))
             self.search.journal.put(layout)
         return layout
 
-    def _outline(self, state: State, limit: float) -> Outline | None:
-        search, layout, terms = self.search, state.layout, self.search.terms
+    def _outline(self, limit: float) -> Outline | None:
+        search, state, terms = self.search, self.search.reached, self.search.terms
+        layout = state.layout
         fixed = len(layout) * terms.costs.block()
         wholes = {move.key: move for move in terms.wholes(layout, terms.cost(layout) - limit)}
         found, chosen = Found(search, state), None
@@ -88,11 +92,3 @@ class Stages:
         assert chosen is not None
         made = laid_out(layout, chosen)
         return Outline(made, terms.cost(layout) - terms.cost(made), sum(option.nats for option in chosen))
-
-    def _stage(self, state: State, limit: float) -> State | None:
-        outline = self._outline(state, limit)
-        if outline is None:
-            return None
-        made = self.search.build(outline.layout)
-        self.search.steps.append(outline.step(made.loss - state.loss, made.loss))
-        return made

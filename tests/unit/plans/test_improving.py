@@ -30,8 +30,10 @@ def test_what_is_left_of_the_budget_goes_to_ranks_that_pay(
     assert {next(iter(move.unit)) for move in raises} == {GROUPS[0], GROUPS[3]}
     assert all(0 < -move.saved <= room and move.predicted <= 0 for move in raises)
     assert raised(terms, low, 0) == raised(terms, layout, room) == []
-    before = search.build(low)
-    after = filled(search, before, terms.cost(low) + room)
+    search.begin(low)
+    before = search.reached
+    filled(search, terms.cost(low) + room)
+    after = search.reached
     assert after.loss < before.loss
     assert terms.cost(low) < terms.cost(after.layout) <= terms.cost(low) + room
     assert all(search.build(move.layout).loss >= after.loss - 1e-9
@@ -51,7 +53,10 @@ def test_channels_go_where_they_are_worth_more(
     assert steps == {(0, 24): 8 * price, (0, 32): 16 * price, (1, None): 8 * price}
     downs = {(down.position, down.layout[down.position].width) for down, _ in swapped(terms, low, 0)}
     assert downs == {(1, 56)}, "16 of 72 is as narrow as it gets"
-    after = exchanged(search, start := search.build(low), terms.cost(low))
+    search.begin(low)
+    start = search.reached
+    exchanged(search, terms.cost(low))
+    after = search.reached
     assert after.loss < start.loss
     assert terms.cost(after.layout) <= terms.cost(low)
 
@@ -64,11 +69,12 @@ def test_exchanges_never_cost_more_nor_lose_more_and_end_where_they_are_told(
     decoder = Decoder.of(make_model(3))
     search = make_search(decoder, *split(ids), Effort(8, 4, 8, (0.5,), exchanges=builds))
     layout = tuple(span.with_ranks({GROUPS[0]: 3, GROUPS[2]: 9}) for span in dense_layout((0, 1, 2)))
-    start, limit = search.build(layout), search.terms.cost(layout)
-    losses = []
+    search.begin(layout)
+    start, limit, losses = search.reached, search.terms.cost(layout), []
     build = Search.build
     monkeypatch.setattr(Search, "build", lambda *a: (made := build(*a), losses.append(made.loss))[0])
-    after = exchanged(search, start, limit)
+    exchanged(search, limit)
+    after = search.reached
     tried = [*losses]
     assert len(tried) <= builds
     assert after.loss == min([start.loss, *tried])

@@ -131,15 +131,15 @@ def test_stages_reach_the_budget_and_say_what_they_expected(
     decoder = Decoder.of(make_model(4))
     search = make_search(decoder, *split(ids))
     terms = search.terms
-    start = search.build(dense_layout((0, 1, 2, 3)))
-    limit = 0.6 * terms.cost(start.layout)
-    state = Stages(search, count).run(start, limit)
-    assert state is not None
+    dense = dense_layout((0, 1, 2, 3))
+    limit = 0.6 * terms.cost(dense)
+    assert Stages(search, count).run(dense, limit)
+    state = search.reached
     assert terms.cost(state.layout) <= limit
     assert len(search.steps) == count
     assert search.steps[-1].loss == state.loss == pytest.approx(search.build(state.layout).loss)
-    assert sum(step.saved for step in search.steps) == terms.cost(start.layout) - terms.cost(state.layout)
-    assert Stages(search, count).run(start, 1.0) is None
+    assert sum(step.saved for step in search.steps) == terms.cost(dense) - terms.cost(state.layout)
+    assert not Stages(search, count).run(dense, 1.0)
 
 
 def test_a_block_that_does_nothing_is_what_the_program_takes(
@@ -151,10 +151,9 @@ def test_a_block_that_does_nothing_is_what_the_program_takes(
     decoder = Decoder.of(model)
     search = make_search(decoder, *split(ids))
     terms = search.terms
-    state = Stages(search, 1).run(search.build(dense_layout((0, 1, 2, 3))), 0.75 * 4 * _numbers(terms))
-    assert state is not None
-    assert torch.isfinite(torch.tensor(state.loss))
-    assert state.loss < 1e-5
+    assert Stages(search, 1).run(dense_layout((0, 1, 2, 3)), 0.75 * 4 * _numbers(terms))
+    assert torch.isfinite(torch.tensor(search.reached.loss))
+    assert search.reached.loss < 1e-5
 
 
 def _numbers(terms: Terms) -> int:

@@ -118,7 +118,7 @@ def test_a_killed_plan_repeats_at_most_one_block_and_ends_the_same(
      ("dipsvd:keep=0.5", "foldrank.plans.low_rank.gradients._through", None),
      ("auto:keep=0.5,align=4,effort=low", "foldrank.plans.solver.search.Search._step", None),
      ("auto:keep=0.5,align=4,effort=low", "foldrank.plans.solver.staged.Stages._outline", None),
-     ("auto:keep=0.5,align=4,effort=normal", "foldrank.plans.solver.staged.Stages._stage", None)],
+     ("auto:keep=0.5,align=4,effort=normal", "foldrank.plans.solver.staged.Stages._outline", None)],
     ids=lambda value: value.split(":")[0] if isinstance(value, str) else "",
 )
 def test_what_a_method_measured_before_it_was_cut_short_is_not_measured_again(
