@@ -20,11 +20,14 @@ from foldrank import strictjson
 from foldrank.bundle.genai_settings import check_configs
 from foldrank.clock import now
 from foldrank.disk import journal
+from foldrank.disk.twin import twin
 from foldrank.errors import BundleError, SourceError
 from foldrank.verified import sha256_of
 
 SCHEMA: Final = "foldrank.bundle/1"
 MANIFEST = "manifest.json"
+PACKAGED = "package"
+"""The command of a bundle whose plan was left out."""
 _PATIENCE_S = 5.0
 """How long a reader who found a bundle broken waits for a run that may be writing into it."""
 
@@ -132,6 +135,17 @@ class Bundle:
             raise SourceError(self.path, what, "it is as it was; make room, or copy the bundle to a writable place"
                               ) from None
         return Bundle(self.path, manifest)
+
+
+def without_plan(bundle: Bundle, folder: Path) -> Bundle:
+    """The bundle in another folder, empty so far, without its plan: what runs and tests itself, and can no longer be
+    proved against its checkpoint. Files are linked where the file system can."""
+    files = {name: entry for name, entry in bundle.manifest.files.items() if not name.startswith("plan/")}
+    for name in files:
+        twin(journal.current(bundle.path, name), folder / name)
+    manifest = replace(bundle.manifest, command=PACKAGED, files=files)
+    (folder / MANIFEST).write_text(_text(manifest), encoding="utf-8")
+    return Bundle(folder, manifest)
 
 
 def source_differs(ours: Mapping[str, str], theirs: Mapping[str, str]) -> str | None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from foldrank.bundle.bundle import Bundle, source_differs
+from foldrank.bundle.bundle import PACKAGED, Bundle, source_differs
 from foldrank.bundle.genai_settings import NAME
 from foldrank.errors import BundleError, SourceError
 from foldrank.graph.safe.load import load_model
@@ -130,7 +130,12 @@ def fault_of(
 
 
 def _check_pair(small: Bundle, dense: Bundle) -> None:
-    """Both come from one checkpoint and read text alike. Raises BundleError."""
+    """Both come from one checkpoint and read text alike, and neither has lost its plan. Raises BundleError."""
+    for bundle in (small, dense):
+        if bundle.manifest.command == PACKAGED:
+            what = "its plan was left out when it was packaged, so nothing says what its graph should compute"
+            raise BundleError(bundle.path, what, "validate the bundle that it was made of; `foldrank selftest` tells "
+                              "whether it computes what that one did")
     if different := source_differs(small.manifest.source, dense.manifest.source):
         what = f"was not exported from the checkpoint of {small.path.name} ({different})"
         raise BundleError(dense.path, what, "give the dense bundle that the plan was applied to")

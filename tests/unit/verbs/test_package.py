@@ -15,6 +15,7 @@ import onnx
 import pytest
 import yaml
 from click.testing import CliRunner
+from synthetic import PlanMaker
 from synthetic.bundles import write_bundle
 from synthetic.decoders import Shape, random_decoder
 
@@ -161,6 +162,37 @@ def test_an_oci_layout_holds_the_bundles_files_under_their_digests(bundle: Bundl
     assert {name: blobs[layer["digest"].removeprefix("sha256:")] for name, layer in layers.items()} == wanted
     assert {name: layer["size"] for name, layer in layers.items()} == {n: len(data) for n, data in wanted.items()}
     assert blobs[manifest["config"]["digest"].removeprefix("sha256:")] == b"{}"
+
+
+@pytest.mark.parametrize("format", ["zip", "docker"])
+def test_a_whole_bundle_may_go_without_its_plan(tmp_path: Path, format: str) -> None:
+    decoder = random_decoder(Shape())
+    dense = write_bundle(decoder, tmp_path / "dense")
+    made = PlanMaker(decoder, dense.manifest.source["config_sha256"]).fold((1, 2), {1: 0.0, 2: 1.0})
+    (tmp_path / "plan").mkdir()
+    made.plan().write(tmp_path / "plan")
+    small = foldrank.apply(dense, tmp_path / "plan", tmp_path / "small")
+    before, out = sorted(path.name for path in tmp_path.iterdir()), tmp_path / "out"
+    foldrank.package(small, out, format=format, plan=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*before, "out"]), "nothing lies beside it"
+    if format == "zip":
+        zipfile.ZipFile(out).extractall(tmp_path / "unpacked")
+    light = Bundle.open(tmp_path / "unpacked" if format == "zip" else out / "bundle")
+    assert small.plan is not None
+    assert light.plan is None
+    kept = {name: entry for name, entry in small.manifest.files.items() if not name.startswith("plan/")}
+    assert light.manifest.files == kept
+    assert len(kept) < len(small.manifest.files)
+    with pytest.raises(BundleError, match="its plan was left out"):
+        foldrank.validate(light, reference=dense)
+    assert Bundle.open(small.path).manifest == small.manifest
+
+
+def test_a_file_in_the_bundle_itself_is_refused_without_its_plan_too(bundle: Bundle) -> None:
+    before = sorted(bundle.path.iterdir())
+    with pytest.raises(SourceError):
+        package(bundle, bundle.path / "one.zip", format="zip", plan=False)
+    assert sorted(bundle.path.iterdir()) == before
 
 
 @pytest.mark.parametrize("format", ["zip", "oci"])

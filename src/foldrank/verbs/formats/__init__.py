@@ -16,10 +16,11 @@ Writer = Callable[[Bundle, Path, Progress], dict[str, FileEntry]]
 @dataclass(frozen=True)
 class Format:
     """Who writes it: `module:function`, which fills an empty folder, or where `file` writes that one file, and gives
-    the digests that it took on the way."""
+    the digests that it took on the way. `whole`: it holds every file of the bundle."""
 
     by: str
     file: bool = False
+    whole: bool = False
 
     def writer(self) -> Writer:
         """The function."""
@@ -30,13 +31,13 @@ class Format:
 
 FORMATS = {
     "transformers.js": Format("transformers_js:write"),
-    "triton": Format("triton:write"),
-    "mlflow": Format("mlflow:write"),
+    "triton": Format("triton:write", whole=True),
+    "mlflow": Format("mlflow:write", whole=True),
     "ort": Format("ort:write"),
     "multi-lora": Format("multi_lora:write"),
-    "docker": Format("docker:write"),
-    "zip": Format("zipped:write", file=True),
-    "oci": Format("oci:write", file=True),
+    "docker": Format("docker:write", whole=True),
+    "zip": Format("zipped:write", file=True, whole=True),
+    "oci": Format("oci:write", file=True, whole=True),
 }
 """A new format is a module beside this one and a line here."""
 

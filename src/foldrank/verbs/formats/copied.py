@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -79,14 +78,3 @@ def copy(
             for block in blocks(bundle, name, entry):
                 out.write(block)
     return {named(name): entry for name, entry in files.items()}
-
-
-def twin(first: Path, second: Path) -> None:
-    """The same file at a second place: linked where the file system can, so that it lies on the disk once."""
-    second.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(first, second)
-    except OSError:
-        with first.open("rb") as source, second.open("wb") as out:
-            while block := source.read(_BLOCK):
-                out.write(block)

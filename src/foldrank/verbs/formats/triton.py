@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 from foldrank.bundle.bundle import Bundle, FileEntry
+from foldrank.disk.twin import twin
 from foldrank.errors import ExportError
 from foldrank.graph.summary import summary_of
 from foldrank.ports import Port
@@ -34,7 +35,7 @@ def write(bundle: Bundle, folder: Path, progress: Progress) -> dict[str, FileEnt
     known = copied.copy(bundle, copied.whole(bundle), folder, progress, lambda name: f"{inner}/{name}")
     for name in _GRAPH:
         if (first := folder / inner / name).exists():
-            copied.twin(first, folder / DECODER / "1" / name)
+            twin(first, folder / DECODER / "1" / name)
             known[f"{DECODER}/1/{name}"] = known[f"{inner}/{name}"]
     _text(folder / DECODER / "config.pbtxt", decoder)
     _text(folder / GENERATE / "config.pbtxt", _generate(standalone_files.front(bundle)))
