@@ -23,6 +23,12 @@ from foldrank.plans.method import Result, Task
 from foldrank.plans.methods import adapter
 from foldrank.plans.models.decoder import Decoder, load_decoder
 from foldrank.plans.reference import reference_model
+from foldrank.tolerances import GRAPH_PROOF_FP32
+
+
+def off(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    """Largest error over the largest number."""
+    return float((found - wanted).abs().max() / wanted.abs().max())
 
 
 def beside(decoder: Decoder, folder: Path | str, ids: np.ndarray | None = None, **settings: Any) -> Result:
@@ -45,7 +51,7 @@ def test_it_computes_what_the_merged_model_does(
     assert [edit.kind for edit in found.edits] == ["add_low_rank"] * len(modules)
     with torch.no_grad():
         wanted = merged(model, tensors, 16 / 4)(input_ids=torch.from_numpy(ids)).logits
-        torch.testing.assert_close(found.decoder.logits(found.decoder.forward(ids)), wanted, rtol=0, atol=2e-5)
+        assert off(found.decoder.logits(found.decoder.forward(ids)), wanted) < GRAPH_PROOF_FP32
         assert (decoder.logits(decoder.forward(ids)) - wanted).abs().max() > 1e-2
 
 
@@ -86,7 +92,7 @@ def test_several_compute_what_the_model_with_all_of_them_merged_does(ids: np.nda
         "block.00.q": 4, "block.01.v": 7, "block.01.down": 3}
     with torch.no_grad():
         wanted = merged(merged(model, one, 16 / 4), two, -0.5 * 16 / 3)(input_ids=torch.from_numpy(ids)).logits
-        torch.testing.assert_close(found.decoder.logits(found.decoder.forward(ids)), wanted, rtol=0, atol=2e-5)
+        assert off(found.decoder.logits(found.decoder.forward(ids)), wanted) < GRAPH_PROOF_FP32
 
 
 def test_of_a_rank_it_errs_least_on_what_the_model_with_all_of_them_gives(ids: np.ndarray, tmp_path: Path) -> None:
@@ -144,8 +150,8 @@ def test_a_plan_of_it_beside_few_bits_is_read_and_proved_like_any_other(tmp_path
     bare = reference_model(checkpoint, foldrank.plan(folder, methods=methods[:1], calibration_tokens=64))
     ids = torch.arange(16)[None]
     with torch.no_grad():
-        torch.testing.assert_close(reference_model(checkpoint, again)(input_ids=ids).logits,
-                                   merged(bare, tensors, 4.0)(input_ids=ids).logits, rtol=0, atol=2e-5)
+        assert off(reference_model(checkpoint, again)(input_ids=ids).logits,
+                   merged(bare, tensors, 4.0)(input_ids=ids).logits) < GRAPH_PROOF_FP32
     kept = rounded_again(load_decoder(checkpoint), plan, np.arange(64).reshape(1, 64))
     assert [edit for edit in kept.edits if isinstance(edit, AddLowRank)] == list(plan.of(AddLowRank))
 
