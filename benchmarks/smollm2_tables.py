@@ -34,6 +34,15 @@ def front(data: dict[str, Any]) -> str:
     return f"{_texts(data)} The process had {most:.1f} GiB at most.\n\n{table(columns, rows)}"
 
 
+def minutes(data: dict[str, Any]) -> str:
+    """What each plan took."""
+    rows = [(f"`{row['method']}`", f"{row['wall_s'] / 60:.1f}", f"{row['cpu_s'] / 60:.1f}",
+             f"{row['peak_rss_bytes'] / 2**30:.1f} GiB") for row in data["rows"]]
+    made_on = data["environment"]
+    return (f"On {made_on['cpu_model']}, {made_on['threads']} threads.\n\n"
+            + table(("method", "minutes", "CPU minutes", "peak memory"), rows))
+
+
 def _minutes(seconds: float | None) -> str:
     """A row that was judged from its plan alone, made elsewhere, has none."""
     return "-" if seconds is None else f"{seconds / 60:.1f}"
