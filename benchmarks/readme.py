@@ -18,7 +18,7 @@ import click
 
 from foldrank.benchmarks.families_table import consumers, families
 from foldrank.benchmarks.quality_page import summary
-from foldrank.benchmarks.smollm2_tables import branches, draws, front, speeds, widths
+from foldrank.benchmarks.smollm2_tables import branches, draws, front, minutes, speeds, widths
 from foldrank.benchmarks.tables import table
 
 _PLACE = re.compile(r"(<!-- figures: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
@@ -224,7 +224,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "demo": _demo, "cpu_speed": _cpu_speed, "huge_pages": _huge_pages, "few_bits": _few_bits, "planning": _planning,
     "llama_cpp": _llama_cpp,
     "width_smollm2": widths, "branches_smollm2": branches, "front_smollm2": front,
-    "rotate": draws, "auto_draws": draws, "speed_smollm2": speeds,
+    "planning_smollm2": minutes, "rotate": draws, "auto_draws": draws, "speed_smollm2": speeds,
     "apply_cost": _apply_cost, "big_bundle": _big_bundle, "quality": summary,
     "quality_recovered": partial(summary, recovered=True),
     "families": families, "consumers": consumers, "gpu_speed_1b": _gpu_speed, "gpu_speed_100m": _gpu_speed,

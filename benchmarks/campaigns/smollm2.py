@@ -147,10 +147,10 @@ def together(runs: Sequence[Run]) -> Result:
 
 
 def stored(result: Result, dense: Decoder) -> int:
-    """Bytes of all weights, floats in fp32, a basis that blocks share once."""
+    """Bytes of all weights, floats in fp32; a basis or a weight that blocks share counts once."""
     few: dict[Part, FewBits] = {part: edit.storage for edit in result.edits if isinstance(edit, StorageEdit)
                                 for part in edit.touch.writes}
-    whole, floats, bases = 0, result.decoder.other_parameters, set[str]()
+    whole, floats, bases = 0, result.decoder.other_parameters, set[Any]()
 
     def of(shape: tuple[int, ...], part: Part) -> int:
         size = (shape[0], shape[1])
@@ -158,11 +158,15 @@ def stored(result: Result, dense: Decoder) -> int:
 
     for block in result.decoder.blocks:
         floats += block.parameters - block.site_parameters
+        floats += sum(pair.a.numel() + pair.b.numel() for pair in block.beside.values())
         paired = {role: roles for roles in block.pairs for role in roles}
         for role in block.roles:
             part, roles = Site(block.number, (role,)), paired.get(role)
             if roles is None:
-                whole += of(tuple(block.weight(role).shape), part)
+                name = role, block.shared.get(role)
+                if name[1] is None or name not in bases:
+                    whole += of(tuple(block.weight(role).shape), part)
+                bases.add(name)
             elif role == roles[0]:
                 pair = block.pairs[roles]
                 whole += of(tuple(pair.b.shape), part)
