@@ -29,7 +29,7 @@ METHODS = ("slm:keep=0.9", "dipsvd:keep=0.9", "width:keep=0.9", "quantize:bits=4
 @click.option("--method", "methods", multiple=True, default=METHODS, show_default=True)
 def main(model: Path, output: Path, methods: tuple[str, ...]) -> None:
     """Plan by each method, and write a row for each as it comes."""
-    document = json.loads(output.read_text(encoding="utf-8")) if output.exists() else {
+    document: dict[str, Any] = json.loads(output.read_text(encoding="utf-8")) if output.exists() else {
         "model": model.name, "environment": environment(len(os.sched_getaffinity(0))), "rows": []}
     for method in methods:
         if any(row["method"] == method for row in document["rows"]):
