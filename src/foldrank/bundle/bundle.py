@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,6 @@ from foldrank import strictjson
 from foldrank.bundle.genai_settings import check_configs
 from foldrank.clock import now
 from foldrank.disk import journal
-from foldrank.disk.twin import twin
 from foldrank.errors import BundleError, SourceError
 from foldrank.verified import sha256_of
 
@@ -139,10 +139,11 @@ class Bundle:
 
 def without_plan(bundle: Bundle, folder: Path) -> Bundle:
     """The bundle in another folder, empty so far, without its plan: what runs and tests itself, and can no longer be
-    proved against its checkpoint. Files are linked where the file system can."""
+    proved against its checkpoint. Files are copied: a data file of two names is one that no verb reads."""
     files = {name: entry for name, entry in bundle.manifest.files.items() if not name.startswith("plan/")}
     for name in files:
-        twin(journal.current(bundle.path, name), folder / name)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(journal.current(bundle.path, name), folder / name)
     manifest = replace(bundle.manifest, command=PACKAGED, files=files)
     (folder / MANIFEST).write_text(_text(manifest), encoding="utf-8")
     return Bundle(folder, manifest)
